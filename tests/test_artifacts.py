@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path, name: str) -> None:
 def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path).save()
     (tmp_path / MODEL).write_text("schema: 99\nkind: backbone\n", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="another schema"):
+    with pytest.raises(CheckpointError, match="unsupported schema"):
         Checkpoint.load(tmp_path)
 
 

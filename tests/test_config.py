@@ -148,7 +148,7 @@ def test_a_word_that_is_no_key_value_is_told(word: str) -> None:
 
 
 def test_a_key_below_a_single_value_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"count\.low: count is a single value and has no keys of its own"):
+    with pytest.raises(ConfigError, match=r"count\.low: count is a single option, not a group of options"):
         load("count=3", "count.low=1")
 
 

@@ -106,14 +106,16 @@ def test_medvit_ingest_is_the_stage_and_remains_the_room_that_modules_are_import
 def test_what_find_does_not_take_is_told_with_its_reason(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = medvit.find("new-studies")
     assert [item.kind for item in items] == ["volume"]
-    assert "15 files are not taken (geometry): slice gaps range from" in caplog.text
+    assert "15 files were refused (geometry): slice gaps range from" in caplog.text
     assert medvit.read(items[0]).pixels.shape == medvit.read(site / "new-studies" / "study-0").pixels.shape
 
 
 def test_a_path_of_no_single_image_is_refused(site: Path, tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
         Picture.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / name)
-    with pytest.raises(DataError, match=r"the path holds 2 images; expected one: read each of medvit\.find\(path\)"):
+    with pytest.raises(
+        DataError, match=r"the path contains 2 images; expected one: list them with medvit\.find\(path\)"
+    ):
         medvit.read(tmp_path)
     with pytest.raises(DataError, match="files of the path cannot be taken: slice gaps range from"):
         medvit.read("new-studies")
@@ -125,15 +127,15 @@ def test_a_file_beside_an_image_that_is_none_does_not_hide_it(tmp_path: Path, ca
     Picture.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "picture.png")
     (tmp_path / "notes.txt").write_text("as agreed")
     assert medvit.read(tmp_path).pixels.shape == (1, 8, 8)
-    assert "1 files are not taken (not_an_image)" in caplog.text
+    assert "1 files were refused (not_an_image)" in caplog.text
     (tmp_path / "picture.png").unlink()
-    with pytest.raises(DataError, match="the path holds no image of a known format"):
+    with pytest.raises(DataError, match="the path contains no image of a supported format"):
         medvit.read(tmp_path)
 
 
 def test_values_that_a_file_cannot_give_are_refused(site: Path) -> None:
     image = medvit.find("new-studies/study-0")[0]
-    with pytest.raises(DataError, match=r"the files lack what values\.mapping"):
+    with pytest.raises(DataError, match=r"the DICOM files lack the elements that values\.mapping"):
         medvit.read(image, values=ValuesConfig(mapping="SUV"))
 
 

@@ -76,7 +76,7 @@ def test_leading_axes_are_left_alone() -> None:
 
 def test_grids_that_differ_by_more_than_an_order_of_axes_are_refused() -> None:
     voxels, affine = stored_as("RAS")
-    with pytest.raises(GeometryError, match="differ by more than the order of axes"):
+    with pytest.raises(GeometryError, match="differ by more than their order and direction"):
         like(voxels, affine, Affine.from_spacing((1, 1, 1)))
 
 

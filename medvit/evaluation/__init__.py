@@ -1,8 +1,8 @@
 """Evaluation: metrics with 95 % intervals, paired comparison, aggregation to patients, a self-contained report.
 
-The contract. `selection` chooses the images of a split and `caveats` collects warnings about them; `options` resolves
-options that follow from model and images; `run` predicts and computes metrics, which gives an `Evaluation`; `subject`
-and `examples` are the other parts of a `report`.
+`selection` chooses the images of a split, and `caveats` collects warnings about them. `options` infers options from
+model and images. `run` predicts and computes metrics, which gives an `Evaluation`. `subject` and `examples` are the
+other parts of a `report`.
 
 Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not
 independent.
@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Metrics of a subset of the evaluation: `num_items` images, eyes or the like, and their patients."""
+    """Metrics of a subset of the evaluation, with `num_items` images (or eyes, visits, patients) and their patients."""
 
     name: str
     num_items: int

@@ -1,14 +1,14 @@
 """Classification metrics by image, eye, visit and patient, and by strata of quality and uncertainty.
 
-A clinical decision is rarely based on one photograph. Aggregation works as follows:
+A clinical decision is rarely based on a single photograph. Aggregation works as follows:
 
-- An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image without a
-  laterality is an eye of its own.
-- A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye if
-  classes are ordered: by the config, as negative and positive, or as numeric grades. The worst eye is that of the
-  highest expected class. Otherwise they have the mean over eyes.
-- The truth of each is the worst of its images if classes are ordered; otherwise images must agree, and groups that
-  disagree are excluded.
+- An eye, that is, the images of one laterality of a patient in a study, gets the mean of their probabilities; an image
+  without a laterality counts as a separate eye.
+- A visit (all eyes of a patient in a study) and a patient (all visits) get the probabilities of their worst eye if
+  classes are ordered: by the config, as negative and positive, or as numeric grades. The worst eye is the one with the
+  highest expected class. If classes are not ordered, they get the mean over eyes.
+- The true class of a group is the worst among its images if classes are ordered; otherwise its images must agree, and
+  groups that disagree are excluded.
 
 Uncertainty is the entropy of the probabilities of an image (Shannon 1948), over its largest value.
 """
@@ -94,7 +94,10 @@ def at_level(
 
 
 def of_patients(images: Answers) -> Answers:
-    """Return each patient with the mean probabilities of all images; patients with several truths are dropped."""
+    """Return one item per patient with the mean probabilities of all images.
+
+    Patients with several true classes are dropped.
+    """
     return _together(images, images.patients, _mean, None)
 
 
@@ -110,12 +113,15 @@ def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
-    """Whether a later class is more severe: there are two classes, or all are numbers."""
+    """Return whether a later class is more severe, that is, if there are two classes or all classes are numbers."""
     return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
 
 
 def from_harmless(classes: Sequence[str], positive: int) -> tuple[str, ...]:
-    """Return ordered classes from harmless to worst; of two, the positive one, by its index, comes last."""
+    """Return the classes ordered from harmless to worst.
+
+    Of two classes, the one with the index `positive` comes last.
+    """
     return (classes[1 - positive], classes[positive]) if len(classes) == 2 else tuple(classes)
 
 
@@ -184,7 +190,7 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
 def _together(
     parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
 ) -> Answers:
-    """Return groups of one key as one item each, with the worst truth by `badness`.
+    """Return one item per key from the items with that key, with the worst true class by `badness`.
 
     Without `badness`, groups that disagree on the truth are dropped.
     """

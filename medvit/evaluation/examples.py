@@ -85,7 +85,7 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """Return the best, the median and the worst by a score, by index; empty if no score is defined."""
+    """Return the indices of the best, the median and the worst score, by caption; empty if no score is defined."""
     order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
 

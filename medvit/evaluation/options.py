@@ -1,4 +1,4 @@
-"""Options of an evaluation: model, images and metrics; some follow from the model and the images."""
+"""Options of an evaluation: model, images and metrics; options left unset are inferred from model and images."""
 
 from __future__ import annotations
 

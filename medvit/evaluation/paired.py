@@ -48,7 +48,10 @@ def paired_differences(
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
     truths = [name for name in one if name.partition(".")[0] in ("truth", "true_voxels")]
     if any((one[name][mine] != other[name][theirs]).any() for name in truths):
-        raise DataError("the two reports hold different truths of the same images; evaluate both on the same dataset")
+        raise DataError(
+            "the two reports contain different true labels for the same images; evaluate both models on the same "
+            "dataset"
+        )
     patients = [str(patient) for patient in one["patient_id"][mine]]
 
     def difference(drawn: Array) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Positive class of two: its source, and its index."""
+"""Choice of the positive class of two, and its index."""
 
 from __future__ import annotations
 

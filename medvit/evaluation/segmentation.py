@@ -24,7 +24,7 @@ def unit_of(manifest: Manifest) -> LengthUnit:
 
 
 def spacing(image: Image, unit: LengthUnit) -> tuple[float, ...]:
-    """Distance between neighboring pixels or voxels, in a unit."""
+    """Return the distance between neighboring pixels or voxels, in the given unit."""
     num_axes = image.pixels.ndim - 1
     if unit == "px":
         return (1.0,) * num_axes

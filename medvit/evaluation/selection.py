@@ -55,8 +55,8 @@ def without_training_patients(manifest: Manifest, checkpoint: Path, policy: Seen
     found = f"{len(seen)} of {everybody} are training patients of the model or of its initial weights"
     if policy == "refuse":
         raise DataError(
-            f"{manifest.folder}: {found}, so the metrics would be too good; seen_patients=leave_out evaluates "
-            "the others, seen_patients=keep all with a note in the report"
+            f"{manifest.folder}: {found}, so the metrics would be too good; set seen_patients=leave_out to evaluate "
+            "only other patients, or seen_patients=keep to evaluate all, with a note in the report"
         )
     if policy == "keep":
         return manifest, [f"{found}: the metrics are too good"]

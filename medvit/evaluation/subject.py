@@ -71,6 +71,7 @@ def read_other(folder: Path, tolerance: str) -> MetricTable:
     table, theirs = read_table(folder), read_facts(folder).get(TOLERANCE, tolerance)
     if theirs != tolerance:
         raise DataError(
-            f"{folder}: surface Dice was measured within {theirs}, here within {tolerance}; use one of them"
+            f"{folder}: surface Dice was measured with a tolerance of {theirs}, here with {tolerance}; evaluate both "
+            "with the same tolerance"
         )
     return table

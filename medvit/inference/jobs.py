@@ -1,4 +1,4 @@
-"""Jobs of a model: processing of a study, by the kind of model and the options of inference."""
+"""Choice of the job that processes studies, by the kind of model and the options of inference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("medvit")
 
 
 def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
-    """Return the job that processes studies, by the kind of the model.
+    """Return the job that processes studies with the model of a checkpoint.
 
     Raises:
         ConfigError: If outputs are not for such models, codes are not of their classes, or values are not those that

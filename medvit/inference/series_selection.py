@@ -39,7 +39,7 @@ class NoSeriesError(DataError):
 class StudyIndex:
     """Contents of a source: studies ordered by pseudonym, and the number of files that are not images.
 
-    An unreadable image outside of any readable study is a study of its own, without items.
+    An unreadable image outside of any readable study counts as a study without items.
     """
 
     studies: tuple[Study, ...]
@@ -165,10 +165,10 @@ class Belongings:
 
 
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
-    """Return the series of a study for a model.
+    """Return the series of a study to which a model applies.
 
-    Several that fit: `all` returns every one; `best` the one with most files, then most bytes, then the first
-    identifier; `one` refuses.
+    If several series match, `all` returns every one, `best` returns the one with most files (then most bytes, then the
+    first identifier), and `one` raises an error.
 
     Raises:
         NoSeriesError: If none fits; the reason lists the study's series by modality and kind.

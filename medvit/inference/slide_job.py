@@ -34,7 +34,7 @@ class SlideOptions(TileLoaderConfig):
 
 
 def as_slides(found: Iterable[Item | Refusal], options: SlideOptions) -> Iterator[Item | Refusal]:
-    """Return the items of readers, with plain TIFF pictures as slides if their microns per pixel were given."""
+    """Yield the items of readers; plain TIFF images become slides if the options give their microns per pixel."""
     for one in found:
         if isinstance(one, Item) and options.slide_mpp is not None and _is_plain(one):
             yield replace(one, reader="slide", kind="slide", modality=MODALITY)
@@ -97,7 +97,9 @@ class SlideJob:
             DataError: If a slide cannot be read, has no microns per pixel, or no tissue.
         """
         if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
-            raise DataError("a plain picture has no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
+            raise DataError(
+                "the image states no pixel size; if it is a slide, give its microns per pixel as tiles.slide_mpp=..."
+            )
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes = notes_on_patients(study)

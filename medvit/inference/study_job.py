@@ -65,15 +65,15 @@ class StudyJob:
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
 
     def _read(self, item: Item) -> Image:
-        """Return the image in the values that the model was trained on.
+        """Return the image with the pixel values that the model was trained on.
 
-        A label map beside it is dropped.
+        A label map of the image is dropped.
         """
         image = read((self.values or ValuesConfig()).of(replace(item, mask=None)))
         if image.fallback:
             raise DataError(
-                f"the model was trained on {image.fallback}, and the files lack what these values need; predict "
-                "on series that have it"
+                f"the model was trained on {image.fallback}, but the files lack the elements that these values "
+                "require; predict on series that have them"
             )
         return image
 

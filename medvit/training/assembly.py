@@ -1,4 +1,4 @@
-"""Assembly of a fine-tuning: from options and a dataset to model, loaders, module and trainer."""
+"""Assembly of a fine-tuning run: from options and a dataset to model, loaders, module and trainer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AssembledFinetuning:
 
     @property
     def num_images(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.task.train)
 
 

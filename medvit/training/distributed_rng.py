@@ -1,4 +1,4 @@
-"""Random numbers on several devices: each takes its rows of the draws of one device for the joint batch."""
+"""Random numbers on several devices: each device uses its rows of the draws for the joint batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)
 
 
 class JointDraws(TorchFunctionMode):
-    """While active, a draw whose first axis holds this device's samples is its part of the draw for all devices.
+    """Context in which a draw, whose first axis holds this device's samples, is its part of the draw for all devices.
 
     Sample i of device r is sample `i * world + r` of the joint batch, as `RoundSampler` deals them; an axis of several
     views holds view after view. So masks and drop path on several devices equal those of one device with the joint
@@ -57,7 +57,7 @@ class JointDraws(TorchFunctionMode):
         return (size[0] * self.world, *size[1:])
 
     def _repeated(self, values: Tensor) -> Tensor:
-        """Return a tensor of the joint shape with these rows at their places.
+        """Return a tensor of the joint shape that has these rows at their positions.
 
         The other rows are arbitrary.
         """

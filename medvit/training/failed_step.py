@@ -25,7 +25,7 @@ BatchT = TypeVar("BatchT", Batch, Bags, Views)
 
 @dataclass(frozen=True)
 class Stopped:
-    """Failed step: `tensors` of the batch by field, `weights` before the step, `rows` pseudonyms."""
+    """Failed step: `tensors` of the batch by field, `weights` before the step, and pseudonyms of its images."""
 
     step: int
     seed: int
@@ -57,7 +57,9 @@ def load_stopped(path: Path) -> Stopped:
             told = json.loads((file.metadata() or {})["stopped"])
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path} holds no stopped step ({type(error).__name__})") from None
+        raise CheckpointError(
+            f"{path} does not contain a failed step ({type(error).__name__}); give the file that the failed run named"
+        ) from None
     batch, weights = (
         {name.removeprefix(start): tensor for name, tensor in parts.items() if name.startswith(start)}
         for start in ("batch.", "weights.")
@@ -66,7 +68,7 @@ def load_stopped(path: Path) -> Stopped:
 
 
 def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
-    """Return a batch of the same kind with the tensors of a stopped step.
+    """Return a batch of the same type with the tensors of a failed step, and load weights and seed of that step.
 
     The module gets its weights and torch its seed.
 

@@ -32,7 +32,7 @@ log = logging.getLogger("medvit")
 class Finetuning(TrainingModule):
     """Model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
 
-    If the metric is undefined, as on images of one class, the last epoch counts as the best.
+    If the metric is undefined, as for images of only one class, the last epoch counts as the best.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class InitialModel:
     """Whether the weights come from a checkpoint or a file, rather than random initialization."""
 
     def warn_if_held(self, way: str, *, num_trained: int, num_weights: int) -> None:
-        """Warn that random weights are frozen by an adaptation `way` that trains only some weights."""
+        """Warn if random weights are frozen because a fine-tuning method trains only some weights."""
         if not self.is_trained and num_trained < num_weights:
             log.warning(
                 "peft=%s freezes weights that start at random; give checkpoint or backbone.weights, or peft=full",
@@ -51,9 +51,9 @@ class InitialModel:
 def start_from(
     checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
 ) -> InitialModel:
-    """Return the checkpoint's backbone and preprocessing if there is one, else those of the config.
+    """Return the initial backbone and preprocessing: those of the checkpoint if there is one, else those of the config.
 
-    `preprocess` overrules.
+    A given `preprocess` replaces that of the checkpoint.
 
     With a checkpoint, only the options of `config` that affect training alone apply, such as drop path; others are
     ignored with a warning. Without either, preprocessing, rank and channels follow the dataset.

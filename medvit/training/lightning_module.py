@@ -37,7 +37,7 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Share of the steps done, in [0, 1]."""
+        """Fraction of the steps done, in [0, 1]."""
         return min(1.0, self.global_step / self.num_steps)
 
     @property

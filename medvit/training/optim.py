@@ -139,7 +139,7 @@ class OptimConfig(OptimOptions):
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def backbone_share(self, progress: float) -> float:
-        """Return the factor of the backbone's learning rate at a share of the training: zero at first, then a ramp."""
+        """Return the factor of the backbone's learning rate at a training progress: zero at first, then a ramp."""
         if progress <= self.freeze:
             return 0.0
         return min(1.0, (progress - self.freeze) / self.ramp) if self.ramp else 1.0

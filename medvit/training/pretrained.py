@@ -1,4 +1,4 @@
-"""Checkpoint of a pretraining: merged backbone, adapter, what the objective keeps, backbone of the other rank."""
+"""Checkpoint of a pretraining run: merged backbone, adapter, objective weights, and the 2D or 3D twin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWIN = "twin"
 
 
 def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[str]) -> Checkpoint:
-    """Write what a finished pretraining passes on into a folder.
+    """Write the checkpoint of a finished pretraining run into a folder.
 
     `seen` are the digests of patients that its initial weights were trained on.
     """
@@ -38,7 +38,7 @@ def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[st
 
 
 def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Backbone) -> None:
-    """Return the backbone of the other rank, if there is one, as a checkpoint of its own in a folder `twin`."""
+    """Write the backbone of the other dimensionality, if any, as a separate checkpoint in the folder `twin`."""
     twin = parts.module.objective.twin
     if twin is None:
         return

@@ -32,7 +32,7 @@ log = logging.getLogger("medvit")
 
 
 class Pretraining(TrainingModule):
-    """Objective in training; before the first step and after each epoch the guard reads the representation.
+    """Objective in training; the guard evaluates probes before the first step and after each epoch.
 
     The best weights by its judgment are stored in `folder`. Training on several devices equals training on one with the
     joint batch.
@@ -82,7 +82,7 @@ class Pretraining(TrainingModule):
         optimizer: LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Return the number of steps, and update the objective's teacher."""
+        """Run an optimizer step, then update the objective's teacher."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.objective.after_step(self.progress)  # Lightning increments the step after this call
 
@@ -130,7 +130,7 @@ class Pretraining(TrainingModule):
         return told
 
     def handed_on(self) -> Backbone:
-        """Return the backbone to pass on: with its last weights, or with the best ones if the guard decides so."""
+        """Return the backbone to save: with its last weights, or with the best ones if the guard decides so."""
         backbone = self.objective.backbone
         if self.guard.close():
             backbone.load_state_dict(load_file(self.best_path))

@@ -1,8 +1,8 @@
-"""Self-distillation for continued pretraining: a second run from the same weights is kept close to the first.
+"""Self-distillation for continued pretraining: a second run from the same initial weights is kept close to the first.
 
-Lee et al. (ICLR 2023): continued pretraining of a transformer on few images overfits. So pretraining runs twice from
-the same initial weights: the first run gives the teacher, the second adds the distance to the teacher's hidden
-representations to its loss.
+Continued pretraining of a transformer on few images overfits (Lee et al., ICLR 2023). Pretraining therefore runs twice
+from the same initial weights: the first run produces the teacher, and the second run adds the distance to the hidden
+representations of the teacher to its loss.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class SelfDistillation:
         sizes = [(model.width, model.num_prefix_tokens, model.patch_size) for model in (self.teacher, student)]
         if sizes[0] != sizes[1]:
             raise ConfigError(
-                f"{checkpoint.folder}: its tokens are not those of the backbone; start both runs with the same options"
+                f"{checkpoint.folder}: the teacher has tokens of another shape than the backbone; start both runs with "
+                "the same backbone options"
             )
 
     def distance(self, student: Backbone, views: Views) -> Float[Tensor, ""]:
-        """Return the mean squared difference of the tokens after the last block, for the first whole view."""
+        """Return the mean squared difference of student and teacher tokens after the last block, for the first view."""
         pixels = views.crops[0]
         with torch.no_grad():
             there = self.teacher.to(pixels.device)(pixels)

@@ -68,7 +68,7 @@ def assemble_slides(
     start = config.start(manifest, pretrained)
     if not start.is_trained:
         raise ConfigError(
-            "tiles of slides are embedded by a frozen backbone, and this one has random weights; give "
+            "tiles of slides are embedded by a frozen backbone, but this backbone has random weights; give "
             "checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
         )
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))

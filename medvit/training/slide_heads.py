@@ -51,7 +51,7 @@ def warn_of_pixels(**options: object) -> None:
 
 
 def holds_slides(manifest: Manifest, label: str) -> bool:
-    """Whether the targets are labels of slides, and not of other images."""
+    """Return whether the targets are labels of slides, not of other images."""
     kinds = {row.kind for row in manifest if label in row.labels} or {row.kind for row in manifest}
     return kinds == {"slide"}
 
@@ -205,7 +205,7 @@ class SlideTraining:
         learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
         if not learning or not held_out:
             raise DataError(
-                f"head {member + 1} has no slides to train or to validate on; bags.folds={self.bags.folds} is too many"
+                f"head {member + 1} has no slides for training or validation; reduce bags.folds={self.bags.folds}"
             )
         seed = mixed_seed(self.seed, 5, member) % 2**31
         torch.manual_seed(seed)

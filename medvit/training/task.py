@@ -1,4 +1,4 @@
-"""Task of a model from its dataset: classes, and crops of a size that fits the images."""
+"""Task of a model, inferred from its dataset: classes, and a crop size that suits the images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def require_fitting(
 
 
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
-    """Check that slices and their neighbors remain separate channels: averaged, they would lose depth.
+    """Check that slices and their neighbors remain separate channels, because averaging them would lose depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels.

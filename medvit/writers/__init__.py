@@ -1,11 +1,11 @@
 """Writers of results, one file format per module.
 
-The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `WRITER` is a
-format. The name of its file is its key in `outputs=[...]`. A writer declares the tasks it supports and whether it
-*applies* to a prediction of an image, and *writes* files into an empty folder, from which they are moved into the
-study's folder once it returns. If the source does not allow the format, such as a segmentation without positions, it
-refuses with the reason, and the other writers continue (`medvit.writers.outputs`). Adding a format is adding a file and
-its test (docs/how-to/add-a-writer.md).
+A format is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
+`WRITER`. The file name of the module is the name in `outputs=[...]`. A writer declares the tasks it supports and
+whether it *applies* to a prediction of an image. It *writes* files into an empty folder, from which they are moved into
+the study's folder. If the source does not allow the format, such as a segmentation without positions, the writer
+refuses with the reason, and the other writers continue (`medvit.writers.outputs`). To add a format, add a file and its
+test (docs/how-to/add-a-writer.md).
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ResultWriter(Protocol[ContextT]):
         """Return whether it applies to a `Prediction` or a `SlideFinding`."""
 
     def write(self, context: ContextT, folder: Path) -> Sequence[str]:
-        """Write files into an empty folder, and return notes for a person, which name no patient.
+        """Write files into an empty folder; return notes for human review, which name no patient.
 
         Raises:
             MedvitError: A subclass, if the source does not allow it; the text names no patient.

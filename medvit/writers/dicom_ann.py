@@ -98,7 +98,7 @@ class DicomAnnWriter:
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Return whether it is a DICOM slide: no other format names series."""
+        """Return whether the item is a DICOM slide; items of other formats have no series."""
         return bool(item.identity.series)
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

@@ -111,7 +111,7 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
-    """Frame numbers as in the source; only some of its frames may be given."""
+    """Set the frame numbers to those in the source, of whose frames only some may be given."""
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
             for source in derivation.get("SourceImageSequence", ()):

@@ -58,7 +58,7 @@ class GeojsonWriter:
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Return True: it always applies."""
+        """Return True, because the format applies to every slide."""
         return True
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

@@ -89,7 +89,7 @@ class HeatmapWriter:
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Return True: it always applies."""
+        """Return True, because the format applies to every slide."""
         return True
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

@@ -213,7 +213,7 @@ def test_prose_on_a_data_set_is_taken_of_its_images_and_of_no_others(
         assert fitting(prose, [one] * number) is None
         assert fitting(prose, [replace(one, modality="")] * number) is None
     assert fitting(prose, [replace(one, modality="CT")] * 20) is None
-    assert "the 1 images are not those of data_cards/drive.md, which describes 20 (OP 20)" in caplog.text
+    assert "the 1 images do not match the stored card data_cards/drive.md, which describes 20 (OP 20)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,6 @@ def test_what_another_store_holds_is_taken_over_and_outlives_it(tmp_path: Path) 
 
 
 def test_taking_over_what_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot take over stored pixels"):
+    with pytest.raises(OutputError, match="cannot copy or link stored pixels"):
         Store(tmp_path / "one").link(Store(tmp_path / "other"), "ab" * 32)
     assert not list((tmp_path / "one").rglob("*.b2nd"))

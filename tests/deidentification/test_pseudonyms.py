@@ -47,7 +47,7 @@ def test_a_key_too_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "site.key"
     path.write_bytes(b"secret")
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="holds 6 bytes, expected at least 32"):
+    with pytest.raises(ConfigError, match="contains 6 bytes; expected at least 32"):
         Pseudonyms.with_key_file(path, "x")
 
 

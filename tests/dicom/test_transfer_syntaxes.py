@@ -209,7 +209,7 @@ def test_the_size_of_a_jpeg_xl_stream_is_known_before_it_is_decoded(shape):
 
 def test_a_jpeg_xl_stream_of_another_size_is_refused():
     stream = imagecodecs.jpegxl_encode(np.zeros((24, 17), np.uint16), lossless=True)
-    with pytest.raises(UnreadableError, match="rows and columns"):
+    with pytest.raises(UnreadableError, match="rows, columns"):
         decode(encoded([stream], "1.2.840.10008.1.2.4.110"))
 
 
@@ -261,13 +261,13 @@ def test_a_stream_larger_than_the_header_says_is_refused_before_it_is_decoded():
     stream = bytearray(imagecodecs.jpegls_encode(PIXELS))
     place = stream.index(b"\xff\xf7")
     stream[place + 5 : place + 9] = b"\xea\x60\xea\x60"  # 60000 x 60000
-    with pytest.raises(UnreadableError, match=r"\(60000, 60000, 1\), the header states \(24, 16, 1\)"):
+    with pytest.raises(UnreadableError, match=r"\(60000, 60000, 1\), but the header declares \(24, 16, 1\)"):
         decode(encoded([bytes(stream)], JPEGLSLossless))
 
 
 def test_a_frame_that_does_not_exist_is_refused():
     dataset = encoded([imagecodecs.jpegls_encode(PIXELS)], JPEGLSLossless)
-    with pytest.raises(UnreadableError, match="frame 2 of an instance of 1"):
+    with pytest.raises(UnreadableError, match="frame 2 was requested, but the instance has 1 frames"):
         decode_frame(dataset, 1)
 
 

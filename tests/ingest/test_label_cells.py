@@ -54,7 +54,7 @@ def test_what_is_quoted_comes_back_whole(path: Path, cells: list[list[str]], del
             "file,grade\nx,carcinoma, in situ\ny,benign\n",
             r"1 of the 2 lines of .* more cells than the header \(line 2\)",
         ),
-        ("file,grade,grade\nx,1,2\n", "two columns 'grade'"),
+        ("file,grade,grade\nx,1,2\n", "two columns named 'grade'"),
         ("file,Ödem,Ödem\nx,1,2\n".replace("Ö", "O\u0308", 1), "two columns 'Ödem'"),
         ("file,grade\n,2\nx,1\n", r"1 of the 2 lines of .* are empty in the column 'file' \(line 2\)"),
         ('file,grade\nx,"1\ny,2\n', "quotes do not match"),
@@ -80,13 +80,13 @@ def test_empty_cells_at_the_end_and_the_line_that_names_the_delimiter_are_no_con
 def test_a_missing_value_is_no_class(path: Path, candidate: Make, caplog: pytest.LogCaptureFixture, word: str) -> None:
     with caplog.at_level(logging.WARNING, "medvit"):
         assert grades(path, ["0", word, "1"], candidate) == ["0", "", "1"]
-    assert not word or f"1 cells of column grade are taken as missing ({word})" in caplog.text
+    assert not word or f"1 cells of column grade are read as missing values ({word})" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["None", *sorted(AMBIGUOUS)])
 def test_what_may_be_a_class_or_missing_is_refused_until_somebody_says(path: Path, candidate: Make, word: str) -> None:
     cells = ["0", word, "1"]
-    with pytest.raises(DataError, match=r"which may be a class or a missing value; labeling\.missing=\["):
+    with pytest.raises(DataError, match=r"which may be a class or a missing value; give labeling\.missing=\["):
         grades(path, cells, candidate)
     assert grades(path, cells, candidate, missing=[word]) == ["0", "", "1"]
     assert grades(path, cells, candidate, missing=["NA"]) == cells

@@ -114,8 +114,8 @@ def test_lines_without_an_image_are_refused_or_reported(
     with caplog.at_level(logging.INFO, "medvit"):
         labeled = read.labeled(images, unmatched="warn")
     assert sum(bool(one.labels) for one in labeled) == 4
-    assert "2 lines of the labels match nothing in the source (line 3, 4)" in caplog.text
-    assert "4 of 8 images have no line in the labels" in caplog.text
+    assert "2 rows of the label table match no image in the source (line 3, 4)" in caplog.text
+    assert "4 of 8 images have no row in the label table" in caplog.text
 
 
 def test_an_accession_number_is_read_of_the_files(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_whole_cohort_goes_into_test(candidate: Make) -> None:
     assert (config.test, config.val) == (1, 0)
     images = [candidate("train/a.png", split="train"), candidate("b.png"), candidate("c.png", split="test")]
     assert {one.split for one in assign(images, config).candidates} == {"test"}
-    with pytest.raises(ConfigError, match="leave some to train"):
+    with pytest.raises(ConfigError, match="patients remain for training"):
         SplitConfig.parse({"test": 1, "val": 0.1})
 
 

@@ -77,7 +77,7 @@ def test_a_file_of_the_source_that_is_no_image_is_passed_over(candidate: Make, t
         ("file,grade\na/x,1\n", "does not have"),
         ("file,grade\na/x.png,1\na/x.png,2\n", "contradict an earlier line"),
         ("name,grade\nx,1\n", "have no column 'file'"),
-        ("", "no line below the header"),
+        ("", "no row below the header"),
         ("file,split\na/x.png,holdout\n", "line 2 of .* has an unknown split"),
         ("file,PatientName\na/x.png,Miller\n", "'PatientName' .* may identify patients"),
         ("file,birth date\na/x.png,1963\n", "'birth date' .* may identify patients"),

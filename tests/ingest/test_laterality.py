@@ -46,7 +46,7 @@ def test_whole_words_of_a_path_say_the_side_and_the_view(candidate: Make, path: 
 def test_single_letters_count_where_they_are_pointed_at(candidate: Make) -> None:
     assert attributes(candidate, "17_l2.jpg") == {}
     assert attributes(candidate, "17_l2.jpg", laterality_from=r"_([lr])\d") == {"laterality": "left"}
-    with pytest.raises(LateralityError, match="captures a text that is not a side; expected R, L, OD or OS"):
+    with pytest.raises(LateralityError, match="captures a text that does not name a side; expected R, L, OD or OS"):
         attributes(candidate, "17_x2.jpg", laterality_from=r"_([a-z])\d")
 
 

@@ -90,11 +90,11 @@ def test_instances_are_one_class_and_what_is_ignored_is_none() -> None:
 def test_values_that_number_things_are_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "medvit"):
         meaning_of(counts(*[list(range(n)) for n in (3, 12, 30)]))
-    assert "labeling.mask_values=instances takes all of them as one class" in caplog.text
+    assert "set labeling.mask_values=instances to make them one class" in caplog.text
 
 
 def test_values_below_zero_are_refused() -> None:
-    with pytest.raises(DataError, match="holds -1; expected class numbers from 0 on"):
+    with pytest.raises(DataError, match="contains the value -1; expected class numbers from 0 upwards"):
         MaskMeaning().of(np.array([0, -1]))
 
 
@@ -163,7 +163,7 @@ def test_images_without_a_label_map_are_named(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "medvit"):
         manifest = made(tmp_path, "out", mask_classes={0: "background", 1: "lesion"})
     (bare,) = (row.image_id for row in manifest if row.mask is None)
-    assert f"1 of 3 images have no label map beside them: {bare}" in caplog.text
+    assert f"1 of 3 images have no label map: {bare}" in caplog.text
     assert manifest.facts.mask_classes == ("background", "lesion")
 
 

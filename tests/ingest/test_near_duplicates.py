@@ -95,4 +95,4 @@ def test_near_duplicates_in_splits_of_the_source_are_reported_and_stay(
     write_pairs(tmp_path / "source", "train", "test")
     manifest = made(tmp_path, "dataset", splits=TOGETHER)
     assert Counter(row.split == "test" for row in manifest) == {True: NUM_PAIRS, False: NUM_PAIRS}
-    assert f"in several splits: {NUM_PAIRS} groups of patients, separated by the source's own splits" in caplog.text
+    assert f"the official splits of the source separate {NUM_PAIRS} groups of patients" in caplog.text

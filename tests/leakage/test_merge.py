@@ -158,5 +158,5 @@ def test_a_mapping_that_was_taken_in_one_part_alone_is_refused(tmp_path: Path) -
     one = replace(one, facts=replace(one.facts, values={"mapping": "T1"}))
     merge([one, other], tmp_path / "u", name="u")
     offered = tuple(replace(row, attributes={"offered_mappings": "T1 (ms)"}) for row in other)
-    with pytest.raises(DataError, match=r"values\.mapping unset, another of the datasets with T1"):
+    with pytest.raises(DataError, match=r"values\.mapping unset, but another of the datasets with T1"):
         merge([one, replace(other, rows=offered)], tmp_path / "v", name="v")

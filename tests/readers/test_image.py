@@ -58,7 +58,7 @@ def test_a_constant_alpha_is_dropped_and_a_varying_one_refused(tmp_path: Path):
     assert read(only(tmp_path / "a.png")).pixels.shape == (3, 5, 7)
     alpha[0, 0] = 0
     Pillow.fromarray(np.concatenate([COLORS, alpha], -1)).save(tmp_path / "b.png")
-    with pytest.raises(UnsupportedError, match="transparent in places"):
+    with pytest.raises(UnsupportedError, match="some pixels are transparent"):
         read(only(tmp_path / "b.png"))
 
 
@@ -179,7 +179,7 @@ def test_a_tiff_of_which_a_strip_is_missing_is_unreadable(tmp_path: Path):
     tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", rowsperstrip=8)
     content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content[:-10])
-    assert "cut short" in only(tmp_path / "a.tif").reason
+    assert "the file is truncated" in only(tmp_path / "a.tif").reason
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -74,12 +74,12 @@ def test_a_missing_picture_is_refused_in_one_sentence(scans: Path) -> None:
 
 def test_a_missing_last_picture_is_found_where_their_number_is_known(scans: Path) -> None:
     config = StacksConfig(spacing_mm=CONFIG.spacing_mm, num_slices=6)
-    assert refused(scans, config) == "a stack has 5 pictures; stacks.num_slices expects 6"
+    assert refused(scans, config) == "a stack has 5 images; expected 6, as set by stacks.num_slices"
 
 
 def test_two_pictures_of_one_number_or_none_are_refused(scans: Path) -> None:
     _write(scans / "copy-9.png", np.zeros((6, 8)))
-    assert "several pictures of a stack have the same number" in refused(scans)
+    assert "several images of a stack have the same number" in refused(scans)
     (scans / "copy-9.png").rename(scans / "copy.png")
     assert "has no digits in its name" in refused(scans)
 
@@ -94,7 +94,7 @@ def test_pictures_of_two_sizes_are_refused_in_reading(scans: Path) -> None:
 
 @pytest.mark.parametrize("axes", ["LP", "LPX", "LRS"])
 def test_axes_that_are_none_are_refused(axes: str) -> None:
-    with pytest.raises(ConfigError, match="expected one letter of R/L, A/P and S/I each"):
+    with pytest.raises(ConfigError, match="expected one letter each of R/L, A/P and S/I"):
         StacksConfig.parse({"spacing_mm": [1, 1, 1], "axes": axes})
 
 

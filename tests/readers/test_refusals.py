@@ -86,7 +86,7 @@ def test_a_compressed_file_that_ends_too_early_is_cut_short(tmp_path: Path, name
     start = content.index(b"\xe0\x7f\x10\x00O")
     end = content.rindex(b"\xfe\xff\xdd\xe0")
     (tmp_path / "a.dcm").write_bytes(content[: start + int(share * (end - start))])
-    assert "cut short" in sentence(tmp_path / "a.dcm")
+    assert "truncated" in sentence(tmp_path / "a.dcm")
 
 
 def test_a_missing_last_delimiter_costs_nothing(tmp_path: Path):
@@ -115,7 +115,7 @@ def test_a_header_without_pixels_is_not_cut_short_and_a_cut_one_is(tmp_path: Pat
     (tmp_path / "a.dcm").write_bytes(content[:at])
     assert "its pixels were removed" in sentence(tmp_path / "a.dcm")
     (tmp_path / "a.dcm").write_bytes(content[: at + 5000])
-    assert "cut short" in sentence(tmp_path / "a.dcm")
+    assert "truncated" in sentence(tmp_path / "a.dcm")
 
 
 def test_compressed_pixels_under_an_uncompressed_syntax_are_told(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
         "values.mapping: 3 of 7 images keep their stored values",
         "values.radiographs=displayed: 2 of 7 images keep their stored values",
     )
-    assert "values.radiographs=displayed: 2 images lack what it needs" in caplog.text
+    assert "values.radiographs=displayed could not be applied to 2 images" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was requested" in card
     rows = Manifest.read(tmp_path / "dataset").rows

@@ -167,7 +167,7 @@ def test_frames_of_classes_without_places_are_images_and_counted(
     assert [(one.item.kind, one.item.part) for one in found.candidates] == [
         ("image", f"frame {n} of 3") for n in (1, 2, 3)
     ]
-    assert "3 frames of 1 multi-frame files are taken one by one" in caplog.text
+    assert "3 frames of 1 multi-frame files are stored as separate images" in caplog.text
     assert f"as images without a position in the patient: 3 of {modality}" in caplog.text
 
 

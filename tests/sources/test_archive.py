@@ -78,7 +78,7 @@ def test_a_dataset_from_an_archive_is_the_one_from_the_folder(tmp_path: Path) ->
 def test_of_an_archive_that_was_cut_short_nothing_is_left_behind(tmp_path: Path) -> None:
     whole = tarred(tmp_path / "x.tar", {f"{n}": os.urandom(4000) for n in range(20)}).read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[:40_000])
-    with pytest.raises(SourceError, match="damaged or cut short"):
+    with pytest.raises(SourceError, match="damaged or truncated"):
         unpacked(tmp_path / "x.tar", tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -105,7 +105,7 @@ def test_what_an_earlier_run_fetched_never_reaches_the_dataset(
 def test_a_spool_in_the_output_is_refused_at_once(tmp_path: Path, spool: str) -> None:
     archive = zipped(tmp_path / "x.zip", {"a.png": b"x"})
     tree = {"source": archive, "dataset": tmp_path / "made", "key": tmp_path / "key", "tracking": {"enabled": False}}
-    with pytest.raises(ConfigError, match=r"retrieve\.spool is in the output"):
+    with pytest.raises(ConfigError, match=r"retrieve\.spool is inside the output"):
         ingest(IngestConfig.parse({**tree, "retrieve": {"spool": tmp_path / spool, "keep": True}}))
     assert not list(tmp_path.glob("made*"))
 
@@ -223,7 +223,7 @@ def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes) -> None:
 
 
 def test_an_empty_archive_and_one_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no files"):
+    with pytest.raises(DataError, match="contains no files"):
         unpacked(zipped(tmp_path / "x.zip", {}), tmp_path / "work")
     (tmp_path / "x.7z").touch()
     with pytest.raises(DataError, match="of an unsupported kind"):

@@ -27,7 +27,7 @@ def test_one_file_is_a_source_of_one(tmp_path: Path):
 def test_a_missing_source_and_an_empty_one_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="no folder at"):
         files(tmp_path / "none")
-    with pytest.raises(DataError, match="holds no files"):
+    with pytest.raises(DataError, match="contains no files"):
         files(tmp_path)
 
 

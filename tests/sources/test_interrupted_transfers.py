@@ -85,7 +85,7 @@ def test_an_incomplete_series_may_be_left_out_whole_and_is_reported(faults: Any,
 
 def test_a_page_to_log_in_is_no_image_and_says_so(faults: Any, tmp_path: Path) -> None:
     faults.plan = lambda number, path: "html"
-    with pytest.raises(SourceError, match="answer is not DICOM"):
+    with pytest.raises(SourceError, match="answer of the server is not DICOM"):
         contents(faults, tmp_path)
 
 

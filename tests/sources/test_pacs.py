@@ -82,7 +82,7 @@ def test_c_get_brings_what_the_server_holds_compressed(
 
 
 def test_a_title_that_the_server_does_not_know_is_told(orthanc: Any, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="do not know our title STRANGER"):
+    with pytest.raises(SourceError, match="does not know the title STRANGER"):
         fetched(orthanc, tmp_path, {"aet": "STRANGER"})
 
 
@@ -91,13 +91,13 @@ def test_a_title_to_which_the_server_cannot_send_is_told(
 ):
     server = make_orthanc(DicomAlwaysAllowFind=True, DicomAlwaysAllowMove=True, DicomModalities={})
     server.upload(sorted(studies.rglob("*.dcm"))[:1])
-    with pytest.raises(SourceError, match=f"have it registered there .* port {server.receiver_port}"):
+    with pytest.raises(SourceError, match=f"have the title registered there .* port {server.receiver_port}"):
         fetched(server, tmp_path, retries=0)
 
 
 def test_a_server_by_another_title_is_told(orthanc: Any, tmp_path: Path) -> None:
     options = RetrieveConfig.parse({"pacs": {"port": orthanc.receiver_port}})
-    with pytest.raises(SourceError, match="has another itself"):
+    with pytest.raises(SourceError, match="has a different title itself"):
         fetch(f"pacs://OTHER@127.0.0.1:{orthanc.dicom_port}", options, work=tmp_path)
 
 
@@ -109,7 +109,10 @@ def test_a_server_that_does_not_run_or_exist_or_speak_dicom_is_told(tmp_path: Pa
         fetch("pacs://ARCHIVE@archive.invalid", quick, work=tmp_path)
     with pytest.raises(ConfigError, match="pacs://AET@HOST:PORT"):
         fetch("pacs://127.0.0.1:104", quick, work=tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(SourceError, match="is it a DICOM server"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(SourceError, match="check that it is a DICOM server"),
+    ):
         fetch(f"pacs://ARCHIVE@127.0.0.1:{mute.getsockname()[1]}", quick, work=tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_a_row_opens_its_slide_and_keeps_it_open(manifest: Manifest, tmp_path: P
 
 def test_slides_that_were_moved_are_found_in_another_folder(manifest: Manifest, tmp_path: Path):
     shutil.move(tmp_path / "source", tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"its file is gone; set slides\.folder"):
+    with pytest.raises(DataError, match=r"the slide file is not at its recorded location; set slides\.folder"):
         open_row(manifest.rows[1], tmp_path / "site.key")
     assert open_row(manifest.rows[1], tmp_path / "site.key", tmp_path / "elsewhere").mpp == manifest.rows[1].mpp
 
@@ -69,7 +69,7 @@ def test_a_slide_of_nobody_knows_where_or_another_in_its_place_is_refused(manife
     row = manifest.rows[0]
     with pytest.raises(DataError, match=r"slide i-9: no location of this slide is recorded"):
         open_row(replace(row, image_id="i-9"), tmp_path / "site.key")
-    with pytest.raises(DataError, match="another slide is in its place"):
+    with pytest.raises(DataError, match="a different slide is at the recorded location"):
         open_row(replace(row, shape=(3, 10, 10)), tmp_path / "site.key", tmp_path / "source")
 
 
@@ -106,4 +106,4 @@ def test_pictures_of_a_dataset_come_before_the_tiles_of_its_slides_which_is_told
     mixed = replace(manifest, rows=(*manifest.rows, replace(manifest.rows[0], kind="image")))
     assert not are_tiles(mixed, PREPROCESS)
     assert len(samples_of(mixed, PREPROCESS, SlidesConfig())) == 1
-    assert "2 slides are excluded" in caplog.text
+    assert "2 slides are not used" in caplog.text

@@ -66,13 +66,13 @@ def test_a_macro_picture_larger_than_the_scan_is_not_the_slide_either(tmp_path: 
 @pytest.mark.parametrize("shape", [SCAN, MACRO, (380, 500)])
 def test_two_pictures_of_which_either_may_be_the_scan_are_refused(tmp_path: Path, shape: tuple[int, int]):
     path = write_ome(tmp_path / "s.ome.tif", ("one", beside(shape), {}), ("two", scan(), size_um(0.5, 0.5)))
-    with pytest.raises(UnsupportedError, match="a TIFF of 2 pictures that may be the slide"):
+    with pytest.raises(UnsupportedError, match="a TIFF of 2 images that may be the slide"):
         open_slide(path, 0.5)
 
 
 def test_a_file_of_nothing_but_a_label_is_refused(tmp_path: Path):
     path = write_ome(tmp_path / "slide.ome.tif", ("label", beside(), {}))
-    with pytest.raises(UnsupportedError, match="a TIFF of 1 pictures, all named label, macro"):
+    with pytest.raises(UnsupportedError, match="a TIFF of 1 images, all named label, macro"):
         open_slide(path, 0.5)
 
 
@@ -91,7 +91,7 @@ def test_two_tiled_pictures_of_a_plain_tiff_are_refused(tmp_path: Path):
     with tifffile.TiffWriter(path) as file:
         file.write(beside(), metadata=None, **TILED)
         file.write(scan(), metadata=None, **TILED, **per_cm(0.5, 0.5))
-    with pytest.raises(UnsupportedError, match=r"2 pictures that may be the slide \(600 x 400, 60 x 120 pixels\)"):
+    with pytest.raises(UnsupportedError, match=r"2 images that may be the slide \(600 x 400, 60 x 120 pixels\)"):
         open_slide(path)
 
 
@@ -141,7 +141,7 @@ def test_an_ome_tiff_opens_no_other_file(tmp_path: Path):
         end = text.index("/>", first)
         part = f'{text[first:end]}><UUID FileName="{secret.name}">{uuid}</UUID></TiffData>'
         file.pages[0].tags["ImageDescription"].overwrite(text[:first] + part + text[end + 2 :])
-    with pytest.raises(UnsupportedError, match="an OME-TIFF whose pictures are in several files"):
+    with pytest.raises(UnsupportedError, match="an OME-TIFF whose images are in several files"):
         open_slide(path, 0.5)
 
 

@@ -37,7 +37,7 @@ def test_the_side_of_a_tile_on_the_slide_follows_the_microns_per_pixel():
 
 
 def test_a_grid_that_is_missing_or_damaged_is_told_in_one_sentence(tmp_path: Path):
-    with pytest.raises(DataError, match="holds no tiles of slide i-1"):
+    with pytest.raises(DataError, match="has no tile list of slide i-1"):
         TileGrid.read(tmp_path, "i-1")
     GRID.write(tmp_path, "i-1")
     (tmp_path / "tiles" / "i-1.parquet").write_bytes(b"PAR1 and no more")

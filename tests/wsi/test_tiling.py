@@ -67,7 +67,7 @@ def test_every_tile_of_the_grid_can_be_read(half: Slide):
 def test_a_scale_near_that_of_a_level_is_that_of_the_level(half: Slide):
     assert tile_mpp(half, 0.51) == half.mpp
     assert tile_mpp(half, 0.7) == 0.7
-    with pytest.raises(DataError, match=r"coarser than the requested 0\.25"):
+    with pytest.raises(DataError, match=r"a lower resolution than the requested 0\.25"):
         tile_mpp(half, 0.25)
 
 

@@ -1,9 +1,11 @@
-"""Guard of pretraining: probes before step 1 and after every epoch, alarms, and the best weights kept.
+"""Guard of pretraining: it evaluates probes before step 1 and after every epoch, and keeps the best weights.
 
 Continued pretraining may fail silently: the loss remains flat while the features collapse. The guard compares every
-reading with the best one before, the initial weights included, and ends the run with the best weights when it is worse.
-Readings use the same images and labels, so scores are compared image by image, as pairs: a drop counts if it exceeds
-`drop` and twice the standard error of the mean paired difference.
+probe evaluation with the best previous one, including that of the initial weights. If the new one is worse, the guard
+ends the run with the best weights.
+
+All probe evaluations use the same images and labels, so scores are compared pairwise, image by image: a drop counts if
+it exceeds `drop` and twice the standard error of the mean paired difference.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class GuardConfig(Config):
 
 @dataclass(frozen=True)
 class ProbeReading:
-    """Readings of a representation at a step; NaN where not measured."""
+    """Result of a probe evaluation at a step; values that were not measured are NaN."""
 
     step: int
     score: float = NAN
@@ -93,14 +95,19 @@ class ProbeReading:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Alarm about a reading. A collapse ends the run without patience; a drop must last."""
+    """Alarm about a probe evaluation.
+
+    A collapse ends the run at once; a drop must persist.
+    """
 
     kind: AlarmKind
     text: str
 
 
 class Guard:
-    """Detector of degradation: readings in, alarms out. `best` is the reading whose weights are kept.
+    """Detector of degradation, which turns probe evaluations into alarms.
+
+    `best` is the probe evaluation whose weights are kept.
 
     `verdict` is the reason why the run ends early. Random initial weights are not a floor: a falling score is reported
     but ends nothing, since early learning fluctuates. A collapse, or a rising reconstruction error, still ends the run.
@@ -117,7 +124,7 @@ class Guard:
         self._highest_rank, self._lowest_error = 0.0, math.inf
 
     def take(self, reading: ProbeReading) -> list[Alarm]:
-        """Return the alarms of a new reading; afterwards `best is reading` if its weights should be kept."""
+        """Return the alarms for a new probe evaluation; afterwards, `best is reading` if its weights should be kept."""
         alarms = list(self._alarms(reading))
         kinds = {alarm.kind for alarm in alarms}
         self._falls = self._falls + 1 if "fall" in kinds else 0
@@ -134,13 +141,13 @@ class Guard:
         return alarms
 
     def close(self) -> str:
-        """Return why the last weights must not be passed on at the end of a run; empty if they may."""
+        """Return why the last weights must not be saved at the end of a run; empty if they may be saved."""
         if not self.verdict and self._falls and self.last is not None:
             self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
         return self.verdict if self.config.action == "rollback" else ""
 
     def describe_rollback(self) -> str:
-        """Return why the training ended early and which weights are passed on instead of the last; else empty."""
+        """Return why the run ended early and which weights are saved instead of the last ones; empty if it did not."""
         best, last, reason = self.best, self.last, self.close()
         if best is None or last is None or not reason:
             return ""
@@ -183,11 +190,14 @@ class Guard:
 
     @property
     def _floor(self) -> ProbeReading | None:
-        """The best reading before, unless it is of random weights."""
+        """Return the best previous probe evaluation, unless it is that of random weights."""
         return None if self.starts_random and self.best is self.start else self.best
 
     def _is_best(self, reading: ProbeReading) -> bool:
-        """Among readings without alarm, the highest score, else the lowest error; ties go to the later one."""
+        """Return whether a probe evaluation is the best without alarm: highest score, else lowest error.
+
+        Ties go to the later one.
+        """
         if self._floor is None or self.best is None:
             return True
         if not math.isnan(reading.score):
@@ -234,7 +244,7 @@ def _reading(state: Mapping[str, Any]) -> ProbeReading:
 def paired_error(before: ProbeReading, after: ProbeReading) -> float:
     """Return the standard error of the difference of two scores on the same images.
 
-    Without contributions by image, that of either score.
+    If the contributions of single images are unknown, it is the standard error of either score.
     """
     count = len(after.hits)
     if count < 2 or len(before.hits) != count:

@@ -1,4 +1,4 @@
-"""Training-free probes of a representation: nearest neighbors and ridge regression, with the noise of their score."""
+"""Probes that need no training: nearest neighbors and ridge regression, with the standard error of their score."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def ridge_logits(
 
 
 def standard_error(share: float, count: int) -> float:
-    """Standard error of a share of `count` images, also at 0 and 1 (Agresti and Coull, Am. Stat. 1998)."""
+    """Return the standard error of a fraction of `count` images, also valid at 0 and 1 (Agresti and Coull, 1998)."""
     center = (share * count + 2.0) / (count + 4.0)
     return float((center * (1.0 - center) / (count + 4.0)) ** 0.5)

@@ -1,7 +1,7 @@
-"""Probes for reading a representation during training: fixed images with labels.
+"""Probes that evaluate a representation during training, on a fixed set of images with labels.
 
-The labels depend on the dataset: the class of an image; else the tissue of a patch, from masks; else the study of an
-image, whose nearest neighbor should be another image or crop of that study.
+The labels depend on the dataset: the class of an image; without classes, the tissue of a patch, from label maps;
+without label maps, the study of an image, whose nearest neighbor should be another image or crop of that study.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class ProbeConfig(Config):
     """
 
     def answer(self, row: Row) -> str | None:
-        """Return the value of an image under the key."""
+        """Return the value that an image has for the configured label; None if it has none."""
         return row.labels.get(self.knn_label) or row.attributes.get(self.knn_label)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Images for reading a representation. `question` names the labels; `views` are crops as in training."""
+    """Images for evaluating a representation; `question` names the labels, `views` are crops as in training."""
 
     question: Literal["class", "tissue", "study"]
     bank: tuple[Tensor, ...]
@@ -76,7 +76,7 @@ class Probe:
 
     @torch.no_grad()
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:
-        """Return all readings of an objective and its backbone, which both remain unchanged.
+        """Return the probe evaluation of an objective and its backbone, which both remain unchanged.
 
         Under autocast, forward passes are as cheap as in mixed-precision training.
         """
@@ -147,7 +147,7 @@ class Probe:
         return torch.from_numpy(shares).unflatten(0, (len(self.queries), -1)).sum(dim=1)
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
-        """Reconstruction error and entropy of the teacher, NaN if the objective has none."""
+        """Return the reconstruction error and the teacher's entropy, each NaN if the objective has none."""
         is_rebuilt = objective.judged_by == "reconstruction"
         device = next(objective.parameters()).device
         devices = [device] if device.type == "cuda" else []

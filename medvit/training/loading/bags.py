@@ -1,4 +1,4 @@
-"""Bags of tile embeddings for training on slide labels: slides and tiles by epoch."""
+"""Bags of tile embeddings for training on slide labels, with new random slides and tiles in every epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BagConfig(Config):
 
 @dataclass(frozen=True)
 class Bag:
-    """Slide with its class and, as drawn for a step, some of its tiles."""
+    """Slide with its class, and the subset of its tiles drawn for a step."""
 
     slide: EmbeddedSlide
     target: int
@@ -103,7 +103,7 @@ def bag_rounds(
 
 
 def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
-    """Return a loader that yields every slide by itself."""
+    """Return a loader that yields one slide at a time, with all its tiles."""
     return DataLoader(WholeBags(bags), batch_size=None)
 
 

@@ -41,7 +41,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Turns:
-    """Two kinds of images in alternating batches: the first `num_first` of them, and the others."""
+    """Two kinds of images in alternating batches: images with an index below `num_first`, and the others."""
 
     num_first: int
     batch_size: int
@@ -211,7 +211,7 @@ def drawn_rounds(
     start: Position,
     **order: Any,
 ) -> DataLoader[Any]:
-    """Return such a loader of any samples looked up by `Draw`; `order` is their order, as for `RoundSampler`."""
+    """Return a loader of any samples that are looked up by `Draw`; `order` is their order, as for `RoundSampler`."""
     sampler = RoundSampler(
         num_images,
         per_round=num_batches * config.batch_size,

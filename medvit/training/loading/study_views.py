@@ -17,7 +17,7 @@ from medvit.types import Sample
 class ViewsOfStudy:
     """Views of a sample and, if configured, of another image of its study, by the seed alone.
 
-    The only image of a study gives all views by itself.
+    If a study has only one image, all views are of that image.
     """
 
     def __init__(self, make: MakeViews, samples: Samples) -> None:
@@ -25,7 +25,10 @@ class ViewsOfStudy:
         self.is_across = isinstance(make.config, MultiCropConfig) and make.config.across_study
         self.by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
         if self.is_across and isinstance(samples, TileSamples):
-            raise ConfigError("objective.views.across_study needs images of one study; tiles of slides have none")
+            raise ConfigError(
+                "objective.views.across_study requires several images of a study, and is not supported for tiles of "
+                "slides"
+            )
         for index, row in enumerate(samples.manifest):
             self.by_study[row.patient_id, row.study_id].append(index)
 

@@ -1,1 +1,1 @@
-"""Planning of a training: the cost of a few measured steps, scaled up to the whole run, in a table."""
+"""Planning of a training run: the cost of a few measured steps, extrapolated to the whole run, as a table."""

@@ -1,4 +1,4 @@
-"""Profiling of a few training steps: operations, memory, seconds; the rest of the run repeats them."""
+"""Profiling of a few training steps: FLOPs, memory and time, which the other steps of the run repeat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARMUP_STEPS = 2
 
 @dataclass
 class Measured:
-    """Cost of a training step: seconds, bytes, and multiplications and additions."""
+    """Cost of a training step: seconds, bytes of memory, and FLOPs (multiplications and additions)."""
 
     step_s: float = float("nan")
     """Median, including loading of images."""
@@ -55,7 +55,7 @@ class Meter(Checkpoint):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count operations and kept activations in the very first batch."""
+        """Count FLOPs and stored activations in the very first batch."""
         if batch_idx == 0:
             self._counter = FlopCounterMode(display=False, custom_mapping=attention_on_cpu())
             self._stack.enter_context(self._counter)

@@ -1,4 +1,4 @@
-"""Resource estimate of a training run: weights, operations, memory, time and disk from a few measured steps."""
+"""Resource estimate of a training run: parameters, FLOPs, memory, time and disk space, from a few measured steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of weights in a training run, and bytes it writes."""
+    """Number of parameters in a training run, and bytes that the run writes."""
 
     backbone: int
     module: int
@@ -55,14 +55,14 @@ class Sizes:
 
     @property
     def resume_bytes(self) -> int:
-        """Size of the file to resume from: all weights, and the averages of trained weights."""
+        """Size of the file to resume from: all weights, and the optimizer state of trained weights."""
         return 4 * self.module + ADAM_BYTES * self.trained
 
 
 def image_rows(
     trainer: TrainerConfig, loader: LoaderConfig, sizes: Sizes, measured: Measured, *, output: Path
 ) -> tuple[PlanRow, ...]:
-    """Return the table of a training on images or volumes; `output` is where it would be written."""
+    """Return the table for training on images or volumes; `output` is the folder that the run would write to."""
     images = trainer.step_images(loader.batch_size)
     training_s = trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
@@ -103,7 +103,7 @@ def slide_rows(
     workers: int,
     output: Path,
 ) -> tuple[PlanRow, ...]:
-    """Return the table of a training of `heads` on slides, whose tiles are embedded first.
+    """Return the table for training `heads` heads on slides, whose tiles are embedded first.
 
     `workers` processes read tiles; `output` is the folder for embeddings.
     """

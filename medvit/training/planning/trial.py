@@ -1,4 +1,4 @@
-"""Trial of a training: a few of its steps on one device, measured."""
+"""Trial of a training run: a few of its steps, measured on one device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from medvit.training.trainer import TrainerConfig
 
 
 def shortened(trainer: TrainerConfig) -> TrainerConfig:
-    """Return the options of a few steps on one device; steps are not compiled, since compiled ones are not counted."""
+    """Return the trainer options for a few steps on one device, without compilation.
+
+    The operations of compiled steps cannot be counted.
+    """
     alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
     return trainer.model_copy(update=alone | {"epochs": 1, "steps_per_epoch": MEASURED_STEPS, "compile": False})
 
 
 def try_images(parts: AssembledPretraining | AssembledFinetuning) -> tuple[Sizes, Measured]:
-    """Run a shortened training on images or volumes, and return its sizes and what its steps cost."""
+    """Run a shortened training on images or volumes; return its sizes and the cost of a step."""
     weights = list(parts.module.parameters())
     sizes = Sizes(
         backbone=sum(weight.numel() for weight in parts.backbone.parameters()),
@@ -48,7 +51,7 @@ def try_slides(
     tracker: Tracker,
     failures: list[str],
 ) -> tuple[Sizes, Measured, PlannedSlides]:
-    """Run a shortened training of one head on slides of which a few tiles are embedded, and return what both cost."""
+    """Run a shortened training of one head on slides, after embedding a few tiles; return its sizes and the costs."""
     planned = plan_slides(
         parts.slides,
         config.slides,
