@@ -1,1 +1,1 @@
-"""Recipes: each file is one stage, combined from rooms of medvit."""
+"""Code of the stages: each file is one stage, combined from packages of medvit."""

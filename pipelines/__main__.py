@@ -1,4 +1,4 @@
-"""Command line of `medvit`: finds the stage, reads its config, and reports errors in one sentence.
+"""Command line of `medvit`: it finds the stage, reads its config, and reports errors in one sentence.
 
 Exit status: 0 success, 1 the stage failed, 2 the config or the arguments are wrong, 3 the stage finished but a check
 failed, some items failed or no input was suitable, 130 interrupted. Nothing heavy is imported before a stage is known,
@@ -32,7 +32,10 @@ RENAMED = {"unite": "merge"}
 
 @dataclass(frozen=True)
 class Entry:
-    """Entry of a stage in the list of stages; a test checks that `summary` equals the docstring of the recipe."""
+    """Entry of a stage in the list of stages.
+
+    A test checks that `summary` equals the docstring of the stage function.
+    """
 
     summary: str
     example: str
@@ -173,14 +176,14 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Command:
-    """Words of a command line, sorted."""
+    """Words of a command line, sorted by their meaning."""
 
     words: tuple[str, ...]
     options: frozenset[str]
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Command:
-        """Return the command of a list of arguments; `-h` is short for `--help`."""
+        """Return the command that a list of arguments describes; `-h` is short for `--help`."""
         named = ["--help" if argument == "-h" else argument for argument in arguments]
         return cls(
             tuple(argument for argument in named if not argument.startswith("-")),
@@ -198,7 +201,7 @@ EXIT_STATUS = """exit status:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status. A closed output pipe changes neither."""
+    """Run the command line; return its exit status, which a closed output pipe does not change."""
     with outliving_readers():
         return _main(arguments)
 
@@ -271,7 +274,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
 
 
 def find(name: str) -> Stage[Any, Any]:
-    """Return the stage under a name of `STAGES`."""
+    """Return the stage with a name from `STAGES`."""
     import importlib
 
     stage: Stage[Any, Any] = getattr(importlib.import_module(f"pipelines.{name}"), name)
@@ -279,7 +282,7 @@ def find(name: str) -> Stage[Any, Any]:
 
 
 def overview() -> str:
-    """Return the list of stages, as `medvit --help` shows it."""
+    """Return the list of stages that `medvit --help` shows."""
     width = max(map(len, STAGES))
     stages = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in STAGES.items())
     return (
@@ -304,7 +307,7 @@ def help_of(name: str, words: Sequence[str] = ()) -> str:
 
 
 def _with_options(name: str, words: Sequence[str]) -> str:
-    """Return the stage whose options a command accepts; for `plan`, followed by the planned one."""
+    """Return the stage whose options a command accepts; for `plan`, the planned stage is appended."""
     if name != "plan":
         return name
     return "plan finetune" if words[:1] and words[0] == "finetune" else "plan pretrain"
@@ -335,7 +338,7 @@ def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _quiet(*libraries: str) -> None:
-    """Keep start-up messages of libraries out of the log, but not their warnings."""
+    """Keep start-up messages of libraries, but not their warnings, out of the log."""
     for library in libraries:
         logging.getLogger(library).setLevel(logging.WARNING)
 

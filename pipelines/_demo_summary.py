@@ -1,4 +1,4 @@
-"""Summary of the demo: metrics with their intervals, and what a newcomer should look at first."""
+"""Summary of the demo: metrics with their intervals, and the outputs that a new user should open first."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def program(name: str) -> Path:
 
 
 def likeliest(predictions: Path, label: str) -> Path:
-    """Return the folder of the study in which a class has its highest probability."""
+    """Return the folder of the study for which a class has its highest probability."""
     with (predictions / "predictions.csv").open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["class"] == label]
     return predictions / max(lines, key=lambda line: float(line["probability"]))["study"]
@@ -129,7 +129,7 @@ def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
 def new_dice(predictions: Path, studies: NewStudies) -> dict[Path, float]:
     """Return the mean Dice over the organs of every new study, by its folder.
 
-    It compares the NIfTI that a clinician would open with the drawn truth.
+    The predicted NIfTI, which a clinician would open, is compared with the drawn label map.
     """
     organs = range(1, len(phantoms.CT_CLASSES))
     return {

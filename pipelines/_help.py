@@ -1,4 +1,4 @@
-"""Help of a stage, and the check of its keys, from the generated list of options, without heavy imports."""
+"""Help of a stage, and the check of its options, from the generated list of options, without slow imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST = ("seed", "resume", "tracking")
 
 @cache
 def options(stage: str) -> tuple[Key, ...]:
-    """Return every option of a stage, including all variants; `plan pretrain` has those of both."""
+    """Return every option of a stage, including all variants; `plan pretrain` has the options of both stages."""
     own, _, planned = stage.partition(" ")
     keys = [Key(*line) for line in listed()[own]["keys"]]
     names = {key.name for key in keys}
@@ -33,7 +33,7 @@ def groups(stage: str) -> dict[str, str]:
 
 
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
-    """Return the options of a stage in sections below some lines; those of `first` are the first section.
+    """Return the options of a stage in sections, below some lines; the options in `first` are the first section.
 
     `words` choose variants, as in `head=dense`; by default, the default variant is shown.
     """
@@ -54,7 +54,10 @@ def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterab
 
 
 def misspelt(stage: str, words: Iterable[str]) -> str:
-    """Return a sentence on the first key unknown to all variants of a stage, with the nearest known one; else empty."""
+    """Return a sentence about the first option that no variant of a stage has, with the nearest known option.
+
+    Else empty.
+    """
     known = [key.name for key in options(stage)]
     mappings = [key.name for key in options(stage) if "mapping" in key.type]
     for word in words:
@@ -81,7 +84,7 @@ def _below(name: str, group: str) -> str:
 
 
 def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
-    """Whether an option exists with the chosen variants, and the default ones elsewhere."""
+    """Return whether an option exists for the chosen variants, and for the default variants elsewhere."""
     if not key.variant:
         return True
     field, _, name = key.variant.partition("=")
@@ -113,7 +116,7 @@ def _is_choice(stage: str, key: Key) -> bool:
 
 
 def _other_variants(stage: str, key: Key) -> list[str]:
-    """Choices of a field, other than the default, that have options."""
+    """Return the choices of a field, other than the default, that have options of their own."""
     if not _is_choice(stage, key):
         return []
     field = key.name.removesuffix(".name")

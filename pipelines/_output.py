@@ -10,9 +10,9 @@ from typing import Any, TextIO
 
 
 class Outliving:
-    """Text stream that drops text after its pipe is closed, where others raise BrokenPipeError.
+    """Text stream that discards text after its pipe is closed, instead of raising BrokenPipeError.
 
-    A stage may have hours of work left: a closed pipe is no reason to stop.
+    A stage may have hours of work left, so a closed pipe must not stop it.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -37,7 +37,7 @@ class Outliving:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        """Redirect the stream to nowhere, for Python and for the processes that inherit it."""
+        """Redirect the stream to the null device, for Python and for child processes."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -45,7 +45,7 @@ class Outliving:
 
 @contextmanager
 def outliving_readers() -> Iterator[None]:
-    """Make standard output and error survive a closed pipe, up to the last flush."""
+    """Return a context in which standard output and error survive a closed pipe, up to the last flush."""
     out, err = Outliving(sys.stdout), Outliving(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:

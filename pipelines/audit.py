@@ -1,4 +1,4 @@
-"""Audit: whether identifiers of a source's patients got into a dataset, its copies or the tracker."""
+"""Audit: check whether identifiers of a source's patients are in a dataset, its copies or the tracker."""
 
 from __future__ import annotations
 

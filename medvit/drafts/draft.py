@@ -17,7 +17,7 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class DraftOption:
-    """An option by its dotted key, with the reason for its value; one that `is_off` is written as a comment."""
+    """Option by its dotted name, with the reason for its value; if `is_off`, it is written as a comment."""
 
     key: str
     value: Any
@@ -27,7 +27,7 @@ class DraftOption:
 
 @dataclass(frozen=True)
 class Draft:
-    """Configuration of a stage; `command` follows `medvit` to run it."""
+    """Configuration of a stage; the words in `command` follow `medvit` to run it."""
 
     stage: str
     file_name: str
@@ -61,7 +61,7 @@ class Draft:
 
 
 def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -> Iterator[str]:
-    """Text of the options below one group; options of one group are written together."""
+    """Yield the text of the options below one group; options of the same group are written together."""
     for head in dict.fromkeys(parts[0] for parts, _ in entries):
         members = [(parts, entry) for parts, entry in entries if parts[0] == head]
         if all(len(parts) == 1 or entry.is_off for parts, entry in members):
@@ -74,7 +74,7 @@ def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -
 
 
 def _option(parts: tuple[str, ...], value: Any) -> str:
-    """One line of YAML, groups in braces."""
+    """Return one line of YAML, with groups in braces."""
     for part in reversed(parts[1:]):
         value = {part: value}
     text = yaml.safe_dump({parts[0]: value}, default_flow_style=True, allow_unicode=True, width=float("inf"))

@@ -20,14 +20,14 @@ MANY_FILES, MANY_PROCESSES = 2000, 8
 
 @dataclass(frozen=True)
 class Machine:
-    """Intended tasks of the trainings."""
+    """Machine that the drafted training runs are intended for."""
 
     has_gpu: bool
     num_cpus: int = 1
 
     @classmethod
     def this(cls, device: Device) -> Self:
-        """Return this machine, with the GPU that the choice of a device leaves."""
+        """Return this machine; the choice of a device decides whether its GPU is used."""
         num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(has_gpu=resolve_device(device).type != "cpu", num_cpus=num_cpus)
 
@@ -46,7 +46,7 @@ class Project:
     def of(
         cls, survey: Survey, *, source: str, output: Path, modality: str, machine: Machine, num_processes: int
     ) -> Self:
-        """Return a project of a surveyed source, with several processes where it holds many files."""
+        """Return the project of a surveyed source, with several processes if the source has many files."""
         is_large = survey.num_files >= MANY_FILES
         num_processes = max(num_processes, min(machine.num_cpus, MANY_PROCESSES) if is_large else 1)
         return cls(source, output, modality, machine, num_processes)
@@ -65,7 +65,7 @@ class Project:
         more: str = "",
         note: str = "",
     ) -> Draft:
-        """Return a draft of a stage, whose command ends with what the YAML file cannot contain (`more`)."""
+        """Return a draft of a stage; its command ends with `more`, the words that the YAML file cannot contain."""
         name = f"{stage}{suffix}.yaml"
         command = (stage, shlex.quote(self.place(name)), *filter(None, [more]))
         notes = tuple(filter(None, [note]))
@@ -74,7 +74,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Images:
-    """Images for the drafted trainings: one kind, of one modality or of several."""
+    """Images for the drafted training runs: of one kind, and of one or several modalities."""
 
     group: ImageGroup
     """Modality; empty if they have several, or do not state it."""
@@ -85,7 +85,7 @@ class Images:
     def of(cls, survey: Survey) -> Images:
         """Return the kind of images that has labels or label maps, or else the most frequent one.
 
-        Slides without labels are not chosen if there are pictures: pretraining then excludes the slides.
+        Slides without labels are not chosen if there are ordinary images; pretraining then does not use the slides.
         """
         weights: dict[str, tuple[bool, int]] = {}
         for group in survey.groups:
@@ -107,22 +107,22 @@ class Images:
 
     @property
     def are_slides_mixed(self) -> bool:
-        """Whether they are slides, or pictures beside slides."""
+        """Whether the images are slides, or ordinary images in addition to slides."""
         return self.group.kind in ("image", "slide") and any("slide" in one or "image" in one for one in self.others)
 
     @property
     def is_fundus(self) -> bool:
-        """Whether they are photographs of the fundus."""
+        """Whether the images are photographs of the fundus."""
         return self.group.kind == "image" and self.group.modality == "OP"
 
     @property
     def is_oct(self) -> bool:
-        """Whether they are volumes of OCT, which are trained on B-scan by B-scan."""
+        """Whether the images are OCT volumes, on which models are trained B-scan by B-scan."""
         return self.group.kind == "volume" and self.group.modality == "OPT"
 
     @property
     def is_3d(self) -> bool:
-        """Whether volumes are trained on as volumes."""
+        """Whether models are trained on whole volumes."""
         return self.group.kind == "volume" and not self.is_oct
 
     @property
@@ -133,7 +133,7 @@ class Images:
         return [1] if self.is_fundus or self.is_oct else []
 
     def slices(self) -> Iterator[DraftOption]:
-        """Options that cut volumes of OCT into B-scans."""
+        """Yield the options that cut OCT volumes into B-scans."""
         if self.is_oct:
             yield DraftOption(
                 "slices.planes", ["acquired"], "OCT is read B-scan by B-scan, with its neighbors as channels."

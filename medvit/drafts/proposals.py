@@ -1,4 +1,4 @@
-"""All drafts that fit a survey, in the order in which they are run."""
+"""All drafts for a survey, in the order in which they are to be run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.ingest.survey.found import Survey
 def proposals(survey: Survey, project: Project) -> tuple[Draft, ...]:
     """Return drafts of ingest and pretrain, and of finetune, evaluate and predict for labels and for label maps.
 
-    Where there are both, the files for label maps are called `finetune-masks.yaml` and so on.
+    If there are both, the files for label maps have names such as `finetune-masks.yaml`.
     """
     images = Images.of(survey)
     drafts = [draft_ingest(survey, images, project), draft_pretrain(images, project)]

@@ -1,4 +1,4 @@
-"""Drafts of pretrain and finetune: preprocessing by modality, sizes by machine."""
+"""Drafts of pretrain and finetune, with preprocessing by modality and sizes by machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SKIPPED_TILES = ["pen", "blurred"]
 
 
 def draft_pretrain(images: Images, project: Project) -> Draft:
-    """Return the configuration of a pretraining that works for any images: a masked autoencoder."""
+    """Return the configuration of a pretraining run for any kind of images: a masked autoencoder."""
     about = (
         "Pretrain a backbone on the training images; labels are not used. A masked autoencoder (MAE) works for small "
         "datasets and any modality. For large datasets and GPUs, see the presets of published methods in configs/."
@@ -48,7 +48,7 @@ def draft_pretrain(images: Images, project: Project) -> Draft:
 
 
 def draft_finetune(survey: Survey, images: Images, project: Project, task: DraftedTask, suffix: str) -> Draft:
-    """Return the configuration of a fine-tuning for one task; `suffix` sets files of several tasks apart."""
+    """Return the configuration of fine-tuning for one task; `suffix` distinguishes the files of several tasks."""
     machine, is_slide = project.machine, images.group.kind == "slide"
     goal = "a label" if task == "classification" else "the label maps"
     about = f"Fine-tune the pretrained backbone to predict {goal}. The best epoch on the validation split is kept."
@@ -67,7 +67,7 @@ def draft_finetune(survey: Survey, images: Images, project: Project, task: Draft
 
 
 def _preprocess(images: Images) -> Iterator[DraftOption]:
-    """Return the preprocessing, which the checkpoint passes on to the model."""
+    """Yield the options of preprocessing, which the checkpoint stores for the model."""
     kind = "volume" if images.is_3d else "image"
     left_out = f"The dataset also holds images that this training excludes: {', '.join(images.others)}."
     if images.group.kind == "slide" and images.are_slides_mixed:
@@ -171,7 +171,7 @@ def _objective(images: Images, machine: Machine) -> Iterator[DraftOption]:
 
 
 def crop_of(images: Images, machine: Machine) -> list[int]:
-    """Return the size of crops in whole patches: the median volume, at most 96 voxels per side, or 48 on a CPU."""
+    """Return the crop size in whole patches: the median volume, with at most 96 voxels per side (48 on a CPU)."""
     limit, group = 96 if machine.has_gpu else 48, images.group
     sides: Sequence[float] = group.median_shape
     spacing = group.median_spacing_mm
@@ -217,7 +217,7 @@ def _bags(machine: Machine) -> Iterator[DraftOption]:
 
 
 def _trainer(images: Images, machine: Machine, *, batches: tuple[int, int]) -> Iterator[DraftOption]:
-    """Batches and steps; `batches` are their sizes on a CPU and on a GPU."""
+    """Yield batch sizes and steps; `batches` are the batch sizes on a CPU and on a GPU."""
     batch = batches[machine.has_gpu]
     yield DraftOption("loader.batch_size", batch)
     if machine.has_gpu:

@@ -12,7 +12,7 @@ from medvit.files.private import write_private
 
 
 def write_drafts(drafts: Sequence[Draft], folder: Path) -> None:
-    """Write each configuration into a folder, the private ones for their owner alone.
+    """Write each configuration into a folder; private ones are readable by their owner only.
 
     Raises:
         OutputError: If one of the files exists; nothing is written then.
@@ -35,7 +35,7 @@ def write_drafts(drafts: Sequence[Draft], folder: Path) -> None:
 
 
 def next_steps(drafts: Sequence[Draft], folder: Path) -> list[str]:
-    """Return the commands to run next, in their order, below the names of the files."""
+    """Return the names of the files, followed by the commands to run next, in order."""
     names = ", ".join(draft.file_name for draft in drafts)
     lines = [
         "",

@@ -1,13 +1,13 @@
 """Map a function over items, in order: in this process, in local processes or on a Ray cluster.
 
-The function must be importable (a top-level function or a frozen dataclass with `__call__`) and its result picklable.
-The number of items in progress is bounded, so that memory does not grow with the number of items. If a worker dies,
-only its item is affected: it is tried once more, and a second death is its outcome. A worker that exceeds the time
-limit of an item, as when a decoder hangs, is killed and replaced; in the calling process there is only a warning. A
-failure is returned with its item.
+The function must be importable (a top-level function or a frozen dataclass with `__call__`), and its result picklable.
+The number of items in progress is limited, so memory does not grow with the number of items. If a worker dies, only its
+item is affected: the item is tried once more, and if its worker dies again, the error is its outcome. A worker that
+exceeds the time limit of an item, as when a decoder hangs, is killed and replaced; in the calling process, only a
+warning is logged. An error is returned together with its item.
 
-Not Ray for one machine too, because it takes 7 times as long to start and 10 times as long per item (measured on two
-cores: 11 s vs. 1.5 s, and 1.7 ms vs. 0.15 ms per empty item).
+Ray is not used on a single machine, because it takes 7 times as long to start and 10 times as long per item (measured
+on two cores: 11 s instead of 1.5 s, and 1.7 ms instead of 0.15 ms per empty item).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def map_items(
     unit: str = "item",
     costs: Sequence[float] | None = None,
 ) -> Iterator[Outcome[ItemT, ResultT]]:
-    """Yield outcomes in the order of the items, with progress and the time left.
+    """Yield the outcomes of all items in order, with a progress display.
 
     Progress counts items, or their `weights` in some `unit`. Local processes start the last items in descending order
     of their `costs`, in bytes or anything proportional to time. An error in one item never stops the others. A full
@@ -108,7 +108,7 @@ def map_items(
 
 @dataclass(frozen=True)
 class _Limited(Generic[ItemT, ResultT]):
-    """Function with the item limit of the calling process, for any process: workers outlive a map."""
+    """Function that uses the size limit of the calling process in any process: workers are reused by later maps."""
 
     function: Callable[[ItemT], ResultT]
     max_gib: float

@@ -1,8 +1,8 @@
-"""Items on a Ray cluster, with a time limit per item.
+"""Processing of items on a Ray cluster, with a time limit per item.
 
-A task is a generator that first yields when it begins, since it may wait long for a free processor; then it yields its
-result (measured: 0.3 ms more per item than a task with one answer). Ray retries a task whose worker died once. A task
-over the limit is canceled by force, which ends its worker even while a decoder holds the GIL.
+A task is a generator that yields first when it begins, because it may wait long for a free processor, and then yields
+its result (measured: 0.3 ms more per item than a task with one result). Ray retries once a task whose worker died. A
+task that exceeds the limit is canceled by force, which ends its worker even while a decoder holds the GIL.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TICK_S = 1.0
 
 @dataclass
 class _Task(Generic[ItemT]):
-    """Item with the answers of its task, and the time it is known to have begun."""
+    """Item with the results of its task, and the time at which it was first known to have begun."""
 
     item: ItemT
     answers: Any
@@ -74,7 +74,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
 
 
 def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
-    """Return the outcome of the first task, waiting for it; record when the others begin meanwhile."""
+    """Return the outcome of the first task when it is available; meanwhile, record when other tasks begin."""
     task = pending[0]
     try:
         while not task.is_late:
@@ -103,7 +103,7 @@ def _begin(task: _Task[Any]) -> None:
 
 
 def _keep_time(ray: Any, pending: Sequence[_Task[Any]], limit_s: float | None) -> None:
-    """Record which tasks have begun, and cancel those over the limit that have not just answered."""
+    """Record which tasks have begun, and cancel those that exceeded the limit without a result."""
     if limit_s is None:
         return
     waiting = {task.answers: task for task in pending if task.begun is None}
@@ -136,7 +136,9 @@ def _joined(num_processes: int, address: str | None) -> Any:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError):
-        raise ConfigError(f"no Ray cluster answers {where}; start one with `ray start --head`, or correct it") from None
+        raise ConfigError(
+            f"no Ray cluster answers {where}; start one with `ray start --head`, or correct engine.address"
+        ) from None
     try:
         ray.init(address, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError):

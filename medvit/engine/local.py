@@ -1,12 +1,12 @@
-"""Pool of local worker processes, each with its next item queued.
+"""Pool of local worker processes, each of which has its next item queued.
 
-If a worker dies, only the item in progress is affected: it is tried once more, by another worker, and the queued item
-goes to another worker. A worker over the time limit is killed, which a hanging decoder cannot prevent; the item fails
-and is not tried again.
+If a worker dies, only its current item is affected: another worker tries it once more, and the queued item is given to
+another worker. A worker that exceeds the time limit is killed, even if its decoder hangs; its item fails and is not
+tried again.
 
-Not `concurrent.futures.ProcessPoolExecutor`, because one worker that dies ends it, with all waiting items (measured: of
-40 items, the sixth of which kills its worker, 5 came back). Not `multiprocessing.Pool`, because it waits forever for
-the item of a killed worker (measured: still after 15 s).
+`concurrent.futures.ProcessPoolExecutor` is not used, because one worker that dies ends the pool with all waiting items
+(measured: of 40 items, the sixth of which kills its worker, 5 were returned). `multiprocessing.Pool` is not used,
+because it waits forever for the item of a killed worker (measured: it was still waiting after 15 s).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KILL_S = 5.0
 
 
 class Crew(Generic[ItemT, ResultT]):
-    """Workers for some items, each run at most once at a time."""
+    """Workers for a list of items, each of which is run at most once at a time."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class Crew(Generic[ItemT, ResultT]):
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Assign items to workers, in order except the `LAST` ones, up to an item number."""
+        """Assign items with numbers below `before` to workers, in order except for the `LAST` items."""
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
 
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """Return the next outcomes with the numbers of their items; wait for a message from any worker.
+        """Yield the next outcomes with the numbers of their items, after waiting for a message from any worker.
 
-        Empty if a worker has only begun, or an item is to be tried again.
+        Nothing is yielded if a worker has only begun, or if an item is to be tried again.
 
         Raises:
             MedvitError: If workers die at startup.
@@ -101,14 +101,14 @@ class Crew(Generic[ItemT, ResultT]):
         yield from self._stop_late()
 
     def _patience_s(self) -> float | None:
-        """Return the time until the first item reaches the limit; None without a limit or while no worker is busy."""
+        """Return the seconds until the first item reaches the time limit; None without a limit or a busy worker."""
         if self._limit_s is None:
             return None
         spent = [worker.spent_s for worker in self._busy if worker.has_begun]
         return max(0.0, self._limit_s - max(spent)) if spent else None
 
     def _stop_late(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """Kill the workers whose item is over the time limit, unless its answer has just come."""
+        """Kill the workers whose item exceeded the time limit, unless its result has just arrived."""
         limit_s = self._limit_s
         if limit_s is None:
             return
@@ -120,7 +120,7 @@ class Crew(Generic[ItemT, ResultT]):
                 yield number, late(self._items[number], limit_s)
 
     def end(self) -> None:
-        """End the workers with unfinished items."""
+        """End the workers that have unfinished items."""
         for worker in self._busy:
             worker.end()
 
@@ -133,7 +133,7 @@ class Crew(Generic[ItemT, ResultT]):
         return max((number for number in self._waiting if number < before), key=self._costs.__getitem__)
 
     def _next(self) -> _Worker | None:
-        """Return the worker for the next item: a free one; or, while there are enough items, one without a queue."""
+        """Return the worker for the next item: a free one or, while enough items remain, one without a queued item."""
         if len(self._busy) < self._num_workers:
             self._busy.append(_idle.pop() if _idle else _Worker())
             return self._busy[-1]
@@ -143,7 +143,7 @@ class Crew(Generic[ItemT, ResultT]):
         return min(at_their_last, key=lambda worker: self._costs[worker.given[0]], default=None)
 
     def _dismiss(self, worker: _Worker) -> None:
-        """Assign the queued items of an ended worker to others."""
+        """Assign the queued items of a worker that ended to other workers."""
         self._busy.remove(worker)
         self._waiting.extendleft(reversed(worker.given))
 
@@ -179,11 +179,11 @@ class _Worker:
 
     @property
     def spent_s(self) -> float:
-        """Seconds since it began its first item."""
+        """Seconds since the worker began its first item."""
         return time.monotonic() - self._since
 
     def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
-        """Send an item. A dead worker is noticed when its answer is received."""
+        """Send an item to the worker; that a worker is dead is only noticed when its result is received."""
         if not self.given:
             self._since = time.monotonic()
         self.given.append(number)
@@ -191,7 +191,7 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Return the result and error of its first item; None if it died on it.
+        """Return result and error of the worker's first item; None if the worker died on it.
 
         Other messages come first: that it has begun, and the lines it has logged.
         """
@@ -215,7 +215,7 @@ _idle: list[_Worker] = []
 
 
 def has_idle_workers() -> bool:
-    """Whether an earlier worker exists, so that even a single item needs no new process."""
+    """Return whether a worker of an earlier map is idle, so that even a single item needs no new process."""
     return bool(_idle)
 
 
@@ -256,7 +256,7 @@ class _Collected(logging.Handler):
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
     """Receive messages at once, so that neither side blocks on sending.
 
-    If receiving ends, with the calling process or for lack of memory, the worker ends too.
+    If receiving ends, because the calling process ended or for lack of memory, the worker ends too.
     """
     with suppress(Exception):
         while True:

@@ -26,7 +26,7 @@ class Outcome(Generic[ItemT, ResultT]):
 
 
 def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
-    """Return the outcome of an item in this process."""
+    """Run a function on an item in this process; return the outcome."""
     try:
         return Outcome(item, result=function(item))
     except Exception as error:  # isolation is this function's purpose: the caller reports each error by kind
@@ -34,7 +34,7 @@ def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, R
 
 
 def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:
-    """Return the result and error of an item, for another process."""
+    """Run a function on an item; return its result and error in a form that can be sent to another process."""
     outcome = tried(function, item)
     if outcome.error is not None:
         return None, portable(outcome.error)
@@ -60,7 +60,7 @@ def late(item: ItemT, limit_s: float) -> Outcome[ItemT, Any]:
 
 
 def portable(error: Exception) -> Exception:
-    """Return the error, if another process can unpickle it; else one of ours with the name of its type."""
+    """Return the error if another process can unpickle it, else a medvit error with the name of its type."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # any error in pickling a library's error has the same outcome

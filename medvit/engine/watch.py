@@ -13,9 +13,12 @@ log = logging.getLogger("medvit")
 
 
 class Watch:
-    """Thread that warns once per item in progress for longer than `limit_s`; without a limit no thread starts.
+    """Thread that warns once per item that is in progress for longer than `limit_s`.
 
-    One thread for all items, because a timer for each costs 0.2 ms per item (measured), and this less than 0.01.
+    Without a limit, no thread is started.
+
+    There is one thread for all items, because a timer for each item costs 0.2 ms per item (measured), and this thread
+    costs less than 0.01 ms.
     """
 
     def __init__(self, title: str, num_items: int, limit_s: float | None) -> None:
@@ -33,7 +36,7 @@ class Watch:
 
     @contextmanager
     def of(self, number: int) -> Iterator[None]:
-        """Context for an item, by its number from 1."""
+        """Return a context for the item with a given number, counted from 1."""
         self._at_work = (number, time.monotonic())
         try:
             yield
@@ -53,7 +56,7 @@ class Watch:
     def _warn(self, number: int, limit_s: float) -> None:
         log.warning(
             "%s: item %d of %d takes longer than engine.item_timeout_s=%g allows; in the calling process it cannot be "
-            "stopped; with engine.num_processes=2 or more it would cost no other item",
+            "stopped; with engine.num_processes=2 or more, it would be stopped without affecting other items",
             self._title,
             number,
             self._num_items,

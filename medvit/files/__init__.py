@@ -1,6 +1,5 @@
-"""Files of any kind: first bytes, limits for untrusted content, atomic writes.
+"""Reading and writing of files of any kind: first bytes, limits for untrusted content, atomic writes.
 
-The contract. All reads of source files happen within `guard.decoding`, which turns the errors of decoders into
-refusals that name no path and no patient. All writes go through `atomic`, or through `private` where only the owner
-may read the file.
+All reads of source files run within `guard.decoding`, which converts the errors of decoders to refusals that name
+neither a path nor a patient. All writes use `atomic`, or `private` for files that only their owner may read.
 """

@@ -1,4 +1,4 @@
-"""Atomic writes: to a hidden file beside the path, which is renamed when it is complete."""
+"""Atomic writes: a hidden file next to the path is written, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ STALE_S = 24 * 3600.0
 
 
 def is_of_disk(error: BaseException) -> bool:
-    """Return whether an error means that nothing can be written here: full disk, quota, read-only file system."""
+    """Return whether an error means that the folder is not writable: full disk, quota, or read-only file system."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a hidden path to write to; its file replaces `path` when the block ends, and is removed on failure."""
+    """Return a context with a hidden path to write to.
+
+    That file replaces `path` at the end, or is removed on failure.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -50,9 +53,9 @@ def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
 
 
 def sweep_stale(folder: Path, names: re.Pattern[str]) -> None:
-    """Remove partial files of killed processes from a folder in which other processes may be writing.
+    """Remove partial files of killed processes from a folder to which other processes may be writing.
 
-    `names` matches the names of partial files; those that changed within `STALE_S` remain.
+    `names` matches the names of partial files; files that changed within the last `STALE_S` seconds are kept.
     """
     for left in folder.iterdir():
         with suppress(OSError):

@@ -1,4 +1,7 @@
-"""Data files named in a header: restricted to the header's folder, since a header could otherwise read any file."""
+"""Data files that a header names: only those in the folder of the header are read.
+
+Otherwise, a header could make medvit read any file.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ def named_beside(header: Path, name: str) -> Path:
     named = header.parent / name
     if not named.resolve().is_relative_to(header.parent.resolve()):
         raise UnsupportedError(
-            "the header names a data file outside its own folder; expected one beside it: move the two together"
+            "the header names a data file outside its own folder; expected both in the same folder: move them together"
         )
     if not named.is_file():
-        raise UnreadableError("the header names a data file that does not exist; copy it beside the header")
+        raise UnreadableError("the header names a data file that does not exist; copy it into the folder of the header")
     return named

@@ -17,9 +17,11 @@ def refusal(files: Sequence[Path], error: MedvitError) -> Refusal:
 
 
 def decoding(what: str) -> AbstractContextManager[None]:
-    """Convert any error of a decoder to one sentence about `what`; medvit's own errors pass unchanged.
+    """Return a context that converts any error of a decoder to one sentence about `what`.
 
-    Decoders quote paths and header values in errors and warnings; both may name a patient, so neither is passed on.
+    Medvit's errors are unchanged.
+
+    Decoders quote paths and header values in errors and warnings. Both may name a patient, so neither is passed on.
 
     Raises:
         UnreadableError: In place of any error that is not medvit's own.
@@ -29,7 +31,10 @@ def decoding(what: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Ignore all warnings within a block. Wrap loops over many small decodings: entering costs as much as a header."""
+    """Return a context in which all warnings are ignored.
+
+    Use it around loops over many small decodings, because entering it takes as long as reading a header.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

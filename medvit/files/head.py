@@ -1,4 +1,4 @@
-"""First bytes of a file, read once for all readers: most headers end within them."""
+"""First bytes of a file, read once for all readers, since most headers end within them."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def read_head(path: Path) -> FileHead:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file descriptor; opening a named pipe does not wait for a writer."""
+    """Open a file descriptor; unlike the usual way, opening a named pipe does not wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Limits on sizes in headers: declared sizes are checked against the bytes present before anything is allocated."""
+"""Limits for sizes declared in headers, which are compared with the bytes present before memory is allocated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1
 
 
 def is_uncompressed(transfer_syntax: str) -> bool:
-    """Return whether pixels in a DICOM transfer syntax, known or not, take the bytes that their header declares."""
+    """Return whether pixels in a DICOM transfer syntax are uncompressed, and so have the declared size."""
     return transfer_syntax in UNCOMPRESSED
 
 
@@ -37,7 +37,8 @@ def check_stored(claimed_bytes: int, held_bytes: int) -> None:
     """
     if claimed_bytes > held_bytes:
         raise UnreadableError(
-            f"the header declares {_size(claimed_bytes)} of pixels, the file holds {_size(held_bytes)}; it is cut short"
+            f"the header declares {_size(claimed_bytes)} of pixels, but the file contains {_size(held_bytes)}; the "
+            "file is truncated"
         )
 
 
@@ -49,30 +50,30 @@ def check_compressed(claimed_bytes: int, held_bytes: int) -> None:
     """
     if claimed_bytes > max(ALWAYS_ALLOWED_BYTES, MAX_DEFLATE_RATIO * held_bytes):
         raise UnreadableError(
-            f"the header declares {_size(claimed_bytes)} of pixels in a file of {_size(held_bytes)}; "
-            "no compression does that"
+            f"the header declares {_size(claimed_bytes)} of pixels in a file of {_size(held_bytes)}, which no "
+            "compression can achieve; the file is damaged"
         )
 
 
 class _Allowed:
-    """Limit of this process on what is decompressed at once; `engine.map_items` passes it to worker processes."""
+    """Limit, for this process, on the size of decompressed data; `engine.map_items` passes it to worker processes."""
 
     max_gib = MAX_VOLUME_GIB
 
 
 def allow_volumes(max_gib: float) -> None:
-    """Set how much is decompressed at once, in this process and its workers."""
+    """Set the largest size (GiB) to decompress at once, for this process and its workers."""
     _Allowed.max_gib = float(max_gib)
 
 
 def allowed_gib() -> float:
-    """Return how much may be decompressed at once, in GiB."""
+    """Return the largest size to decompress at once, in GiB."""
     return _Allowed.max_gib
 
 
 @contextmanager
 def allowing(max_gib: float) -> Iterator[None]:
-    """Set the limit within a block."""
+    """Return a context with another limit."""
     before = allowed_gib()
     allow_volumes(max_gib)
     try:
@@ -82,9 +83,9 @@ def allowing(max_gib: float) -> Iterator[None]:
 
 
 def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
-    """Check the size of what files decompress to at once: an image, a volume, an array.
+    """Check the size of data that is decompressed at once: an image, a volume, or an array.
 
-    Every reader calls this before it decodes what may take more memory than its file.
+    Every reader calls this function before it decodes data that may take more memory than its file.
 
     Raises:
         UnsupportedError: If it is larger than allowed, and more than `HONEST_RATIO` times as large as the files.
@@ -97,7 +98,7 @@ def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
 
 
 def check_volume(claimed_bytes: int, held_bytes: int) -> None:
-    """Check the size of what a codec covered by `check_compressed` decompresses at once.
+    """Check the size of data that a codec covered by `check_compressed` decompresses at once.
 
     Raises:
         UnreadableError: If no codec could have packed that much into the file.

@@ -1,4 +1,4 @@
-"""File locks between processes: the system releases them when a process ends, however it ends."""
+"""File locks between processes, which the system releases when a process ends for any reason."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _held: dict[tuple[int, int], str] = {}
 
 
 class LockedError(Exception):
-    """Another process holds the lock; the message names it."""
+    """Error that another process, which the message names, holds the lock."""
 
 
 @dataclass(frozen=True)
 class FileLock:
-    """Lock that is held until it is released or the process ends.
+    """Lock that is held until it is released, or until the process ends.
 
-    Not `flock`: forked children, such as the workers of a loader, would keep it after their parent was killed. The
-    holder must not open and close the file again, which releases the lock.
+    `flock` is not used, because forked children, such as the workers of a loader, would keep the lock after their
+    parent was killed. The process must not open and close the lock file again, which would release the lock.
     """
 
     descriptor: int
     inode: tuple[int, int]
 
     def release(self, *paths: Path) -> None:
-        """Release the lock and remove its file, which is at one of these paths, as its folder may have been renamed."""
+        """Release the lock and remove its file, which is at one of these paths, since its folder may be renamed."""
         with _GUARD:
             for path in paths:
                 if _inode(path) == self.inode:
@@ -47,7 +47,9 @@ class FileLock:
 
 
 def take(path: Path, purpose: str) -> FileLock:
-    """Take the lock of a file, creating it; on file systems without locks, other processes are not excluded.
+    """Acquire the lock of a file, creating the file.
+
+    On file systems without locks, other processes are not excluded.
 
     Raises:
         LockedError: If it is held.
@@ -79,7 +81,7 @@ def take(path: Path, purpose: str) -> FileLock:
 
 
 def wait_for(path: Path, purpose: str, *, timeout_s: float) -> FileLock:
-    """Take the lock of a file as soon as it is released.
+    """Acquire the lock of a file, waiting for its release for at most `timeout_s`.
 
     Raises:
         LockedError: If it is still held after that time.

@@ -1,4 +1,4 @@
-"""Files that only their owner may read: anything that names patients or their files is stored only in these."""
+"""Files that only their owner may read: everything that names patients or their files is stored in such files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and its contents readable only by their owner; links are left alone.
+    """Make a folder and its contents readable by the owner only; links are not changed.
 
     Raises:
         OSError: If one belongs to another user.

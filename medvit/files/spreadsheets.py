@@ -1,4 +1,4 @@
-"""CSV for spreadsheets: text that a spreadsheet would take for a formula is escaped."""
+"""CSV for spreadsheets, in which text that a spreadsheet would interpret as a formula is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV; a text that begins as a formula gets an apostrophe in front, numbers are unchanged."""
+    """Return a table as CSV; an apostrophe is put before a text that begins as a formula, numbers are unchanged."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -1,7 +1,7 @@
 """Phantoms: small synthetic images with labels, written as DICOM, NIfTI, PNG and whole slides.
 
-They exist to run and test the pipeline without patients. The same seed writes the same bytes. A phantom is a drawing:
-a number measured on it shows that the pipeline works, and nothing about patients.
+They serve to run and test the pipeline without patients. The same seed writes identical files. A phantom is a drawing:
+results on it show that the pipeline works, but nothing about performance on patients.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ OBLIQUE_EVERY = 4
 
 
 def write_ct_studies(folder: Path, num_studies: int, *, seed: int = 0) -> list[Path]:
-    """Write DICOM studies of a scout and a CT series each; return the study folders, one per patient."""
+    """Write DICOM studies, each with a scout and a CT series; return the study folders, one per patient."""
     studies = [folder / f"study-{number:03d}" for number in range(num_studies)]
     for number, study in enumerate(studies):
         subject = PhantomPatient(seed, number)
@@ -156,7 +156,10 @@ def write_slides(folder: Path, num_slides: int, *, seed: int = 0, shape: tuple[i
 
 
 def write_slide_studies(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
-    """Write the same slides as DICOM, a folder per slide with a file per level and a label; return the folders."""
+    """Write the slides of `write_slides` as DICOM: a folder per slide, with a file per level and a label.
+
+    Return the folders.
+    """
     folders = []
     for number in range(num_slides):
         label, phantom = _slide(seed, number)
@@ -171,7 +174,7 @@ def slide_labels(number: int, *, seed: int = 0) -> Array:
 
 
 def has_ink(number: int) -> bool:
-    """Whether a slide of `write_slides` has marker ink on it."""
+    """Return whether a slide of `write_slides` has marker ink on it."""
     return number % INKED_EVERY == INKED_EVERY - 1
 
 

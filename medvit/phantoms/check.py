@@ -1,4 +1,4 @@
-"""Reading back: label maps that were predicted for CT phantoms, each with the truth that was drawn."""
+"""Comparison of label maps predicted for CT phantoms with the true ones that were drawn."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SAME_PLACE_MM = 0.01
 
 
 def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Iterator[tuple[Path, Array, Array]]:
-    """Yield each NIfTI in a folder with truth and prediction (I, J, K) in RAS+, matched by their place in the patient.
+    """Yield each NIfTI in a folder with the true and the predicted label map (I, J, K) in RAS+, matched by position.
 
-    The truths are those of the first `num_studies` phantoms of a seed.
+    The true label maps are those of the first `num_studies` phantoms of a seed.
     """
     truths = [ct_labels(number, seed=seed) for number in range(num_studies)]
     for path in sorted(predictions.rglob("*.nii.gz")):

@@ -1,4 +1,4 @@
-"""Small synthetic CT of chest base and abdomen with labeled organs."""
+"""Small synthetic CT of the lower chest and abdomen with labeled organs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CtPhantom:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Volume in progress: world coordinates in mm of each voxel, HU painted so far, labels."""
+    """Volume being drawn: world coordinates of each voxel in mm, HU values, and labels."""
 
     generator: np.random.Generator
     points_mm: Float[Array, "i j k 3"]
@@ -65,8 +65,8 @@ class _Canvas:
 def ct(generator: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> CtPhantom:
     """Return one patient in the portal venous phase.
 
-    Liver, spleen and kidneys differ from adjacent tissue by 10 to 100 HU under noise of 18 to 34 HU, with streaks,
-    lesions, gas and vessels of similar density: a threshold does not segment it.
+    Liver, spleen and kidneys differ from adjacent tissue by 10 to 100 HU, with noise of 18 to 34 HU, streaks, lesions,
+    gas, and vessels of similar density, so that a threshold cannot segment them.
     """
     in_plane_mm, between_slices_mm = generator.uniform((6.2, 7.0), (7.2, 8.2))
     spacing = (in_plane_mm, in_plane_mm, between_slices_mm)

@@ -1,4 +1,4 @@
-"""Phantoms as DICOM: single-slice CT series, localizers, radiographs, retinal photographs, OCT volumes in one file."""
+"""Phantoms as DICOM: single-slice CT series, localizers, radiographs, retinal photographs, multi-frame OCT volumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCOUT = "Scout"
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """Synthetic patient and one study of theirs; unique by `seed`, `number` and `visit`, always the same."""
+    """Synthetic patient with one study, determined by `seed`, `number` and `visit`."""
 
     seed: int
     number: int
@@ -47,7 +47,7 @@ class PhantomPatient:
         return f"Phantom^{self.number:03d}"
 
     def uid(self, *parts: object) -> str:
-        """Return a DICOM UID of this subject in this study, drawn from the seed and a name."""
+        """Return a DICOM UID of this patient's study, derived from the seed and a name."""
         visit = [f"visit {self.visit}"] if self.visit else []
         return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *visit, *map(str, parts)]))
 
@@ -101,7 +101,7 @@ def write_radiograph(
 ) -> None:
     """Write one 12-bit chest radiograph as a DX image for presentation.
 
-    With `inverted`, the stored values are inverted and the image is MONOCHROME1, as from many detectors.
+    With `inverted`, the stored values are inverted and the image is MONOCHROME1, as with many detectors.
     """
     dataset = _study(subject, "DX", DigitalXRayImageStorageForPresentation, "CHEST PA", number=1, instance=1)
     dataset.ImageType = ["DERIVED", "PRIMARY", ""]

@@ -1,4 +1,4 @@
-"""Archives of very many DICOM instances with hardly any pixels, to measure how a scan scales."""
+"""Archives of very many DICOM instances with very few pixels, for measuring how the time of a scan grows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ROOT = "1.2.826.0.1.3680043.10.1561"
 
 
 def write_archive(folder: Path, *, num_series: int, num_slices: int) -> None:
-    """Write CT series of 4 x 4 pixels, a folder per series, each of its own patient; thousands of files per second.
+    """Write CT series of 4 x 4 pixels, with a folder and a patient per series; thousands of files per second.
 
-    All are copies of one template with bytes replaced where instances differ, so headers are complete.
+    All files are copies of one template, with bytes replaced where instances differ, so their headers are complete.
     """
     template = _template(folder)
     for series in range(num_series):
@@ -53,7 +53,7 @@ def _patched(content: bytes, what: str, number: int) -> bytes:
 
 
 def _text(what: str, number: int) -> str:
-    """Return an identifier or a position in mm; all of a kind have one length."""
+    """Return an identifier, or a position in mm, as text; all texts of the same kind have equal length."""
     if what == "patient":
         return f"PHANTOM-{number:08d}"
     if what == "place":

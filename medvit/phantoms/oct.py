@@ -1,4 +1,4 @@
-"""Synthetic OCT volume of the macula: layers, a fovea, vessels that cast shadows, and perhaps fluid."""
+"""Synthetic OCT volume of the macula: layers, a fovea, vessels that cast shadows, and fluid in some classes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class OctPhantom:
 def oct_volume(
     generator: np.random.Generator, label: str, shape: tuple[int, int, int] = SHAPE, side: str = "right"
 ) -> OctPhantom:
-    """Return one eye; `label` is one of `CLASSES`, `side` right or left: nerve fibers are thicker on the nasal side.
+    """Return one eye of class `label` (one of `CLASSES`) and `side` (right or left).
 
-    Noise is speckle, which grows with brightness; the retina is tilted and bent from eye to eye.
+    Nerve fibers are thicker on the nasal side. Noise is speckle, which grows with brightness. Tilt and curvature of the
+    retina differ between eyes.
     """
     frames, rows, columns = shape
     y, x = np.meshgrid(np.linspace(-1, 1, frames), np.linspace(-1, 1, columns), indexing="ij")
@@ -85,7 +86,7 @@ def _pocket(draw: np.random.Generator, y: Float[Array, "f c"], x: Float[Array, "
 
 
 def _shadows(draw: np.random.Generator, shape: tuple[int, ...]) -> Float[Array, "f c"]:
-    """Return the share of light that passes the vessels, which run across the B-scans."""
+    """Return the fraction of light that passes the vessels, which run across the B-scans."""
     frames, columns = shape
     passed = np.ones(shape)
     for _ in range(5):

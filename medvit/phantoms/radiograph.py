@@ -13,10 +13,10 @@ RIB_GAP = 0.145
 
 
 def radiograph(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt16[Array, "h w"]:
-    """Return one 12-bit posteroanterior view, dense bright; `label` is one of `CLASSES`.
+    """Return one 12-bit posteroanterior view in which dense tissue is bright; `label` is one of `CLASSES`.
 
-    An opacity is a cloud without sharp borders in one lung, as in pneumonia, faint in some. Lungs differ in size,
-    density and vessels, and images in brightness.
+    An opacity is a cloud without sharp borders in one lung, as in pneumonia; some are faint. Images differ in lung
+    size, lung density, vessels and brightness.
     """
     y, x = np.mgrid[0:size, 0:size] / (size - 1) * 2 - 1
     x = x + generator.normal(0, 0.05)

@@ -1,9 +1,10 @@
-"""Synthetic slide of tissue stained with hematoxylin and eosin, of two classes, some with marker ink.
+"""Synthetic slide of tissue stained with hematoxylin and eosin, in two classes, some slides with marker ink.
 
-Classes overlap, as in tissue. A tumor takes a varying part of the tissue, and its nuclei are larger, denser and more
-varied than normal ones by a grade that differs from patient to patient. Both classes have aggregates of lymphocytes,
-small and dark, and areas of reactive nuclei, somewhat large. Each slide has its own stain, thickness and light, so that
-its mean color is hardly related to its class. Stains mix in optical density (Ruifrok and Johnston, 2001).
+The classes overlap, as in real tissue. A tumor occupies a varying part of the tissue. Its nuclei are larger, denser and
+more varied than normal nuclei, to a degree (grade) that differs between patients. Both classes have aggregates of
+lymphocytes, with small dark nuclei, and areas of reactive, slightly enlarged nuclei. Stain, thickness and light differ
+between slides, so the mean color is hardly related to the class. Stains mix in optical density (Ruifrok and Johnston,
+2001).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def slide(
 ) -> SlidePhantom:
     """Return one slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`.
 
-    `grade` is that of a tumor: 0 draws its nuclei as normal ones.
+    `grade` is the grade of the tumor; 0 draws its nuclei like normal ones.
     """
     coarse = (shape[0] // COARSE, shape[1] // COARSE)
     labels = _regions(generator, label, coarse)
@@ -102,7 +103,10 @@ def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[U
 
 
 def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MPP) -> None:
-    """Write a pyramidal TIFF of JPEG tiles that OpenSlide opens; without `mpp`, it has no scale."""
+    """Write a pyramidal TIFF with JPEG tiles, which OpenSlide can open.
+
+    Without `mpp`, the file states no pixel size.
+    """
     import tifffile
 
     scale: dict[str, Any] = {} if mpp is None else {"resolutionunit": CENTIMETER}
@@ -164,7 +168,10 @@ def _stained(
 def _cells(
     generator: np.random.Generator, labels: UInt8[Array, "g f"], grade: float
 ) -> Iterator[tuple[Nuclei, Bool[Array, "g f"]]]:
-    """Yield kinds of cells with where they are, in slides of both classes drawn alike but for the tumor."""
+    """Yield the kinds of cells with a mask of their positions.
+
+    Both classes are drawn in the same way except for the tumor.
+    """
     cellularity, size = generator.uniform(0.7, 1.6), generator.uniform(0.92, 1.08)
     reactive = _blob(generator, labels.shape, generator.uniform(*NEST)) & (labels == 1)
     yield _scaled(NORMAL, cellularity, size), (labels == 1) & ~reactive

@@ -1,9 +1,9 @@
-"""MLflow tracking: parameters, metrics, pictures and the lineage of a stage.
+"""MLflow tracking: parameters, metrics, figures and the lineage of a stage.
 
-The contract. A stage calls its `Tracker`, whose calls only append to a journal in the folder of the run. A thread sends
-the journal to MLflow, so that a slow or missing store neither delays nor stops the work. Records that could not be sent
-by the end of the run remain in the journal, and `medvit sync` sends them later. With tracking off, the same calls do
-nothing. MLflow is imported nowhere else.
+A stage calls its `Tracker`, whose calls only append to a journal in the folder of the run. A thread sends the journal
+to MLflow, so a slow or missing store neither delays nor stops the work. Records that could not be sent by the end of
+the run remain in the journal, and `medvit sync` sends them later. If tracking is off, the same calls do nothing. MLflow
+is imported nowhere else.
 """
 
 from medvit.tracking.journal import FOLDER

@@ -1,7 +1,7 @@
-"""Journal of a run: its records, in its folder, until a store has received them.
+"""Journal of a run: its records, stored in the folder of the run until a store has received them.
 
-A line is one record, in JSON. Pictures and texts, and files from elsewhere, are stored beside it; files of the run's
-folder are named by their place in it. A separate file records how much a store has received.
+Each line is one record, in JSON. Figures and texts, and files from other folders, are stored next to the journal; files
+in the run's folder are named by their path in it. A separate file records how much a store has received.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """Store of a journal, and how many bytes of it that store has received; files and records separately."""
+    """Store to which a journal is sent, and how many bytes of it the store has received, for files and for records."""
 
     uri: str
     experiment: str
@@ -66,24 +66,24 @@ class Journal:
 
     @contextmanager
     def moving_to(self, folder: Path) -> Iterator[None]:
-        """Keep the journal while the run's folder is renamed."""
+        """Return a context in which the run's folder is renamed while the journal remains open."""
         with self.lock:
             yield
             self.folder = folder
 
     def begin(self, stage: str, uri: str, experiment: str) -> None:
-        """Begin or continue a run in a store."""
+        """Begin a run in a store, or continue it."""
         self.append("run", stage=stage, key=self.key, uri=uri, experiment=experiment)
 
     def target(self) -> tuple[str, str]:
-        """Return the URI of the store and the experiment that it was last written for.
+        """Return the URI of the store and the experiment that the journal was last written for.
 
         Raises:
             TrackingError: If it holds no run.
         """
         runs = [record for record, _, _ in self.read(0) if record["kind"] == "run"]
         if not runs:
-            raise TrackingError(f"{self.place} holds no record of a run; remove it")
+            raise TrackingError(f"{self.place} contains no record of a run; remove the file")
         return str(runs[-1]["uri"]), str(runs[-1]["experiment"])
 
     def append(self, kind: str, **content: Any) -> None:
@@ -94,13 +94,13 @@ class Journal:
             self._stream.flush()
 
     def keep(self, name: str) -> Path:
-        """Return the path for a file stored beside the journal."""
+        """Return the path for a file to store next to the journal."""
         path = self.place / FILES / str(self.size) / Path(name).name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def add_file(self, path: Path, folder: str) -> None:
-        """Record a file, or a folder of files; one outside the run's folder is copied."""
+        """Record a file, or all files of a folder; a file outside the run's folder is copied."""
         path, home = path.absolute(), self.folder.absolute()
         if path.is_relative_to(home):
             self.append("file", path=path.relative_to(home).as_posix(), folder=folder)
@@ -113,7 +113,7 @@ class Journal:
         self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
 
     def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
-        """Yield records, or those for files, from a byte on, each with the bytes where it begins and ends."""
+        """Yield records (or only those of files) from byte `start` on, each with its first and last byte position."""
         with self.lock:
             stream = (self.place / LINES).open("rb")
         with stream:
@@ -126,7 +126,7 @@ class Journal:
                     yield json.loads(line), start - len(line), start
 
     def state(self) -> State | None:
-        """Return what a store has received; None before its first answer."""
+        """Return the state of sending; None before the store has answered for the first time."""
         path = self.place / STATE
         if not path.is_file():
             return None
@@ -144,21 +144,21 @@ class Journal:
             return self.folder / str(record["path"])
 
     def status(self) -> str | None:
-        """Return how the run ended that wrote last; None if it was killed."""
+        """Return the final status of the last process that wrote to the journal; None if that process was killed."""
         ends = [record.get("status") for record, _, _ in self.read(0) if record["kind"] in ("run", "status")]
         return ends[-1] if ends else None
 
     def close(self) -> None:
-        """Close its file."""
+        """Close the file of the journal."""
         self._stream.close()
 
     def remove(self) -> None:
-        """Remove the journal: a store has received all of it."""
+        """Remove the journal, because a store has received all of it."""
         self.close()
         shutil.rmtree(self.place, ignore_errors=True)
 
     def _end_whole(self) -> None:
-        """Remove an incomplete last line of a killed process."""
+        """Remove an incomplete last line, left by a killed process."""
         path = self.place / LINES
         if path.is_file():
             content = path.read_bytes()

@@ -12,11 +12,11 @@ _ESCAPE = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 
 
 def mlflow_name(name: str) -> str:
-    """Return the name with each character that MLflow refuses as `_xHHHH_`, its number in Unicode.
+    """Return a name in which each character that MLflow refuses is replaced by `_xHHHH_`, its Unicode number.
 
-    This is the escape of Office Open XML (ECMA-376 part 1, 22.9.2.19). MLflow treats names as paths, so a slash at
-    either end or next to another, and the parts `.` and `..`, are escaped too. A name that is too long is truncated,
-    with a digest of the whole at its end.
+    This is the escape sequence of Office Open XML (ECMA-376 part 1, 22.9.2.19). MLflow treats names as paths, so a
+    slash at either end or next to another slash, and the parts `.` and `..`, are escaped too. A name that is too long
+    is truncated and ends with a digest of the whole name.
     """
     text = _ESCAPE.sub("_x005F_", name)
     text = "".join(one if one.isalnum() or one in "_-./ " else _escaped(one) for one in text)

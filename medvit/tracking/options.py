@@ -18,8 +18,8 @@ SQLITE = "sqlite:///"
 def _without_password(uri: str) -> str:
     if urlsplit(uri).password:
         raise ValueError(
-            "the URI holds a password, which would be written into configs and runs; "
-            "give it in the environment, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "the URI contains a password, which would be written into configs and runs; set it in the environment "
+            "variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return uri
 
@@ -48,13 +48,13 @@ def database(config: TrackingConfig) -> Path | None:
 def sqlite_file(uri: str) -> Path | None:
     """Return the SQLite file that a tracking URI names.
 
-    None for another store, or if the URI has SQLite options.
+    The result is None for other stores, and if the URI has SQLite options.
     """
     name = uri.removeprefix(SQLITE)
     return Path(name) if uri.startswith(SQLITE) and not name.startswith("file:") else None
 
 
 def absolute(uri: str) -> str:
-    """Return a tracking URI for the same store that is independent of the current folder."""
+    """Return a tracking URI of the same store that does not depend on the current folder."""
     path = sqlite_file(uri)
     return uri if path is None else SQLITE + str(path.absolute())

@@ -16,7 +16,7 @@ MAX_RUNS = 50_000
 
 
 def holds_runs(file: Path, *, besides: str | None) -> bool:
-    """Return whether an SQLite store holds any run but one; true if it is not a database of MLflow."""
+    """Return whether an SQLite store contains a run other than `besides`; True if it is not an MLflow database."""
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
             found = connection.execute("SELECT 1 FROM runs WHERE run_uuid IS NOT ? LIMIT 1", (besides,)).fetchone()
@@ -26,7 +26,7 @@ def holds_runs(file: Path, *, besides: str | None) -> bool:
 
 
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a store, each with its place; artifacts are downloaded into `folder`.
+    """Yield all texts of a store, each with its location; artifacts are downloaded into `folder`.
 
     Raises:
         TrackingError: If the store cannot be reached.

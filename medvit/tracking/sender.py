@@ -46,11 +46,11 @@ def import_client() -> type[MlflowClient]:
 
 
 class StopSendingError(Exception):
-    """The journal no longer belongs to this sender."""
+    """Error raised when the journal no longer belongs to this sender."""
 
 
 class Sender:
-    """Sender of one journal to one store; `is_current` returns whether it still owns the journal."""
+    """Sender of one journal to one store; `is_current` returns whether the sender still owns the journal."""
 
     def __init__(
         self, journal: Journal, uri: str, experiment: str, is_current: Callable[[], bool] = lambda: True
@@ -63,11 +63,11 @@ class Sender:
 
     @property
     def run_id(self) -> str | None:
-        """Name of the run in the store; None before the store has answered."""
+        """ID of the run in the store; None before the store has answered."""
         return self._state.run_id
 
     def connect(self) -> None:
-        """Find the run of the journal in the store, or create it there; do nothing if that is done.
+        """Find the run of the journal in the store, or create it there; do nothing if already connected.
 
         Raises:
             Exception: Of any kind that the store raises.
@@ -83,7 +83,7 @@ class Sender:
         self._client = client
 
     def send(self) -> bool:
-        """Send records that the store has not received; return whether it now has all.
+        """Send the records that the store has not received; return whether the store then has all records.
 
         Raises:
             Exception: Of any kind that the store raises; records sent before are not sent again.
@@ -106,7 +106,7 @@ class Sender:
         return self._client
 
     def _found(self, client: MlflowClient) -> State | None:
-        """Return the run that the journal began with, if it exists in this store and is not deleted."""
+        """Return the run that the journal began with, if that run exists in this store and is not deleted."""
         from mlflow.exceptions import MlflowException
 
         state = self.journal.state()
@@ -195,7 +195,7 @@ class Sender:
             log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
 
     def _send_files(self) -> None:
-        """Send files; those that the store could not receive are retried the next time, and delay no record."""
+        """Send files; files that the store could not receive are retried later and delay no other record."""
         failed: list[Exception] = []
         for start in self._state.postponed:
             record, _, _ = next(self.journal.read(start, files=True))
@@ -210,7 +210,10 @@ class Sender:
             raise failed[0]
 
     def _has_sent(self, record: Record, failed: list[Exception]) -> bool:
-        """Return whether the store received a file, or never will; after one it could not receive, others wait too."""
+        """Return whether the store received a file, or will never accept it.
+
+        After a file that could not be received, the others wait too.
+        """
         if failed:
             return False
         path = self.journal.path_of(record)
@@ -235,7 +238,7 @@ class Sender:
         send(self._state.run_id, str(path), folder or None)
 
     def _pass_over_missing(self, path: Path) -> None:
-        log.warning("MLflow gets no %s: it is no longer in %s", path.name, path.parent)
+        log.warning("MLflow does not receive %s: the file is no longer in %s", path.name, path.parent)
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
@@ -256,21 +259,21 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
             found = client.get_experiment_by_name(name)  # another run has created it meanwhile
     if found.lifecycle_stage != "active":
         raise TrackingError(
-            f"the experiment {name!r} was deleted there; restore it with "
+            f"the experiment {name!r} was deleted in the MLflow store; restore it with "
             f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or set tracking.experiment"
         )
     return str(found.experiment_id)
 
 
 def _artifact_folder(uri: str) -> str | None:
-    """Return the artifact folder beside an SQLite file; a server or a folder store chooses its own."""
+    """Return the artifact folder next to an SQLite file; None for other stores, which choose it themselves."""
     database = sqlite_file(uri)
     return None if database is None else (database.parent / ARTIFACTS).as_uri()
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Lock under which one process at a time creates the tables of an SQLite store: two at once both fail."""
+    """Return a context with a lock, so that only one process at a time creates the tables of an SQLite store."""
     database = sqlite_file(uri)
     if database is None:
         yield

@@ -1,4 +1,4 @@
-"""Later sending of records that a store could not receive during the run."""
+"""Later sending of records that a store could not receive during a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medvit.tracking.sender import Sender, first_line
 
 @dataclass(frozen=True)
 class Sent:
-    """Outcome of sending a journal: the store, and the run's name there."""
+    """Result of sending a journal: the store, and the ID of the run in it."""
 
     uri: str
     run_id: str
 
 
 def journals(folder: Path) -> Iterator[Path]:
-    """Return folders of runs with a journal: a folder itself and those below it, in order."""
+    """Yield the folders of runs with a journal: a folder itself and those below it, in order."""
     yield from sorted(path.parent.parent for path in folder.rglob(f"{FOLDER}/{LINES}"))
 
 
@@ -54,11 +54,11 @@ def send(folder: Path, uri: str | None = None) -> Sent:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which the run itself holds while in progress."""
+    """Return a context that holds the lock of a run's folder, which the run itself holds while in progress."""
     try:
         lock = take(folder / LOCK, "medvit sync")
     except LockedError as error:
-        raise TrackingError(f"{error} is working there; its record is sent by that run itself") from None
+        raise TrackingError(f"{error} is working in this folder; that run sends its records itself") from None
     except OSError as error:
         raise TrackingError(f"it cannot be written ({error.strerror})") from None
     try:

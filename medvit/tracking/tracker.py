@@ -1,4 +1,4 @@
-"""Trackers: records of a stage, which never waits for a store."""
+"""Trackers: they record what a stage does, without ever waiting for a store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RETRY_S, MAX_RETRY_S = 2.0, 60.0
 
 
 class Tracker:
-    """Tracker that records nothing; it defines the calls of every tracker."""
+    """Tracker that records nothing, and defines the calls of every tracker."""
 
     run_id: str | None = None
     """Name of the run in MLflow; None if unknown."""
@@ -57,7 +57,7 @@ class Tracker:
         """Record the dataset that the run reads, by its digest."""
 
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
-        """Context for renaming the run's folder."""
+        """Return a context in which the run's folder is renamed."""
         return nullcontext()
 
     def finish(self, status: str) -> None:
@@ -65,11 +65,11 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Tracker that writes a journal in the run's folder, which a thread sends to an MLflow store.
+    """Tracker that writes a journal in the run's folder; a thread sends the journal to an MLflow store.
 
-    Waits for the store at the start, to get the run's name, and at the end, each `patience_s` at most. A store
-    that fails causes only one warning: the thread retries, and if records remain at the end, the command to send them
-    is logged.
+    It waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s` each time. A
+    store that fails causes only one warning: the thread retries, and if records remain at the end, the command to send
+    them is logged.
     """
 
     wants_pictures = True
@@ -90,7 +90,7 @@ class MlflowTracker(Tracker):
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
-        """Name of the run in MLflow; None before the store has answered."""
+        """ID of the run in MLflow; None before the store has answered."""
         return self._sender.run_id
 
     def params(self, tree: Tree) -> None:
@@ -139,8 +139,8 @@ class MlflowTracker(Tracker):
         is_complete = self._ended.is_set() and self._is_complete
         if not is_complete:
             log.warning(
-                "MLflow at %s has not received all records of this run; the rest is kept, send it with: medvit "
-                "sync runs=%s",
+                "MLflow at %s has not received all records of this run; the remaining ones are kept, send them with: "
+                "medvit sync runs=%s",
                 self._config.uri,
                 self._journal.folder,
             )
@@ -164,10 +164,12 @@ class MlflowTracker(Tracker):
         try:
             yield
         except OSError as error:  # as on a full disk, which the work itself will report
-            log.warning("MLflow gets no %s: %s cannot be written (%s)", what, self._journal.place, error.strerror)
+            log.warning(
+                "MLflow does not receive %s: %s cannot be written (%s)", what, self._journal.place, error.strerror
+            )
 
     def _wait_for_end(self) -> None:
-        """Wait until all is sent or an attempt has failed, but not for a call that has been silent for too long."""
+        """Wait until all records are sent or an attempt has failed; do not wait long for a call without an answer."""
         patience_s = self._config.patience_s
         end = time.monotonic() + patience_s
         while not self._ended.wait(0.02):
@@ -200,7 +202,7 @@ class MlflowTracker(Tracker):
             delay_s = min(2 * delay_s, MAX_RETRY_S) if has_failed else RETRY_S
 
     def _rest(self, delay_s: float, has_failed: bool) -> None:
-        """Wait for records, and to collect more of them; after a failure, for some time in any case."""
+        """Wait for records, and collect more of them before sending; after a failure, always wait for some time."""
         if has_failed:
             self._hurry.wait(delay_s)
         else:
@@ -211,7 +213,7 @@ class MlflowTracker(Tracker):
         if not self._is_warned and not self._is_given_up:
             self._is_warned = True
             log.warning(
-                "MLflow at %s cannot be used (%s); the work continues, its records wait in %s",
+                "MLflow at %s cannot be used (%s); the work continues, and its records are kept in %s",
                 self._config.uri,
                 reason,
                 self._journal.place,

@@ -16,14 +16,14 @@ from medvit.writers.optional import LACKS, write_optional
 
 @dataclass(frozen=True)
 class Outputs:
-    """Writers, and whether a person chose them: then each that does not apply is reported."""
+    """Chosen writers; if a user named them, each writer that does not apply to a result is reported."""
 
     writers: tuple[ResultWriter[Any], ...]
     are_chosen: bool = False
 
     @classmethod
     def of(cls, names: Sequence[str] | None, task: str) -> Self:
-        """Return the writers of some names; if unset, all for models of a task.
+        """Return the writers with these names; if `names` is unset, all writers for models of a task.
 
         Raises:
             ConfigError: If one of them is for other models.
@@ -35,8 +35,8 @@ class Outputs:
             if task not in one.tasks:
                 fitting = ", ".join(other.name for other in writers() if task in other.tasks)
                 raise ConfigError(
-                    f"outputs names {one.name}, a writer for {' and '.join(one.tasks)} models; this is a {task} model, "
-                    f"for which there are {fitting}"
+                    f"outputs contains {one.name}, a writer for {' and '.join(one.tasks)} models; this is a {task} "
+                    f"model, for which these writers exist: {fitting}"
                 )
         return cls(chosen, are_chosen=True)
 
@@ -48,7 +48,7 @@ class Outputs:
     def write(self, context: ImageContext | SlideContext, folder: Path) -> list[str]:
         """Write a result into a folder; return the notes of the writers, and why an output is missing.
 
-        A writer that fails loses only its own files.
+        If a writer fails, only its own files are missing.
 
         Raises:
             OutputError: If nothing can be written, as on a full disk.

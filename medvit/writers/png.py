@@ -1,4 +1,4 @@
-"""Mask of an image as PNG, a grayscale picture whose values are the classes."""
+"""Mask of an image as PNG: a grayscale image whose pixel values are the classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.writers import ImageContext, ModelTask
 
 
 def write_png(path: Path, mask: Int[Array, "h w"]) -> None:
-    """Write a label map as a grayscale picture: pixel value = class index."""
+    """Write a label map as a grayscale image, whose pixel value is the class index."""
     from PIL import Image as Picture
 
     Picture.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)).save(path)

@@ -58,7 +58,7 @@ def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
 
 @dataclass(frozen=True)
 class PreviewPlane:
-    """Plane, plain and with the classes in color; `width_to_height` is its aspect ratio in the body, not in pixels."""
+    """Plane without and with the classes in color; `width_to_height` is its aspect ratio in mm, not in pixels."""
 
     bare: UInt8[Array, "h w 3"]
     colored: UInt8[Array, "h w 3"]
@@ -88,10 +88,10 @@ def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
 
 
 def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
-    """Return where the slices cross: along each axis, the most central of those that show most of all classes.
+    """Return where the slices cross: on each axis, the most central slice among those that show most classes.
 
-    The middle of the volume if nothing was found. A class counts by the root of its area, so that small ones are
-    shown beside large ones.
+    If nothing was found, this is the middle of the volume. A class counts by the square root of its area, so that small
+    classes are shown in addition to large ones.
     """
     found = np.nonzero(mask)
     if not found[0].size:
@@ -122,11 +122,11 @@ class PreviewWriter:
     tasks: Sequence[ModelTask] = ("classification", "segmentation", "slide")
 
     def applies(self, item: Item, prediction: Prediction | SlideFinding) -> bool:
-        """Return True: it always applies."""
+        """Return True, because the format applies to every image and slide."""
         return True
 
     def write(self, context: ImageContext | SlideContext, folder: Path) -> Sequence[str]:
-        """Write the picture."""
+        """Write the preview image."""
         path = context.path(folder, "preview", ".png")
         if isinstance(context, SlideContext):
             write_slide_preview(path, context.slide, context.prediction)

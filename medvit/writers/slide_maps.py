@@ -25,7 +25,7 @@ class SlideFinding:
 
     @property
     def side(self) -> float:
-        """Pixels of level 0 along the side of a tile."""
+        """Side of a tile in pixels of level 0."""
         return self.grid.side(self.mpp)
 
     def top(self, count: int) -> Int[Array, "k"]:
@@ -46,10 +46,10 @@ class SlideFinding:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Value of each cell (rows, columns) of a slide, NaN without a tile.
+    """Value of each cell (rows, columns) of a slide; NaN where there is no tile.
 
-    Cells are squares of `cell` pixels of level 0 that start at its origin; `mpp` is that of level 0. Where tiles
-    overlap, a cell has their mean.
+    Cells are squares of `cell` pixels of level 0 that start at the origin of level 0, whose pixel size is `mpp`. If
+    tiles overlap, a cell has their mean.
     """
 
     values: Float[Array, "r c"]
@@ -58,13 +58,13 @@ class HeatMap:
 
 
 def attention_map(finding: SlideFinding) -> HeatMap:
-    """Attention as ranks: for each tile the share of tiles with less attention, or the same and before it."""
+    """Return attention as ranks: for each tile, the fraction of tiles with less attention (ties by order)."""
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
     return _map(finding, (order + 1) / len(order))
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
-    """Return the probability of a class for each tile by itself."""
+    """Return the probability of a class for each tile as a bag of one tile."""
     return _map(finding, finding.reading.scores[:, label])
 
 

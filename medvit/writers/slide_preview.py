@@ -24,9 +24,9 @@ GAP = 8
 
 
 def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None:
-    """Write a PNG: the slide plain, under its attention and under each class map; below, the top tiles.
+    """Write a PNG: the slide without overlay, with attention and with each class map, and below, the top tiles.
 
-    Each part has its caption below.
+    Each part has a caption below it.
     """
     from PIL import Image as Picture
 
@@ -55,7 +55,7 @@ def overlaid(bare: UInt8[Array, "h w 3"], heat: HeatMap, finding: SlideFinding, 
 
 
 def top_tiles(slide: Slide, finding: SlideFinding, count: int = NUM_TOP) -> list[tuple[UInt8[Array, "h w 3"], int]]:
-    """Return the tiles with the most attention as pictures, and their places in the grid."""
+    """Return the tiles with the most attention as images, and their positions in the grid."""
     from PIL import Image as Picture
 
     found = []

@@ -44,9 +44,9 @@ MADE_UP = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfR
 class Sources:
     """Headers of the files of a series that a result can refer to, in the order of the files.
 
-    `affine` maps (column, row, slice) to RAS+ mm; a 2D image has none. `made_up` names identifiers that are missing in
-    the files. For one multi-frame instance, its header is reduced to the frames of the volume, in their order; `frames`
-    are their numbers in the file, from 0. `notes` are for readers of the result.
+    `affine` maps (column, row, slice) to RAS+ mm; it is None for a 2D image. `made_up` names the identifiers that the
+    files lack. For one multi-frame instance, the header is reduced to the frames of the volume, in their order;
+    `frames` are their numbers in the file, from 0. `notes` are for readers of the result.
     """
 
     headers: tuple[Dataset, ...] = field(repr=False)
@@ -59,9 +59,9 @@ class Sources:
 def read_sources(item: Item) -> Sources:
     """Return the headers of a series without pixels.
 
-    They are completed with what a DICOM object that refers to them needs. Empty identifiers are taken from the file
-    meta information, or else derived from the present ones, the same at every call; nothing that a viewer would show is
-    made up.
+    Headers are completed with what an object that refers to them requires. Empty identifiers are taken from the file
+    meta information, or else derived from the identifiers that exist, with the same result at every call. No value that
+    a viewer would show is made up.
 
     Raises:
         UnreadableError: If a header cannot be read or lacks the identifiers of its instance.
@@ -94,11 +94,12 @@ def read_sources(item: Item) -> Sources:
 
 def _check_frames(headers: Sequence[Dataset]) -> None:
     if len(headers) > 1:
-        raise UnsupportedError(f"the slices are frames of {len(headers)} instances; a segmentation refers to one")
-    if PER_FRAME not in headers[0]:
         raise UnsupportedError(
-            "the slices are not frames with functional groups, which a segmentation needs to refer to"
+            f"the slices are frames of {len(headers)} instances; a segmentation can refer to only one multi-frame "
+            "instance"
         )
+    if PER_FRAME not in headers[0]:
+        raise UnsupportedError("the slices are not frames with functional groups, which a segmentation requires")
 
 
 def _align(headers: Sequence[Dataset]) -> None:
@@ -123,11 +124,14 @@ def _share(header: Dataset, keyword: str) -> None:
 
 
 def _check_one(headers: Sequence[Dataset]) -> None:
-    """Check that headers are of one study, series and frame of reference, as an object requires."""
+    """Check that all headers belong to one study, series and frame of reference, as a DICOM object requires."""
     for keyword, what in MADE_UP.items():
         num_found = len({str(header.get(keyword) or "") for header in headers})
         if num_found > 1:
-            raise UnsupportedError(f"its slices name {num_found} values of {keyword}; an object belongs to one {what}")
+            raise UnsupportedError(
+                f"the slices have {num_found} different values of {keyword}; a DICOM object can belong to only one "
+                f"{what}"
+            )
 
 
 def _keep_frames(header: Dataset, frames: Sequence[int]) -> None:
@@ -162,7 +166,7 @@ def _complete_instance(header: Dataset) -> None:
 
 
 def _modernize(header: Dataset) -> None:
-    """Return dates and times in the ACR-NEMA form, 1997.04.24 and 10:52:34, in DICOM form (PS3.5 sec. 6.2)."""
+    """Convert dates and times in ACR-NEMA form, such as 1997.04.24 and 10:52:34, to DICOM form (PS3.5 sec. 6.2)."""
     for keyword, separator in (("StudyDate", "."), ("PatientBirthDate", "."), ("StudyTime", ":")):
         if keyword in header:
             setattr(header, keyword, str(header[keyword].value or "").replace(separator, ""))
@@ -171,7 +175,7 @@ def _modernize(header: Dataset) -> None:
 def _drop_invalid(header: Dataset) -> None:
     """Remove copied values that violate their value representation.
 
-    Name and ID are kept in any case: a result must not lose its patient.
+    Name and ID are always kept, because a result must not lose its patient.
     """
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
