@@ -43,5 +43,5 @@ def test_likeness_is_one_of_heads_that_look_at_the_same():
 
 
 def test_a_transformer_without_a_class_token_is_refused():
-    with pytest.raises(DataError, match="need a class token"):
+    with pytest.raises(DataError, match="require a class token"):
         head_maps(vit(class_token=False), torch.randn(1, 3, 16, 16))

@@ -136,7 +136,7 @@ def test_a_side_that_is_not_whole_patches_is_refused():
 
 @pytest.mark.parametrize(("shape", "channels"), [((16, 16, 16), 1), ((16, 16), 3)])
 def test_pixels_of_another_rank_or_number_of_channels_are_refused(shape, channels):
-    with pytest.raises(DataError, match=rf"with {channels} channels; the backbone takes 2D with 1"):
+    with pytest.raises(DataError, match=rf"with {channels} channels; the backbone expects 2D images with 1"):
         small()(torch.randn(1, channels, *shape))
 
 
@@ -156,7 +156,7 @@ def test_an_image_smaller_than_a_patch_defines_no_positions():
 
 
 def test_a_head_too_narrow_to_turn_along_three_axes_is_refused():
-    with pytest.raises(ConfigError, match="width / heads is 4, expected an even number from 6"):
+    with pytest.raises(ConfigError, match="backbone\.heads is 4, expected an even number of at least 6"):
         VitConfig(ndim=3, positions="rope", width=8, heads=2).build()
 
 

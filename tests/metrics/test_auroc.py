@@ -55,5 +55,5 @@ def test_auroc_of_one_class_is_undefined():
 
 
 def test_probabilities_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="AUROC needs finite probabilities"):
+    with pytest.raises(ValueError, match="AUROC requires finite probabilities"):
         mean_auroc(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]))

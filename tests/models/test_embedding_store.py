@@ -59,7 +59,7 @@ def test_a_damaged_file_counts_as_none_and_is_told(store, harm, caplog):
     path = store.path("slide")
     path.write_bytes(harm(path.read_bytes()))
     assert store.get("slide", 10) is None
-    assert "is damaged and is written again" in caplog.text
+    assert "is damaged; the embeddings are computed again" in caplog.text
 
 
 def test_a_file_cut_while_it_is_read_is_told(store):

@@ -118,5 +118,5 @@ def test_if_all_slides_fail_the_first_reason_is_told(tmp_path):
 
 def test_a_backbone_of_volumes_is_refused():
     backbone = VitConfig(ndim=3, channels=1, patch_size=8, width=12, depth=1, heads=2).build()
-    with pytest.raises(DataError, match="the backbone takes volumes"):
+    with pytest.raises(DataError, match="the backbone is for volumes"):
         Embedder(backbone, CHAIN, "class_mean")

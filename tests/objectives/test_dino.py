@@ -149,7 +149,7 @@ def test_a_published_head_is_taken_whatever_its_prototypes_are_called(tmp_path, 
     ours = ProjectionConfig(**head, weights=str(tmp_path / "head.pth")).build(32)
     tokens = torch.randn(4, 32)
     torch.testing.assert_close(ours(tokens), theirs(tokens), atol=1e-6, rtol=0)
-    with pytest.raises(CheckpointError, match="does not hold a head with these options"):
+    with pytest.raises(CheckpointError, match="does not contain a head with these options"):
         ProjectionConfig(**head, weights=str(tmp_path / "head.pth")).build(48)
 
 

@@ -85,5 +85,5 @@ def test_a_projector_of_another_backbone_is_refused(make, tmp_path):
     objective = make("lejepa", projector=PROJECTOR_OPTIONS)
     write_weights(tmp_path / PROJECTOR, objective.projector.state_dict())
     other = make("lejepa", backbone={"width": 16}, projector=PROJECTOR_OPTIONS).backbone
-    with pytest.raises(CheckpointError, match="does not hold a projector with these options"):
+    with pytest.raises(CheckpointError, match="does not contain a projector with these options"):
         LeJepaConfig.parse({}).continued(tmp_path).build(other)

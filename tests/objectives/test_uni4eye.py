@@ -41,7 +41,7 @@ def test_the_ranks_share_all_but_their_embedding_whichever_is_handed_on(make, nd
 
 
 def test_learned_positions_cannot_be_shared(make):
-    with pytest.raises(ConfigError, match="supports only one rank"):
+    with pytest.raises(ConfigError, match="supports only 2D or only 3D"):
         make("uni4eye", backbone={"positions": "learned", "image_size": 16}, **DECODER)
 
 

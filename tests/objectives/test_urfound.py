@@ -120,7 +120,7 @@ def test_images_without_a_word_are_refused_after_some_batches(objective):
     views = Views(planted(2)[0].crops)
     for _ in range(PATIENCE - 1):
         assert float(objective(views, 0.0).terms["words"]) == 0.0
-    with pytest.raises(DataError, match="needs them: ingest labels"):
+    with pytest.raises(DataError, match="requires labels or texts: ingest labels"):
         objective(views, 0.0)
 
 

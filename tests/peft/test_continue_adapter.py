@@ -75,7 +75,7 @@ def test_the_new_adapter_on_the_first_weights_is_both_trainings(way):
 
 
 def test_a_backbone_without_an_adapter_is_refused_with_the_ways_out():
-    with pytest.raises(ConfigError, match=r"peft=continue needs a pretrained checkpoint with a separate adapter"):
+    with pytest.raises(ConfigError, match=r"peft=continue requires a pretrained checkpoint with a separate adapter"):
         ContinueConfig().adapt(start())
 
 

@@ -236,7 +236,7 @@ def test_another_truth_of_the_same_images_is_refused(tmp_path: Path, make_checkp
     manifest = Manifest.read(dataset)
     empty = manifest.store.put(np.zeros((16, 16, 16), np.uint8))
     replace(manifest, rows=tuple(replace(row, mask=empty) for row in manifest)).write()
-    with pytest.raises(DataError, match="different truths"):
+    with pytest.raises(DataError, match="different true labels"):
         run(tmp_path, checkpoint, dataset, against=first.folder)
 
 

@@ -180,7 +180,10 @@ def test_a_plain_picture_that_may_be_a_slide_says_what_to_give(model, tmp_path):
     apply(model, source, tmp_path / "out")
     (line,) = table(tmp_path / "out" / "status.csv")
     assert (line["status"], line["code"]) == ("failed", "data")
-    assert "a plain picture has no microns per pixel; if it is a slide, give tiles.slide_mpp=" in line["reason"]
+    assert (
+        "the image states no pixel size; if it is a slide, give its microns per pixel as tiles.slide_mpp="
+        in line["reason"]
+    )
     apply(model, source, tmp_path / "mended", tiles={"slide_mpp": MPP})
     assert table(tmp_path / "mended" / "status.csv")[0]["status"] == "done"
 

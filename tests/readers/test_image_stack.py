@@ -81,7 +81,7 @@ def test_two_pictures_of_one_number_or_none_are_refused(scans: Path) -> None:
     _write(scans / "copy-9.png", np.zeros((6, 8)))
     assert "several images of a stack have the same number" in refused(scans)
     (scans / "copy-9.png").rename(scans / "copy.png")
-    assert "has no digits in its name" in refused(scans)
+    assert "contains no number" in refused(scans)
 
 
 def test_pictures_of_two_sizes_are_refused_in_reading(scans: Path) -> None:

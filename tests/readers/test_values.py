@@ -86,9 +86,9 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     assert "3 images have stored values although `values.mapping` was requested" in card
     (field_map,) = (row for row in rows if row.unit == "Hz")
     assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
-    assert "1 images have real-world values that taking.values.mapping=LABEL did not request: FIELD (Hz)" in caplog.text
+    assert "1 images have real-world value mappings that were not requested" in caplog.text
     assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
-    assert "2 frames of 1 multi-frame files are taken one by one, as images without a position" in caplog.text
+    assert "2 frames of 1 multi-frame files are stored as separate images without a position" in caplog.text
     assert (
         "2 images are frames of multi-frame files, taken one by one, without a position in the patient: 2 of US" in card
     )

@@ -168,7 +168,7 @@ def test_frames_of_classes_without_places_are_images_and_counted(
         ("image", f"frame {n} of 3") for n in (1, 2, 3)
     ]
     assert "3 frames of 1 multi-frame files are stored as separate images" in caplog.text
-    assert f"as images without a position in the patient: 3 of {modality}" in caplog.text
+    assert f"as separate images without a position in the patient: 3 of {modality}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_a_deleted_experiment_ends_no_run(tmp_path: Path, caplog: pytest.LogCapt
     tracker = start(config, "ingest", work)
     tracker.metrics({"num": 1.0})
     tracker.finish("FINISHED")
-    assert "the experiment 'tests' was deleted there; restore it" in caplog.text
+    assert "the experiment 'tests' was deleted in the MLflow store; restore it" in caplog.text
     with pytest.raises(TrackingError, match="was deleted"):
         send(work)
     found.restore_experiment(found.get_experiment_by_name("tests").experiment_id)
@@ -407,7 +407,7 @@ def test_tracking_switched_off_records_nothing(tmp_path: Path) -> None:
 
 
 def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigError, match="give it in the environment") as refused:
+    with pytest.raises(ConfigError, match="set it in the environment") as refused:
         TrackingConfig.parse({"uri": "https://ann:secret@mlflow.example/"})
     assert "secret" not in str(refused.value)
 

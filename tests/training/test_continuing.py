@@ -109,7 +109,7 @@ def test_pretraining_goes_on_with_its_adapter_too(images, explored, tmp_path):
 
 
 def test_a_checkpoint_whose_weights_were_all_trained_has_no_adapter_to_go_on_with(images, start, tmp_path):
-    with pytest.raises(ConfigError, match="peft=continue needs a pretrained checkpoint with a separate adapter"):
+    with pytest.raises(ConfigError, match="peft=continue requires a pretrained checkpoint with a separate adapter"):
         finetune(output=tmp_path / "x", **finetune_options(images, checkpoint=start.folder, head=None, peft="continue"))
 
 

@@ -154,8 +154,8 @@ def test_a_person_reads_what_a_stopped_step_held(stopped, capsys):
 def test_a_file_that_is_no_stopped_step_is_refused(tmp_path, capsys):
     (tmp_path / "x.safetensors").write_bytes(b"no")
     assert main([str(tmp_path / "x.safetensors")]) == 1
-    assert "holds no stopped step" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="holds no stopped step"):
+    assert "does not contain a failed step" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="does not contain a failed step"):
         load_stopped(tmp_path / "x.safetensors")
 
 

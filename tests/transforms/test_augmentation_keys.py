@@ -127,7 +127,7 @@ def test_blur_has_one_chance_or_one_of_each_kind_of_crop():
     assert [Augmentation(chance=0.2).blur_chance(kind) for kind in range(3)] == [0.2, 0.2, 0.2]
     assert [Augmentation(blur_chances=(0.4,)).blur_chance(kind) for kind in range(3)] == [0.4, 0.4, 0.4]
     assert [ContrastiveAugmentation().blur_chance(kind) for kind in range(3)] == [1.0, 0.1, 0.5]
-    with pytest.raises(ConfigError, match="blur_chances has 2 numbers; expected none, one or three"):
+    with pytest.raises(ConfigError, match="blur_chances has 2 numbers; expected an empty list, one number or three"):
         Augmentation.parse({"blur_chances": [0.1, 0.2]})
     with pytest.raises(ConfigError, match="fine-tuning has one kind of crop"):
         FinetuningAugmentation.parse({"blur_chances": [0.1, 0.2, 0.3]})

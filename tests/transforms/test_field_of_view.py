@@ -69,7 +69,7 @@ def test_what_shows_no_disc_is_refused_in_one_sentence(what: str) -> None:
     if what == "stripe":
         picture[:, 80:120] = 200
     assert find_disc(picture) is None
-    with pytest.raises(DataError, match="no round field of view is found in the picture; expected a fundus photograph"):
+    with pytest.raises(DataError, match="the image shows no round field of view; expected a fundus photograph"):
         require_disc(picture)
     pixels, crop = FieldOfViewConfig(missing="whole")(picture)
     assert pixels is picture
@@ -139,7 +139,7 @@ def test_a_prediction_comes_back_on_the_photograph(
 
 
 def test_a_field_of_view_needs_a_size() -> None:
-    with pytest.raises(ConfigError, match="give kind: image and a size"):
+    with pytest.raises(ConfigError, match="requires kind: image and a size"):
         Preprocess.parse({"kind": "image", "field_of_view": {}})
 
 

@@ -123,7 +123,7 @@ def test_stain_is_varied_on_the_scale_of_light():
     assert varied.max() <= 1 + 1e-6
     with pytest.raises(ConfigError, match="expected range"):
         config.unit_scale(Normalization(method="zscore"), key="augment")
-    with pytest.raises(DataError, match="needs color pictures"):
+    with pytest.raises(DataError, match="requires color images"):
         apply_intensity(picture[:1], change, scale=scale)
 
 

@@ -201,7 +201,9 @@ def test_positions_of_registers_are_folded_into_the_registers():
 def test_positions_of_no_square_of_patches_are_refused():
     model = build(positions="learned")
     state = model.state_dict() | {"pos_embed": torch.zeros(1, 15, 48)}
-    with pytest.raises(CheckpointError, match="its 15 learned positions do not form a square or cube of patches"):
+    with pytest.raises(
+        CheckpointError, match="the file has 15 learned positions, which do not form a square or cube of patches"
+    ):
         load_weights(model, state, grid=model.grid, source="file")
 
 

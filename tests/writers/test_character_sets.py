@@ -167,7 +167,7 @@ def test_slices_of_two_frames_of_reference_get_no_segmentation(make_series: Seri
     dataset = pydicom.dcmread(item.files[0])
     dataset.FrameOfReferenceUID = "1.2.3"
     dataset.save_as(item.files[0])
-    with pytest.raises(UnsupportedError, match="its slices name 2 values of FrameOfReferenceUID"):
+    with pytest.raises(UnsupportedError, match="the slices have 2 different values of FrameOfReferenceUID"):
         read_sources(item)
 
 
