@@ -100,12 +100,12 @@ class DemoConfig(StageConfig):
 
 @dataclass(frozen=True)
 class DemoStages:
-    """Runner of stages in one folder, which skips those that an interrupted demo has finished."""
+    """Runner of stages in one folder; it skips stages that an interrupted demo has finished."""
 
     config: DemoConfig
 
     def rounds_of(self, steps: int) -> Tree:
-        """Return trainer options for epochs of this many steps."""
+        """Return trainer options for epochs of `steps` steps."""
         return {"epochs": self.config.epochs, "steps_per_epoch": steps}
 
     @property
@@ -205,7 +205,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
 
 
 def tumors(job: DemoStages, drawn: Path) -> None:
-    """Classify whole slides with and without tumor: a backbone trained on tiles, heads on their embeddings."""
+    """Classify whole slides with and without tumor: pretrain a backbone on tiles, train heads on their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
     shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SPLITS, "taking": {"tiles": TILES}}
     shared |= {"labeling": {**FROM_FOLDERS, "positive": "tumor"}}
@@ -238,7 +238,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 
 
 def grades(job: DemoStages, drawn: Path) -> None:
-    """Grade photographs of the retina; the worse eye decides for its patient."""
+    """Grade photographs of the retina; the worse eye determines the grade of a patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
     backbone = job.run(
         pretrain,
@@ -267,8 +267,8 @@ def grades(job: DemoStages, drawn: Path) -> None:
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     """Write the sources of the stages: NIfTI pairs, DICOM studies without labels, PNG in class folders, new studies.
 
-    Slides are pyramidal TIFF, new ones DICOM; photographs and OCT volumes of the eye are DICOM. One of the new studies
-    has lost a slice.
+    Slides are pyramidal TIFF, new slides DICOM; photographs and OCT volumes of the eye are DICOM. One slice of one of
+    the new studies is missing.
     """
     if folder.is_dir():
         return folder
@@ -289,7 +289,7 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
 
 
 def unexpected(predictions: Path, num_expected: int) -> list[str]:
-    """Return the failures of a folder of predictions, unless their number is the expected one."""
+    """Return the failures in a folder of predictions if their number is not the expected one."""
     with (predictions / "status.csv").open(encoding="utf-8", newline="") as file:
         failed = [line for line in csv.DictReader(file) if line["status"] != "done"]
     return [f"{line['study']}: {line['reason']}" for line in failed] if len(failed) != num_expected else []

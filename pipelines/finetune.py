@@ -80,7 +80,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Train heads on the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
+    """Train heads on slide labels, with tiles embedded once by the frozen backbone; the model averages the heads."""
     parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -118,7 +118,7 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
 
 
 def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
-    """Return the same for slides, before their tiles are embedded, which takes long."""
+    """Return all components of fine-tuning on slides, before their tiles are embedded, which takes long."""
     return assemble_slides(config, *_inputs(config, run), partial(positive_of, config), failures=run.failures)
 
 

@@ -111,22 +111,22 @@ class IngestConfig(StageConfig):
 
     @model_validator(mode="after")
     def _are_apart(self) -> Self:
-        """Check that outputs are outside of the source, where the next ingest would read them as images."""
+        """Check that outputs are outside of the source folder, where the next ingest would read them as images."""
         places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
         made = {key: path.resolve() for key, path in places.items() if path is not None}
         source = local_path(self.source)
         if source is not None and source.is_dir():
             for key, path in made.items():
                 if path.is_relative_to(source.resolve()):
-                    raise ValueError(f"{key} is inside of the source folder; give a place beside it")
+                    raise ValueError(f"{key} is inside the source folder; give a folder outside")
         dataset, copy = made["dataset"], made.get("deidentify.copy_to")
         if copy is not None and (copy.is_relative_to(dataset) or dataset.is_relative_to(copy)):
-            raise ValueError("deidentify.copy_to and dataset are inside one another; give a folder for each")
+            raise ValueError("one of deidentify.copy_to and dataset is inside the other; give separate folders")
         return self
 
     @property
     def title(self) -> str:
-        """Name of the dataset: the given one, or that of the dataset to update, or that of the folder."""
+        """Name of the dataset: the given name, else that of the dataset to update, else that of the folder."""
         if self.name is None and self.update is not None:
             return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
@@ -196,7 +196,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
 
 
 def resolved(config: IngestConfig, labeled: Labeled, masks: Masks, facts: Facts) -> dict[str, Any]:
-    """Return the resolved options that follow from the images, the table of labels or prose."""
+    """Return the values in use for options that are inferred from the images, the label table or the card text."""
     named = masks.meaning.option(facts.mask_classes) if facts.mask_classes else config.labeling.mask_classes
     return {
         "labeling.positive": facts.positive,

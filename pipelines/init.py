@@ -1,4 +1,4 @@
-"""Survey of a folder of images by its headers, and configurations that fit, as commented YAML."""
+"""Survey of a folder of images by their headers, and configurations for these images, as commented YAML."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ class InitConfig(Config):
         place = local_path(self.source)
         if place is None:
             raise ValueError(
-                "source is a server, and init reads files of this machine; give a folder, an archive or a DICOMDIR"
+                "source is a server, but init reads only files on this machine; give a folder, an archive or a DICOMDIR"
             )
         if place.is_dir() and self.output.resolve().is_relative_to(place.resolve()):
-            raise ValueError("output is inside of the source folder; give a place beside it")
+            raise ValueError("output is inside the source folder; give a folder outside")
         if self.labels is not None and not self.labels.is_file():
-            raise ValueError("labels names no file; give a CSV or Excel table")
+            raise ValueError("labels is not the path of a file; give a CSV or Excel table")
         return self
 
 
 @dataclass(frozen=True)
 class WrittenProject:
-    """Configurations written into a folder, and the survey they follow from."""
+    """Configurations written into a folder, and the survey they are based on."""
 
     folder: Path
     survey: Survey
@@ -77,7 +77,7 @@ class Init:
     config_type: type[InitConfig] = InitConfig
 
     def run(self, config: InitConfig) -> Finished[WrittenProject]:
-        """Print the contents of the source, and write the configurations that fit.
+        """Print the contents of the source, and write configurations for it.
 
         Raises:
             OutputError: If one of the files exists.
@@ -111,7 +111,7 @@ class Init:
 
 
 def _findings(found: Survey, config: InitConfig) -> Iterator[str]:
-    """Return the causes of exit status 3, a line each."""
+    """Yield the causes of exit status 3, one line each."""
     if found.num_failures > found.num_used:
         yield f"{counted(found.num_failures, 'file')} of {found.num_files} would be refused, more than would be used"
     if config.labels is not None and found.table is None:

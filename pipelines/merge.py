@@ -37,7 +37,10 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
 
     if merged.left_out:
-        log.warning("excluded since a more protected split has them or their patient: %d images", len(merged.left_out))
+        log.warning(
+            "%d images are excluded, since a stricter split (test, val, train) has the same image or patient",
+            len(merged.left_out),
+        )
     merged.manifest.write()
     quarantine.write(merged.left_out, run.folder)
     write_card(merged.manifest, merged.left_out)

@@ -1,4 +1,4 @@
-"""Cost of a training before it is started: weights, operations, memory, time and disk."""
+"""Cost of a training run before it is started: parameters, FLOPs, memory, time and disk space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("medvit")
 
 
 class PlanConfig(StageConfig):
-    """Options of `medvit plan` in addition to those of the planned training."""
+    """Options of `medvit plan` in addition to those of the planned training run."""
 
     OUTPUT: ClassVar[str] = "plan"
     IS_DISTRIBUTED: ClassVar[bool] = False
@@ -51,14 +51,14 @@ class FinetunePlanConfig(PlanConfig, finetuning.FinetuneConfig):
 
 
 class PlanStage(Stage[Any, Plan]):
-    """Stage whose options are those of the training named by the first word of its command."""
+    """Stage whose options are those of the training stage that the first word of its command names."""
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.recipe.__doc__
 
     def about(self, words: Sequence[str]) -> tuple[Stage[Any, Plan], list[str]]:
-        """Return the stage with the options of the training named by the first word, and the other words.
+        """Return the stage for the training stage that the first word names, and the other words.
 
         Raises:
             ConfigError: If the first word is not a stage that can be planned.
@@ -97,7 +97,7 @@ plan = PlanStage("plan", PretrainPlanConfig, _plan)
 
 
 def _shortened(config: Any) -> Any:
-    """Return the options of a training of a few steps, without the guard's stop."""
+    """Return the options for a training run of a few steps, which the guard does not stop."""
     changes: dict[str, Any] = {"trainer": shortened(config.trainer), "resume": False}
     if isinstance(config, PretrainPlanConfig) and config.guard.action != "off":
         changes["guard"] = config.guard.model_copy(update={"action": "warn"})
@@ -105,14 +105,14 @@ def _shortened(config: Any) -> Any:
 
 
 def _rows(config: Any, run: Run) -> tuple[PlanRow, ...]:
-    """Return the table of a training on images or volumes."""
+    """Return the table for training on images or volumes."""
     assemble = pretraining.assemble if isinstance(config, PretrainPlanConfig) else finetuning.assemble
     sizes, measured = try_images(assemble(_shortened(config), run))
     return image_rows(config.trainer, config.loader, sizes, measured, output=config.output)
 
 
 def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
-    """Return the table of a training on slides."""
+    """Return the table for training on slides."""
     short = _shortened(config)
     parts = finetuning.assemble_on_slides(short, run)
     found = try_slides(parts, short, seed=config.seed, folder=run.folder, tracker=run.tracker, failures=run.failures)

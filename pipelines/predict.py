@@ -58,7 +58,9 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
         worklist.run(found.studies, job)
         local.discard()
     if not worklist.lines:
-        raise DataError(f"none of the {num_ignored} files of the source is an image; give source=... with studies")
+        raise DataError(
+            f"none of the {num_ignored} files of the source is an image; give source=PATH of a folder with studies"
+        )
 
     run.failures += [*worklist.failures, *worklist.lacking]
     if not worklist.counts["done"] and not worklist.failures:
@@ -75,5 +77,5 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
-    """Whether a worklist has processed the study of an identifier."""
+    """Return a function that states whether a worklist has processed the study with an identifier."""
     return lambda identifier: worklist.status(names.study(identifier)) == "done"

@@ -1,4 +1,4 @@
-"""Later sending of records to MLflow that could not be sent during runs."""
+"""Later sending to MLflow of records that could not be sent during runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SyncConfig(Config):
 
 @dataclass(frozen=True)
 class Synced:
-    """Runs whose records were sent, and a line for each that could not be."""
+    """Runs whose records were sent, and a line for each run whose records could not be sent."""
 
     sent: tuple[Path, ...]
     failures: tuple[str, ...]
@@ -34,8 +34,8 @@ class Synced:
 class Sync:
     """Send to MLflow the records that runs stored locally while MLflow was unreachable.
 
-    Makes no artifact. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name
-    of the run in MLflow; the journal of an unfinished run is kept for its continuation.
+    No artifact is made. The journal of a finished run is removed when MLflow has received all of it, and the ID of the
+    run in MLflow is added to its lineage. The journal of an unfinished run is kept for its continuation.
     """
 
     name = "sync"
@@ -50,9 +50,12 @@ class Sync:
         return self.run(config or SyncConfig.parse(options, source=self.name))
 
     def run(self, config: SyncConfig) -> Synced:
-        """Send the journals, given a config."""
+        """Send the journals of the runs that a config names."""
         if not config.runs.is_dir():
-            raise ConfigError(f"no folder at {config.runs}; runs=... names the folder of a run, or one above several")
+            raise ConfigError(
+                f"no folder at {config.runs}; give runs=PATH of the folder of a run, or of a folder that contains "
+                "several"
+            )
         sent: list[Path] = []
         failures: list[str] = []
         for folder in tracking.journals(config.runs):

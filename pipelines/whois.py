@@ -1,4 +1,4 @@
-"""Lookup of the original of a pseudonym, for holders of the site's key."""
+"""Lookup of the original identifier of a pseudonym, for holders of the site's key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WhoisConfig(Config):
 
 @dataclass(frozen=True)
 class Answer:
-    """Originals of a pseudonym, with the dataset or batch whose crosswalk has them."""
+    """Original identifiers of a pseudonym, each with the dataset or batch whose crosswalk contains it."""
 
     folder: Path
     originals: tuple[tuple[str, str], ...]
@@ -47,11 +47,11 @@ class Whois:
     config_type: type[WhoisConfig] = WhoisConfig
 
     def about(self, words: Sequence[str]) -> tuple[Whois, list[str]]:
-        """Return itself, with the pseudonym under its key among the words."""
+        """Return the stage itself, and the words with the pseudonym as a named option."""
         return self, [f"pseudonym={word}" if re.match(PSEUDONYM, word) else word for word in words]
 
     def run(self, config: WhoisConfig) -> Finished[Answer]:
-        """Print the originals.
+        """Print the original identifiers.
 
         Raises:
             ConfigError: If the key cannot be read.
@@ -60,7 +60,8 @@ class Whois:
         found = crosswalk.find(config.key, config.pseudonym)
         if not found:
             raise DataError(
-                f"no crosswalk beside the key {config.key} has {config.pseudonym}; give the key=... it was made with"
+                f"no crosswalk next to the key {config.key} contains {config.pseudonym}; give the key=... that the "
+                "pseudonym was made with"
             )
         answer = Answer(config.key.expanduser().parent, tuple(found))
         print(answer)

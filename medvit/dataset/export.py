@@ -193,7 +193,7 @@ def write_png(path: Path, pixels: Num[Array, "c h w"]) -> None:
     is_color = pixels.shape[0] == 3 and pixels.dtype == np.uint8
     if not is_color and (pixels.shape[0] != 1 or pixels.dtype not in (np.uint8, np.uint16)):
         raise DataError(
-            f"a picture of {pixels.shape[0]} channels of {pixels.dtype}; PNG files have 1 channel of 8 or 16 bits, or "
+            f"an image of {pixels.shape[0]} channels of {pixels.dtype}; PNG files have 1 channel of 8 or 16 bits, or "
             "3 of 8"
         )
     picture = Picture.fromarray(rearrange(pixels, "c h w -> h w c") if is_color else pixels[0])

@@ -1,4 +1,4 @@
-"""Summary of an evaluation beside its report: lines and tables for the terminal, numbers for MLflow."""
+"""Summary of an evaluation in addition to its report: lines and tables for the terminal, numbers for MLflow."""
 
 from __future__ import annotations
 

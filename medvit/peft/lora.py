@@ -42,7 +42,7 @@ class LoraConfig(PeftConfig):
         return self.adapt_blocks(backbone, range(backbone.depth))
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """Return the backbone with the updates of an earlier training beside the weights that they were merged into."""
+        """Return the backbone with the low-rank updates of an earlier training run, separated from its weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

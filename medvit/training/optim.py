@@ -125,12 +125,12 @@ class OptimConfig(OptimOptions):
         return self.model_copy(update={"lr": self.lr * factor, "scaling": "off"})
 
     def decay(self, progress: float) -> float:
-        """Return the weight decay of matrices at a share of the training."""
+        """Return the weight decay of matrices at a training progress in [0, 1]."""
         end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
         return end + (self.weight_decay - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
     def rate(self, progress: float) -> float:
-        """Return the learning rate at a share of the training."""
+        """Return the learning rate at a training progress in [0, 1]."""
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         if self.schedule == "constant":

@@ -34,7 +34,7 @@ def told_patients(rows: Sequence[Row]) -> str:
 
 
 def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
-    """Return the training and validation images and patients of a model.
+    """Return the numbers of training and validation images and patients of a model.
 
     For a summary.
     """

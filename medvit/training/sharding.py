@@ -50,7 +50,7 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether weights of a module are sharded."""
+    """Return whether weights of a module are sharded."""
     return any(isinstance(weight, DTensor) for weight in module.parameters())
 
 

@@ -59,7 +59,7 @@ def label_of(name: str) -> str:
 
 
 def property_category(name: str) -> Concept:
-    """Whether a class is anatomy or abnormal tissue, by its name."""
+    """Return the category of a class by its name: anatomy or abnormal tissue."""
     return ABNORMAL if ABNORMAL_WORDS.search(name) else ANATOMICAL
 
 

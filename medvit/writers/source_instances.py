@@ -201,7 +201,7 @@ def _elements(values: dict[str, Any]) -> Dataset:
 
 
 def has_position(header: Dataset) -> bool:
-    """Whether a header has the position of its image or its frames."""
+    """Return whether a header has the position of its image or of its frames."""
     return any(keyword in header for keyword in ("ImageOrientationPatient", "ImageOrientationSlide", PER_FRAME))
 
 

@@ -197,7 +197,7 @@ def _read(path: Path) -> dict[str, SlideFiles]:
         tree = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         return {name: SlideFiles(tuple(place["files"]), place["mpp"]) for name, place in tree.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError("the file of slide locations beside the key is damaged; ingest the slides again") from None
+        raise DataError("the file of slide locations next to the key is damaged; ingest the slides again") from None
 
 
 _KEPT: dict[int, OrderedDict[tuple[str, ...], Slide]] = {}

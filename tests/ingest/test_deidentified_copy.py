@@ -226,10 +226,10 @@ def test_a_truncated_copy_of_a_compressed_file_leaves_the_others(tmp_path: Path)
 @pytest.mark.parametrize(
     ("places", "reason"),
     [
-        ({"dataset": "source/dataset"}, "dataset is inside of the source folder"),
-        ({"deidentify": {"copy_to": "source/../source/copy"}}, "deidentify.copy_to is inside of the source folder"),
-        ({"deidentify": {"copy_to": "dataset/copy"}}, "are inside one another"),
-        ({"dataset": "copy/dataset", "deidentify": {"copy_to": "copy"}}, "are inside one another"),
+        ({"dataset": "source/dataset"}, "dataset is inside the source folder"),
+        ({"deidentify": {"copy_to": "source/../source/copy"}}, "deidentify.copy_to is inside the source folder"),
+        ({"deidentify": {"copy_to": "dataset/copy"}}, "is inside the other"),
+        ({"dataset": "copy/dataset", "deidentify": {"copy_to": "copy"}}, "is inside the other"),
     ],
 )
 def test_what_is_made_lies_outside_of_what_it_is_made_of(

@@ -68,7 +68,10 @@ def _bank_and_queries(
 
 
 def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
-    """Training images for the bank and as queries, with separate patients; the bank has at least half of them."""
+    """Return training images for the bank and for the queries, with separate patients.
+
+    The bank has at least half of them.
+    """
     images: dict[str, list[str]] = {}
     for row in manifest.filter(lambda row: row.split == "train"):
         images.setdefault(row.patient_id, []).append(row.image_id)
