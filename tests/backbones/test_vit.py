@@ -156,7 +156,7 @@ def test_an_image_smaller_than_a_patch_defines_no_positions():
 
 
 def test_a_head_too_narrow_to_turn_along_three_axes_is_refused():
-    with pytest.raises(ConfigError, match="backbone\.heads is 4, expected an even number of at least 6"):
+    with pytest.raises(ConfigError, match=r"backbone\.heads is 4, expected an even number of at least 6"):
         VitConfig(ndim=3, positions="rope", width=8, heads=2).build()
 
 

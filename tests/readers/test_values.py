@@ -78,12 +78,12 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     )
     assert "values.radiographs=displayed could not be applied to 2 images" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
-    assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
+    assert "2 images have stored values although `values.radiographs=displayed` was requested" in card
     rows = Manifest.read(tmp_path / "dataset").rows
     fallen_back = Counter(row.fallback for row in rows)
     assert fallen_back == {"": 2, "values.mapping": 3, "values.radiographs=displayed": 2}
     assert "values.mapping could not be applied to 3 images" in caplog.text
-    assert "3 images have stored values although `values.mapping` was asked for" in card
+    assert "3 images have stored values although `values.mapping` was requested" in card
     (field_map,) = (row for row in rows if row.unit == "Hz")
     assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
     assert "1 images have real-world value mappings that were not requested" in caplog.text
