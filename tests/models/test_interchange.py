@@ -159,7 +159,7 @@ def test_the_preprocessing_lies_beside_the_weights_and_the_patients_do_not(tmp_p
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"ndim": 3}, "this backbone takes volumes"),
+        ({"ndim": 3}, "the backbone is for volumes"),
         ({"mlp": "swiglu", "norm_epsilon": 1e-5}, "has no transformer with mlp=swiglu, positions=sincos and norm_eps"),
         ({"norm_epsilon": 1e-3}, "norm_epsilon=0.001"),
         ({"positions": "rope", "width": 36}, "rotates whole quarters of a head, and this one is 18 wide"),
@@ -252,7 +252,7 @@ def test_a_fine_tuned_model_gives_its_backbone_and_adapter_without_the_head(tmp_
         (FrozenConfig(), {}, "no weight of the backbone was trained"),
         (BlockExpansionConfig(num_blocks=1), {}, "blocks were added"),
         (LoraConfig(), {"positions": "rope"}, r"qkv_bias=true reads the weights of qkv directly"),
-        (LoraConfig(), {"ndim": 3}, "this backbone takes volumes"),
+        (LoraConfig(), {"ndim": 3}, "the backbone is for volumes"),
     ],
 )
 def test_what_peft_cannot_hold_is_refused_with_the_reason(

@@ -258,8 +258,8 @@ def test_a_disk_that_cannot_be_written_stops_the_run_and_leaves_no_dataset(tmp_p
     ("key", "message"),
     [
         ("scanning.patient_from=(a", "expected a regular expression"),
-        ("scanning.patient_from=abc", "expected one group"),
-        ("splits.test=0.95", "leave some to train"),
+        ("scanning.patient_from=abc", "expected a regular expression with one group"),
+        ("splits.test=0.95", "patients remain for training"),
         ("name=../up", "name: "),
         ("labels_from=folder", "did you mean 'labeling.from_folders'"),
     ],
