@@ -55,7 +55,7 @@ def test_what_is_quoted_comes_back_whole(path: Path, cells: list[list[str]], del
             r"1 of the 2 lines of .* more cells than the header \(line 2\)",
         ),
         ("file,grade,grade\nx,1,2\n", "two columns named 'grade'"),
-        ("file,Ödem,Ödem\nx,1,2\n".replace("Ö", "O\u0308", 1), "two columns 'Ödem'"),
+        ("file,Ödem,Ödem\nx,1,2\n".replace("Ö", "O\u0308", 1), "two columns named 'Ödem'"),
         ("file,grade\n,2\nx,1\n", r"1 of the 2 lines of .* are empty in the column 'file' \(line 2\)"),
         ('file,grade\nx,"1\ny,2\n', "quotes do not match"),
         ("file,split\nx,holdout\n", "line 2 of .* has an unknown split"),
