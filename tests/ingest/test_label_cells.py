@@ -120,7 +120,7 @@ def test_one_class_or_patient_written_in_several_ways_is_warned_of(
     with caplog.at_level(logging.WARNING, "medvit"):
         labeled = LabelTable.read(path).labeled(images)
     assert "the classes 'Benign', 'benign' of grade differ only in letter case" in caplog.text
-    assert "2 lines of the labels name patients that differ only in letter case" in caplog.text
+    assert "2 rows of the label table name patients that differ only in letter case" in caplog.text
     assert "(line 2, 3)" in caplog.text
     assert "Meyer" not in caplog.text
     assert labeled[2].patient == labeled[3].patient
