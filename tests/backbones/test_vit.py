@@ -130,7 +130,7 @@ def test_saving_memory_changes_no_gradient():
 
 
 def test_a_side_that_is_not_whole_patches_is_refused():
-    with pytest.raises(DataError, match=r"shape \(16, 20\); each side must be a multiple of the patch \(8, 8\)"):
+    with pytest.raises(DataError, match=r"shape \(16, 20\); each side must be a multiple of the patch size \(8, 8\)"):
         small()(torch.randn(1, 1, 16, 20))
 
 

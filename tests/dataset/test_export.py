@@ -107,7 +107,7 @@ def test_a_picture_and_its_json_give_the_real_values_back(exporter, tmp_path, pi
 def test_what_a_picture_cannot_hold_is_refused(exporter, tmp_path):
     with pytest.raises(DataError, match="non-finite"):
         exporter(stored_row(tmp_path, np.full((1, 4, 6), np.nan, np.float32)))
-    with pytest.raises(DataError, match="a picture of 4 channels"):
+    with pytest.raises(DataError, match="an image of 4 channels"):
         exporter(stored_row(tmp_path, np.zeros((4, 4, 6), np.uint8)))
 
 

@@ -106,5 +106,7 @@ def test_frozen_trains_nothing_and_full_trains_all():
 
 
 def test_a_target_that_names_no_layer_is_refused():
-    with pytest.raises(ConfigError, match=r"peft\.targets: no linear layer of the blocks is named key"):
+    with pytest.raises(
+        ConfigError, match=r"peft\.targets contains key, but no linear layer of the blocks has this name"
+    ):
         LoraConfig(targets=("qkv", "key")).adapt(backbone())

@@ -389,7 +389,7 @@ def test_a_file_that_nobody_can_read_is_said_and_fails(made: Path, source: Path,
     (tmp_path / "source" / "report.pdf").write_bytes(b"%PDF-1.7")
     assert audit(made, tmp_path / "source") == SOME_ITEMS_FAILED
     assert (
-        "not searched for: 1 files of the source: unknown format, by its name and its first bytes"
+        "1 files of the source: the name and the first bytes of the file are not of a supported document format"
         in capsys.readouterr().out
     )
     assert audit(made, tmp_path / "source", "unread=warn") == 0

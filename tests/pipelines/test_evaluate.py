@@ -226,7 +226,7 @@ def test_what_is_compared_with_must_be_a_report_of_the_same_tolerance(
     with pytest.raises(DataError, match="is not a report"):
         run(tmp_path, checkpoint, dataset, against=tmp_path)
     first = run(tmp_path, checkpoint, dataset, output=tmp_path / "first")
-    with pytest.raises(DataError, match="within 1 mm, here within 2 mm"):
+    with pytest.raises(DataError, match="a tolerance of 1 mm, here with 2 mm"):
         run(tmp_path, checkpoint, dataset, against=first.folder, nsd_tolerance_mm=2)
 
 

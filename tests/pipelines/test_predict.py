@@ -307,7 +307,7 @@ def test_results_name_patients_so_only_their_owner_reads_them_and_whois_tells_wh
     assert main(["whois", line["study"], f"key={tmp_path / 'site.key'}"]) == 0
     assert capsys.readouterr().out == f"predict-out: {uid}\n"
     assert main(["whois", "s-000000000000", f"key={tmp_path / 'site.key'}"]) == 1
-    assert "has s-000000000000" in capsys.readouterr().err
+    assert "contains s-000000000000" in capsys.readouterr().err
     assert main(["whois", line["study"], f"key={tmp_path / 'none.key'}"]) == 2
     assert not (tmp_path / "none.key").exists()
 
@@ -351,11 +351,11 @@ def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) 
         dataset.save_as(path)
     finished = run(tmp_path, model.folder, source)
     assert finished.artifact.num_failed == 8
-    assert "trained on values.radiographs=displayed, and the files lack" in finished.failures[0]
+    assert "trained on values.radiographs=displayed, but the files lack" in finished.failures[0]
     other = ingest(source=source, dataset=tmp_path / "stored", key=tmp_path / "site.key", **OFF)
     (note,) = other_values(other, Model.from_checkpoint(model).config)
     assert "with no values.*, the training images of the model with values.radiographs=displayed" in note
-    with pytest.raises(DataError, match=r"values\.radiographs unset, another of the datasets with displayed"):
+    with pytest.raises(DataError, match=r"values\.radiographs unset, but another of the datasets with displayed"):
         merge([made, other], tmp_path / "merged", name="both")
 
 
@@ -404,7 +404,7 @@ def test_outputs_are_recorded_as_they_are_in_force(tmp_path: Path, make_checkpoi
         ("dicom-seg", r"no writer is named 'dicom-seg'; did you mean 'dicom_seg'\? known are dicom_ann, "),
         (
             "geojson",
-            "geojson, a writer for slide models; this is a segmentation model, for which there are dicom_seg, nifti",
+            "this is a segmentation model, for which these writers exist: dicom_seg, nifti",
         ),
     ],
 )

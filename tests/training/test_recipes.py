@@ -191,7 +191,7 @@ def test_heads_that_a_checkpoint_lacks_start_at_random_and_are_named(images, tmp
     shared = DINOV2 | {"patch_head": "shared"}
     first = pretrain(output=tmp_path / "first", **options(images, objective=shared))
     assembled(tmp_path, **options(images) | {"checkpoint": first.folder, "backbone": {"name": "vit"}})
-    assert "lacks patch_head.safetensors, which this objective has" in caplog.text
+    assert "lacks patch_head.safetensors, which this objective requires" in caplog.text
 
 
 def test_the_published_token_of_hidden_patches_is_taken_along(images, tmp_path):

@@ -107,7 +107,7 @@ def test_a_preprocessing_with_stain_keeps_its_range_and_refuses_gray():
     prepared = chain(Image(pixels, "image")).pixels
     assert 0.0 <= float(prepared.min()) < float(prepared.max()) <= 1.0
     assert Preprocess.parse(chain.tree()) == chain
-    with pytest.raises(DataError, match="needs pictures with three channels of 8 bits"):
+    with pytest.raises(DataError, match="requires images with three channels of 8 bits"):
         chain(Image(pixels[:1], "image"))
 
 

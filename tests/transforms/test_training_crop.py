@@ -130,7 +130,7 @@ def test_a_rotation_brings_in_what_the_image_has_beside_the_crop():
 
 def test_window_and_stain_need_pixels_whose_unit_is_known():
     for option in ({"windows": [[40, 400]]}, {"stain": 0.1}):
-        with pytest.raises(ConfigError, match=r"augment\.(windows|stain) needs pixels with a known"):
+        with pytest.raises(ConfigError, match=r"augment\.(windows|stain) requires pixels with a known"):
             cropper((8, 8), **option)
 
 

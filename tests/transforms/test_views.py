@@ -106,9 +106,9 @@ def test_with_an_equal_second_image_the_views_are_those_of_one_image():
 
 def test_windows_in_hounsfield_need_pixels_whose_unit_is_known():
     config = multi(augment={"windows": [[40, 400]]})
-    with pytest.raises(ConfigError, match=r"objective\.views\.augment\.windows needs pixels with a known unit"):
+    with pytest.raises(ConfigError, match=r"objective\.views\.augment\.windows requires pixels with a known unit"):
         MakeViews(config, Normalization(method="zscore"))
-    with pytest.raises(ConfigError, match=r"objective\.other_views\.augment\.windows needs"):
+    with pytest.raises(ConfigError, match=r"objective\.other_views\.augment\.windows requires"):
         MakeViews(config, Normalization(method="zscore"), key="other_views")
 
 
