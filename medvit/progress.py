@@ -1,4 +1,4 @@
-"""Progress over many items: a bar on the terminal; if there is no terminal, and in the log file, an occasional line.
+"""Progress over many items: a bar on a terminal, and an occasional line in the log file or elsewhere.
 
 tqdm alone does not suffice: into a file or a pipe, it writes two updates of its bar per second, all on one line.
 """

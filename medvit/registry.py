@@ -1,4 +1,4 @@
-"""Registry of the choices that a package offers by name; the choices are found by the files in the package folder.
+"""Registry of the components of a package, which users choose by name; they are found by the files in its folder.
 
 A room is a package that offers choices, such as `medvit.objectives`. There are two kinds. For a choice with options, a
 file defines a config class with a `name` and a `build` method:

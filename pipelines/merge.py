@@ -25,7 +25,7 @@ class MergeConfig(StageConfig):
     output: Path
     """New folder for the dataset."""
     slices: int = Field(default=0, ge=0)
-    """Number of evenly spaced slices, across the coarsest axis, by which each volume is replaced. 0 keeps the volumes.
+    """Replace each volume by this many evenly spaced slices across its coarsest axis. 0 keeps the volumes.
     """
 
 

@@ -82,7 +82,7 @@ class Backbone(nn.Module, ABC):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Return prefix and patch tokens after each of the blocks `layers`, before the norm, from embedded patches.
+        """Encode embedded patches; return all tokens after each block in `layers`, before the final norm.
 
         `ids` are the row-major indices, within the grid, of the patches that are given; None if all are given.
         """

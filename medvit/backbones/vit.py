@@ -187,7 +187,7 @@ class ViT(Backbone):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Return prefix and patch tokens after each of the blocks `layers`, before the norm, from embedded patches."""
+        """Encode embedded patches; return all tokens after each block in `layers`, before the final norm."""
         return self._run(patches, grid, ids, layers)
 
     def encode_some(

@@ -94,7 +94,7 @@ def find_prose(path: Path | None, name: str) -> Prose | None:
 
 
 def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
-    """Return the card found by the name of a dataset if the images match its number and kinds, else None.
+    """Return the card if the number and modalities of the images agree with those stated in it, else None.
 
     A matching name is not enough, because the terms of use of a public dataset would be wrong for other images.
     """

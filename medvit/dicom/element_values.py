@@ -206,9 +206,9 @@ def _forms(word: str) -> tuple[str, ...]:
 
 
 def product_text(text: str, personal: PersonalWords) -> str:
-    """Return a text if it may be the name of a product or technique.
+    """Return a text unchanged if it looks like the name of a product or technique, else an empty string.
 
-    Empty if it may name a person or contain a number.
+    Texts that may name a person, or that contain a long number or a date, give an empty string.
     """
     words = {word.casefold() for word in _WORD.findall(text)}
     is_name = words & personal.words or len(words & personal.name) > 1

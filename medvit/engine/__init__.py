@@ -46,8 +46,8 @@ class EngineConfig(Config):
     started on this machine.
     """
     item_timeout_s: Positive | None = 3600.0
-    """Time limit in seconds for one item, such as an image or 64 headers. An item over the limit fails, and its process
-    is replaced; with num_processes=1 there is only a warning. Unset: no limit.
+    """Time limit in seconds for one unit of work: an image, or a batch of 64 headers. An item over the limit fails, and
+    its process is replaced; with num_processes=1 there is only a warning. Unset: no limit.
     """
 
     @model_validator(mode="before")

@@ -51,8 +51,8 @@ class PredictionOptions(Config):
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
     series: SeriesChoice = "best"
-    """Choice if several series of a study match: best uses the series with the most slices (of slides, all), all uses
-    every series, one refuses the study.
+    """What to do if several series of a study match. best: use the series with the most slices; for slides, use all.
+    all: use every series. one: refuse the study.
     """
     values: ValuesConfig | None = None
     """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in

@@ -52,7 +52,7 @@ CutTiles = Callable[[Slide], TileGrid]
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """Opener of the slide of some files, once in each process that reads it."""
+    """Function that opens the slide stored in some files, and keeps it open in each process that uses it."""
 
     files: tuple[Path, ...]
     mpp: float | None = None

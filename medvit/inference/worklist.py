@@ -116,7 +116,10 @@ class Worklist:
 
     @property
     def reasons(self) -> list[str]:
-        """Return a line for every reason: how many studies were skipped, failed, or lack an output for it."""
+        """Return the most frequent reasons why studies were skipped, failed or lack an output, one per line.
+
+        Each line has the number of such studies.
+        """
         told = [
             (line.status, line.reason) for line in self.lines.values() if line.status != "done" or LACKS in line.reason
         ]

@@ -27,8 +27,8 @@ class CurationConfig(Config):
     """Duplicate images, and recorded attributes of images."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Images with identical pixels: keep all, or drop copies. drop excludes and lists images that are also in a
-    stricter split (test, then val, then train), and copies with the same labels within a split.
+    """Handling of images with identical pixels. keep: keep all. drop: exclude and list the copies, namely those that
+    are also in a stricter split (test, then val, then train), and those in the same split with the same labels.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as

@@ -36,8 +36,8 @@ class FactsConfig(Config):
     description: str = ""
     """Description of the dataset, shown in the card."""
     card: Path | None = None
-    """Markdown file with text for the card. Unset: data_cards/NAME.md of the project, if the numbers of images in it
-    match the dataset.
+    """Markdown file with text for the card. Unset: data_cards/NAME.md in the project folder, if the image counts stated
+    in that file match the dataset.
     """
 
 
@@ -51,7 +51,9 @@ class Description:
 
     @classmethod
     def read(cls, config: FactsConfig, name: str) -> Self:
-        """Return the description of a dataset, with the prose at the configured path, or else stored under its name.
+        """Return the description of a dataset.
+
+        Its prose is read from the configured path; if none is configured, from the file with the name of the dataset.
 
         Raises:
             ConfigError: If the prose cannot be read.

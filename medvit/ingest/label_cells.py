@@ -136,7 +136,7 @@ def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Seq
 
 
 def shown(numbers: Sequence[int]) -> str:
-    """Return the first of several line numbers, as text."""
+    """Return the first few line numbers as text, followed by an ellipsis if there are more."""
     return ", ".join(map(str, numbers[:SHOWN_LINES])) + (", ..." if len(numbers) > SHOWN_LINES else "")
 
 

@@ -52,8 +52,8 @@ class LabelingConfig(Config):
     """Table columns to use as labels, ignoring letter case. Empty: all columns except those that may identify people.
     """
     missing: MissingTexts | None = None
-    """Table values that mean a missing label. Unset: NA, n/a, nan, NULL and #N/A mean a missing label, and the
-    ambiguous None, - and + are refused.
+    """Table values that mean a missing label. Unset: NA, n/a, nan, NULL and #N/A mean a missing label. The ambiguous
+    values None, - and + are refused.
     """
     from_folders: LabelFrom = "off"
     """Use the names of folders as labels: folder always does, auto only if they look like classes, off never. Folder

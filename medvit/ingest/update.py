@@ -1,4 +1,4 @@
-"""States that an ingest stores so that a later ingest can update the dataset from the same source."""
+"""Stored state of an ingest, with which a later ingest can update the dataset from the same source."""
 
 from __future__ import annotations
 

@@ -231,8 +231,9 @@ class Comparison:
         self._look = lru_cache(maxsize=CACHED_LOOKS)(self._prepared)
 
     def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
-        """Return whether two images are near duplicates by fine structure (smooth ones and volumes: correlation).
+        """Return whether two images are near duplicates.
 
+        Images are compared by fine structure, smooth images and volumes by correlation.
         Smooth images and volumes must also have hashes within `max_distance`; other images may be shifted or cropped,
         which changes their hashes.
         """

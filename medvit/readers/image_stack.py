@@ -47,8 +47,8 @@ class StacksConfig(Config):
     """
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
     """Anatomical directions in which columns, rows and images are ordered. LPS fits OCT as displayed on its device:
-    columns run to the patient's left, rows to greater depth, images from inferior to superior. LPI fits if the first
-    image is the uppermost.
+    columns increase toward the patient's left, rows with depth, and images from inferior to superior. LPI fits if the
+    first image is the uppermost.
     """
     num_slices: Count | None = None
     """Number of images in a complete stack. A stack with another number is refused. Unset: only gaps in the numbering

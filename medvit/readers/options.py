@@ -22,7 +22,7 @@ OPTIONS: Mapping[Values, str] = {
 
 
 class ValuesConfig(Config):
-    """Pixel values to read from DICOM files that define values other than the stored ones."""
+    """Conversion of DICOM pixel values (SUV, display, real-world mapping)."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
     """PET values: as stored, in the unit of the file, or as SUV by body weight if the file has all the required
@@ -72,8 +72,8 @@ class GeometryConfig(GridConfig):
     """Handling of irregular grids, and of grids defined twice or not at all; `geometry=resample` sets `irregular`."""
 
     irregular: Geometry = "refuse"
-    """Images without a regular grid: refuse excludes them, resample corrects tilt and shear, slices keeps DICOM slices
-    as single images.
+    """Images without a regular grid. refuse: exclude the images; resample: correct tilt and shear; slices: store each
+    DICOM slice as a separate 2D image.
     """
 
     @model_validator(mode="before")

@@ -145,7 +145,7 @@ def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[
 
 
 def upright(values: Num[Array, "h w *c"], orientation: int) -> Num[Array, "a b *c"]:
-    """Rotate and mirror an image as its (274) Orientation requires (TIFF 6.0, section 8; EXIF)."""
+    """Rotate and mirror an image as its Orientation tag (274) requires (TIFF 6.0, section 8; EXIF)."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)

@@ -39,8 +39,9 @@ class RemoteStudy:
     description: str = field(default="", repr=False)
 
     def is_meant(self, patient: str, query: Query) -> bool:
-        """Return whether the study matches a query and a patient (empty: any patient), as far as the server states it.
+        """Return whether the study matches a query and a patient (empty: any patient).
 
+        An attribute that the server did not return counts as a match.
         Servers differ in how they match: some ignore the case of a PatientID, or ignore a query key altogether.
         """
         if patient and self.patient not in ("", patient):

@@ -143,7 +143,7 @@ class Spool:
 
 
 class SpooledFile:
-    """File of a spool that is being written."""
+    """Open file in a spool, for writing."""
 
     def __init__(
         self,

@@ -191,8 +191,9 @@ class SlideTraining:
         return [_home(Path(), member).name for member in range(self.bags.members)]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
-        """Return the components for training one head, at the position that a run in the folder reached.
+        """Return the components for training one head.
 
+        If the folder contains an interrupted run, training continues where it stopped.
         Each head has a folder of its own there, so that none resumes from another.
 
         Raises:

@@ -37,8 +37,8 @@ class TrainerConfig(Config):
     epochs: Count = 10
     """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
     steps_per_epoch: Count = 100
-    """Optimizer steps per epoch. Each epoch ends with a checkpoint and a validation, or in pretraining an evaluation of
-    the probes.
+    """Optimizer steps per epoch. Each epoch ends with a checkpoint and an evaluation: of the probes in pretraining, of
+    the val split in fine-tuning.
     """
     precision: Precision = "auto"
     """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""

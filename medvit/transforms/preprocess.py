@@ -106,7 +106,7 @@ class Preprocess(Config):
     change. Unset: volumes keep their spacing.
     """
     size: tuple[Count, ...] | None = None
-    """Size to which images are resized, and volumes for which spacing_mm is unset. Unset: they keep their size."""
+    """Size to which images are resized. It also applies to volumes if spacing_mm is unset. Unset: no resizing."""
     interpolation: Literal["linear", "cubic"] = "linear"
     """Interpolation for resizing images. Volumes are always interpolated linearly."""
     field_of_view: OptionalFieldOfView = None
@@ -157,7 +157,7 @@ class Preprocess(Config):
     def prepared(self, image: Image) -> Prepared:
         """Return the preprocessed image without checking how many voxels are finite.
 
-        A slice may be outside the body.
+        The check is omitted because a slice outside the body may have few finite voxels.
 
         Raises:
             DataError: As for `__call__`, except for the fraction of non-finite voxels.

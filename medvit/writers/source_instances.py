@@ -42,7 +42,7 @@ MADE_UP = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfR
 
 @dataclass(frozen=True)
 class Sources:
-    """Headers of the files of a series that a result can refer to, in the order of the files.
+    """Headers of a series to which a result can refer, one per file, in the order of the files.
 
     `affine` maps (column, row, slice) to RAS+ mm; it is None for a 2D image. `made_up` names the identifiers that the
     files lack. For one multi-frame instance, the header is reduced to the frames of the volume, in their order;

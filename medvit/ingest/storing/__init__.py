@@ -69,4 +69,4 @@ class Way(Protocol):
         """
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove data that this strategy stored and no row refers to from the finished dataset."""
+        """Remove from the finished dataset all data of this strategy to which no row refers."""

@@ -26,8 +26,8 @@ class BagConfig(Config):
     members: Count = 5
     """Number of heads, trained from different seeds. The model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """0 trains every head on the train split and selects its epoch on the val split. 2 or more is repeated
-    cross-validation over the patients of both splits, in which each head selects its epoch on a different fold.
+    """0: every head trains on the train split and selects its epoch on the val split. 2 or more: the patients of both
+    splits are divided into this many folds. Each head selects its epoch on one fold and trains on the others.
     """
     tiles: Count = 2048
     """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""

@@ -54,7 +54,7 @@ class TrainingCrop:
         return CropDraw(CropBox(tuple(start.tolist()), self.size), change)
 
     def apply(self, sample: Sample, drawn: CropDraw) -> Sample:
-        """Return the drawn crop of a sample that is at least as large as the crop."""
+        """Return the crop of a sample at the drawn position. The sample must be at least as large as the crop."""
         sampler = drawn.sampler(tuple(sample.pixels.shape[1:]), self.size, sample.spacing)
         pixels = apply_change(sample.pixels, sampler, drawn.change, self.scale).contiguous()
         if not self.masks:
