@@ -170,7 +170,7 @@ def organs(job: DemoStages, drawn: Path) -> None:
         peft="lora",
         optim={"lr": 2e-3},
         loader={"batch_size": 2},
-        trainer=job.rounds_of(60),
+        trainer=job.rounds_of(50),
     )
     job.run(evaluate, "ct-report", checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM)
     job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
@@ -188,7 +188,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
         objective=DECODER,
         optim={"lr": 1e-3},
         loader={"batch_size": 32},
-        trainer=job.rounds_of(100),
+        trainer=job.rounds_of(80),
     )
     model = job.run(
         finetune,
@@ -198,7 +198,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
         peft="full",
         optim={"lr": 1e-3},
         loader={"batch_size": 16},
-        trainer=job.rounds_of(100),
+        trainer=job.rounds_of(80),
     )
     job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
