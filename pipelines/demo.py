@@ -180,26 +180,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
-    backbone = job.run(
-        pretrain,
-        "radiograph-backbone",
-        dataset=images,
-        **IMAGES,
-        objective=DECODER,
-        optim={"lr": 1e-3},
-        loader={"batch_size": 32},
-        trainer=job.rounds_of(80),
-    )
-    model = job.run(
-        finetune,
-        "radiograph-model",
-        dataset=images,
-        checkpoint=backbone,
-        peft="full",
-        optim={"lr": 1e-3},
-        loader={"batch_size": 16},
-        trainer=job.rounds_of(80),
-    )
+    model = classifier(job, "radiograph", images, IMAGES, num_steps=(80, 80))
     job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
@@ -240,28 +221,33 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 def grades(job: DemoStages, drawn: Path) -> None:
     """Grade photographs of the retina; the worse eye determines the grade of a patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
+    model = classifier(job, "eye", photographs, RETINAS, num_steps=(40, 90))
+    job.run(evaluate, "eye-report", checkpoint=model, dataset=photographs, order=phantoms.FUNDUS_CLASSES)
+    job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
+
+
+def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_steps: tuple[int, int]) -> Path:
+    """Pretrain a backbone on images, then fine-tune all its weights; `num_steps` per epoch of each."""
     backbone = job.run(
         pretrain,
-        "eye-backbone",
-        dataset=photographs,
-        **RETINAS,
+        f"{name}-backbone",
+        dataset=images,
+        **options,
         objective=DECODER,
         optim={"lr": 1e-3},
         loader={"batch_size": 32},
-        trainer=job.rounds_of(40),
+        trainer=job.rounds_of(num_steps[0]),
     )
-    model = job.run(
+    return job.run(
         finetune,
-        "eye-model",
-        dataset=photographs,
+        f"{name}-model",
+        dataset=images,
         checkpoint=backbone,
         peft="full",
         optim={"lr": 1e-3},
         loader={"batch_size": 16},
-        trainer=job.rounds_of(90),
+        trainer=job.rounds_of(num_steps[1]),
     )
-    job.run(evaluate, "eye-report", checkpoint=model, dataset=photographs, order=phantoms.FUNDUS_CLASSES)
-    job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
 
 
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
