@@ -1,6 +1,7 @@
 """Fixtures for all tests: real data (if they are beside the project), prepared MLflow databases, blank figures."""
 
 import gc
+import os
 from collections.abc import Generator
 from functools import lru_cache
 from io import BytesIO
@@ -10,6 +11,8 @@ from typing import BinaryIO
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a forked process that waits for threads of OpenMP waits forever
 
 import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
 

@@ -16,7 +16,7 @@ from pipelines._demo_summary import NewStudies, figures, figures_by_level, first
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms
 
 SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_eyes=16).model_copy(
-    update={"num_slides": 2}
+    update={"num_volumes": 3, "num_unlabeled": 1, "num_radiographs": 6, "num_eyes": 6, "num_slides": 2}
 )
 STUDIES = NewStudies(NEW_STUDIES, NEW_SEED)
 
@@ -40,8 +40,8 @@ def test_new_studies_are_not_among_the_training_images(drawn: Path) -> None:
     new = {path.read_bytes() for path in (drawn / "new-radiographs").rglob("*.dcm")}
     assert len(new) == 6
     assert len(list((drawn / "new-studies").iterdir())) == NEW_STUDIES
-    assert len(list((drawn / "ct" / "images").iterdir())) == 10
-    assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 3
+    assert len(list((drawn / "ct" / "images").iterdir())) == 3
+    assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 1
 
 
 def test_one_new_study_lacks_one_slice(drawn: Path) -> None:
