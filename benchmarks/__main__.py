@@ -40,8 +40,8 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=300, help="of gains: steps of a pretraining (default 300)")
     parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
-    told = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
-    parser.add_argument("--with-lightly", action="store_true", help=told)
+    text = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
+    parser.add_argument("--with-lightly", action="store_true", help=text)
     arguments = parser.parse_args()
     if arguments.names == ["gains"]:
         from benchmarks import gains  # imports torch

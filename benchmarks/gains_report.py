@@ -29,9 +29,9 @@ def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
     """Return a row per method, a column per data set: mean over seeds, its interval over images, range of seeds."""
     methods = next(iter(scores.values()))["probes"][probe][metric]
     title, split = PROBES[probe]
-    heads = [f"{name} ({told['images'][split]} images)" for name, told in scores.items()]
+    heads = [f"{name} ({result['images'][split]} images)" for name, result in scores.items()]
     rows = [
-        (NAMES[method], *(_cell(told["probes"][probe][metric][method]) for told in scores.values()))
+        (NAMES[method], *(_cell(result["probes"][probe][metric][method]) for result in scores.values()))
         for method in methods
     ]
     return f"{title}, {metric_title(metric)}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
@@ -53,11 +53,11 @@ def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 _COSTS = {"steps": 0, "minutes": 1, "cpu_minutes": 1, "peak_mib": 0}
 
 
-def _cell(told: Mapping[str, Any]) -> str:
-    mean, gain = told["mean"], told["gain"]
+def _cell(result: Mapping[str, Any]) -> str:
+    mean, gain = result["mean"], result["gain"]
     text = f"{mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]"
-    if len(told["seeds"]) > 1:
-        text += f", seeds {min(told['seeds']):.3f} to {max(told['seeds']):.3f}"
+    if len(result["seeds"]) > 1:
+        text += f", seeds {min(result['seeds']):.3f} to {max(result['seeds']):.3f}"
     if gain["low"] > 0 or gain["high"] < 0:
         text += f", {'better' if gain['value'] > 0 else 'worse'} by {abs(gain['value']):.3f}"
     return text

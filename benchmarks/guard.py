@@ -34,15 +34,15 @@ def run(data: Path, folder: Path) -> None:
         "tracking": OFF,
     }
     ingest(IngestConfig.parse(made))
-    start = pretrain(PretrainConfig.parse(_options(folder, "start", MAE, lr=1e-3, rounds=2, round_steps=60)))
+    start = pretrain(PretrainConfig.parse(_options(folder, "start", MAE, lr=1e-3, epochs=2, steps_per_epoch=60)))
     for name, objective in OBJECTIVES.items():
         for lr in RATES:
-            options = _options(folder, f"{name}-{lr:g}", objective, lr=lr, rounds=3, round_steps=100)
+            options = _options(folder, f"{name}-{lr:g}", objective, lr=lr, epochs=3, steps_per_epoch=100)
             _print(name, lr, PretrainConfig.parse({**options, "checkpoint": start.folder, "peft": "full"}))
 
 
 def _options(
-    folder: Path, output: str, objective: Mapping[str, Any], *, lr: float, rounds: int, round_steps: int
+    folder: Path, output: str, objective: Mapping[str, Any], *, lr: float, epochs: int, steps_per_epoch: int
 ) -> dict[str, Any]:
     return {
         "dataset": folder / "dataset",
@@ -53,7 +53,7 @@ def _options(
         "objective": objective,
         "optim": {"lr": lr},
         "loader": {"batch_size": 32},
-        "trainer": {"rounds": rounds, "round_steps": round_steps},
+        "trainer": {"epochs": epochs, "steps_per_epoch": steps_per_epoch},
     }
 
 
@@ -61,9 +61,9 @@ def _print(name: str, lr: float, config: PretrainConfig) -> None:
     spent: list[float] = []
     plain = Probe.read
 
-    def timed(self: Probe, *told: Any) -> ProbeReading:
+    def timed(self: Probe, *args: Any) -> ProbeReading:
         start = time.perf_counter()
-        reading = plain(self, *told)
+        reading = plain(self, *args)
         spent.append(time.perf_counter() - start)
         return reading
 

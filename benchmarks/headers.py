@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.timing import alternate, print_table
 from medvit.engine import EngineConfig
 from medvit.ingest.scan import scan
-from medvit.phantoms.numbered_things import write_archive
+from medvit.phantoms.large_archive import write_archive
 
 NUM_SLICES = 50
 BOUND_MIB = 1024

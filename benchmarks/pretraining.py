@@ -58,9 +58,9 @@ def run(folder: Path, repeats: int, environment: Path) -> None:
             "skipped: lightly-train is not installed; `python -m benchmarks pretraining --with-lightly` "
             "creates its environment"
         )
-    rounds = max(1, repeats // 2)
-    _print("DINOv2, ViT-S/14, 2 crops of 224 and 8 of 98 pixels", _measure(dinov2, rounds))
-    _print("MAE, ViT-S/16, 224 pixels", _measure(_both("mae", dataset), rounds))
+    num_repeats = max(1, repeats // 2)
+    _print("DINOv2, ViT-S/14, 2 crops of 224 and 8 of 98 pixels", _measure(dinov2, num_repeats))
+    _print("MAE, ViT-S/16, 224 pixels", _measure(_both("mae", dataset), num_repeats))
 
 
 def _both(objective: str, dataset: Path) -> dict[str, Contender]:
@@ -71,10 +71,10 @@ def _both(objective: str, dataset: Path) -> dict[str, Contender]:
     return {OWN: of("medvit"), PLAIN: of("plain")}
 
 
-def _measure(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Measured]:
+def _measure(contenders: Mapping[str, Contender], num_repeats: int) -> dict[str, Measured]:
     """Run all in turn, twice."""
     measured = {name: Measured() for name in contenders}
-    for _ in range(rounds):
+    for _ in range(num_repeats):
         for name, contender in contenders.items():
             with TemporaryDirectory(prefix="medvit-bench-") as folder:
                 output = Path(folder) / "output"
@@ -88,11 +88,11 @@ def _measure(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Meas
 def _run_alone(command: Sequence[str], output: Path) -> float:
     """Return the peak MiB of a process that uses all cores; its output goes to a file."""
     own = {"OMP_NUM_THREADS": str(os.cpu_count()), "LIGHTLY_TRAIN_EVENTS_DISABLED": "1"}
-    with (output / "printed").open("w") as printed, (output / "told").open("w") as told:
-        process = subprocess.Popen(command, stdout=printed, stderr=told, env=os.environ | own)
+    with (output / "printed").open("w") as printed, (output / "errors").open("w") as errors:
+        process = subprocess.Popen(command, stdout=printed, stderr=errors, env=os.environ | own)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"{' '.join(command[:4])} failed:\n" + (output / "told").read_text()[-2000:])
+        raise RuntimeError(f"{' '.join(command[:4])} failed:\n" + (output / "errors").read_text()[-2000:])
     return usage.ru_maxrss / 1024
 
 

@@ -158,8 +158,8 @@ def _linear(known: Array, labels: Array, chosen: Array, chosen_labels: Array, as
     def fitted(penalty: float) -> tuple[float, LogisticRegression]:
         model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000)
         model.fit(scaler.transform(known), labels)
-        told = model.predict_proba(scaler.transform(chosen))
-        return log_loss(chosen_labels, told, sample_weight=weights, labels=model.classes_), model
+        probabilities = model.predict_proba(scaler.transform(chosen))
+        return log_loss(chosen_labels, probabilities, sample_weight=weights, labels=model.classes_), model
 
     best = min((fitted(penalty) for penalty in PENALTIES), key=lambda pair: pair[0])[1]
     return np.asarray(best.predict_proba(scaler.transform(asked)))

@@ -75,7 +75,7 @@ class Progress:
             if self._is_shown and now - self._last >= self._wait and self.n < self.total:
                 self._last = now
                 self._wait = min(LONGEST_S, max(FIRST_S, SHARE * (now - self._started)))
-                self._tell(self._line(now))
+                self._write(self._line(now))
 
     def close(self) -> None:
         """Remove the bar; if lines were written before, write a last one."""
@@ -83,7 +83,7 @@ class Progress:
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:
             done = self._amount(number, of=None if self.n >= self.total else self.total)
-            self._tell(f"{self.title}: {done} in {duration(elapsed)}, {self._rate(number / elapsed)}")
+            self._write(f"{self.title}: {done} in {duration(elapsed)}, {self._rate(number / elapsed)}")
         self._is_shown = False
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         """Write a line to the log file, and to the terminal unless it shows the bar."""
         tell = logs.note if self._in_terminal else log.info
         tell("%s", line)

@@ -131,14 +131,14 @@ class Views:
     """Training views (crops) of a batch of images, for self-supervised training.
 
     `crops` (V, B, C, *S) are the global views and `local` (V', B, C, *s) the local ones. `studies` names the study of
-    each of the B images; `said` holds their labels, modality, laterality and view position. `fine` (V, B, C, *t) are
+    each of the B images; `descriptions` their labels, modality, laterality and view position. `fine` (V, B, C, *t) are
     the global views at a higher resolution, if an objective requires them.
     """
 
     crops: Float[Tensor, "v b c *s"]
     local: Float[Tensor, "w b c *s"] | None = None
     studies: tuple[str, ...] = ()
-    said: tuple[Mapping[str, str], ...] = ()
+    descriptions: tuple[Mapping[str, str], ...] = ()
     fine: Float[Tensor, "v b c *t"] | None = None
 
     def to(self, device: torch.device | str) -> Views:

@@ -238,7 +238,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
 
     problem = misspelt(_with_options(name, words), words)
     if problem:
-        return _told(name, problem, WRONG_ARGUMENTS, debug=False)
+        return _exit(name, problem, WRONG_ARGUMENTS, debug=False)
 
     log_to_terminal()
     logging.getLogger("medvit").setLevel(logging.DEBUG if debug else logging.NOTSET)
@@ -256,21 +256,21 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns an interrupt into an exit
         if isinstance(error, SystemExit) and error.code == 0:
             return 0  # another rank whose part is done
-        return _told(name, "interrupted; the same command with resume=true continues", INTERRUPTED, debug)
+        return _exit(name, "interrupted; the same command with resume=true continues", INTERRUPTED, debug)
     except ConfigError as error:
-        return _told(name, str(error), WRONG_ARGUMENTS, debug)
+        return _exit(name, str(error), WRONG_ARGUMENTS, debug)
     except MedvitError as error:
-        return _told(name, str(error), FAILED, debug)
+        return _exit(name, str(error), FAILED, debug)
     except Exception as error:  # last resort: any other error becomes one sentence
-        return _told(name, f"{unexpected(error)}; use --debug for the traceback", FAILED, debug)
+        return _exit(name, f"{unexpected(error)}; use --debug for the traceback", FAILED, debug)
     if not failures:
         return 0
     finished = f"finished, but {len(failures)} {STAGES[name].outcome}"
     if STAGES[name].prints_them:
-        return _told(name, finished, SOME_ITEMS_FAILED, debug=False)
+        return _exit(name, finished, SOME_ITEMS_FAILED, debug=False)
     rest = len(failures) - SHOWN_FAILURES
     lines = [*failures[:SHOWN_FAILURES], *([f"and {rest} more"] if rest > 0 else [])]
-    return _told(name, "\n  ".join([f"{finished}:", *lines]), SOME_ITEMS_FAILED, debug=False)
+    return _exit(name, "\n  ".join([f"{finished}:", *lines]), SOME_ITEMS_FAILED, debug=False)
 
 
 def find(name: str) -> Stage[Any, Any]:
@@ -350,7 +350,7 @@ def _quiet_deprecations() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def _told(name: str, sentence: str, status: int, debug: bool) -> int:
+def _exit(name: str, sentence: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(f"medvit {name}: {sentence}", file=sys.stderr)

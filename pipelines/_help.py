@@ -106,8 +106,8 @@ def _section(stage: str, title: str, keys: Sequence[Key]) -> Iterator[str]:
         yield textwrap.indent(textwrap.fill(key.help, WIDTH), " " * 6)
         others = _other_variants(stage, key)
         if others:
-            told = f"Other choices have options of their own: medvit {stage} {name}={others[0]} --help lists them."
-            yield textwrap.indent(textwrap.fill(told, WIDTH), " " * 6)
+            hint = f"Other choices have options of their own: medvit {stage} {name}={others[0]} --help lists them."
+            yield textwrap.indent(textwrap.fill(hint, WIDTH), " " * 6)
 
 
 def _is_choice(stage: str, key: Key) -> bool:

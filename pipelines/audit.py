@@ -94,6 +94,6 @@ def audit(config: AuditConfig, run: Run) -> Audited:
         run.failures += found.unread
     elif found.unread:
         log.warning("%d files of the source could not be read", sum(needles.unread.values()))
-    run.tracker.metrics({"num_sought": len(needles.needles), "num_found": len(traces), "num_unread": len(found.unread)})
+    run.tracker.metrics({"num_sought": len(needles.by_text), "num_found": len(traces), "num_unread": len(found.unread)})
     run.keep(FINDINGS, SUMMARY)
     return found

@@ -45,7 +45,7 @@ def export(config: ExportConfig, run: Run) -> Exported:
     write = ExportImage(facts.name, manifest.store.folder, run.folder, facts.mask_classes, config.compress)
     for outcome in map_items(write, waiting, config=config.engine, title="export"):
         if outcome.error is not None:
-            run.failures.append(_told(outcome.item, outcome.error))
+            run.failures.append(_failure(outcome.item, outcome.error))
 
     num_done = len(rows) - len(run.failures)
     run.tracker.metrics({"num_exported": num_done, "num_failed": len(run.failures)})
@@ -57,7 +57,7 @@ def export(config: ExportConfig, run: Run) -> Exported:
     return Exported(run.folder, num_done, num_failed)
 
 
-def _told(row: Row, error: Exception) -> str:
+def _failure(row: Row, error: Exception) -> str:
     if isinstance(error, OutputError):
         raise error
     return f"{row}: {error if isinstance(error, MedvitError) else unexpected(error)}"

@@ -19,7 +19,7 @@ from medvit.peft.frozen import FrozenConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
 from medvit.training.finetuning_options import FinetuningOptions
-from medvit.training.options import told_patients, trained_on
+from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import LEFTOVERS
 from medvit.training.slide_assembly import AssembledSlides, assemble_slides
 from medvit.training.slide_heads import holds_slides
@@ -143,5 +143,5 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, str]:
     task = parts.task
     images = f"{len(task.train)} for training, {len(task.val)} for validation"
-    patients = told_patients([*task.train, *task.val])
+    patients = describe_patients([*task.train, *task.val])
     return {"images": images, "patients": patients, **config.describe(parts.optim), "seed": str(config.seed)}

@@ -9,7 +9,7 @@ from typing import ClassVar
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.stage import Run, StageConfig, stage
-from medvit.training.options import told_patients, trained_on
+from medvit.training.options import describe_patients, trained_on
 from medvit.training.pretrained import save_pretrained
 from medvit.training.pretraining_assembly import AssembledPretraining, assemble_pretraining
 from medvit.training.pretraining_options import PretrainingOptions
@@ -83,5 +83,5 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
 
 def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
-    told = {"objective": config.objective.name, "images": images, "patients": told_patients(parts.rows)}
-    return {**told, **config.describe(parts.optim), "seed": str(config.seed)}
+    description = {"objective": config.objective.name, "images": images, "patients": describe_patients(parts.rows)}
+    return {**description, **config.describe(parts.optim), "seed": str(config.seed)}

@@ -124,10 +124,10 @@ def test_what_may_name_a_patient_is_left_out_of_the_public_tree() -> None:
     ],
 )
 def test_a_wrong_key_or_value_is_told(override: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         load(override)
-    assert str(told.value).startswith("the arguments: ")
-    assert sentence in str(told.value)
+    assert str(caught.value).startswith("the arguments: ")
+    assert sentence in str(caught.value)
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -213,8 +213,8 @@ def test_earlier_names_are_read_with_a_warning_and_those_in_artifacts_without(ca
     assert Renamed.parse_saved(tree, source="model.yaml") == now
     assert not caplog.records
     assert Renamed.parse(tree) == now
-    told = [record.getMessage() for record in caplog.records]
-    assert [sentence.partition(";")[0] for sentence in told] == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert [sentence.partition(";")[0] for sentence in messages] == [
         "rounds is now called epochs",
         "balance=none is now called balance=off",
         "checkpoint=none is now called checkpoint=null",

@@ -58,10 +58,10 @@ def test_the_readme_names_the_eight_classes_that_medvit_offers() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_example_in_the_docstring_of_a_class_runs(name: str, site: Path) -> None:
     (example,) = doctest.DocTestFinder(recurse=False).find(getattr(medvit, name), name, globs={})
-    told: list[str] = []
-    found = doctest.DocTestRunner().run(example, out=told.append)
+    output: list[str] = []
+    found = doctest.DocTestRunner().run(example, out=output.append)
     assert found.attempted > 0
-    assert found.failed == 0, "".join(told)
+    assert found.failed == 0, "".join(output)
 
 
 def test_every_name_in_the_code_of_the_readme_exists() -> None:

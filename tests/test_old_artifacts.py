@@ -194,7 +194,7 @@ def test_an_old_dataset_is_updated_from_the_same_source(site: Path, caplog: pyte
     # Other versions of NumPy, nibabel or pydicom may write the same pixels as other bytes, which are then read again.
     assert re.search(r"dataset was made: 0 added, \d+ changed, 0 removed, \d+ unchanged", caplog.text)
 
-    def told(row: Row) -> Row:
+    def comparable(row: Row) -> Row:
         return replace(row, file_sha256=None, patient_is_assumed=None)  # which versions before did not record
 
-    assert [told(row) for row in updated] == [told(row) for row in Manifest.read(site / "dataset")]
+    assert [comparable(row) for row in updated] == [comparable(row) for row in Manifest.read(site / "dataset")]

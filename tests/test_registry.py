@@ -156,14 +156,14 @@ def test_an_installed_package_extends_a_room_by_its_entry_point(room: str, elsew
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (CHOICE.format(kind="Other", name="circle").replace("@register", "@register(room=ROOM)"), "two choices named"),
         ("import no_such_module", "cannot be imported: No module named 'no_such_module'; fix or uninstall"),
     ],
 )
-def test_what_cannot_join_a_room_is_told_with_its_module(room: str, elsewhere: Path, text: str, told: str) -> None:
+def test_what_cannot_join_a_room_is_told_with_its_module(room: str, elsewhere: Path, text: str, expected: str) -> None:
     (elsewhere / "my_other.py").write_text(f"ROOM = {room!r}\n{text}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=f"(?s)my_other.*{told}|{told}.*my_other"):
+    with pytest.raises(ConfigError, match=f"(?s)my_other.*{expected}|{expected}.*my_other"):
         extend(room, "my_other")
     assert find(room, "circle").__module__ == f"{room}.circle"

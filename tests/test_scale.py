@@ -18,7 +18,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import ConfigError, TimeLimitError
 from medvit.ingest.scan import scan
-from medvit.phantoms.numbered_things import write_archive
+from medvit.phantoms.large_archive import write_archive
 from pipelines.ingest import ingest
 from tests.processes.cluster_work import hang, kill_itself, of_unportable, pid_while_waiting
 

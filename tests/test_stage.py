@@ -318,8 +318,10 @@ def other_process(output: Path) -> Forked:
 @pytest.mark.parametrize("resume", [False, True])
 def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_path: Path, resume: bool) -> None:
     with other_process(tmp_path / "out") as other:
-        told = rf"medvit ingest of process {other.pid} on .* is working in .*out\.partial; wait until it has ended, or"
-        with pytest.raises(OutputError, match=told):
+        sentence = (
+            rf"medvit ingest of process {other.pid} on .* is working in .*out\.partial; wait until it has ended, or"
+        )
+        with pytest.raises(OutputError, match=sentence):
             run_count(tmp_path, resume=resume)
         other.tell("")
     assert other.status == 0

@@ -35,7 +35,7 @@ _AROUND = " \"'^`()[]{}"
 """Separators of table cells, JSON values and lines of text, and the characters that may surround a value."""
 
 
-class Haystack:
+class Matcher:
     """Matcher of needles, compiled once and used on many texts."""
 
     def __init__(self, needles: Iterable[Needle]) -> None:

@@ -66,12 +66,12 @@ class Needle:
         It is weak only if both needles are weak. A weak needle does not determine whether the copy may contain the
         text.
         """
-        telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
+        decisive = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
         return Needle(
             text,
             min(self.source, other.source),
-            all(needle.is_date for needle in telling),
-            any(needle.is_in_copy for needle in telling),
+            all(needle.is_date for needle in decisive),
+            any(needle.is_in_copy for needle in decisive),
             self.is_weak and other.is_weak,
             self.shape if self.shape == other.shape else "text",
             self.is_common and other.is_common,
@@ -93,12 +93,12 @@ class IdentifyingValues:
 
 
 @dataclass(frozen=True)
-class Sought:
+class Needles:
     """All needles by their text, the number of excluded values, and the dates (DA) of each patient."""
 
-    needles: Mapping[str, Needle] = field(repr=False)
+    by_text: Mapping[str, Needle] = field(repr=False)
     num_files: int
-    num_passed_over: int
+    num_excluded: int
     dates: Mapping[str, frozenset[str]] = field(repr=False)
     patients: frozenset[str] = field(default=frozenset(), repr=False)
     """Patients that DICOM files name by their PatientID."""
@@ -166,7 +166,7 @@ def _is_shown(text: FileText) -> bool:
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
 
 
-def sought(
+def collect_needles(
     names: Sequence[Path],
     root: Path,
     found: Iterable[IdentifyingValues],
@@ -175,26 +175,26 @@ def sought(
     num_files: int,
     dataset: str = "",
     classes: Collection[str] = (),
-) -> Sought:
+) -> Needles:
     """Return the needles from the file names of a source and from the values of its `num_files` files.
 
     Words in `ignored` are excluded. The names of `classes` are excluded if they occur in places of the source where
     they may stand by chance, as in a table, but not if they name a patient. The name of the source folder is excluded
     if it is part of `dataset`, the chosen name of the dataset.
     """
-    told = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
-    collector = _Collector({word for text in ignored for word in words_of(text)}, told)
+    class_forms = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
+    collector = _Collector({word for text in ignored for word in words_of(text)}, class_forms)
     unread: Counter[str] = Counter()
     for one in found:
         collector.add(one)
         unread.update([one.unread] if one.unread else [])
-    is_told = set(words_of(root.absolute().name)) <= set(words_of(dataset))
-    for name in _names(names, root) | (set() if is_told else {root.absolute().name}):
+    is_known = set(words_of(root.absolute().name)) <= set(words_of(dataset))
+    for name in _names(names, root) | (set() if is_known else {root.absolute().name}):
         collector.words(name, Needle("", FILE_NAME, is_weak=True))
         collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
-    return Sought(needles, num_files, collector.num_passed_over(), dates, frozenset(collector.patients), unread)
+    return Needles(needles, num_files, collector.num_excluded(), dates, frozenset(collector.patients), unread)
 
 
 def forms(text: str) -> set[str]:
@@ -247,7 +247,7 @@ class _Collector:
         self._needles = {text: needle for text, needle in self._needles.items() if text not in harmless}
         return self._needles
 
-    def num_passed_over(self) -> int:
+    def num_excluded(self) -> int:
         return len(self._passed - self._needles.keys())
 
     def _value(self, value: IdentifyingValue, needle: Needle) -> None:
@@ -266,7 +266,7 @@ class _Collector:
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
                 # Words that a copy keeps, such as HippoCrop, name nobody.
                 text = removed(value.text) if value.is_descriptor else value.text
-                self.words(rarity.telling_part(text) if is_prose else text, needle)
+                self.words(rarity.identifying_part(text) if is_prose else text, needle)
 
     def _person(self, value: IdentifyingValue, needle: Needle) -> None:
         is_name = value.vr == "PN"

@@ -43,6 +43,6 @@ def is_number_in_parts(text: str) -> bool:
     return is_long and len(words) > 1 and len(text) <= MAX_NUMBER
 
 
-def telling_part(text: str) -> str:
+def identifying_part(text: str) -> str:
     """Return the words of prose that may be names or identifiers, those with a capital letter or a digit."""
     return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.audit.matcher import Trace
-from medvit.audit.needles import Sought
+from medvit.audit.needles import Needles
 from medvit.audit.places import AnyPlace
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
@@ -42,17 +42,17 @@ class Audited:
         write_text(self.folder / SUMMARY, f"{summary}\n")
 
 
-def unread_lines(needles: Sought) -> tuple[str, ...]:
+def unread_lines(needles: Needles) -> tuple[str, ...]:
     """Return one line per reason why files of the source could not be read."""
     return tuple(f"{number} files of the source: {reason}" for reason, number in sorted(needles.unread.items()))
 
 
-def summary_of(needles: Sought, places: Sequence[AnyPlace], audited: Audited) -> str:
+def summary_of(needles: Needles, places: Sequence[AnyPlace], audited: Audited) -> str:
     """Return the summary text: needles, places and findings."""
     titles = ", ".join(dict.fromkeys(place.title for place in places))
     lines = [
-        f"searched for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
-        f"not searched for: {needles.num_passed_over} values that are too short or too common to identify anyone",
+        f"searched for {len(needles.by_text)} texts that identify someone, from {needles.num_files} files, in {titles}",
+        f"not searched for: {needles.num_excluded} values that are too short or too common to identify anyone",
         *(f"not read, so its contents were not searched for: {line}" for line in audited.unread),
         f"found: {len(audited.traces) or 'nothing'}",
     ]

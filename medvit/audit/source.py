@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from medvit.audit.needles import IdentifyingValues, ReadValues, Sought, sought
+from medvit.audit.needles import IdentifyingValues, Needles, ReadValues, collect_needles
 from medvit.audit.search import Search, by_pseudonym
 from medvit.dataset.manifest import Manifest
 from medvit.deidentification.profile import Profile
@@ -31,7 +31,7 @@ def read_source(
     profile: Profile,
     ignored: Sequence[str],
     engine: EngineConfig,
-) -> Sought:
+) -> Needles:
     """Return the needles of a source and of additional `tables`; `profile` is that of the de-identified copy.
 
     Words in `ignored`, the name of the dataset and the names of its classes are excluded.
@@ -50,7 +50,9 @@ def read_source(
         found = chain(map(_values, outcomes), lost)
         classes = {text for row in manifest for label in row.labels.items() for text in label}
         called = str(manifest.facts.name)
-        needles = sought(names, local.root, found, ignored, num_files=len(files), dataset=called, classes=classes)
+        needles = collect_needles(
+            names, local.root, found, ignored, num_files=len(files), dataset=called, classes=classes
+        )
         local.discard()
     return needles
 
@@ -69,7 +71,7 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
     return IdentifyingValues(unread=str(outcome.error) if is_late else "reading stopped at an unexpected error")
 
 
-def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
+def keyed_search(needles: Needles, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
     """Return the search, with the days by which the site's key shifts the dates of each patient in a DICOM copy.
 
     Without a key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether
@@ -92,7 +94,7 @@ def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patien
     return Search(by_pseudonym(needles, names), moves)
 
 
-def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
+def _warn_of_strangers(needles: Needles, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
     """Warn if patients of the source have pseudonyms, and none of them is in the dataset."""
     known = {row.patient_id for row in manifest}
     here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}

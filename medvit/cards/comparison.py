@@ -91,14 +91,14 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVa
     if fewest.total < FEW_PATIENTS:
         opening += f"One of them has {fewest} only: the intervals are less reliable than they look."
     known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
-    untold = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
-    untold.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
-    untold += [f"{key}: {note}." for key, manifest in (("a", a), ("b", b)) if (note := PatientCount.of(manifest).note)]
+    remarks = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
+    remarks.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
+    remarks += [f"{key}: {note}." for key, manifest in (("a", a), ("b", b)) if (note := PatientCount.of(manifest).note)]
     page = Document(
         f"{a.facts.name} (a) and {b.facts.name} (b)",
         opening,
         [
-            Section("Contents", [_contents(a, b), *filter(None, untold)]),
+            Section("Contents", [_contents(a, b), *filter(None, remarks)]),
             Section("Shifts", [_table(variables), *NOTES]),
             Section("Distributions", [[_picture(number, one) for number, one in enumerate(variables)]]),
             Section("Images", [[_images(a, b)]]),
@@ -157,8 +157,8 @@ def _table(variables: Sequence[ComparedVariable]) -> Table:
             _effect(v.effect),
             _plain(v.effect.ks),
             _plain(v.effect.wasserstein),
-            _told(v.a),
-            _told(v.b),
+            _described(v.a),
+            _described(v.b),
         ]
         for v in variables
     ]
@@ -175,7 +175,7 @@ def _plain(value: float) -> str:
     return f"{value:.3g}" if np.isfinite(value) else ""
 
 
-def _told(observed: Observed) -> str:
+def _described(observed: Observed) -> str:
     if isinstance(observed.values[0], str):
         ranked = Counter(map(str, observed.values)).most_common(4)
         return ", ".join(f"{name} {count / len(observed):.0%}" for name, count in ranked)

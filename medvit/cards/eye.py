@@ -26,7 +26,7 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
     rows = [row for row in manifest if row.modality in MODALITIES]
     if not rows:
         return
-    parts = ["## Eyes", _table("eye", rows, [row.attributes.get(LATERALITY, "not said") for row in rows])]
+    parts = ["## Eyes", _table("eye", rows, [row.attributes.get(LATERALITY, "not stated") for row in rows])]
     if any(QUALITY in row.attributes for row in rows):
         parts += [_table("quality", rows, [stratum(row) for row in rows])]
         parts += ["Quality is the worst of sharpness, exposure and field of view: good from 0.8, poor below 0.5."]

@@ -100,16 +100,16 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
     """
     if prose is None:
         return None
-    counts, num_said = Counter(row.modality or "unknown" for row in rows), sum(prose.head.images.values())
+    counts, num_stated = Counter(row.modality or "unknown" for row in rows), sum(prose.head.images.values())
     del counts["unknown"]  # as pictures whose files do not state it
     name = f"data_cards/{prose.head.name}.md"
-    if counts - Counter(prose.head.images) or not MIN_SHARE * num_said <= len(rows) <= num_said:
+    if counts - Counter(prose.head.images) or not MIN_SHARE * num_stated <= len(rows) <= num_stated:
         log.warning(
             "the %d images do not match the stored card %s, which describes %d (%s), so the card is not used although "
             "its name matches; set facts.card=%s to use it",
             len(rows),
             name,
-            num_said,
+            num_stated,
             ", ".join(f"{kind} {number}" for kind, number in prose.head.images.items()),
             name,
         )

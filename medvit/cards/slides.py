@@ -46,13 +46,13 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
     grids = [TileGrid.read(manifest.folder, row.image_id) for row in slides]
     first = grids[0]
     both = list(zip(slides, grids, strict=True))
-    said = (
+    summary = (
         f"{sum(map(len, grids)):,} tiles of {first.size} x {first.size} pixels on {_count(slides)}, "
         f"{first.mpp:.3g} microns per pixel, overlap {first.facts.get('overlap', '0')}, with tissue on "
         f"{float(first.facts.get('min_tissue', '0')):.0%} or more. Pixels remain in the files of the slides."
     )
     lines = [_line(row, grid) for row, grid in both[:SHOWN]]
-    parts = ["## Slides", said, *_by_label(both), markdown_table(Table(HEADER, lines))]
+    parts = ["## Slides", summary, *_by_label(both), markdown_table(Table(HEADER, lines))]
     parts += [f"And {len(slides) - SHOWN} more."] if len(slides) > SHOWN else []
     parts.append(
         "Left the slide at low power; right the segmentation: glass dimmed, ink yellow, tiles framed in blue, "
@@ -76,8 +76,8 @@ def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
             tiles = [number for _, number in chosen]
             patients = PatientCount.of(row for row, _ in chosen).cell
             if chosen:
-                told = "without" if name is None else name
-                lines.append([told, len(chosen), patients, f"{sum(tiles):,}", f"{np.median(tiles):g}"])
+                title = "without" if name is None else name
+                lines.append([title, len(chosen), patients, f"{sum(tiles):,}", f"{np.median(tiles):g}"])
         if len(classes) <= MAX_CLASSES:
             yield markdown_table(Table((f"`{key}`", "slides", "patients", "tiles", "tiles a slide, median"), lines))
 

@@ -58,8 +58,8 @@ def names(manifest: Manifest) -> dict[str, Observed]:
     titles |= {"laterality": "laterality", "view": "centered on"}
     found |= {title: _of_patients(rows, key, are_numbers=False) for key, title in titles.items()}
     if all(row.flags is not None for row in rows):
-        told = [" + ".join(row.flags or ()) or "none" for row in rows]
-        found["flags"] = Observed(told, [row.patient_id for row in rows])
+        flags = [" + ".join(row.flags or ()) or "none" for row in rows]
+        found["flags"] = Observed(flags, [row.patient_id for row in rows])
     for key in manifest.facts.classes:
         if not _is_numeric(manifest, key):
             found[f"label {key}"] = Observed([r.labels.get(key, "(none)") for r in rows], [r.patient_id for r in rows])

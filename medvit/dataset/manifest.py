@@ -153,8 +153,8 @@ class Manifest:
     @property
     def hash(self) -> str:
         """SHA-256 over all rows and facts except notes; equal datasets have equal hashes, wherever they are stored."""
-        lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
-        return hashlib.sha256("\n".join([_said_facts(self.facts), *lines]).encode()).hexdigest()
+        lines = sorted(json.dumps(_hashed_row(row), sort_keys=True) for row in self.rows)
+        return hashlib.sha256("\n".join([_hashed_facts(self.facts), *lines]).encode()).hexdigest()
 
     def filter(self, keep: Callable[[Row], bool]) -> Manifest:
         """Return a manifest of the rows for which `keep` is true."""
@@ -280,26 +280,26 @@ def _facts_tree(facts: Facts) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if key not in later or value}
 
 
-def _said_facts(facts: Facts) -> str:
+def _hashed_facts(facts: Facts) -> str:
     """Return the facts that enter the hash: all except notes and values, which do not change the contents of rows."""
     return json.dumps(_facts_tree(replace(facts, notes=(), values={})), sort_keys=True)
 
 
-def _said(row: Row) -> dict[str, Any]:
+def _hashed_row(row: Row) -> dict[str, Any]:
     """Return a row as plain values.
 
     Empty columns of later schemas are omitted, so that older datasets keep their hash.
     """
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
     empty: tuple[object, ...] = (None, [], "")
-    said = {
+    columns = {
         name: value
         for name, value in _line(row).items()
         if name not in (*later, "patient_any_issuer") or value not in empty
     }
     if not row.patient_is_assumed:
-        del said["patient_is_assumed"]
-    return said
+        del columns["patient_is_assumed"]
+    return columns
 
 
 def _row(line: dict[str, Any]) -> Row:

@@ -101,11 +101,11 @@ def risk(item: Item, modality: str = "") -> Risk:
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):
         header = open_elements(item.files[0], stop_before_pixels=True, specific_tags=_TAGS)
-        said = str(header.get("BurnedInAnnotation") or "").strip().upper()
+        declared = str(header.get("BurnedInAnnotation") or "").strip().upper()
         sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
         kinds = " ".join(header.get("ImageType") or ()).upper()
         return Risk(
-            declares=said == "YES",
+            declares=declared == "YES",
             is_risky=any(sop_class == root or sop_class.startswith(f"{root}.") for root in RISKY_CLASSES)
             or MODALITY.of(str(header.get("Modality") or modality)) in RISKY_MODALITIES
             or any(word in kinds for word in RISKY_TYPES)

@@ -262,8 +262,8 @@ def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
             "the file has no (0008,0016) SOPClassUID, which every DICOM file must have; exclude the file"
         )
     if not copy.get("SOPInstanceUID"):
-        said = str(meta.get("MediaStorageSOPInstanceUID") or "")
-        copy.SOPInstanceUID = by.uid(said or hashlib.sha256(bytes(source.get("PixelData") or b"")).hexdigest())
+        stored_uid = str(meta.get("MediaStorageSOPInstanceUID") or "")
+        copy.SOPInstanceUID = by.uid(stored_uid or hashlib.sha256(bytes(source.get("PixelData") or b"")).hexdigest())
     copy.PatientName = copy.PatientID = by.patient
 
 

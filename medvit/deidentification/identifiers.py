@@ -53,12 +53,12 @@ def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
     for value in values(dataset, profile):
         if value.vr in DATES or value.vr in ("UI", "UN", "OB", "OW") or value.is_descriptor:
             continue
-        words = filter(is_telling, words_of(value.text))
+        words = filter(is_identifying_word, words_of(value.text))
         found |= {word for word in words if value.vr == "PN" or not is_common(word)}
     return frozenset(found)
 
 
-def is_telling(word: str) -> bool:
+def is_identifying_word(word: str) -> bool:
     """Return whether a word or number is long enough to identify someone."""
     if word.isdigit():
         return len(word.lstrip("0")) >= MIN_NUMBER

@@ -130,9 +130,9 @@ def transfer_syntax(dataset: Dataset) -> str:
     """Return the transfer syntax of a data set, from its file meta information or from how it was read."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    said = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-    if said:
-        return said
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if syntax:
+        return syntax
     is_implicit, is_little = dataset.original_encoding
     return str(ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian)
 

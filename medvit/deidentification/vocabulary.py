@@ -166,7 +166,7 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
         parts = [(part, is_kept) for part, is_kept in parts if part.casefold() not in forbidden]
     elif all(is_kept for _, is_kept in parts) and sum(map(str.isdigit, word)) < MANY_DIGITS:
         return word
-    return " ".join(part for part, is_kept in parts if is_kept and _tells(part))
+    return " ".join(part for part, is_kept in parts if is_kept and _is_meaningful(part))
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
@@ -186,7 +186,7 @@ def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
     return parts
 
 
-def _tells(part: str) -> bool:
+def _is_meaningful(part: str) -> bool:
     """Return whether a part may be kept alone: a word of three letters, or a word with a digit that is on the list."""
     return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
 

@@ -134,7 +134,7 @@ def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]
     """Return the values of the dimensions that a data set has, by name."""
     found: dict[str, DimensionValue] = {}
     present = dataset.keys()
-    for trait in _that_may_be_said(tuple(present)):
+    for trait in _possible_dimensions(tuple(present)):
         for value in _values(trait, dataset, present):
             known = trait.of(value)
             if known is not None:
@@ -153,7 +153,7 @@ def _values(trait: Dimension, dataset: Dataset | FastDataset, present: Container
 
 
 @lru_cache(64)
-def _that_may_be_said(present: tuple[int, ...]) -> tuple[Dimension, ...]:
+def _possible_dimensions(present: tuple[int, ...]) -> tuple[Dimension, ...]:
     """Return the dimensions that a data set with these tags may have.
 
     The result is cached, because instances of a series have the same tags.

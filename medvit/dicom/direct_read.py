@@ -82,26 +82,31 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
     return Frame(stored[None], coding.slope, coding.intercept, coding.unit, padding=coding.padding, facts=coding.facts)
 
 
-def _coding_of(said: FastDataset) -> Coding | None:
+def _coding_of(header: FastDataset) -> Coding | None:
     """Return the coding of a single gray frame from the elements `DESCRIBING`; None if the frame requires a decoder."""
-    if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
+    if header.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
-    kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")
-    shape, photometric = (said.get("Rows"), said.get("Columns")), said.get("PhotometricInterpretation")
-    is_gray = said.get("SamplesPerPixel") == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
-    is_one = said.get("NumberOfFrames", 1) == 1 and said.get("PlanarConfiguration", 0) in (0, 1)
+    kind, bits = TYPES.get((header.get("BitsAllocated"), header.get("PixelRepresentation"))), header.get("BitsStored")
+    shape, photometric = (header.get("Rows"), header.get("Columns")), header.get("PhotometricInterpretation")
+    is_gray = header.get("SamplesPerPixel") == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
+    is_one = header.get("NumberOfFrames", 1) == 1 and header.get("PlanarConfiguration", 0) in (0, 1)
     if not is_gray or not is_one or kind is None or not all(isinstance(side, int) and side > 0 for side in shape):
         return None
-    is_usual = isinstance(bits, int) and 0 < bits <= 8 * np.dtype(kind).itemsize and said.get("HighBit") == bits - 1
-    if not is_usual or any(keyword in said for keyword in _UNUSUAL) or not said.get("SOPClassUID") or is_pet(said):
+    is_usual = isinstance(bits, int) and 0 < bits <= 8 * np.dtype(kind).itemsize and header.get("HighBit") == bits - 1
+    if (
+        not is_usual
+        or any(keyword in header for keyword in _UNUSUAL)
+        or not header.get("SOPClassUID")
+        or is_pet(header)
+    ):
         return None
     try:
-        means = meaning(said, 0, is_little=True, is_signed="i" in kind)
+        means = meaning(header, 0, is_little=True, is_signed="i" in kind)
     except UnreadableError:  # reading the pixels raises the error
         return None
-    is_dark_high = is_inverted(said, photometric)
+    is_dark_high = is_inverted(header, photometric)
     facts = ValueFacts(means.scaling, means.rescale_type, photometric, is_dark_high, "i" in kind, bits)
-    padding = within(declared(said, is_signed="i" in kind), np.dtype(kind))
+    padding = within(declared(header, is_signed="i" in kind), np.dtype(kind))
     if is_dark_high and not means.unit:
         padding = turned(np.zeros((1, 1), np.dtype(kind).newbyteorder("=")), padding, bits=bits)[1]
     return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, facts, padding)

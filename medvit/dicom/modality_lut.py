@@ -50,7 +50,7 @@ class ValueFacts:
     """(0028,0101) BitsStored."""
     label: str = ""
     """(0040,9210) LUTLabel of the mapping, where it can be shown safely."""
-    said_label: str = field(default="", repr=False)
+    file_label: str = field(default="", repr=False)
     """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:
@@ -105,9 +105,9 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
         return Meaning(unit=unit, table=table, scaling="table", rescale_type=kind)
     for group in groups(dataset, index):
         for item in (group.get("PixelValueTransformationSequence") or ())[:1]:
-            said = str(item.get("RescaleType") or UNSPECIFIED).strip()
+            declared = str(item.get("RescaleType") or UNSPECIFIED).strip()
             # Scanners write the unit of enhanced PET here.
-            kind = said if said in PET_UNITS.terms else RESCALE_TYPE.of(said) or UNSPECIFIED
+            kind = declared if declared in PET_UNITS.terms else RESCALE_TYPE.of(declared) or UNSPECIFIED
             unit = _unit(dataset, kind, is_rescaled=True) or ("" if kind == UNSPECIFIED else kind)
             return Meaning(*_rescale(item), unit, scaling=_scaling(item), rescale_type=kind)
     scaling, kind = _scaling(dataset), _term(dataset, RESCALE_TYPE, dataset.get("RescaleType"))
@@ -169,9 +169,9 @@ def _is_ct(dataset: Dataset) -> bool:
     return sop_class in CT_CLASSES if sop_class else dataset.get("Modality") == "CT"
 
 
-def _term(dataset: Dataset, terms: Terms, said: object) -> str:
+def _term(dataset: Dataset, terms: Terms, value: object) -> str:
     """Return the defined term of a rescale or table type; HU for a CT without a type (PS3.3 C.8.2.1.1.2)."""
-    text = str(said or "").strip()
+    text = str(value or "").strip()
     if not text:
         return "HU" if _is_ct(dataset) else UNSPECIFIED
     return terms.of(text) or NO_TERM

@@ -54,7 +54,7 @@ class RealWorldMapping:
 
     label: str
     """(0040,9210) LUTLabel if it can be shown safely, else empty."""
-    said_label: str = field(repr=False)
+    file_label: str = field(repr=False)
     """The label as in the file, for comparison; never shown."""
     unit: str = ""
     is_unit_known: bool = True
@@ -103,7 +103,7 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
             name a person.
         UnreadableError: If the mapping cannot be used.
     """
-    chosen = [one for one in found if one.said_label == label.strip()]
+    chosen = [one for one in found if one.file_label == label.strip()]
     if len(chosen) != 1:
         shown = ", ".join(dict.fromkeys(one.label for one in found if one.label))
         hidden = sum(not one.label for one in found)
@@ -136,14 +136,14 @@ def require_all_mapped(mapping: RealWorldMapping, num_unmapped: int) -> None:
 
 
 def _mapping(item: Dataset, personal: PersonalWords, is_signed: bool) -> RealWorldMapping:
-    said = text(item, "LUTLabel")
+    file_label = text(item, "LUTLabel")
     unit, is_known = _unit(item)
     first, last = (_bound(item, end, is_signed) for end in ("First", "Last"))
     slope, intercept = (number(item, f"RealWorldValue{part}") for part in ("Slope", "Intercept"))
     table = () if slope is not None else _entries(item)
     return RealWorldMapping(
-        label=product_text(said, personal),
-        said_label=said,
+        label=product_text(file_label, personal),
+        file_label=file_label,
         unit=unit,
         is_unit_known=is_known,
         first=-math.inf if first is None else first,
@@ -197,11 +197,11 @@ def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
 def _unit(item: Dataset) -> tuple[str, bool]:
     """Return the unit of an item, and whether it is a known unit; an unknown text is not kept."""
     code = next(iter(item.get("MeasurementUnitsCodeSequence") or ()), None)
-    said = "" if code is None else text(code, "CodeValue") or text(code, "LongCodeValue")
-    if code is None or text(code, "CodingSchemeDesignator") != "UCUM" or not _UCUM.fullmatch(said):
+    unit = "" if code is None else text(code, "CodeValue") or text(code, "LongCodeValue")
+    if code is None or text(code, "CodingSchemeDesignator") != "UCUM" or not _UCUM.fullmatch(unit):
         _warn()
         return "", False
-    return _SAME.get(said, said), True
+    return _SAME.get(unit, unit), True
 
 
 @cache

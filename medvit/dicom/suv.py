@@ -152,9 +152,9 @@ def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
         raise _MissingError("no (0008,0022) and (0008,0032) date and time of the acquisition")
     if series is not None and series <= acquisition:
         return series
-    said = _date_time(str(_private_value(dataset, GE, 0x0D) or ""), dataset)
-    if said is not None:
-        return said
+    recorded = _date_time(str(_private_value(dataset, GE, 0x0D) or ""), dataset)
+    if recorded is not None:
+        return recorded
     reference_ms, duration_ms = number(dataset, "FrameReferenceTime"), number(dataset, "ActualFrameDuration")
     if not reference_ms or not duration_ms or min(reference_ms, duration_ms) <= 0.0:
         raise _MissingError(

@@ -41,13 +41,13 @@ def displayed(
         is_signed = bool((real < 0 if gaps is None else (real < 0) & ~gaps).any())
         table = lookup_table(item, is_little=is_little, is_signed=is_signed)
         return _quantized(table(np.rint(real)).astype(np.float64) / _brightest(table))
-    said = _window(dataset, index)
-    if said is None:
+    window = _window(dataset, index)
+    if window is None:
         return None
-    center, width = number(said, "WindowCenter"), number(said, "WindowWidth")
+    center, width = number(window, "WindowCenter"), number(window, "WindowWidth")
     if center is None or width is None:
         return None
-    return _quantized(_windowed(real.astype(np.float64), center, width, str(said.get("VOILUTFunction") or "LINEAR")))
+    return _quantized(_windowed(real.astype(np.float64), center, width, str(window.get("VOILUTFunction") or "LINEAR")))
 
 
 def _brightest(table: LookupTable) -> int:

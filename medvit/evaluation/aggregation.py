@@ -164,14 +164,20 @@ def breakdowns(
         found.append(Breakdown("By level", _rule(ordered), lines))
     if any(QUALITY in row.attributes for row in rows):
         strata = _strata([stratum(row) for row in rows], [*(name for name, *_ in STRATA), "not judged"])
-        told = "Quality of the photograph: the worst of the sharpness, exposure and field-of-view scores of ingest."
-        found.append(Breakdown("By quality", told, tuple(line(n, images.at(those)) for n, those in strata.items())))
+        description = (
+            "Quality of the photograph: the worst of the sharpness, exposure and field-of-view scores of ingest."
+        )
+        found.append(
+            Breakdown("By quality", description, tuple(line(n, images.at(those)) for n, those in strata.items()))
+        )
     if len(levels) > 1 and len(images) >= len(THIRDS):
         thirds = dict(zip(THIRDS, np.array_split(np.argsort(uncertainty(images.probabilities)), 3), strict=True))
-        told = (
+        description = (
             "Images by the entropy of their probabilities: a well-calibrated model makes most errors in the last third."
         )
-        found.append(Breakdown("By uncertainty", told, tuple(line(n, images.at(list(t))) for n, t in thirds.items())))
+        found.append(
+            Breakdown("By uncertainty", description, tuple(line(n, images.at(list(t))) for n, t in thirds.items()))
+        )
     return tuple(found)
 
 
@@ -223,11 +229,11 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
     positive = index_of(images.positive, images.classes)
     estimates = _estimates(patients, images.classes, positive, resamples=resamples, seed=seed)
     counted = PatientCount.among(patients.patients, assumed)
-    told = [f"{counted}: each has the mean of the probabilities of its images"]
+    notes = [f"{counted}: each has the mean of the probabilities of its images"]
     if mixed := everyone - set(patients.patients):
-        told.append(f"with images of several classes, and excluded: {PatientCount.among(mixed, assumed)}")
+        notes.append(f"with images of several classes, and excluded: {PatientCount.among(mixed, assumed)}")
     metrics = dict(images.metrics) | {f"{PATIENT_PREFIX}{name}": estimate for name, estimate in estimates.items()}
-    return replace(images, metrics=metrics, notes=(*images.notes, *told))
+    return replace(images, metrics=metrics, notes=(*images.notes, *notes))
 
 
 def _estimates(

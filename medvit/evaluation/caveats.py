@@ -22,9 +22,11 @@ def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> l
     """Return a note if the dataset was ingested with other `values.*` than the images that the model was trained on."""
     if isinstance(model, SlideModelConfig):
         return []
-    here = ValuesConfig.parse(manifest.facts.values).said or ["no values.*"]
+    here = ValuesConfig.parse(manifest.facts.values).set_options or ["no values.*"]
     there = (
-        ["values.* that its version did not record"] if model.values is None else model.values.said or ["no values.*"]
+        ["values.* that its version did not record"]
+        if model.values is None
+        else model.values.set_options or ["no values.*"]
     )
     if model.values is None and not manifest.facts.values:
         return []

@@ -24,9 +24,9 @@ def choose_positive(
         return "", []
     if asked and worst in classes and worst != asked:
         raise ConfigError(f"positive={asked}, but {worst} is the worst of order; give one of them")
-    said = [name for name in (asked, worst, model, dataset) if name in classes]
-    if said:
-        return said[0], []
+    given = [name for name in (asked, worst, model, dataset) if name in classes]
+    if given:
+        return given[0], []
     last = classes[1]
     return last, [
         f"no positive class was given: sensitivity, specificity and average precision refer to {last}, the last "

@@ -139,8 +139,8 @@ def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str
 
 
 def _definition(metric: Metric) -> dict[str, str | bool | None]:
-    told = {"title": metric.title, "meaning": metric.meaning, "unit": metric.unit}
-    return told | {"higher_is_better": metric.higher_is_better, "is_per_image": metric.is_per_image}
+    description = {"title": metric.title, "meaning": metric.meaning, "unit": metric.unit}
+    return description | {"higher_is_better": metric.higher_is_better, "is_per_image": metric.is_per_image}
 
 
 def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:

@@ -112,7 +112,7 @@ def _mean(values: Float[Array, "n"]) -> float:
 
 def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
     """Return notes on images in which the truth or the prediction lacks a class."""
-    told = []
+    notes = []
     for name in classes[1:]:
         true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0
         for images, text in (
@@ -121,5 +121,5 @@ def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]
             (~true & found, "predicted although absent; Dice and NSD are 0, HD95 is the diagonal of the image"),
         ):
             if images.any():
-                told.append(f"{name}, in {images.sum()} of {len(images)} images: {text}")
-    return told
+                notes.append(f"{name}, in {images.sum()} of {len(images)} images: {text}")
+    return notes

@@ -56,11 +56,13 @@ def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None)
     """
     if recorded is None:
         return given
-    said = ", ".join(recorded.said) or "stored values, without values.*"
+    options = ", ".join(recorded.set_options) or "stored values, without values.*"
     if given is not None and given != recorded:
-        raise ConfigError(f"the model was trained on {said}; found {', '.join(given.said)}: leave values.* unset")
-    if recorded.said:
-        log.info("predict: values are read as the model was trained on them: %s", said)
+        raise ConfigError(
+            f"the model was trained on {options}; found {', '.join(given.set_options)}: leave values.* unset"
+        )
+    if recorded.set_options:
+        log.info("predict: values are read as the model was trained on them: %s", options)
     return recorded
 
 

@@ -120,10 +120,12 @@ class Worklist:
 
         Each line has the number of such studies.
         """
-        told = [
+        reasons = [
             (line.status, line.reason) for line in self.lines.values() if line.status != "done" or LACKS in line.reason
         ]
-        return [f"{number} {status}: {reason}" for (status, reason), number in Counter(told).most_common(SHOWN_REASONS)]
+        return [
+            f"{number} {status}: {reason}" for (status, reason), number in Counter(reasons).most_common(SHOWN_REASONS)
+        ]
 
     @property
     def first_reason(self) -> str:

@@ -218,8 +218,8 @@ def _derived(source: Path) -> Mapping[str, str]:
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)
         if not header.get("SOPInstanceUID"):
-            said = str(header.file_meta.get("MediaStorageSOPInstanceUID") or "")
-            header.SOPInstanceUID = said or hashlib.sha256(source.read_bytes()).hexdigest()
+            stored_uid = str(header.file_meta.get("MediaStorageSOPInstanceUID") or "")
+            header.SOPInstanceUID = stored_uid or hashlib.sha256(source.read_bytes()).hexdigest()
         return {keyword: derived_uid(keyword, header) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
 
 

@@ -113,7 +113,7 @@ def judge(image: Image) -> Quality:
     ratio = _detail(color[1], inside & ((distance <= CORE) | disc.is_whole_frame))
     share = None if disc.is_whole_frame else _share_seen(lightness, inside, distance <= 1.0, median)
     is_sharp_known = 2.0 * disc.radius + 1.0 >= MIN_JUDGED
-    told: dict[Flag, bool] = {
+    defects: dict[Flag, bool] = {
         "blurred": is_sharp_known and ratio < BLURRED,
         "underexposed": median < TOO_DARK,
         "overexposed": median > TOO_BRIGHT,
@@ -121,7 +121,7 @@ def judge(image: Image) -> Quality:
     }
     return Quality(
         is_fundus=True,
-        flags=tuple(flag for flag, holds in told.items() if holds),
+        flags=tuple(flag for flag, is_present in defects.items() if is_present),
         sharpness=_ramp(ratio, *SHARPNESS) if is_sharp_known else None,
         exposure=min(_ramp(median, *LIGHTNESS[:2]), 1.0 - _ramp(median, *LIGHTNESS[2:])),
         field=None if share is None else _ramp(share, *FIELD),

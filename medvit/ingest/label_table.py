@@ -95,7 +95,7 @@ class LabelTable:
                 identifiers may identify patients.
         """
         find = ByFile(candidates, files) if self.by == "file" else ByIdentifier(candidates, self.by)
-        said: dict[int, Line] = {}
+        lines_of: dict[int, Line] = {}
         unknown, ambiguous, contradicting = [], [], []
         for line in self.lines:
             matches = find(line.cells[self.key])
@@ -103,14 +103,16 @@ class LabelTable:
                 unknown.append(line)
             if matches.is_ambiguous:
                 ambiguous.append(line.number)
-            elif any(self._said(said.setdefault(index, line)) != self._said(line) for index in matches.indices):
+            elif any(
+                self._content(lines_of.setdefault(index, line)) != self._content(line) for index in matches.indices
+            ):
                 contradicting.append(line.number)
         alike = sum(find.is_alike(line.cells[self.key]) for line in unknown)
         hint = f"; {alike} of them would if letter case and leading zeros did not count" if alike else ""
-        if unmatched == "refuse" or not said:
+        if unmatched == "refuse" or not lines_of:
             what = "a file" if self.by == "file" else f"a {self.key}"
             refusal = f"name {what} that the source does not have"
-            advice = hint or ("; labeling.unmatched=warn skips such lines" if said else "")
+            advice = hint or ("; labeling.unmatched=warn skips such lines" if lines_of else "")
             self._refuse([line.number for line in unknown], refusal, advice)
         elif unknown:
             numbers = shown([line.number for line in unknown])
@@ -120,17 +122,17 @@ class LabelTable:
         several = "images" if self.by == "file" else "patients"
         self._refuse(ambiguous, f"name several {several} at once")
         self._refuse(contradicting, "contradict an earlier line on the same image")
-        if len(said) < len(candidates):
-            log.info("%d of %d images have no row in the label table", len(candidates) - len(said), len(candidates))
+        if len(lines_of) < len(candidates):
+            log.info("%d of %d images have no row in the label table", len(candidates) - len(lines_of), len(candidates))
         labeled = tuple(
-            self._labeled(candidate, said[index]) if index in said else candidate
+            self._labeled(candidate, lines_of[index]) if index in lines_of else candidate
             for index, candidate in enumerate(candidates)
         )
         warn_of_look_alikes(labeled)
         self._warn_of_patients()
         return labeled
 
-    def _said(self, line: Line) -> list[str]:
+    def _content(self, line: Line) -> list[str]:
         """Return the labels, split and patient that a row assigns to its images."""
         return [
             line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)

@@ -131,8 +131,8 @@ class Labels:
             DataError: If rows of the table do not match the images, or if no label has the positive class.
         """
         if self.table is not None:
-            told = self.table.labeled(found.candidates, found.files, self.config.unmatched)
-            return self._labeled(paired(told, modality), found, "off", tuple(self.table.columns))
+            labeled = self.table.labeled(found.candidates, found.files, self.config.unmatched)
+            return self._labeled(paired(labeled, modality), found, "off", tuple(self.table.columns))
         named = from_folders(found.candidates, self.config.from_folders)
         candidates = paired(named, modality, folders_are_classes=any(one.labels for one in named))
         took = _took_folders(found.candidates, candidates)

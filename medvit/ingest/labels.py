@@ -76,10 +76,10 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
     return {key: _ordered(found[key]) for key in sorted(found)}
 
 
-def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | str) -> dict[str, str]:
+def positive_classes(candidates: Iterable[Candidate], given: Mapping[str, str] | str) -> dict[str, str]:
     """Return the positive class of each label.
 
-    `said` gives it by label, or as a class name that exactly one label has.
+    `given` gives it by label, or as a class name that exactly one label has.
 
     Raises:
         DataError: If no label, or more than one, has the class, or if the label has more than two classes.
@@ -88,22 +88,22 @@ def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | 
     for candidate in candidates:
         for key, name in candidate.labels.items():
             found[key].add(name)
-    if isinstance(said, str):
-        keys = [key for key, names in sorted(found.items()) if said in names]
-        if said and len(keys) != 1:
+    if isinstance(given, str):
+        keys = [key for key, names in sorted(found.items()) if given in names]
+        if given and len(keys) != 1:
             has = f"{len(keys)} labels have such a class ({', '.join(keys)})" if keys else "no label has such a class"
             raise DataError(
-                f"labeling.positive={said}: {has}; name the label too, as in labeling.positive={{LABEL: {said}}}"
+                f"labeling.positive={given}: {has}; name the label too, as in labeling.positive={{LABEL: {given}}}"
             )
-        said = dict.fromkeys(keys, said) if said else {}
-    for key, name in said.items():
+        given = dict.fromkeys(keys, given) if given else {}
+    for key, name in given.items():
         names = found.get(key, set()) | {name}
         if key not in found or len(names) > 2:
             has = f"it has {', '.join(_ordered(found[key]))}" if key in found else f"found {', '.join(sorted(found))}"
             raise DataError(
                 f"labeling.positive names {name!r} of the label {key!r}; expected one of two classes: {has}"
             )
-    return dict(said)
+    return dict(given)
 
 
 def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:

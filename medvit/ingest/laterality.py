@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 
 from medvit.config import Config
 from medvit.errors import DataError
-from medvit.readers.laterality import MODALITIES, eye_said
+from medvit.readers.laterality import MODALITIES, stated_eye
 from medvit.records import Candidate, Item, Patient, place_in_file
 
 LATERALITY, VIEW = "laterality", "view"
@@ -92,9 +92,9 @@ def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> di
     """
     if modality not in MODALITIES:
         return {}
-    said = eye_said(candidate.item)
-    side = _agreed({**said.sides, **_named(candidate, config)}, candidate.item)
-    view = said.view or _view(candidate.paths[0], config)
+    stated = stated_eye(candidate.item)
+    side = _agreed({**stated.sides, **_named(candidate, config)}, candidate.item)
+    view = stated.view or _view(candidate.paths[0], config)
     return {key: word for key, word in ((LATERALITY, side), (VIEW, view)) if word}
 
 
@@ -153,14 +153,14 @@ def _view(path: str, config: EyeConfig) -> str:
     return "-".join(sorted({VIEW_WORDS[word] for word in words if word in VIEW_WORDS}))
 
 
-def _agreed(said: Mapping[str, frozenset[str]], item: Item) -> str:
-    sides = {side for those in said.values() for side in those}
+def _agreed(stated: Mapping[str, frozenset[str]], item: Item) -> str:
+    sides = {side for those in stated.values() for side in those}
     if len(sides) == 1 and "both" not in sides:
         return sides.pop()
     if not sides:
         return ""
-    told = [f"{who} names {' and '.join(sorted(those, reverse=True))}" for who, those in said.items()]
+    statements = [f"{who} names {' and '.join(sorted(those, reverse=True))}" for who, those in stated.items()]
     raise LateralityError(
-        f"{', '.join(told)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct the "
-        "wrong value, or exclude the image"
+        f"{', '.join(statements)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct "
+        "the wrong value, or exclude the image"
     )

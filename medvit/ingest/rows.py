@@ -93,8 +93,8 @@ def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
         DataError: If no image was stored.
     """
     require_some(rows, refusals)
-    tell_unlabeled(rows)
-    tell_assumed(rows)
+    log_unlabeled(rows)
+    warn_of_assumed(rows)
 
 
 def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
@@ -146,7 +146,7 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
     return ("background", *(f"class {value}" for value in range(1, num_values)))
 
 
-def tell_unlabeled(made: Sequence[Row]) -> None:
+def log_unlabeled(made: Sequence[Row]) -> None:
     """Report, by pseudonym, images without a label map in a dataset that has label maps."""
     images = [row for row in made if row.kind != "slide"]
     without = [row.image_id for row in images if row.mask is None]
@@ -155,7 +155,7 @@ def tell_unlabeled(made: Sequence[Row]) -> None:
         log.warning("%d of %d images have no label map: %s", len(without), len(images), shown)
 
 
-def tell_assumed(made: Sequence[Row]) -> None:
+def warn_of_assumed(made: Sequence[Row]) -> None:
     """Warn about assumed patients: one person may be in several splits under several pseudonyms."""
     if note := PatientCount.of(made).note:
         log.warning(

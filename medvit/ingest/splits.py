@@ -110,19 +110,19 @@ def assign(
     refusals: list[Refusal] = []
     for candidate in candidates:
         patient = together.get(candidate.patient.id, candidate.patient.id)
-        told = official.get(candidate.patient.id) or of_groups.get(patient)
+        splits_of = official.get(candidate.patient.id) or of_groups.get(patient)
         hashed = split_of(hashed_as.get(patient, patient), config)
-        if told is None:
+        if splits_of is None:
             assigned.append(replace(candidate, split=hashed))
             continue
-        kept = next(name for name in PROTECTED if name in told)
+        kept = next(name for name in PROTECTED if name in splits_of)
         if candidate.split not in (None, kept):
             reason = f"the patient is in the official {kept} split too; this {candidate.split} image is excluded"
             refusals.append(candidate.refused(LEAKAGE, reason))
         else:
             assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
     if not official and (joined is not None or config.keep_together == "patients"):
-        _tell_if_unlucky(candidates, config, together)
+        _warn_if_unlucky(candidates, config, together)
     return SplitAssignment(tuple(assigned), tuple(refusals))
 
 
@@ -159,7 +159,7 @@ def better_salt(
     return None if best == config.salt else best
 
 
-def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
+def _warn_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
     salt = better_salt(candidates, config, joined)
     if salt is not None:
         log.warning(

@@ -65,11 +65,11 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
     for part in parts:
         for row in part.filter(lambda row: row.image_id not in left_out):
             labels = _labels(row.labels, part.facts.name, keys)
-            told = replace(row, labels=labels, mask=row.mask if masks else None)
+            labeled = replace(row, labels=labels, mask=row.mask if masks else None)
             if slices and row.kind == "volume":
-                rows += _sliced(told, part.store, store, slices)
+                rows += _sliced(labeled, part.store, store, slices)
             else:
-                rows.append(_taken_over(told, part.store, store))
+                rows.append(_taken_over(labeled, part.store, store))
     facts = Facts(
         name,
         license=_listed(part.facts.license for part in parts),

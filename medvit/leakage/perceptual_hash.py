@@ -237,10 +237,10 @@ def _lowest(ndim: int) -> Int[Array, "d b"]:
     return places[:, np.argsort((places**2).sum(axis=0), kind="stable")[1 : NUM_BITS + 1]]
 
 
-def _search(sought: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:
-    wanted, full = sought.view(np.uint64), words.view(np.uint64)
+def _search(queries: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:
+    wanted, full = queries.view(np.uint64), words.view(np.uint64)
     keys, distances = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    bands = sought.view(np.uint16), words.view(np.uint16)
+    bands = queries.view(np.uint16), words.view(np.uint16)
     for first, second in _candidates(*bands, max_distance // NUM_BANDS, len(words)):
         differing = np.bitwise_count(wanted[first] ^ full[second]).sum(axis=1, dtype=np.int64)
         near = differing <= max_distance
@@ -251,7 +251,7 @@ def _search(sought: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distanc
 
 
 def _candidates(
-    sought: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
+    queries: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
     """Yield index pairs (lower index first) that include every pair with a band within the radius."""
     if size <= FEW:
@@ -259,7 +259,7 @@ def _candidates(
         return
     masks = _masks(radius)
     orders = [np.argsort(bands[:, band], kind="stable") for band in range(NUM_BANDS)]
-    bounds = [_bounds(bands[:, band][order], sought[:, band], masks) for band, order in enumerate(orders)]
+    bounds = [_bounds(bands[:, band][order], queries[:, band], masks) for band, order in enumerate(orders)]
     if sum(int((high - low).sum()) for low, high in bounds) > size * (size - 1) // 2:
         yield from _all_pairs(size)  # hashes are so similar that comparing all is faster
         return

@@ -137,8 +137,8 @@ def _csv(overlaps: Sequence[Overlap]) -> str:
     for number, o in enumerate(overlaps, 1):
         for m in o.members:
             row = m.row
-            told = [number, o.check, *(str(said).lower() for said in (o.crosses, o.distance, o.is_turned))]
+            cells = [number, o.check, *(str(value).lower() for value in (o.crosses, o.distance, o.is_turned))]
             place = [m.source or row.dataset, row.split, row.image_id, row.patient_id, row.study_id]
-            lines.append([*told, *place])
+            lines.append([*cells, *place])
     columns = ("group", "check", "crosses", "bits", "turned", "dataset", "split", "image_id", "patient_id", "study_id")
     return csv_text(columns, lines)

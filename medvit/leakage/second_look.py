@@ -246,8 +246,8 @@ def _correlations(
     first, second = ((part - (part.sum(axis=1) / number)[:, None]) * inside for part in parts)
     variances = [(part**2).sum(axis=1) / number for part in (first, second)]
     correlations = (first * second).sum(axis=1) / number / np.sqrt(variances[0] * variances[1] + 1e-12)
-    is_told = (inside.mean(axis=1) >= 0.5) & (np.maximum(*variances) > MIN_VARIANCE)
-    return np.asarray(correlations[is_told])
+    is_reliable = (inside.mean(axis=1) >= 0.5) & (np.maximum(*variances) > MIN_VARIANCE)
+    return np.asarray(correlations[is_reliable])
 
 
 def _blocks(grid: Float[Array, "h w"]) -> Float[Array, "b n"]:

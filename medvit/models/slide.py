@@ -174,8 +174,8 @@ class SlideModel(nn.Module):
         try:
             model.load_state_dict(dict(checkpoint.state), strict=True)
         except RuntimeError as error:
-            told = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {told}") from None
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {reason}") from None
         return model.eval().requires_grad_(False)
 
     @torch.inference_mode()

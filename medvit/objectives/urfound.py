@@ -128,7 +128,7 @@ class UrFound(Mae):
         predicted = self.decode(seen.encoded, seen.masking, seen.grid).float()
         image = masked_loss(predicted, self.target(pixels), seen.masking.mask)
         latent = seen.encoded[:, self.backbone.num_prefix_tokens :].mean(dim=1)
-        words = self.hide(self.texts(views.said, len(latent)).to(latent.device))
+        words = self.hide(self.texts(views.descriptions, len(latent)).to(latent.device))
         self._check_words(words)
         return Losses({"reconstruction": image, "words": self.config.text_weight * self.word_loss(latent, words)})
 
@@ -145,14 +145,14 @@ class UrFound(Mae):
         size = [side // self.scale for side in pixels.shape[2:]]
         return F.interpolate(pixels, size=size, mode=mode, antialias=pixels.ndim == 4)
 
-    def texts(self, said: Sequence[Mapping[str, str]], num_images: int) -> Int[Tensor, "b w"]:
+    def texts(self, descriptions: Sequence[Mapping[str, str]], num_images: int) -> Int[Tensor, "b w"]:
         """Return the words that describe each image, as vocabulary indices.
 
         Rows of images without a description are empty.
         """
-        told = [self._words_of(one) for one in said] or [[] for _ in range(num_images)]
-        length = max(1, *(len(words) for words in told))
-        return torch.tensor([words + [PAD] * (length - len(words)) for words in told])
+        words_of_images = [self._words_of(one) for one in descriptions] or [[] for _ in range(num_images)]
+        length = max(1, *(len(words) for words in words_of_images))
+        return torch.tensor([words + [PAD] * (length - len(words)) for words in words_of_images])
 
     def hide(self, ids: Int[Tensor, "b w"]) -> Words:
         """Return the words with a random subset hidden, at least one in each non-empty text."""
@@ -170,10 +170,10 @@ class UrFound(Mae):
             return logits.sum() * 0.0
         return F.cross_entropy(logits[words.hidden], words.ids[words.hidden])
 
-    def _words_of(self, said: Mapping[str, str]) -> list[int]:
+    def _words_of(self, description: Mapping[str, str]) -> list[int]:
         known = ("modality", "laterality", "view")
-        keys = [key for key in said if key in known or not self.config.text_keys or key in self.config.text_keys]
-        text = " ".join(f"{key} {said[key]}" for key in keys).casefold()
+        keys = [key for key in description if key in known or not self.config.text_keys or key in self.config.text_keys]
+        text = " ".join(f"{key} {description[key]}" for key in keys).casefold()
         found = [NUM_SPECIAL + zlib.crc32(word.encode()) % self.config.vocabulary for word in _WORD.findall(text)]
         return found[: self.config.max_words]
 

@@ -150,7 +150,7 @@ def _check(head: HeyexHeader) -> None:
         raise GeometryError("a voxel spacing of the OCT volume is zero or negative; expected positive millimeters")
 
 
-def _spacing_mm(heights_mm: Sequence[float], told_mm: float) -> float:
+def _spacing_mm(heights_mm: Sequence[float], declared_mm: float) -> float:
     """Return the signed distance between B-scans, positive upwards.
 
     Heights are measured downwards from the top of the SLO image.
@@ -159,12 +159,12 @@ def _spacing_mm(heights_mm: Sequence[float], told_mm: float) -> float:
         GeometryError: If the B-scans are not evenly spaced, for example because one is missing.
     """
     gaps = np.diff(heights_mm)
-    if np.ptp(gaps) > 0.25 * told_mm or abs(abs(float(np.median(gaps))) - told_mm) > 0.25 * told_mm:
+    if np.ptp(gaps) > 0.25 * declared_mm or abs(abs(float(np.median(gaps))) - declared_mm) > 0.25 * declared_mm:
         low, high = sorted(map(abs, (float(gaps.min()), float(gaps.max()))))
         raise GeometryError(
-            f"B-scans are {low:.3f} to {high:.3f} mm apart; expected {told_mm:.3f} mm each: are B-scans missing?"
+            f"B-scans are {low:.3f} to {high:.3f} mm apart; expected {declared_mm:.3f} mm each: are B-scans missing?"
         )
-    return -float(np.sign(np.median(gaps))) * told_mm
+    return -float(np.sign(np.median(gaps))) * declared_mm
 
 
 def _text(value: object) -> str:

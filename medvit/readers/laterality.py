@@ -42,7 +42,7 @@ _READ = (*ELEMENTS, "RelativeImagePositionCodeSequence", *GROUPS)
 
 
 @dataclass(frozen=True)
-class EyeSaid:
+class StatedEye:
     """Header values that describe the eye shown in an image.
 
     `sides` maps each element of `ELEMENTS` (for a vendor's file, its header) to the values found in the files of the
@@ -54,14 +54,14 @@ class EyeSaid:
     view: str = ""
 
 
-def eye_said(item: Item) -> EyeSaid:
+def stated_eye(item: Item) -> StatedEye:
     """Return the eye values in the headers of an image; each header is read once.
 
     If a file contains several images, only the values for the frames of this image are returned. A file that cannot be
     opened yields no values here; the error is raised when its pixels are read.
     """
     if item.reader == HEYEX.name:
-        return EyeSaid({"its header": frozenset(head.side for head in item.headers if head.side)})
+        return StatedEye({"its header": frozenset(head.side for head in item.headers if head.side)})
     sides: dict[str, set[str]] = {}
     views: list[str] = []
     for number, dataset in enumerate(_headers(item)):
@@ -70,7 +70,7 @@ def eye_said(item: Item) -> EyeSaid:
             sides.setdefault(element, set()).add(value)
         codes = dataset.get("RelativeImagePositionCodeSequence") or ()
         views += [VIEWS.get(str(code.get("CodeValue") or "").strip(), "") for code in codes]
-    return EyeSaid({element: frozenset(values) for element, values in sides.items()}, views[0] if views else "")
+    return StatedEye({element: frozenset(values) for element, values in sides.items()}, views[0] if views else "")
 
 
 def _headers(item: Item) -> Iterator[Dataset]:

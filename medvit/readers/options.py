@@ -39,7 +39,7 @@ class ValuesConfig(Config):
     """
 
     @property
-    def said(self) -> list[str]:
+    def set_options(self) -> list[str]:
         """Return the options that differ from their defaults, as a user would write them."""
         return [f"values.{key}={value}" for key, value in self.model_dump(exclude_defaults=True).items()]
 

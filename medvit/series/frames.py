@@ -139,13 +139,13 @@ def _placed(header: Header, group: Dataset) -> Header:
 
 
 def _merged(header: Header, group: Dataset, pointers: Sequence[int]) -> tuple[tuple[str, DimensionValue], ...]:
-    said = {**dict(header.traits), **read_dimensions(group)}
+    traits = {**dict(header.traits), **read_dimensions(group)}
     indices = group.get("DimensionIndexValues")
     values = [indices] if isinstance(indices, int) else list(indices or ())
     for number, (pointer, value) in enumerate(zip(pointers, values, strict=False)):
         if pointer not in SPATIAL_DIMENSIONS:
-            said[f"dimension {number + 1}"] = float(value)
-    return tuple(said.items())
+            traits[f"dimension {number + 1}"] = float(value)
+    return tuple(traits.items())
 
 
 def _pointers(dataset: Dataset) -> list[int]:

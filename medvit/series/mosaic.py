@@ -104,9 +104,9 @@ def _csa(dataset: Dataset) -> dict[str, list[Any]]:
 
 
 def _num_slices(dataset: Dataset, csa: dict[str, list[Any]]) -> int:
-    said = csa.get("NumberOfImagesInMosaic") or [_private(dataset, MR_GROUP, MR_CREATOR, MR_NUM_IMAGES)]
+    numbers = csa.get("NumberOfImagesInMosaic") or [_private(dataset, MR_GROUP, MR_CREATOR, MR_NUM_IMAGES)]
     try:
-        number = int(said[0])
+        number = int(numbers[0])
     except (TypeError, ValueError):
         number = 0
     if number < 1:
@@ -115,12 +115,12 @@ def _num_slices(dataset: Dataset, csa: dict[str, list[Any]]) -> int:
 
 
 def _step_mm(dataset: Dataset, csa: dict[str, list[Any]], normal: Num[Array, "3"]) -> Num[Array, "3"]:
-    said = csa.get("SliceNormalVector", ())
+    direction = csa.get("SliceNormalVector", ())
     gap_mm = dataset.get(SLICE_GAP)
-    if len(said) != 3 or gap_mm is None:
-        lacking = "SliceNormalVector in its CSA header" if len(said) != 3 else "(0018,0088) SpacingBetweenSlices"
+    if len(direction) != 3 or gap_mm is None:
+        lacking = "SliceNormalVector in its CSA header" if len(direction) != 3 else "(0018,0088) SpacingBetweenSlices"
         raise GeometryError(f"a Siemens mosaic without {lacking}; the position of its slices is unknown")
-    along = float(np.dot(np.array(said, dtype=float), normal))
+    along = float(np.dot(np.array(direction, dtype=float), normal))
     if abs(abs(along) - 1.0) > 0.01:
         raise GeometryError("a Siemens mosaic whose SliceNormalVector is not perpendicular to its slices")
     return normal * math.copysign(float(gap_mm), along)

@@ -228,7 +228,7 @@ def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
     if name == "raw data type":
         return [RAW_TYPES.get(value, "other") if isinstance(value, float) else "other" for value in values]
     if name in UNITS:
-        known = [f"{value:g} {UNITS[name]}" if isinstance(value, float) else "not said" for value in values]
+        known = [f"{value:g} {UNITS[name]}" if isinstance(value, float) else "not stated" for value in values]
         return [f"{name} {label}" for label in known]
     if name in ("image type", "component"):
         meanings = _components(values)
@@ -247,11 +247,11 @@ def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
 
 def _alike(planes: Sequence[Header]) -> list[list[Header]]:
     """Group planes by size, pixel spacing and direction, in order of first appearance."""
-    said = [(plane.rows, plane.columns, plane.spacing_mm or (), plane.orientation or ()) for plane in planes]
+    layouts = [(plane.rows, plane.columns, plane.spacing_mm or (), plane.orientation or ()) for plane in planes]
     place: Callable[[tuple[float, ...]], int] = _memory([])
-    kinds = {one: (*one[:2], tuple(round(mm, 3) for mm in one[2]), place(one[3])) for one in dict.fromkeys(said)}
+    kinds = {one: (*one[:2], tuple(round(mm, 3) for mm in one[2]), place(one[3])) for one in dict.fromkeys(layouts)}
     groups: dict[tuple[object, ...], list[Header]] = defaultdict(list)
-    for plane, one in zip(planes, said, strict=True):
+    for plane, one in zip(planes, layouts, strict=True):
         groups[kinds[one]].append(plane)
     return list(groups.values())
 

@@ -161,14 +161,14 @@ def _check_present(headers: Sequence[Header]) -> None:
         "(0020,0037) ImageOrientationPatient": [header.orientation for header in headers],
     }
     for element, values in wanted.items():
-        if not all(map(_is_said, set(values))):
-            num_lacking = len(values) - sum(map(_is_said, values))
+        if not all(map(_is_stated, set(values))):
+            num_lacking = len(values) - sum(map(_is_stated, values))
             raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their position is unknown")
     if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
 
 
-def _is_said(place: tuple[float, ...] | None) -> bool:
+def _is_stated(place: tuple[float, ...] | None) -> bool:
     return place is not None and all(map(math.isfinite, place))
 
 

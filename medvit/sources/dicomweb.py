@@ -47,7 +47,7 @@ class DicomWeb:
         """Return the studies of a patient with a modality; empty arguments match any."""
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
         results = self._pages(
-            self._client.search_for_studies, filters=_said(asked), fields=["StudyDate", "StudyDescription"]
+            self._client.search_for_studies, filters=_filters(asked), fields=["StudyDate", "StudyDescription"]
         )
         studies = (
             RemoteStudy(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results
@@ -61,7 +61,7 @@ class DicomWeb:
             results = self._pages(
                 self._client.search_for_series,
                 study.uid,
-                filters=_said({"Modality": modality}),
+                filters=_filters({"Modality": modality}),
                 fields=["Modality", "SeriesDescription"],
             )
             for one in results:
@@ -174,7 +174,7 @@ def connect(location: str, options: RetrieveConfig) -> Iterator[DicomWeb]:
         yield DicomWeb(root, http, client, options.timeout_s)
 
 
-def _said(filters: Mapping[str, str]) -> dict[str, str]:
+def _filters(filters: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in filters.items() if value}
 
 

@@ -59,7 +59,7 @@ class Sender:
         self._is_current = is_current
         self._client: MlflowClient | None = None
         self._state = State(self.uri, experiment)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def run_id(self) -> str | None:
@@ -190,8 +190,8 @@ class Sender:
         """Report a record that the store will never accept; re-raise any other error."""
         if getattr(error, "error_code", None) not in REFUSALS:
             raise error
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
 
     def _send_files(self) -> None:

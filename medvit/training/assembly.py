@@ -22,7 +22,7 @@ from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.initialization import InitialModel
-from medvit.training.loading.rounds import rounds, whole_images
+from medvit.training.loading.epochs import epoch_loader, whole_images
 from medvit.training.optim import FULL_LAYER_DECAY, OptimConfig
 from medvit.training.resume import last_checkpoint, position_of
 from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
@@ -101,7 +101,7 @@ def assemble_finetuning(
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
     )
-    loader = rounds(
+    loader = epoch_loader(
         config.loader,
         train,
         TrainingCrop(config.augment, crop, start.preprocess.intensity, masks=task.kind == "segmentation"),
@@ -157,5 +157,5 @@ def _describe(
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
     """Return the given rule for series; unset fields are taken from the training images."""
-    said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
-    return followed.model_copy(update=said)
+    overrides = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
+    return followed.model_copy(update=overrides)

@@ -54,7 +54,7 @@ def load_stopped(path: Path) -> Stopped:
 
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {})["stopped"])
+            stored = json.loads((file.metadata() or {})["stopped"])
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(
@@ -64,7 +64,7 @@ def load_stopped(path: Path) -> Stopped:
         {name.removeprefix(start): tensor for name, tensor in parts.items() if name.startswith(start)}
         for start in ("batch.", "weights.")
     )
-    return Stopped(told["step"], int(told["seed"]), told["terms"], tuple(told["rows"]), batch, weights)
+    return Stopped(stored["step"], int(stored["seed"]), stored["terms"], tuple(stored["rows"]), batch, weights)
 
 
 def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:

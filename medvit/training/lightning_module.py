@@ -147,9 +147,9 @@ class TrainingModule(lightning.LightningModule):
         weights = {name: part(weight) for name, weight in self.state_dict().items()}
         save_stopped(path, batch, Stopped(self.global_step, self._step_seed, terms, rows, {}, weights))
         more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
-        told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
+        terms_text = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
         raise TrainingError(
-            f"the {what} is {value} at step {self.global_step} ({told}; rows "
+            f"the {what} is {value} at step {self.global_step} ({terms_text}; rows "
             f"{', '.join(rows[:SHOWN_ROWS])}{more}); lower optim.lr or set trainer.precision=32-true, and start "
             f"again; the weights were not changed, and `python -m medvit.training.failed_step {path}` inspects "
             "the step"

@@ -18,7 +18,7 @@ from medvit.records import Flag, Row
 from medvit.summary import counted
 from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
-from medvit.training.loading.rounds import LoaderConfig
+from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig, OptimOptions
 from medvit.training.task import choose_preprocess
 from medvit.training.trainer import TrainerConfig
@@ -27,7 +27,7 @@ from medvit.transforms.preprocess import Preprocess
 log = logging.getLogger("medvit")
 
 
-def told_patients(rows: Sequence[Row]) -> str:
+def describe_patients(rows: Sequence[Row]) -> str:
     """Return the patients a model was trained on, for its card, with an explanation if some are assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
@@ -99,13 +99,13 @@ class TrainingOptions(Config):
     def report_exposure(self, num_images: int) -> None:
         """Log how often each training image is seen; warn if the training is too short to see each once."""
         seen = self.trainer.steps * self.step_images
-        told = f"{self.trainer.steps} steps of {self.step_images} images"
+        length = f"{self.trainer.steps} steps of {self.step_images} images"
         if seen < num_images:
             needed = -(-num_images // (self.step_images * self.trainer.steps_per_epoch))
             once = f"trainer.epochs={needed} sees each once"
-            log.warning("%s see %d of %d training images: %s", told, seen, num_images, once)
+            log.warning("%s see %d of %d training images: %s", length, seen, num_images, once)
         else:
-            log.info("%s: each of the %d training images is seen %.3g times", told, num_images, seen / num_images)
+            log.info("%s: each of the %d training images is seen %.3g times", length, num_images, seen / num_images)
 
     def build_trainer(self, folder: Path, tracker: Tracker, optim: OptimConfig) -> lightning.Trainer:
         """Return the trainer, which stores the state to resume from in `folder`."""

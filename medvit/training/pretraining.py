@@ -58,7 +58,7 @@ class Pretraining(TrainingModule):
         self.self_distillation = self_distillation
         self.best_path = folder / BEST
         self._shown: Views | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def seed_rank(self) -> int:
@@ -123,11 +123,11 @@ class Pretraining(TrainingModule):
         """Return the last losses, and the best reading of the guard with its epoch."""
         figures, best = self.figures(), self.guard.best
         losses = {name: value for name, value in figures.items() if not name.startswith(("guard_", "knn_", "lr"))}
-        told = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}
+        summary = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}
         if best is not None:
-            told["best"] = f"{best}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
-            told["guard"] = self.guard.verdict or "no alarm that ended the training"
-        return told
+            summary["best"] = f"{best}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
+            summary["guard"] = self.guard.verdict or "no alarm that ended the training"
+        return summary
 
     def handed_on(self) -> Backbone:
         """Return the backbone to save: with its last weights, or with the best ones if the guard decides so."""
@@ -166,7 +166,7 @@ class Pretraining(TrainingModule):
         if self.global_step:  # Lightning accepts no metric before the first step
             for name, value in self._named(reading).items():
                 self.log(name, value, prog_bar=True, logger=False)
-        self._tell(alarms)
+        self._warn(alarms)
         self._act()
 
     def _named(self, reading: ProbeReading) -> dict[str, float]:
@@ -174,15 +174,15 @@ class Pretraining(TrainingModule):
         figures = {f"guard_{name}": value for name, value in reading.figures().items() if name != "knn"}
         return figures | {f"knn_{self.probe.question}": reading.knn}
 
-    def _tell(self, alarms: list[Alarm]) -> None:
+    def _warn(self, alarms: list[Alarm]) -> None:
         """Warn about each kind of alarm when it begins."""
         texts = {alarm.text.partition(" is ")[0]: alarm.text for alarm in alarms}
-        for topic in sorted(texts.keys() - self._told if self.trainer.is_global_zero else ()):
+        for topic in sorted(texts.keys() - self._warned if self.trainer.is_global_zero else ()):
             level = (
                 logging.WARNING if self.global_step else logging.INFO
             )  # random initial weights often give near-equal features
             log.log(level, "guard at step %d: %s", self.global_step, texts[topic])
-        self._told = set(texts)
+        self._warned = set(texts)
 
     def _act(self) -> None:
         action, best = self.guard.config.action, self.guard.best

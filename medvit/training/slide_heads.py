@@ -29,10 +29,10 @@ from medvit.records import Row
 from medvit.seeds import mixed_seed
 from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
-from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
-from medvit.training.loading.rounds import LoaderConfig
+from medvit.training.loading.bags import Bag, BagConfig, bag_loader, divide, whole_bags
+from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
-from medvit.training.options import told_patients, trained_on
+from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.wsi.tiles import TileFlag
@@ -89,8 +89,8 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
     labeled = manifest.filter(lambda row: row.kind == "slide" and row.split != "test" and label in row.labels)
     for row in labeled:
         if row.labels[label] not in classes:
-            told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is excluded"
-            failures.append(f"{row}: {told}")
+            reason = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is excluded"
+            failures.append(f"{row}: {reason}")
     known = labeled.filter(lambda row: row.labels[label] in classes)
     known.split("train")
     if not folds:
@@ -106,8 +106,8 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
     """
     sizes, mpps = {slide.grid.size for slide in slides}, [slide.grid.mpp for slide in slides]
     if len(sizes) > 1 or max(mpps) > SAME_SCALE * min(mpps):
-        told = f"{min(sizes)} to {max(sizes)} pixels at {min(mpps):.4g} to {max(mpps):.4g} microns"
-        raise DataError(f"the slides have tiles of {told}; ingest all of them with the same tiles.*")
+        found = f"{min(sizes)} to {max(sizes)} pixels at {min(mpps):.4g} to {max(mpps):.4g} microns"
+        raise DataError(f"the slides have tiles of {found}; ingest all of them with the same tiles.*")
     facts = slides[0].grid.facts
     given = {key: facts[key] for key in ("overlap", "min_tissue") if key in facts}
     return TileSpec.parse({"size": sizes.pop(), "mpp": float(np.median(mpps)), "skip": skip, **given})
@@ -177,7 +177,7 @@ class SlideTraining:
         chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
         return {
             "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
-            "patients": told_patients(self.rows),
+            "patients": describe_patients(self.rows),
             "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
             "heads": f"{self.bags.members}, whose logits are averaged; each chose its epoch on {chosen}",
             "steps": f"{self.trainer.steps} of {self.loader.batch_size} slides for each head",
@@ -222,7 +222,7 @@ class SlideTraining:
             folder=home,
         )
         resume_from = last_checkpoint(home)
-        loader = bag_rounds(
+        loader = bag_loader(
             self.loader,
             [bags[n] for n in learning],
             max_tiles=self.bags.tiles,

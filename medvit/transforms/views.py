@@ -158,11 +158,11 @@ class ImageViews:
     crops: Float[Tensor, "v c *s"]
     local: Float[Tensor, "w c *s"] | None
     study: str
-    said: Mapping[str, str] = field(default_factory=dict)
+    description: Mapping[str, str] = field(default_factory=dict)
     fine: Float[Tensor, "v c *t"] | None = None
 
 
-def said_of(row: Row) -> dict[str, str]:
+def description_of(row: Row) -> dict[str, str]:
     """Return the labels of an image, and its modality, laterality and view position."""
     known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
     return {key: text for key, text in {**known, **row.labels}.items() if text}
@@ -189,7 +189,7 @@ class MakeViews:
         if not isinstance(config, MultiCropConfig):
             box = draw(config, sample.pixels.shape[1:], generator)
             crop = self._made(sample, CropDraw(box, self._change(sample, 0, generator)), config.size)
-            return ImageViews(crop[None], None, sample.row.study_id, said_of(sample.row))
+            return ImageViews(crop[None], None, sample.row.study_id, description_of(sample.row))
         corner = generator.random(len(config.size))
         images = [_part(image, config.region, corner) for image in (sample, other or sample)]
         draws = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
@@ -200,7 +200,7 @@ class MakeViews:
         ]
         small = torch.stack(local) if local else None
         fine = self._fine(config, images[0], draws)
-        return ImageViews(crops, small, sample.row.study_id, said_of(sample.row), fine)
+        return ImageViews(crops, small, sample.row.study_id, description_of(sample.row), fine)
 
     def _draw(self, config: MultiCropConfig, image: Sample, kind: int, generator: np.random.Generator) -> CropDraw:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
@@ -243,6 +243,6 @@ def collate_views(images: Sequence[ImageViews]) -> Views:
         torch.stack([image.crops for image in images], dim=1),
         local=torch.stack(local, dim=1) if local else None,
         studies=tuple(image.study for image in images),
-        said=tuple(image.said for image in images),
+        descriptions=tuple(image.description for image in images),
         fine=torch.stack(fine, dim=1) if fine else None,
     )

@@ -44,8 +44,8 @@ class Pyramid(Protocol):
         """Close the file."""
 
 
-def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> float:
-    """Return the microns per pixel of a slide: from its header (`said`), else as given by the user.
+def microns_per_pixel(stated: tuple[float, float] | None, given: float | None) -> float:
+    """Return the microns per pixel of a slide: from its header (`stated`), else as given by the user.
 
     A header value that no microscope has, such as the default of 72 dpi that programs write, is ignored, and the value
     given by the user is used.
@@ -55,21 +55,21 @@ def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> 
         DataError: If neither the header nor the user gives a value.
     """
     low, high = PLAUSIBLE_MPP
-    if said is not None and all(low <= side <= high for side in said):
-        if max(said) > MAX_ANISOTROPY * min(said):
+    if stated is not None and all(low <= side <= high for side in stated):
+        if max(stated) > MAX_ANISOTROPY * min(stated):
             raise UnsupportedError(
-                f"the slide's header gives pixels of {said[0]:.4g} x {said[1]:.4g} microns, which are not square; "
+                f"the slide's header gives pixels of {stated[0]:.4g} x {stated[1]:.4g} microns, which are not square; "
                 "expected equal width and height in microns: resample the slide, or correct its header"
             )
-        return said[0] if said[0] == said[1] else math.sqrt(said[0] * said[1])
+        return stated[0] if stated[0] == stated[1] else math.sqrt(stated[0] * stated[1])
     if given is not None:
         return given
-    if said is None:
+    if stated is None:
         raise DataError(
             "the slide has no microns per pixel; expected them in its header: give tiles.slide_mpp=... if you know them"
         )
     raise DataError(
-        f"the slide's header gives {said[0]:.4g} x {said[1]:.4g} microns per pixel, which no microscope has; "
+        f"the slide's header gives {stated[0]:.4g} x {stated[1]:.4g} microns per pixel, which no microscope has; "
         f"expected {low:g} to {high:g}: give tiles.slide_mpp=... if you know them"
     )
 

@@ -137,8 +137,8 @@ def _ome_um(ome: Sequence[_OmePixels], page: Any) -> tuple[float, float] | None:
     """Return the pixel size of the image with this page and size; None if two entries differ and match equally well."""
     fitting = [one for one in ome if one.size == size_of(page)]
     exact = [one for one in fitting if one.page == page.index]
-    said = {one.pixel_um for one in exact or fitting}
-    return said.pop() if len(said) == 1 else None
+    sizes = {one.pixel_um for one in exact or fitting}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _ome_pixels(file: Any) -> Iterator[_OmePixels]:

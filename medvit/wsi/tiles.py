@@ -82,8 +82,8 @@ class TileGrid:
         path.parent.mkdir(exist_ok=True)
         slides = pa.DictionaryArray.from_arrays(np.zeros(len(self), np.int32), [image_id])
         columns = [slides, *self.xy.T, self.tissue, self.flags]
-        said = json.dumps({"size": self.size, "mpp": self.mpp, "facts": dict(self.facts)}, sort_keys=True)
-        table = pa.table(list(map(pa.array, columns)), schema=_SCHEMA.with_metadata({_FACTS: said.encode()}))
+        metadata = json.dumps({"size": self.size, "mpp": self.mpp, "facts": dict(self.facts)}, sort_keys=True)
+        table = pa.table(list(map(pa.array, columns)), schema=_SCHEMA.with_metadata({_FACTS: metadata.encode()}))
         with replacing(path) as partial:
             pq.write_table(table, partial, compression="zstd")
 
@@ -99,10 +99,15 @@ class TileGrid:
             raise DataError(f"{folder} has no tile list of slide {image_id}; ingest the slides again")
         try:
             table = pq.read_table(path)
-            said = json.loads(table.schema.metadata[_FACTS])
+            metadata = json.loads(table.schema.metadata[_FACTS])
             xy = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
             return cls(
-                xy, said["size"], said["mpp"], table["tissue"].to_numpy(), table["flags"].to_numpy(), said["facts"]
+                xy,
+                metadata["size"],
+                metadata["mpp"],
+                table["tissue"].to_numpy(),
+                table["flags"].to_numpy(),
+                metadata["facts"],
             )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise DataError(f"the tiles of slide {image_id} in {folder} are damaged; ingest the slides again") from None

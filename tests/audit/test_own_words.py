@@ -11,7 +11,7 @@ from pydicom.dataset import FileMetaDataset
 
 import medvit
 from medvit.audit import own_words
-from medvit.audit.needles import IdentifyingValues, Sought, sought
+from medvit.audit.needles import IdentifyingValues, Needles, collect_needles
 from medvit.audit.own_words import OWN_WORDS
 from medvit.audit.rarity import MIN_LETTERS, MIN_SIGNS, is_rare
 from medvit.audit.search import Search
@@ -32,10 +32,10 @@ def least(word: str) -> int:
     return MIN_LETTERS if word.isascii() else MIN_SIGNS
 
 
-def of_patient(name: str, folder: Path) -> Sought:
+def of_patient(name: str, folder: Path) -> Needles:
     image = Dataset()
     image.PatientName, image.file_meta = name, FileMetaDataset()
-    return sought([], folder, [IdentifyingValues(tuple(values(image)))], num_files=1)
+    return collect_needles([], folder, [IdentifyingValues(tuple(values(image)))], num_files=1)
 
 
 def test_the_list_is_sorted_and_holds_words_in_lower_case() -> None:

@@ -159,19 +159,19 @@ def test_states_that_cover_the_source_text_of_medvit_are_masked_and_what_follows
     a, b = "a" * 64, "b" * 64
     line = '{"state": "%s", "taken": {"sha256": "%s"}}'
     assert found(tmp_path / "state", "taken.jsonl", (line % (a, a)).encode(), (line % (b, a)).encode()) == []
-    (told,) = found(tmp_path / "taken", "taken.jsonl", (line % (a, a)).encode(), (line % (a, b)).encode())
-    assert told.startswith("taken.jsonl: line 1.taken.sha256: ")
+    (difference,) = found(tmp_path / "taken", "taken.jsonl", (line % (a, a)).encode(), (line % (a, b)).encode())
+    assert difference.startswith("taken.jsonl: line 1.taken.sha256: ")
     header = '%s dicom [null,[{"rows":%d}]]'
     assert found(tmp_path / "key", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 1)).encode()) == []
-    (told,) = found(tmp_path / "rows", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 2)).encode())
-    assert told == "h.jsonl: line 1[1][0].rows: 1 | 2"
+    (difference,) = found(tmp_path / "rows", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 2)).encode())
+    assert difference == "h.jsonl: line 1[1][0].rows: 1 | 2"
 
 
 def test_long_lines_are_read_in_time(tmp_path):
     line = b"<img src='data:image/png;base64,%s'>%%s" % (b"iVBORw0KGgo" * 100_000)
-    (told,) = found(tmp_path, "report.html", line % b"1", line % b"2")
-    assert "'>1\" | " in told
-    assert told.endswith("'>2\"")
+    (difference,) = found(tmp_path, "report.html", line % b"1", line % b"2")
+    assert "'>1\" | " in difference
+    assert difference.endswith("'>2\"")
 
 
 def test_uids_and_times_that_highdicom_draws_are_masked(tmp_path):

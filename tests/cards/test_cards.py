@@ -119,8 +119,8 @@ def test_what_is_missing_is_said_to_be_missing(make: Make) -> None:
     card = card_of(make())
     for key in ("license", "source", "description"):
         assert f"- {key}: missing" in card
-    told = card_of(make(Facts("toy", license="CC0", source="a paper", description="a toy")))
-    assert "missing;" not in told
+    complete = card_of(make(Facts("toy", license="CC0", source="a paper", description="a toy")))
+    assert "missing;" not in complete
 
 
 def test_an_unknown_modality_is_said_to_be_unknown(make: Make) -> None:

@@ -70,11 +70,11 @@ def test_the_json_tells_all_of_a_row_and_the_hashes_of_its_files(exporter, tmp_p
     mask = np.zeros((3, 4, 5), np.uint8)
     mask[1, 1, 1] = 1
     exporter(stored_row(tmp_path, np.zeros((1, 3, 4, 5), np.int16), mask, labels={"finding": "none"}, part="phase"))
-    told = sidecar(tmp_path)
+    described = sidecar(tmp_path)
     expected = {"patient_id": "p-1", "modality": "CT", "split": "train", "labels": {"finding": "none"}, "part": "phase"}
-    assert expected.items() <= told.items()
-    assert told["mask_classes"] == ["background", "liver"]
-    assert sorted(told["files"]) == ["i-1-mask.nii.gz", "i-1.nii.gz"]
+    assert expected.items() <= described.items()
+    assert described["mask_classes"] == ["background", "liver"]
+    assert sorted(described["files"]) == ["i-1-mask.nii.gz", "i-1.nii.gz"]
     assert np.array_equal(np.asarray(nib.load(tmp_path / "out" / "i-1-mask.nii.gz").dataobj), mask)
 
 
@@ -93,15 +93,15 @@ def test_the_json_tells_all_of_a_row_and_the_hashes_of_its_files(exporter, tmp_p
 def test_a_picture_and_its_json_give_the_real_values_back(exporter, tmp_path, pixels, is_lossless):
     row = stored_row(tmp_path, pixels, slope=0.5, intercept=3.0)
     exporter(row)
-    told = sidecar(tmp_path)
+    described = sidecar(tmp_path)
     shown = np.asarray(Picture.open(tmp_path / "out" / "i-1.png"))
-    assert (told["dtype"], told["stored_dtype"]) == (shown.dtype.name, pixels.dtype.name)
+    assert (described["dtype"], described["stored_dtype"]) == (shown.dtype.name, pixels.dtype.name)
     shown = shown.astype(float)
     shown = shown[None] if shown.ndim == 2 else shown.transpose(2, 0, 1)
     real = pixels * 0.5 + 3.0
-    tolerance = 1e-9 if is_lossless else told["slope"] / 2 + 1e-6  # half a step
-    assert told["lossless"] == is_lossless
-    assert np.abs(shown * told["slope"] + told["intercept"] - real).max() <= tolerance
+    tolerance = 1e-9 if is_lossless else described["slope"] / 2 + 1e-6  # half a step
+    assert described["lossless"] == is_lossless
+    assert np.abs(shown * described["slope"] + described["intercept"] - real).max() <= tolerance
 
 
 def test_what_a_picture_cannot_hold_is_refused(exporter, tmp_path):

@@ -202,13 +202,13 @@ def test_rows_are_written_in_groups_and_come_back_in_order(tmp_path: Path, monke
 
 def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remembers_it(tmp_path: Path) -> None:
     plain = Manifest((FULL,), FACTS, tmp_path)
-    told = replace(plain, facts=replace(FACTS, positive={"label": "yes"}))
-    told.write()
+    labeled = replace(plain, facts=replace(FACTS, positive={"label": "yes"}))
+    labeled.write()
     assert Facts.of_dataset(tmp_path).positive == {"label": "yes"}
-    assert told.hash != plain.hash
-    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "notes")}
-    said["licence"] = said.pop("license")
-    lines = json.dumps(said, sort_keys=True)
+    assert labeled.hash != plain.hash
+    stored = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "notes")}
+    stored["licence"] = stored.pop("license")
+    lines = json.dumps(stored, sort_keys=True)
     plain.write()
     metadata = pq.read_schema(tmp_path / FILE_NAME).metadata
     assert metadata[b"medvit_facts"].decode() == lines

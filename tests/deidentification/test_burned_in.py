@@ -187,15 +187,15 @@ def test_kept_images_are_counted(source: Path, caplog: pytest.LogCaptureFixture)
         manifest = run(source, taking={"burned_in": {"policy": "keep"}})
     assert len(manifest) == 4
     assert "burned-in text in 2 images: 2 kept" in caplog.text
-    said = [dcmread(file).get("BurnedInAnnotation") for file in (source.parent / "copy").rglob("*.dcm")]
-    assert sorted(said, key=str) == ["NO", None, "YES", "YES"]
+    annotation = [dcmread(file).get("BurnedInAnnotation") for file in (source.parent / "copy").rglob("*.dcm")]
+    assert sorted(annotation, key=str) == ["NO", None, "YES", "YES"]
 
 
 def test_an_annotation_that_says_yes_is_believed_of_any_kind(tmp_path: Path) -> None:
-    for name, said in (("a", "YES"), ("b", "NO")):
+    for name, annotation in (("a", "YES"), ("b", "NO")):
         path = tmp_path / "source" / f"{name}.dcm"
         elements = {"Modality": "DX", "SOPClassUID": DigitalXRayImageStorageForPresentation}
-        write_ultrasound(path, tissue(0), **elements, BurnedInAnnotation=said)
+        write_ultrasound(path, tissue(0), **elements, BurnedInAnnotation=annotation)
     manifest = run(tmp_path / "source", taking={"burned_in": "mask"})
     assert len(manifest) == 1
     (entry,) = quarantine.read(manifest.folder)

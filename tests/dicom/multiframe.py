@@ -102,7 +102,7 @@ def counted(num_frames: int, rows: int = 4, columns: int = 6) -> np.ndarray:
 def real_world_mapping(label: str | None = "FIELD", unit: str = "Hz", **elements: Any) -> Dataset:
     """An item that takes stored values 0 to 4095 to 0.25 * stored - 512 in a unit."""
     code = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning="a unit")
-    said = {
+    elements = {
         "LUTLabel": label,
         "MeasurementUnitsCodeSequence": Items([code]),
         "RealWorldValueFirstValueMapped": 0,
@@ -110,7 +110,7 @@ def real_world_mapping(label: str | None = "FIELD", unit: str = "Hz", **elements
         "RealWorldValueSlope": 0.25,
         "RealWorldValueIntercept": -512.0,
     } | elements
-    made = item(**{key: value for key, value in said.items() if value is not None})
+    made = item(**{key: value for key, value in elements.items() if value is not None})
     for end in ("First", "Last"):
         if f"RealWorldValue{end}ValueMapped" in made:
             made[f"RealWorldValue{end}ValueMapped"].VR = "US"

@@ -26,11 +26,11 @@ def scanned(**elements: object) -> Dataset:
 def test_the_phantoms_tell_what_they_are(tmp_path: Path) -> None:
     phantoms.write_ct_studies(tmp_path, 1)
     items = [found for found in readers.find(sorted(tmp_path.rglob("*.dcm"))) if isinstance(found, Item)]
-    told = attributes(items[0])
-    assert told["manufacturer"] == "medvit"
-    assert "model" not in told  # it is "phantom", and so is the patient's name
-    assert told["sex"] == "O"
-    assert told.keys() <= set(KEYS)
+    found = attributes(items[0])
+    assert found["manufacturer"] == "medvit"
+    assert "model" not in found  # it is "phantom", and so is the patient's name
+    assert found["sex"] == "O"
+    assert found.keys() <= set(KEYS)
 
 
 @pytest.mark.parametrize("name", ["Zoë^Prisma", "Zoe^Prisma"])
@@ -40,9 +40,9 @@ def test_a_model_called_as_the_patient_is_kept_in_no_alphabet(tmp_path: Path, na
     dataset = dcmread(file)
     dataset.SpecificCharacterSet, dataset.PatientName, dataset.ManufacturerModelName = "ISO_IR 100", name, "Prisma"
     dataset.save_as(file)
-    told = attributes(Item("dicom", (file,), "image"))
-    assert "manufacturer" in told
-    assert "model" not in told
+    found = attributes(Item("dicom", (file,), "image"))
+    assert "manufacturer" in found
+    assert "model" not in found
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_without_an_age_the_dates_tell_it(born: str, seen: str, years: str | Non
     ["Doe Jane's own", "JANE", "built for Doe", "unit QX7731", "SN 4711081", "St. Grantham", "x" * 41, "<b>", "Zoë"],
 )
 def test_a_model_that_names_anyone_is_not_kept(planted: str) -> None:
-    told = read_attributes(
+    found = read_attributes(
         scanned(
             ManufacturerModelName=planted,
             PatientName="Doe^Jane",
@@ -105,8 +105,8 @@ def test_a_model_that_names_anyone_is_not_kept(planted: str) -> None:
             InstitutionName="Grantham Hospital",
         )
     )
-    assert "model" not in told
-    assert told["manufacturer"] == "SIEMENS"
+    assert "model" not in found
+    assert found["manufacturer"] == "SIEMENS"
 
 
 @pytest.mark.parametrize(

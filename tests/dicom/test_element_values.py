@@ -43,18 +43,18 @@ def test_a_modality_that_is_a_term_or_missing_stays(dataset: Dataset, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("said", "taken"), [("HU", "HU"), ("hu ", "HU"), ("", "HU"), ("US", ""), ("HU_MOD", "HU_MOD"), (TEXT, "")]
+    ("written", "taken"), [("HU", "HU"), ("hu ", "HU"), ("", "HU"), ("US", ""), ("HU_MOD", "HU_MOD"), (TEXT, "")]
 )
-def test_a_rescale_type_is_a_term_or_no_unit(dataset: Dataset, said: str, taken: str, caplog) -> None:
-    dataset.RescaleType = said
+def test_a_rescale_type_is_a_term_or_no_unit(dataset: Dataset, written: str, taken: str, caplog) -> None:
+    dataset.RescaleType = written
     assert unit(dataset) == taken
-    assert ("RescaleType of some files is not a term" in caplog.text) == (said == TEXT)
+    assert ("RescaleType of some files is not a term" in caplog.text) == (written == TEXT)
 
 
 def test_a_rescale_type_of_frames_is_a_term_or_no_unit(dataset: Dataset) -> None:
-    for said, taken in (("BQML", "BQML"), ("HU", "HU"), (TEXT, "")):
+    for written, taken in (("BQML", "BQML"), ("HU", "HU"), (TEXT, "")):
         group, transformation = Dataset(), Dataset()
-        transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = 1, 0, said
+        transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = 1, 0, written
         group.PixelValueTransformationSequence = [transformation]
         dataset.SharedFunctionalGroupsSequence = [group]
         assert unit(dataset) == taken
@@ -62,8 +62,8 @@ def test_a_rescale_type_of_frames_is_a_term_or_no_unit(dataset: Dataset) -> None
 
 def test_a_unit_of_pet_is_a_term_or_nothing(dataset: Dataset) -> None:
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.128"
-    for said, taken in (("BQML", "BQML"), ("MUELLER", "")):
-        dataset.Units = said
+    for written, taken in (("BQML", "BQML"), ("MUELLER", "")):
+        dataset.Units = written
         assert unit(dataset) == taken
 
 

@@ -23,7 +23,7 @@ def instance(pixels: np.ndarray, *, keyword: str = "PixelData", **elements) -> D
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     bits = 8 * pixels.dtype.itemsize
-    said = {
+    attributes = {
         "Modality": "DX",
         "Rows": pixels.shape[0],
         "Columns": pixels.shape[1],
@@ -34,7 +34,7 @@ def instance(pixels: np.ndarray, *, keyword: str = "PixelData", **elements) -> D
         "HighBit": bits - 1,
         "PixelRepresentation": int(pixels.dtype.kind == "i"),
     } | elements
-    for name, value in said.items():
+    for name, value in attributes.items():
         if value is not None:
             setattr(dataset, name, value)
     setattr(dataset, keyword, pixels.tobytes() + b"\0" * (pixels.nbytes % 2))
@@ -233,9 +233,9 @@ def test_each_frame_has_the_rescale_of_its_functional_groups():
     dataset.PixelData = frames.tobytes()
     groups = []
     for slope in (2.0, 0.5):
-        said, group = Dataset(), Dataset()
-        said.RescaleSlope, said.RescaleIntercept, said.RescaleType = slope, -1000.0, "HU"
-        group.PixelValueTransformationSequence = Sequence([said])
+        transformation, group = Dataset(), Dataset()
+        transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = slope, -1000.0, "HU"
+        group.PixelValueTransformationSequence = Sequence([transformation])
         groups.append(group)
     dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
     found = [(frame.slope, frame.intercept, frame.unit) for frame in decode_frames(dataset)]
@@ -282,7 +282,7 @@ def test_without_a_window_stored_values_are_given_even_if_displayed_ones_are_wan
 
 
 @pytest.mark.parametrize(
-    ("elements", "said"),
+    ("elements", "reason"),
     [
         ({"BitsAllocated": None}, "no \\(0028,0100\\) BitsAllocated"),
         ({"BitsStored": 12, "HighBit": 11}, "are not within"),
@@ -293,12 +293,12 @@ def test_without_a_window_stored_values_are_given_even_if_displayed_ones_are_wan
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0"),
     ],
 )
-def test_a_header_that_contradicts_its_pixels_is_refused(elements, said):
-    with pytest.raises(UnreadableError, match=said):
+def test_a_header_that_contradicts_its_pixels_is_refused(elements, reason):
+    with pytest.raises(UnreadableError, match=reason):
         decode(instance(RAMP, **elements))
 
 
-@pytest.mark.parametrize(("elements", "said"), [({"BitsAllocated": 12}, "12"), ({"SamplesPerPixel": 4}, "4")])
-def test_an_unknown_layout_is_refused_with_its_number(elements, said):
-    with pytest.raises(UnsupportedError, match=said):
+@pytest.mark.parametrize(("elements", "reason"), [({"BitsAllocated": 12}, "12"), ({"SamplesPerPixel": 4}, "4")])
+def test_an_unknown_layout_is_refused_with_its_number(elements, reason):
+    with pytest.raises(UnsupportedError, match=reason):
         decode(instance(RAMP, **elements))

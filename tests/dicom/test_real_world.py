@@ -95,7 +95,7 @@ def test_a_table_gives_the_values_of_its_entries(write_slice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "unit"),
+    ("written", "unit"),
     [
         ("10*-6.mm2/s", "10*-6.mm2/s"),
         ("ml/100ml/s", "ml/100ml/s"),
@@ -112,8 +112,8 @@ def test_a_table_gives_the_values_of_its_entries(write_slice) -> None:
         ("19.12.68h", ""),
     ],
 )
-def test_only_units_that_are_known_are_kept(write_slice, said: str, unit: str) -> None:
-    image = only(write_slice(STORED, **MR, **mapped_by(real_world_mapping(unit=said))))
+def test_only_units_that_are_known_are_kept(write_slice, written: str, unit: str) -> None:
+    image = only(write_slice(STORED, **MR, **mapped_by(real_world_mapping(unit=written))))
     assert (image.unit, image.slope) == (unit, 0.25)
 
 

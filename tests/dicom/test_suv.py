@@ -26,7 +26,7 @@ def pet(**elements) -> Dataset:
         "RadionuclideHalfLife": F18_S,
         "RadiopharmaceuticalStartTime": "090000",
     }
-    said = {
+    injection = {
         "SOPClassUID": PositronEmissionTomographyImageStorage,
         "Units": "BQML",
         "DecayCorrection": "START",
@@ -37,7 +37,7 @@ def pet(**elements) -> Dataset:
         "AcquisitionDate": "20240301",
         "AcquisitionTime": "100000",
     }
-    for keyword, value in (given | said | elements).items():
+    for keyword, value in (given | injection | elements).items():
         if value is not None:
             setattr(dose if keyword.startswith("Radio") else dataset, keyword, value)
     dataset.file_meta = FileMetaDataset()
@@ -106,7 +106,7 @@ def test_the_private_scales_of_philips_turn_counts_to_uptake():
 
 
 @pytest.mark.parametrize(
-    ("elements", "said"),
+    ("elements", "reason"),
     [
         ({"Units": "CNTS"}, "Units is CNTS"),
         ({"Units": None}, "Units is missing"),
@@ -128,10 +128,10 @@ def test_the_private_scales_of_philips_turn_counts_to_uptake():
         ({"AcquisitionDate": None}, "date and time of the acquisition"),
     ],
 )
-def test_where_a_tag_does_not_allow_it_there_is_a_reason_in_place_of_a_factor(elements, said):
+def test_where_a_tag_does_not_allow_it_there_is_a_reason_in_place_of_a_factor(elements, reason):
     found = suv(pet(**elements))
     assert found.factor is None
-    assert said in found.reason
+    assert reason in found.reason
 
 
 def test_slices_corrected_to_different_times_have_no_common_factor():
@@ -147,13 +147,13 @@ def test_other_modalities_have_no_uptake():
 @pytest.fixture
 def pet_items(write_slice):
     def items(**elements):
-        said = {element.keyword: element.value for element in pet(**elements)} | {"Modality": "PT"}
+        attributes = {element.keyword: element.value for element in pet(**elements)} | {"Modality": "PT"}
         for n in range(3):
             write_slice(
                 np.full((4, 4), 1000, np.int16),
                 position=(0, 0, n),
                 name=f"{n}.dcm",
-                **said
+                **attributes
                 | {
                     "RescaleSlope": n + 1,
                     "RescaleIntercept": 0,

@@ -30,7 +30,7 @@ GRADES = ("0", "1", "2", "3")
 
 
 def row(image: str, patient: str, study: str, side: str = "", quality: str = "") -> Row:
-    said = {"laterality": side, "fundus_quality": quality}
+    attributes = {"laterality": side, "fundus_quality": quality}
     return Row(
         image_id=image,
         patient_id=patient,
@@ -43,7 +43,7 @@ def row(image: str, patient: str, study: str, side: str = "", quality: str = "")
         shape=(3, 4, 4),
         dtype="uint8",
         sha256="",
-        attributes={key: value for key, value in said.items() if value},
+        attributes={key: value for key, value in attributes.items() if value},
     )
 
 
@@ -158,8 +158,8 @@ def test_levels_stand_in_the_report(tmp_path: Path) -> None:
     whole = evaluate_classes(rows, images.truth, images.probabilities, classes, resamples=100, seed=0)
     parts = breakdowns(rows, images, classes, LEVELS, resamples=100, seed=0)
     write_report(tmp_path, ReportSubject("x", {}), replace(whole, breakdowns=parts))
-    told = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]["By level"]
-    assert [(line["name"], line["items"]) for line in told] == [
+    breakdown = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]["By level"]
+    assert [(line["name"], line["items"]) for line in breakdown] == [
         ("image", 12),
         ("eye", 12),
         ("visit", 6),

@@ -11,7 +11,7 @@ CLASSES = ("cancer", "normal")
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("given", "expected"),
     [
         ({"asked": "cancer", "model": "normal", "dataset": "normal"}, "cancer"),
         ({"worst": "cancer", "model": "normal"}, "cancer"),
@@ -19,9 +19,9 @@ CLASSES = ("cancer", "normal")
         ({"dataset": "cancer"}, "cancer"),
     ],
 )
-def test_who_said_it_last_decides(said: dict[str, str], expected: str) -> None:
+def test_who_said_it_last_decides(given: dict[str, str], expected: str) -> None:
     nothing = dict.fromkeys(("asked", "worst", "model", "dataset"), "")
-    assert choose_positive(CLASSES, **(nothing | said)) == (expected, [])
+    assert choose_positive(CLASSES, **(nothing | given)) == (expected, [])
 
 
 def test_where_nobody_said_the_last_is_taken_with_a_note() -> None:

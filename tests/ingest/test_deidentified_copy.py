@@ -248,10 +248,10 @@ def test_two_patients_under_the_same_uids_have_uids_of_their_own_in_the_copy(
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for who, said in enumerate(({"IssuerOfPatientID": "NORTH"}, of_other)):
+    for who, issuer in enumerate(({"IssuerOfPatientID": "NORTH"}, of_other)):
         for number in range(2):
             dataset = image(
-                tmp_path, InstanceNumber=number, SOPInstanceUID=f"1.2.{number}", **{"PatientID": "P", **said}
+                tmp_path, InstanceNumber=number, SOPInstanceUID=f"1.2.{number}", **{"PatientID": "P", **issuer}
             )
             dataset.ImagePositionPatient = [0, 0, 5.0 * number]
             dataset.save_as(source / f"{who}-{number}.dcm")

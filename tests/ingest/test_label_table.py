@@ -46,13 +46,13 @@ def test_an_image_is_found_by_path_name_stem_or_folder(
 
 def test_a_folder_means_all_images_in_it(candidate: Make, table: Write) -> None:
     images = [candidate("study1/ct/1.dcm", "study1/ct/2.dcm"), candidate("study1/mr/1.dcm"), candidate("study2/1.dcm")]
-    told = from_table(images, table("file,grade\nstudy1,2\n"))
-    assert [dict(one.labels) for one in told] == [{"grade": "2"}, {"grade": "2"}, {}]
+    labeled = from_table(images, table("file,grade\nstudy1,2\n"))
+    assert [dict(one.labels) for one in labeled] == [{"grade": "2"}, {"grade": "2"}, {}]
 
 
 def test_split_and_patient_are_told_apart_from_labels(candidate: Make, table: Write) -> None:
-    (told,) = from_table([candidate("x.png")], table("file,grade,split,patient,stage\nx,3,Testing,Anna,\n"))
-    assert (told.labels, told.split, told.patient) == ({"grade": "3"}, "test", Patient("Anna", True))
+    (labeled,) = from_table([candidate("x.png")], table("file,grade,split,patient,stage\nx,3,Testing,Anna,\n"))
+    assert (labeled.labels, labeled.split, labeled.patient) == ({"grade": "3"}, "test", Patient("Anna", True))
 
 
 def test_unknown_files_are_told_by_line_and_never_by_name(candidate: Make, table: Write) -> None:

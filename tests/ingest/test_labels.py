@@ -89,11 +89,11 @@ def test_a_positive_class_is_found_in_its_label(candidate: Make) -> None:
     images.append(candidate("c", labels={"grade": "2", "side": "cancer"}))
     assert positive_classes(images[:2], "cancer") == positive_classes(images, {"finding": "cancer"})
     assert positive_classes(images, "") == {}
-    for said, message in (
+    for positive, message in (
         ("cancer", r"2 labels have such a class \(finding, side\)"),
         ("tumor", "no label has such a class"),
         ({"stage": "1"}, "'1' of the label 'stage'; expected one of two classes: found finding, grade, side"),
         ({"finding": "tumor"}, "expected one of two classes: it has cancer, normal"),
     ):
         with pytest.raises(DataError, match=message):
-            positive_classes(images, said)
+            positive_classes(images, positive)

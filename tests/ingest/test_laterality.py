@@ -83,7 +83,7 @@ def code(value: str) -> list[Dataset]:
 
 
 @pytest.mark.parametrize(
-    ("elements", "told"),
+    ("elements", "expected"),
     [
         ({"ImageLaterality": "R"}, {"laterality": "right"}),
         ({"Laterality": "L"}, {"laterality": "left"}),
@@ -93,10 +93,10 @@ def code(value: str) -> list[Dataset]:
     ],
 )
 def test_dicom_elements_say_the_side_and_the_view(
-    tmp_path: Path, elements: dict[str, Any], told: dict[str, str]
+    tmp_path: Path, elements: dict[str, Any], expected: dict[str, str]
 ) -> None:
     made = dicom_candidate(tmp_path / "a.dcm", **elements)
-    assert eye_attributes(made, "OP", EyeConfig()) == told
+    assert eye_attributes(made, "OP", EyeConfig()) == expected
 
 
 def test_an_element_that_contradicts_the_file_name_is_refused(tmp_path: Path) -> None:

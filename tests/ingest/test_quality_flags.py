@@ -83,7 +83,7 @@ POSITIVES: list[tuple[Flag, str, Image]] = [
     ("padded", "a picture within empty bands", gray(PADDED)),
     ("tiny", "12 rows", gray(np.uint8(255 * smooth(12, 90)))),
     ("tiny", "a thin volume", volume((1.0, 1.0, 1.0), (80, 10, 8))),
-    ("spacing", "voxels of 1 mm said in meters", volume((0.001, 0.001, 0.001))),
+    ("spacing", "voxels of 1 mm given in meters", volume((0.001, 0.001, 0.001))),
     ("spacing", "voxels of half a meter", volume((500.0, 500.0, 500.0))),
     ("spacing", "slices 100 pixels apart", volume((0.1, 0.1, 10.0))),
     ("spacing", "pixels of a meter", replace(gray(SOFT), mpp=1e6)),

@@ -16,7 +16,7 @@ from medvit.errors import DataError
 from medvit.ingest import file_stamps, header_cache
 from medvit.ingest.file_stamps import Changes, compare
 from medvit.ingest.header_cache import HeaderCache
-from medvit.phantoms.numbered_things import write_archive
+from medvit.phantoms.large_archive import write_archive
 from medvit.series import planes
 from pipelines.ingest import IngestConfig, ingest
 

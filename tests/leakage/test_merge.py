@@ -40,8 +40,8 @@ def dataset(folder: Path, number: int, splits: tuple[Split, ...], **facts: objec
                 perceptual_hash=hash_image(pixels),
             )
         )
-    told = {"classes": {"label": (f"{number}",)}, **facts}
-    return Manifest(tuple(rows), Facts(f"set {number}", **told), folder)  # type: ignore[arg-type]
+    description = {"classes": {"label": (f"{number}",)}, **facts}
+    return Manifest(tuple(rows), Facts(f"set {number}", **description), folder)  # type: ignore[arg-type]
 
 
 def volume(folder: Path, mask: bool = False) -> Manifest:

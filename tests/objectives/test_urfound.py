@@ -32,8 +32,8 @@ def planted(num_images: int, *, seed: int = 0, side: int = 32) -> tuple[Views, t
     for image, kind in zip(pixels, kinds.tolist(), strict=True):
         top, left = (kind // 2) * side // 2, (kind % 2) * side // 2
         image[:, top : top + side // 2, left : left + side // 2] += 2.0
-    said = tuple({"finding": NAMES[kind]} for kind in kinds.tolist())
-    return Views(pixels[None], said=said), kinds
+    descriptions = tuple({"finding": NAMES[kind]} for kind in kinds.tolist())
+    return Views(pixels[None], descriptions=descriptions), kinds
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_every_text_with_a_word_has_one_hidden_and_padding_never_is(objective):
 def test_a_latent_of_zero_makes_it_a_model_of_text_alone(objective):
     """Whatever the images, the loss is one and the same."""
     views, _ = planted(6)
-    words = objective.hide(objective.texts(views.said, 6))
+    words = objective.hide(objective.texts(views.descriptions, 6))
     objective.project.bias.data.zero_()
     nothing = torch.zeros(6, 32)
     alone = objective.word_loss(nothing, words)
@@ -85,7 +85,7 @@ def trained(objective: UrFound, *, informative: bool) -> float:
     for step in range(90):
         views, _ = planted(32, seed=step)
         if not informative:
-            views = Views(views.crops[:, torch.randperm(32)], said=views.said)
+            views = Views(views.crops[:, torch.randperm(32)], descriptions=views.descriptions)
         optimizer.zero_grad()
         objective(views, 0.0).total.backward()
         optimizer.step()
@@ -98,7 +98,7 @@ def label_loss(objective: UrFound, views: Views, kinds: torch.Tensor, *, shuffle
     pixels = views.crops[0].roll(1, dims=0) if shuffled else views.crops[0]
     seen = objective.see(objective.coarse(pixels))
     latent = seen.encoded[:, objective.backbone.num_prefix_tokens :].mean(dim=1)
-    ids = objective.texts(views.said, len(kinds))
+    ids = objective.texts(views.descriptions, len(kinds))
     hidden = torch.zeros_like(ids, dtype=torch.bool)
     hidden[:, 1] = True
     return float(objective.word_loss(latent, type(objective.hide(ids))(ids, hidden)))
@@ -108,12 +108,12 @@ def test_the_loss_of_words_falls_only_if_the_image_tells_them(make):
     """Chance is ln 4 = 1.39 nats; images of other texts leave it there, images of their own bring it below a half."""
     options = {"mask_ratio": 0.25, "text_weight": 3.0, **TINY}
     backbone = {"patch_size": 4}
-    told = make("urfound", backbone=backbone, **options)
-    assert trained(told, informative=True) < 0.7
+    informed = make("urfound", backbone=backbone, **options)
+    assert trained(informed, informative=True) < 0.7
     untold = make("urfound", backbone=backbone, **options)
     assert trained(untold, informative=False) > math.log(4) - 0.1
     views, kinds = planted(64, seed=999)
-    assert label_loss(told, views, kinds, shuffled=True) > 2.0 * label_loss(told, views, kinds)
+    assert label_loss(informed, views, kinds, shuffled=True) > 2.0 * label_loss(informed, views, kinds)
 
 
 def test_images_without_a_word_are_refused_after_some_batches(objective):
@@ -126,5 +126,5 @@ def test_images_without_a_word_are_refused_after_some_batches(objective):
 
 def test_images_without_a_word_beside_others_only_rebuild_pixels(objective):
     views, _ = planted(4)
-    some = Views(views.crops, said=({}, *views.said[1:]))
+    some = Views(views.crops, descriptions=({}, *views.descriptions[1:]))
     assert objective(some, 0.0).total.isfinite()

@@ -167,8 +167,8 @@ def test_an_oct_phantom_passes_the_validator_but_for_one_contradiction(tmp_path:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     phantoms.write_oct_studies(tmp_path, 1)
     for path in tmp_path.rglob("*.dcm"):
-        told = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, check=False).stderr
-        errors = [line for line in told.splitlines() if line.startswith("Error")]
+        report = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, check=False).stderr
+        errors = [line for line in report.splitlines() if line.startswith("Error")]
         assert all("oncatenation" in line for line in errors), errors
 
 

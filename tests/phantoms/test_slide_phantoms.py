@@ -107,8 +107,8 @@ def test_dicom_and_tiff_show_the_same(tmp_path: Path):
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="the DICOM validator dciodvfy is not installed")
 def test_dicom_slides_pass_the_validator(tmp_path: Path):
     for file in write_dicom_slide(tmp_path, drawn().pixels, subject=PhantomPatient(0, 1)):
-        told = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False).stderr
-        assert "Error" not in told
+        printed = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False).stderr
+        assert "Error" not in printed
 
 
 def test_a_slide_of_any_size_is_a_small_file(tmp_path: Path):
@@ -141,5 +141,5 @@ def test_memory_stays_flat_on_a_slide_of_100000_pixels(tmp_path: Path):
         "for place in range(20_000, 80_000, 1_500): slide.read(place, place, 256, 0.25)\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert float(told) < 250  # MiB; the slide has 28,610
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert float(printed) < 250  # MiB; the slide has 28,610

@@ -21,8 +21,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from medvit import phantoms
-from medvit.audit.matcher import Haystack
-from medvit.audit.needles import IdentifyingValues, Needle, sought
+from medvit.audit.matcher import Matcher
+from medvit.audit.needles import IdentifyingValues, Needle, collect_needles
 from medvit.audit.search import search_file
 from medvit.deidentification.identifiers import IdentifyingValue, values
 from medvit.dicom.acquisition import quantities
@@ -81,12 +81,12 @@ def audit(made: Path, source: Path, *words: str) -> int:
 
 
 def test_the_time_of_a_log_line_is_no_date_of_a_study_and_what_follows_it_may_be(tmp_path: Path) -> None:
-    haystack = Haystack([Needle("2026-01-31", "(0008,0020) StudyDate", is_date=True)])
+    matcher = Matcher([Needle("2026-01-31", "(0008,0020) StudyDate", is_date=True)])
     log = tmp_path / LOG
     log.write_text("2026-01-31 12:00:00 INFO go\n", encoding="utf-8")
-    assert not list(search_file(log, "the dataset", haystack))
+    assert not list(search_file(log, "the dataset", matcher))
     log.write_text("2026-01-31 12:00:00 INFO taken on 2026-01-31\n", encoding="utf-8")
-    assert len(list(search_file(log, "the dataset", haystack))) == 1
+    assert len(list(search_file(log, "the dataset", matcher))) == 1
 
 
 def test_what_an_ingest_leaves_is_clean(made: Path, source: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
     image.PatientID, image.ProtocolName, image.RepetitionTime = "10500", "Flair(12500 TR)", 12500
     image.file_meta = FileMetaDataset()
     found = IdentifyingValues(tuple(values(image)), shown=frozenset(quantities(image).values()) | {"10500"})
-    needles = sought([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).needles
+    needles = collect_needles([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).by_text
     assert "10500" in needles
     assert "12500" not in needles
 
@@ -110,18 +110,20 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
 def test_a_number_in_parts_is_looked_for_whole_and_joined(tmp_path: Path, number: str) -> None:
     image = Dataset()
     image.PatientID, image.file_meta = number, FileMetaDataset()
-    haystack = Haystack(sought([], tmp_path, [IdentifyingValues(tuple(values(image)))], num_files=1).needles.values())
+    matcher = Matcher(
+        collect_needles([], tmp_path, [IdentifyingValues(tuple(values(image)))], num_files=1).by_text.values()
+    )
     joined = "".join(filter(str.isalnum, number))
-    assert haystack.in_text(f"of {number}, twice")
-    assert haystack.in_text(f"of {joined}, twice")
-    assert not haystack.in_text("of 4711 or 12, 34 or 56 mm")
+    assert matcher.in_text(f"of {number}, twice")
+    assert matcher.in_text(f"of {joined}, twice")
+    assert not matcher.in_text("of 4711 or 12, 34 or 56 mm")
 
 
 @pytest.mark.parametrize(("text", "is_told"), [("-624\\-661.82658862211", False), ("-624\\-661.82658862\\1", True)])
 def test_a_number_is_found_as_a_whole(text: str, is_told: bool) -> None:
-    haystack = Haystack([Needle("-661.82658862", "a private element")])
-    assert bool(haystack.in_text(text)) is is_told
-    assert bool(haystack.in_bytes(text.encode())) is is_told
+    matcher = Matcher([Needle("-661.82658862", "a private element")])
+    assert bool(matcher.in_text(text)) is is_told
+    assert bool(matcher.in_bytes(text.encode())) is is_told
 
 
 @pytest.fixture
@@ -325,9 +327,9 @@ def test_a_source_of_other_patients_is_told(
 
 
 def test_letters_and_digits_of_a_short_number_are_not_found_in_a_hash() -> None:
-    haystack = Haystack([Needle("e96234", "(0008,0050) AccessionNumber")])
-    assert haystack.in_text("of E96234.")
-    assert not haystack.in_text("i-04be96234af1")
+    matcher = Matcher([Needle("e96234", "(0008,0050) AccessionNumber")])
+    assert matcher.in_text("of E96234.")
+    assert not matcher.in_text("i-04be96234af1")
 
 
 @pytest.mark.parametrize(("name", "is_found"), [("export", False), ("export 2", False), ("site", True)])
@@ -422,8 +424,8 @@ def test_a_class_is_no_finding_unless_it_names_a_patient(tmp_path: Path) -> None
     image.PatientName, image.file_meta = f"{NAME}^Ann", FileMetaDataset()
     table = IdentifyingValue("Kavernom", "a cell of a table", "", is_descriptor=True)
     found = [IdentifyingValues((*values(image), table))]
-    assert "kavernom" in sought([], tmp_path, found, num_files=1).needles
-    needles = sought([], tmp_path, found, num_files=1, classes=["Kavernom", NAME]).needles
+    assert "kavernom" in collect_needles([], tmp_path, found, num_files=1).by_text
+    needles = collect_needles([], tmp_path, found, num_files=1, classes=["Kavernom", NAME]).by_text
     assert "kavernom" not in needles
     assert NAME.casefold() in needles
 
@@ -433,5 +435,5 @@ def test_what_stands_in_the_lines_together_is_found_in_its_line(tmp_path: Path) 
     needles = [Needle("-661.82658862", "a private element"), Needle(NAME.casefold(), "(0010,0010) PatientName")]
     file = tmp_path / "notes.txt"
     file.write_text("\n" * 600 + f"5\n-661.82658862\n.\n{NAME}\n", encoding="utf-8")
-    places = {trace.place for trace in search_file(file, "the dataset", Haystack(needles))}
+    places = {trace.place for trace in search_file(file, "the dataset", Matcher(needles))}
     assert places == {f"the dataset, line {number}" for number in (602, 604)}

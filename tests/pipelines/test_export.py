@@ -105,5 +105,5 @@ def test_only_the_splits_asked_for_are_exported(dataset: Path, tmp_path: Path):
     chosen = sorted(splits)[0]
     config = ExportConfig.parse({"dataset": dataset, "output": tmp_path / "out", "splits": [chosen], **QUIET})
     exported = export(config)
-    told = [json.loads(path.read_text())["split"] for path in exported.folder.glob("i-*.json")]
-    assert set(told) == {chosen}
+    exported_splits = [json.loads(path.read_text())["split"] for path in exported.folder.glob("i-*.json")]
+    assert set(exported_splits) == {chosen}

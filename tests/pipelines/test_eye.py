@@ -110,9 +110,9 @@ def test_a_report_tells_of_images_eyes_visits_and_patients(eyes: Path, tmp_path:
     evaluate(checkpoint=model, dataset=eyes, **report, **QUIET)
     kept = EvaluateConfig.load(tmp_path / "r" / "config.yaml")
     assert (kept.levels, kept.order, kept.device) == (LEVELS, order, resolve_device("auto").type)
-    told = json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]
-    counts = {line["name"]: line["items"] for line in told["By level"]}
-    patients = {line["patients"] for line in told["By level"]}
+    breakdowns = json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]
+    counts = {line["name"]: line["items"] for line in breakdowns["By level"]}
+    patients = {line["patients"] for line in breakdowns["By level"]}
     assert counts["image"] == counts["eye"] == 2 * counts["patient"]
     assert patients == {counts["patient"]}
-    assert sum(line["items"] for line in told["By quality"]) == counts["image"]
+    assert sum(line["items"] for line in breakdowns["By quality"]) == counts["image"]

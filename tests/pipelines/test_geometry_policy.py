@@ -52,5 +52,5 @@ def test_the_json_of_a_resampled_volume_says_so(source: Path, tmp_path: Path):
         source=source, dataset=tmp_path / "dataset", scanning={"geometry": "resample"}, key=tmp_path / "key", **QUIET
     )
     exported = export(dataset=made.folder, output=tmp_path / "out", **QUIET)
-    told = [json.loads(path.read_text())["part"] for path in exported.folder.glob("i-*.json")]
-    assert sorted(told) == ["", "resampled to a regular grid"]
+    parts = [json.loads(path.read_text())["part"] for path in exported.folder.glob("i-*.json")]
+    assert sorted(parts) == ["", "resampled to a regular grid"]

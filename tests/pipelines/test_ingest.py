@@ -177,11 +177,11 @@ def test_nothing_that_names_a_patient_is_left_behind(
     finished = ingest.run(config(source, tmp_path / "out", tracking={"uri": make_store(tmp_path)}))
     rows = [str(row) for row in Manifest.read(tmp_path / "out").rows]
     entries = [str(entry) for entry in quarantine.read(tmp_path / "out")]
-    told = [*finished.failures, *capfd.readouterr(), caplog.text, *map(repr, Manifest.read(tmp_path / "out").rows)]
+    printed = [*finished.failures, *capfd.readouterr(), caplog.text, *map(repr, Manifest.read(tmp_path / "out").rows)]
     files = [p for folder in ("out", "mlartifacts") for p in (tmp_path / folder).rglob("*") if p.is_file()]
     files.append(tmp_path / "mlflow.db")
     for word in (*PLANTED, uid):
-        assert not any(word in text for text in [*rows, *entries, *told])
+        assert not any(word in text for text in [*rows, *entries, *printed])
         assert [p.name for p in files if word.encode() in p.read_bytes() or word in p.name] == []
     assert len(rows) >= 1
     assert len(entries) >= 3

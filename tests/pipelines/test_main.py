@@ -135,7 +135,7 @@ def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["trainer.epcohs=3"], "unknown key 'trainer.epcohs'"),
         (["codes.liver=SCT:1:Liver"], ""),
@@ -146,10 +146,10 @@ def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
         (["objective=mae", "objective.mask_ratoi=.5"], "did you mean 'objective.mask_ratio'?"),
     ],
 )
-def test_keys_are_checked_before_anything_is_imported(words: list[str], told: str) -> None:
+def test_keys_are_checked_before_anything_is_imported(words: list[str], expected: str) -> None:
     sentence = misspelt("predict" if words[0].startswith("codes") else "pretrain", words)
-    assert told in sentence
-    assert bool(told) == bool(sentence)
+    assert expected in sentence
+    assert bool(expected) == bool(sentence)
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -172,10 +172,12 @@ def test_a_misspelt_stage_answers_with_the_nearest(capsys: pytest.CaptureFixture
     assert "did you mean 'pretrain'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "told"), [("--output=x", "without dashes, as output=x"), ("--verbose", "--debug")])
-def test_an_unknown_option_is_told(option: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "expected"), [("--output=x", "without dashes, as output=x"), ("--verbose", "--debug")]
+)
+def test_an_unknown_option_is_told(option: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", option]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_no_stage_shows_the_list_and_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,21 +35,21 @@ def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_pat
     monkeypatch.chdir(tmp_path)
     decoder = [f"objective.{key}={value}" for key, value in MAE.items()]
     assert main(["plan", "pretrain", f"dataset={images}", *SMALL, *decoder, "trainer.epochs=7"]) == 0
-    told = table(capsys)
-    assert told["images"] == "8  2 a step, seen 175.0 times"
-    assert told["trained weights"].endswith("100.0% of all")
-    assert "700 steps in 7 epochs" in told["time to finish"]
+    planned = table(capsys)
+    assert planned["images"] == "8  2 a step, seen 175.0 times"
+    assert planned["trained weights"].endswith("100.0% of all")
+    assert "700 steps in 7 epochs" in planned["time to finish"]
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
     with (tmp_path / "plan-1" / "plan.csv").open(newline="") as file:
         kept = {line["what"]: f"{line['how_much']}  {line['how_it_is_known']}".strip() for line in csv.DictReader(file)}
-    assert kept == told
+    assert kept == planned
 
 
 def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "finetune", f"dataset={images}", *SMALL, "peft=frozen"]) == 0
-    told = table(capsys)
-    assert told["trained weights"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
+    planned = table(capsys)
+    assert planned["trained weights"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
 
 

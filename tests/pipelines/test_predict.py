@@ -110,8 +110,8 @@ def test_the_tables_and_names_of_a_batch_name_no_patient_but_its_segs_do(
         folder = run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder
     texts = [path.read_text() for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".yaml")]
     names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
-    told = "\n".join([caplog.text, *texts, *names, str(tmp_path / "source")])
-    assert not [secret for secret in secrets if secret in told.replace(str(tmp_path), "")]
+    text = "\n".join([caplog.text, *texts, *names, str(tmp_path / "source")])
+    assert not [secret for secret in secrets if secret in text.replace(str(tmp_path), "")]
     assert pydicom.dcmread(next(folder.rglob("*.dcm"))).PatientID == headers[0].PatientID
 
 
@@ -399,7 +399,7 @@ def test_outputs_are_recorded_as_they_are_in_force(tmp_path: Path, make_checkpoi
 
 
 @pytest.mark.parametrize(
-    ("outputs", "told"),
+    ("outputs", "message"),
     [
         ("dicom-seg", r"no writer is named 'dicom-seg'; did you mean 'dicom_seg'\? known are dicom_ann, "),
         (
@@ -409,7 +409,7 @@ def test_outputs_are_recorded_as_they_are_in_force(tmp_path: Path, make_checkpoi
     ],
 )
 def test_outputs_that_no_study_could_get_are_refused_at_once(
-    tmp_path: Path, make_checkpoint: Make, outputs: str, told: str
+    tmp_path: Path, make_checkpoint: Make, outputs: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         run(tmp_path, make_checkpoint(), tmp_path, outputs=outputs)

@@ -102,9 +102,9 @@ def test_embeddings_serve_all_runs_and_nothing_is_embedded_twice(place, model, t
     caplog.clear()
     judge(place, model, tmp_path / "second")
     learn(place, tmp_path / "again", bags={"members": 1}, head={"name": "mean"})
-    told = [record.message for record in caplog.records if "exist already" in record.message]
-    assert "embeddings of 8 of 8 slides exist already" in told
-    assert "embeddings of 24 of 24 slides exist already" in told
+    messages = [record.message for record in caplog.records if "exist already" in record.message]
+    assert "embeddings of 8 of 8 slides exist already" in messages
+    assert "embeddings of 24 of 24 slides exist already" in messages
 
 
 def test_a_folder_of_slides_becomes_probabilities_and_maps(model, tmp_path):
@@ -247,11 +247,13 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     slides = {"key": place / "site.key", "folder": source}
     tree = {"dataset": tmp_path / "dataset", "slides": slides, "bags": {"members": 2, "tiles": 32}}
     config = FinetunePlanConfig.parse({**tree, **options, "plan": tmp_path / "plan"})
-    told = {name: rest for name, *rest in plan(config).rows}
-    assert told["slides"][0] == "16"
-    assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are embedded already"]
-    assert told["time to train"][1] == "2 heads of 30 steps in 2 epochs"
-    assert told["disk, embeddings"][0] == _bytes(1008 * 24 * 2)  # 16 bits of the class token and of the mean, 12 wide
+    planned = {name: rest for name, *rest in plan(config).rows}
+    assert planned["slides"][0] == "16"
+    assert planned["tiles"] == ["1008", "at most 42 on a slide; 0 are embedded already"]
+    assert planned["time to train"][1] == "2 heads of 30 steps in 2 epochs"
+    assert planned["disk, embeddings"][0] == _bytes(
+        1008 * 24 * 2
+    )  # 16 bits of the class token and of the mean, 12 wide
     assert not (tmp_path / "dataset" / "embeddings").exists()
     assert not (tmp_path / "model").exists()
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -261,9 +263,9 @@ def test_a_plan_counts_embeddings_that_are_there(place, model, tmp_path):
     tree = {"dataset": place / "dataset", "checkpoint": place / "backbone", "output": tmp_path / "model"}
     slides = {"key": place / "site.key"}
     config = FinetunePlanConfig.parse({**tree, "slides": slides, **QUICK, **OFF, "plan": tmp_path / "plan"})
-    told = {name: rest for name, *rest in plan(config).rows}
-    assert told["speed of embedding"][0] == "nothing to do"
-    assert told["time to embed"][0] == "0.0 minutes"
+    planned = {name: rest for name, *rest in plan(config).rows}
+    assert planned["speed of embedding"][0] == "nothing to do"
+    assert planned["time to embed"][0] == "0.0 minutes"
 
 
 def _without_val(manifest: Manifest, folder: Path) -> Path:

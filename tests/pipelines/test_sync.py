@@ -114,10 +114,10 @@ def test_runs_that_cannot_be_sent_are_listed(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "run").mkdir()
     start(TrackingConfig(uri=f"sqlite:///{tmp_path}/file/x.db"), "ingest", tmp_path / "run").finish("FINISHED")
     assert main(["sync", f"runs={tmp_path}"]) == 3
-    told = capsys.readouterr()
-    assert "sent the records of 0 runs" in told.out
-    assert "finished, but 1 runs could not be sent" in told.err
-    assert f"{tmp_path / 'run'}: MLflow at sqlite:///{tmp_path}/file/x.db cannot be used" in told.err
+    printed = capsys.readouterr()
+    assert "sent the records of 0 runs" in printed.out
+    assert "finished, but 1 runs could not be sent" in printed.err
+    assert f"{tmp_path / 'run'}: MLflow at sqlite:///{tmp_path}/file/x.db cannot be used" in printed.err
 
 
 def hold(folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_localizer_is_an_image_beside_the_volume_of_its_series(write_series, w
 
 
 @pytest.mark.parametrize(
-    ("elements", "code", "said"),
+    ("elements", "code", "reason"),
     [
         ({"SOPClassUID": SegmentationStorage}, "not_an_image", "a DICOM segmentation, derived from images"),
         ({"Rows": None}, "unreadable", "CT Image Storage without (0028,0010) Rows"),
@@ -130,10 +130,10 @@ def test_a_localizer_is_an_image_beside_the_volume_of_its_series(write_series, w
         ({"Rows": 60000, "Columns": 60000}, "unreadable", "the header declares 6866.5 MiB of pixels"),
     ],
 )
-def test_what_is_no_single_image_is_refused_with_a_reason(write_slice, elements, code, said):
+def test_what_is_no_single_image_is_refused_with_a_reason(write_slice, elements, code, reason):
     found = only([write_slice(np.zeros((4, 4), np.int16), **elements)])
     assert found.code == code
-    assert said in found.reason
+    assert reason in found.reason
 
 
 def test_one_broken_file_does_not_stop_the_others(write_series, tmp_path: Path):

@@ -49,8 +49,8 @@ REFUSED_PIXELS = {"dicom-odd": 1}
 def test_every_real_file_is_told_of_and_what_is_found_is_read_or_refused(shared_data: Path, folder: str):
     sources = files(shared_data / folder)
     found = list(readers.find(sources))
-    told = [file for one in found for file in one.files]
-    assert sorted(set(told)) == sources
+    named = [file for one in found for file in one.files]
+    assert sorted(set(named)) == sources
     assert Counter(one.kind if isinstance(one, Item) else "refused" for one in found) == FOLDERS[folder]
     refused = []
     for item in found:

@@ -35,7 +35,7 @@ def seen(file: Path) -> IdentifyingValues:
     return ReadValues(Profile(frozenset()))(file)
 
 
-def told(file: Path) -> list[IdentifyingValue]:
+def identifying_values(file: Path) -> list[IdentifyingValue]:
     return list(seen(file).values)
 
 
@@ -219,7 +219,7 @@ def dicom_with_comment(folder: Path) -> Path:
     ],
 )
 def test_a_name_beside_the_pixels_is_told_with_its_place(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    found = [value for value in told(write(tmp_path)) if NAME in value.text]
+    found = [value for value in identifying_values(write(tmp_path)) if NAME in value.text]
     assert found
     assert all(value.element and NAME not in value.element for value in found)
 
@@ -239,7 +239,7 @@ def test_a_name_beside_the_pixels_is_told_with_its_place(write: Callable[[Path],
     ],
 )
 def test_a_date_beside_the_pixels_is_told_as_a_date(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    assert (DAY, "DA") in {(value.text, value.vr) for value in told(write(tmp_path))}
+    assert (DAY, "DA") in {(value.text, value.vr) for value in identifying_values(write(tmp_path))}
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ def test_a_date_beside_the_pixels_is_told_as_a_date(write: Callable[[Path], Path
     ],
 )
 def test_what_names_nobody_is_not_told(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    assert [value for value in told(write(tmp_path)) if value.text] == []
+    assert [value for value in identifying_values(write(tmp_path)) if value.text] == []
 
 
 def test_a_damaged_picture_tells_what_can_be_read(tmp_path: Path) -> None:
     file = jpeg_with_comment(tmp_path)
     file.write_bytes(file.read_bytes()[:-4])
-    assert any(NAME in value.text for value in told(file))
+    assert any(NAME in value.text for value in identifying_values(file))
 
 
 def test_every_reader_gives_texts() -> None:

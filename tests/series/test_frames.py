@@ -240,8 +240,8 @@ def test_billions_of_frames_without_bits_are_refused_before_any_is_made(tmp_path
 def write_spect(path: Path, voxels: np.ndarray, step_mm: float | None, **elements) -> Path:
     """Writes reconstructed SPECT, placed by its detector."""
     detector = item(ImagePositionPatient=[-10.0, -20.0, 30.0], ImageOrientationPatient=list(AXIAL))
-    said = {"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"], "Modality": "NM"} | elements
-    write_multiframe(path, voxels, (), SOPClassUID=NuclearMedicineImageStorage, **said)
+    attributes = {"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"], "Modality": "NM"} | elements
+    write_multiframe(path, voxels, (), SOPClassUID=NuclearMedicineImageStorage, **attributes)
     dataset = dcmread(path)
     dataset.PixelSpacing, dataset.DetectorInformationSequence = [2.0, 2.0], Items([detector])
     dataset.SpacingBetweenSlices = step_mm

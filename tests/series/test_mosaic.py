@@ -52,8 +52,8 @@ def write_mosaic(write_slice):
         file = write_slice(mosaic, position=corner, **tags)
         dataset = pydicom.dcmread(file)
         block = dataset.private_block(0x29, "SIEMENS CSA HEADER", create=True)
-        said = {"NumberOfImagesInMosaic": [str(NUM_SLICES)], "SliceNormalVector": list(normal)}
-        block.add_new(0x10, "OB", csa(**{name: items for name, items in said.items() if items}))
+        tags = {"NumberOfImagesInMosaic": [str(NUM_SLICES)], "SliceNormalVector": list(normal)}
+        block.add_new(0x10, "OB", csa(**{name: items for name, items in tags.items() if items}))
         dataset.save_as(file)
         return file
 
@@ -84,16 +84,16 @@ def test_mosaics_of_one_series_are_its_times(write_mosaic):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         ({"normal": ()}, "without SliceNormalVector in its CSA header"),
         ({"SpacingBetweenSlices": None}, r"without (0018,0088) SpacingBetweenSlices"),
         ({"normal": ("1", "0", "0")}, "not perpendicular"),
     ],
 )
-def test_a_mosaic_that_does_not_say_where_its_slices_lie_is_refused(write_mosaic, options, said):
+def test_a_mosaic_that_does_not_say_where_its_slices_lie_is_refused(write_mosaic, options, reason):
     refused = only([write_mosaic(**options)])
-    assert (refused.code, said in refused.reason) == ("geometry", True)
+    assert (refused.code, reason in refused.reason) == ("geometry", True)
 
 
 def test_a_mosaic_stripped_of_private_elements_is_refused_and_no_picture(write_mosaic):

@@ -101,30 +101,30 @@ def test_time_points_at_one_position_are_refused_with_their_numbers(write_slice)
 
 
 @pytest.mark.parametrize(
-    ("keyword", "said"),
+    ("keyword", "reason"),
     [
         ("PixelSpacing", r"no \(0028,0030\) PixelSpacing in 1 of 3 slices"),
         ("ImageOrientationPatient", r"no \(0020,0037\) ImageOrientationPatient in 1 of 3 slices"),
     ],
 )
-def test_a_missing_element_is_named(write_slice, keyword, said):
+def test_a_missing_element_is_named(write_slice, keyword, reason):
     pixels = np.zeros((4, 4), np.int16)
     files = [write_slice(pixels, position=(0, 0, n), **({keyword: None} if n == 1 else {})) for n in range(3)]
-    with pytest.raises(GeometryError, match=said):
+    with pytest.raises(GeometryError, match=reason):
         arrange([read_header(file) for file in files])
 
 
 @pytest.mark.parametrize(
-    ("element", "said"),
+    ("element", "reason"),
     [
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "slices of 2 orientations"),
         ({"PixelSpacing": [0.5, 0.7]}, "pixel spacings 0.5000 to 0.7500 mm"),
     ],
 )
-def test_slices_that_differ_are_refused(write_slice, element, said):
+def test_slices_that_differ_are_refused(write_slice, element, reason):
     pixels = np.zeros((4, 4), np.int16)
     files = [write_slice(pixels, position=(0, 0, n), **(element if n == 2 else {})) for n in range(3)]
-    with pytest.raises(GeometryError, match=said):
+    with pytest.raises(GeometryError, match=reason):
         arrange([read_header(file) for file in files])
 
 

@@ -34,8 +34,14 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n\r\n"
 
 def instance(**over: str) -> bytes:
     header = slice_header(2, 2, (1.0, 1.0), AXIAL, (0.0, 0.0, 0.0))
-    told = {"PatientID": "P1", "StudyInstanceUID": "1.1", "SeriesInstanceUID": "1.2", "SOPInstanceUID": "1.3", **over}
-    for keyword, value in told.items():
+    identifiers = {
+        "PatientID": "P1",
+        "StudyInstanceUID": "1.1",
+        "SeriesInstanceUID": "1.2",
+        "SOPInstanceUID": "1.3",
+        **over,
+    }
+    for keyword, value in identifiers.items():
         setattr(header, keyword, value)
     stream = BytesIO()
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
@@ -158,9 +164,9 @@ def pass_on(listener: socket.socket, speaker: socket.socket, num_quick: float) -
     """Pass on the data of one side: this many messages at once, all later bytes one by one."""
     with suppress(OSError):
         for number in itertools.count():
-            if not (said := speaker.recv(2**16)):
+            if not (data := speaker.recv(2**16)):
                 return
-            for piece in [said] if number < num_quick else (bytes([byte]) for byte in said):
+            for piece in [data] if number < num_quick else (bytes([byte]) for byte in data):
                 listener.sendall(piece)
                 time.sleep(0 if number < num_quick else 0.1)
 

@@ -192,9 +192,9 @@ def test_what_a_failing_store_does_not_take_is_sent_later(tmp_path: Path, caplog
     tracker.tags({"a": "b"})
     tracker.file(work / "card.md")
     tracker.finish("FINISHED")
-    told = [record.message for record in caplog.records if record.message.startswith("MLflow at")]
-    assert len(told) == 2, "one warning, and at the end the command that sends the rest"
-    assert told[-1].endswith(f"medvit sync runs={work}")
+    messages = [record.message for record in caplog.records if record.message.startswith("MLflow at")]
+    assert len(messages) == 2, "one warning, and at the end the command that sends the rest"
+    assert messages[-1].endswith(f"medvit sync runs={work}")
     with pytest.raises(TrackingError, match="cannot be used"):
         send(work)
     tables_back(tmp_path)
@@ -420,8 +420,8 @@ def test_all_that_a_store_holds_can_be_read_back(tmp_path: Path) -> None:
     tracker.text("seen by Quentin", "note.txt")
     tracker.finish("FINISHED")
     (tmp_path / "kept").mkdir()
-    told = dict(recorded(config, tmp_path / "kept"))
-    assert "Zebedee" in told[f"run {tracker.run_id}"]
+    records = dict(recorded(config, tmp_path / "kept"))
+    assert "Zebedee" in records[f"run {tracker.run_id}"]
     assert (tmp_path / "kept" / str(tracker.run_id) / "note.txt").read_text() == "seen by Quentin"
     assert database(config) == tmp_path / "mlflow.db"
 

@@ -139,7 +139,7 @@ def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
     from pipelines.finetune import FinetuneConfig
     from pipelines.pretrain import PretrainConfig
 
-    follows = {"objective": MAE, "trainer": {"rounds": 1, "round_steps": 2}}  # sizes and precision are not given
+    follows = {"objective": MAE, "trainer": {"epochs": 1, "steps_per_epoch": 2}}  # sizes and precision are not given
     backbone = pretrain(output=tmp_path / "backbone", **pretrain_options(volumes, **follows))
     kept = PretrainConfig.load(tmp_path / "backbone" / "config.yaml")
     assert kept.preprocess is not None
@@ -214,9 +214,9 @@ def test_options_that_masks_do_not_need_are_said_to_be_ignored(volumes, tmp_path
     ],
 )
 def test_options_that_cannot_work_are_refused_at_the_door(volumes, tmp_path, options, sentence):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         finetune(output=tmp_path / "tuned", **finetune_options(volumes, **options))
-    assert sentence in str(told.value)
+    assert sentence in str(caught.value)
     assert not (tmp_path / "tuned.partial").exists()
 
 

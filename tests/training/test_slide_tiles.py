@@ -72,7 +72,7 @@ def test_slides_are_learned_from_tile_by_tile_and_a_run_that_stopped_goes_on_exa
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingModule, "on_train_batch_start", stop)
-        with pytest.raises(BaseException):  # noqa: B017 (how it ends is told elsewhere)
+        with pytest.raises(BaseException):  # noqa: B017 (how it ends is tested elsewhere)
             pretrain(output=tmp_path / "cut", **options(slides))
     resumed = pretrain(output=tmp_path / "cut", resume=True, **options(slides))
     assert all(torch.equal(*pair) for pair in zip(weights(whole), weights(resumed), strict=True))

@@ -100,16 +100,16 @@ def test_the_command_ends_as_interrupted_and_its_resume_is_exact(volumes, tmp_pa
 def stopped(volumes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     options = pretrain_options(volumes, optim={"lr": 1e30, "clip": 1e30}, output=folder / "out")
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as caught:
         pretrain(**options)
     (path,) = (folder / "out.partial").glob("stopped-step-*.safetensors")
-    return path, str(told.value), options
+    return path, str(caught.value), options
 
 
 def test_a_loss_that_is_no_number_names_step_rows_and_term_and_keeps_the_batch(stopped):
-    path, told, _ = stopped
+    path, message, _ = stopped
     saved = load_stopped(path)
-    assert f"at step {saved.step} (reconstruction nan; rows {', '.join(saved.rows)})" in told
+    assert f"at step {saved.step} (reconstruction nan; rows {', '.join(saved.rows)})" in message
     assert saved.tensors["crops"].shape == (1, 2, 1, 16, 16, 16)
     assert all(torch.isfinite(weight).all() for weight in saved.weights.values())
     lines = "\n".join(report(saved))

@@ -37,8 +37,8 @@ def asymmetric(image: Image) -> Prediction:
 def errors_of(path: Path) -> list[str]:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dicom3tools' dciodvfy is not installed")
-    told = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
-    return [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
+    checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    return [line for line in (checked.stderr + checked.stdout).splitlines() if line.startswith("Error")]
 
 
 def mask_of(path: Path, like_image: Image) -> np.ndarray:

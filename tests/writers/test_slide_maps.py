@@ -105,11 +105,11 @@ def test_geojson_is_what_qupath_takes(tmp_path):
         (ring,) = feature["geometry"]["coordinates"]
         assert ring[0] == ring[-1] == [x, y]
         assert ring[2] == [x + SIZE, y + SIZE]
-        said = feature["properties"]
-        assert said["objectType"] == "tile"
-        assert said["classification"]["name"] == CLASSES[int(is_tumor)]
-        assert len(said["classification"]["color"]) == 3
-        assert said["measurements"].keys() == {"attention", "p(normal)", "p(tumor)"}
+        properties = feature["properties"]
+        assert properties["objectType"] == "tile"
+        assert properties["classification"]["name"] == CLASSES[int(is_tumor)]
+        assert len(properties["classification"]["color"]) == 3
+        assert properties["measurements"].keys() == {"attention", "p(normal)", "p(tumor)"}
 
 
 def test_top_tiles_do_not_overlap():
@@ -165,8 +165,8 @@ def test_annotations_of_a_dicom_slide_lie_on_its_tiles_and_in_its_study(dicom_sl
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
 def test_annotations_pass_the_validator(dicom_slide, tmp_path):
     write_ann(tmp_path / "ann.dcm", dicom_finding(dicom_slide), read_sources(dicom_slide), MAKER, {})
-    told = subprocess.run(["dciodvfy", tmp_path / "ann.dcm"], capture_output=True, text=True, check=False)
-    errors = [line for line in (told.stdout + told.stderr).splitlines() if line.startswith("Error")]
+    checked = subprocess.run(["dciodvfy", tmp_path / "ann.dcm"], capture_output=True, text=True, check=False)
+    errors = [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
     # dciodvfy finds fault with an attribute of 3D coordinates, which a file of 2D ones must not have and has not.
     groups = pydicom.dcmread(tmp_path / "ann.dcm").AnnotationGroupSequence
     assert not any("CommonZCoordinateValue" in group for group in groups)

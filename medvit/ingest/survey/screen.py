@@ -62,12 +62,12 @@ def _images(survey: Survey) -> Iterator[str]:
 
 
 def _group(group: ImageGroup) -> str:
-    told = [f"{counted(len(group.candidates), group.kind)}, {group.modality or 'modality not stated'}"]
+    text = [f"{counted(len(group.candidates), group.kind)}, {group.modality or 'modality not stated'}"]
     if group.num_studies:
-        told.append(f"{counted(group.num_studies, 'study')}, {group.num_series} series")
+        text.append(f"{counted(group.num_studies, 'study')}, {group.num_series} series")
     if group.extents:
-        told += _extents(group)
-    return "; ".join(told)
+        text += _extents(group)
+    return "; ".join(text)
 
 
 def _extents(group: ImageGroup) -> Iterator[str]:
@@ -142,13 +142,13 @@ def _labels(survey: Survey) -> Iterator[str]:
 
 
 def _table(table: FoundTable, *, is_taken: bool) -> str:
-    told = f"table of {counted(table.num_lines, 'line')}"
+    text = f"table of {counted(table.num_lines, 'line')}"
     if table.by is None:
-        return f"{told}, without a column that names images of this source; not used"
+        return f"{text}, without a column that names images of this source; not used"
     columns = [f"{one} ({table.classes[one]} values)" if one in table.classes else one for one in table.columns]
     shown = ", ".join(columns[:SHOWN_COLUMNS]) + (", ..." if len(columns) > SHOWN_COLUMNS else "")
     use = "used as labels" if is_taken else "not used, see ingest.yaml"
-    return f"{told}, {table.num_matched} of which name images by {table.key} ({table.by}); {use}. Columns: {shown}"
+    return f"{text}, {table.num_matched} of which name images by {table.key} ({table.by}); {use}. Columns: {shown}"
 
 
 def _refused(survey: Survey) -> Iterator[str]:

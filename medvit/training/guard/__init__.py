@@ -159,9 +159,9 @@ class Guard:
         if self.start is None or self.last is None:
             return {"guard": "off"}
         readings = {"start": self.start, "last step": self.last}
-        told = {f"guard at the {name}": str(reading) for name, reading in readings.items()}
+        description = {f"guard at the {name}": str(reading) for name, reading in readings.items()}
         verdict = self.describe_rollback() or self.verdict
-        return told | {"guard": verdict or "no alarm; the last weights are passed on"}
+        return description | {"guard": verdict or "no alarm; the last weights are passed on"}
 
     def state(self) -> dict[str, Any]:
         """Return the state as plain values, for the checkpoint to resume from."""

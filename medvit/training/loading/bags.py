@@ -15,7 +15,7 @@ from medvit.models.slide import WholeBag
 from medvit.models.tile_embedder import EmbeddedSlide, Features
 from medvit.records import Row
 from medvit.seeds import mixed_seed
-from medvit.training.loading.rounds import Draw, LoaderConfig, drawn_rounds
+from medvit.training.loading.epochs import Draw, LoaderConfig, draw_loader
 from medvit.training.resume import Position
 from medvit.types import Bags
 
@@ -79,7 +79,7 @@ def stack_bags(drawn: Sequence[tuple[torch.Tensor, Bag]]) -> Bags:
     return Bags(tiles, present, targets, tuple(bag.slide.row for _, bag in drawn))
 
 
-def bag_rounds(
+def bag_loader(
     config: LoaderConfig,
     bags: Sequence[Bag],
     *,
@@ -90,7 +90,7 @@ def bag_rounds(
     weights: Sequence[float] | None = None,
 ) -> DataLoader[object]:
     """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues."""
-    return drawn_rounds(
+    return draw_loader(
         config,
         DrawnBags(bags, max_tiles),
         stack_bags,

@@ -14,7 +14,7 @@ from medvit.dataset.samples import Samples, samples_of
 from medvit.dataset.slices import SliceRow
 from medvit.errors import DataError
 from medvit.objectives import Twin
-from medvit.training.loading.rounds import LoaderConfig, TwoKinds, rounds
+from medvit.training.loading.epochs import LoaderConfig, TwoKinds, epoch_loader
 from medvit.training.loading.study_views import ViewsOfStudy
 from medvit.training.resume import Position
 from medvit.training.task import LARGEST_VIEW, choose_preprocess, crop_size, require_fitting
@@ -106,7 +106,7 @@ def feed(
     """Return a loader of views: of one stream, or of two with alternating batches."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
-    return rounds(
+    return epoch_loader(
         config,
         samples[0] if is_one else TwoKinds(*samples),
         ByKind(streams),

@@ -26,7 +26,7 @@ class Measured:
 
     step_s: float = float("nan")
     """Median, including loading of images."""
-    round_end_s: float = float("nan")
+    epoch_end_s: float = float("nan")
     """Validation, readings and pictures at the end of an epoch."""
     flops: float = float("nan")
     """Operations of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
@@ -78,7 +78,7 @@ class Meter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Summarize."""
-        self.measured.round_end_s = time.perf_counter() - self._since
+        self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.summary import Summary
-from medvit.training.loading.rounds import LoaderConfig
+from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.planning.profiling import WARMUP_STEPS, Measured
 from medvit.training.planning.slides import PlannedSlides
 from medvit.training.trainer import TrainerConfig
@@ -64,7 +64,7 @@ def image_rows(
 ) -> tuple[PlanRow, ...]:
     """Return the table for training on images or volumes; `output` is the folder that the run would write to."""
     images = trainer.step_images(loader.batch_size)
-    training_s = trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s
+    training_s = trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
     disk = 2 * sizes.resume_bytes + 2 * sizes.checkpoint_bytes
     free = shutil.disk_usage(_existing(output)).free
@@ -85,7 +85,7 @@ def image_rows(
         ("memory, activations", _bytes(measured.activation_bytes), "a device, kept for the backward pass, counted"),
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of an epoch's end", f"{measured.round_end_s:.3g} s", "readings, pictures, validation"),
+        ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "readings, pictures, validation"),
         ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} epochs"),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes in addition"),
@@ -110,7 +110,7 @@ def slide_rows(
     slides = trainer.step_images(loader.batch_size)
     tile_s = planned.tile_s(workers)
     embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
-    training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s)
+    training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s)
     free = shutil.disk_usage(_existing(output)).free
     there = f"{planned.num_tiles - planned.num_waiting} are embedded already"
     speed = f"{1 / tile_s:.3g} tiles/s" if planned.num_waiting else "nothing to do"
@@ -131,7 +131,7 @@ def slide_rows(
         ("memory, activations", _bytes(measured.activation_bytes), "of a head, kept for the backward pass, counted"),
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of an epoch's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
+        ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "validation on all tiles of its slides"),
         ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} epochs"),
         ("time to finish", _duration(embedding_s + training_s), "both"),
         ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),

@@ -198,8 +198,8 @@ def as_bytes(dataset: FileDataset) -> bytes:
 def test_tags_may_come_in_a_list_as_pydicom_takes_them(tmp_path: Path) -> None:
     path = tmp_path / "slice.dcm"
     slice_of(ExplicitVRLittleEndian).save_as(path, enforce_file_format=True)
-    listed, told = (load(path, stop_before_pixels=True, specific_tags=kind(TAGS)) for kind in (list, tuple))
-    assert listed == told
+    listed, from_tuple = (load(path, stop_before_pixels=True, specific_tags=kind(TAGS)) for kind in (list, tuple))
+    assert listed == from_tuple
     assert listed.PixelSpacing == [0.5, 0.5]
 
 
@@ -233,9 +233,9 @@ def test_a_uid_has_no_blanks_around_it(tmp_path: Path) -> None:
 
 
 def element(tag: int, vr: bytes, value: bytes, *, length: int | None = None) -> bytes:
-    said = len(value) if length is None else length
+    declared = len(value) if length is None else length
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
-    return head + (struct.pack("<HI", 0, said) if vr in LONG_VRS else struct.pack("<H", said)) + value
+    return head + (struct.pack("<HI", 0, declared) if vr in LONG_VRS else struct.pack("<H", declared)) + value
 
 
 NATIVE = element(PIXELS, b"OW", bytes(4))

@@ -52,10 +52,10 @@ def test_a_guard_describes_its_readings_and_the_weights_passed_on():
     assert guard.describe() == {"guard": "off"}
     guard.take(reading(0))
     guard.take(reading(10, 0.9))
-    told = guard.describe()
-    assert told["guard at the start"] == "score 0.8, rank 20"
-    assert told["guard at the last step"] == "score 0.9, rank 20"
-    assert told["guard"] == "no alarm; the last weights are passed on"
+    description = guard.describe()
+    assert description["guard at the start"] == "score 0.8, rank 20"
+    assert description["guard at the last step"] == "score 0.9, rank 20"
+    assert description["guard"] == "no alarm; the last weights are passed on"
     assert guard.describe_rollback() == ""
 
 
@@ -63,11 +63,11 @@ def test_a_guard_names_the_weights_that_replace_the_last_and_why():
     guard = Guard(GuardConfig())
     for one in (reading(0), reading(10, 0.9), reading(20, rank=1.5)):
         guard.take(one)
-    told = guard.describe_rollback()
-    assert told.startswith("the guard ended the training at step 20: ")
-    assert "the effective rank is 1.50" in told
-    assert told.endswith("the weights of step 10 are passed on")
-    assert guard.describe()["guard"] == told
+    description = guard.describe_rollback()
+    assert description.startswith("the guard ended the training at step 20: ")
+    assert "the effective rank is 1.50" in description
+    assert description.endswith("the weights of step 10 are passed on")
+    assert guard.describe()["guard"] == description
     warning = Guard(GuardConfig(action="warn"))
     kinds(warning, reading(0), reading(10, rank=1.5))
     assert warning.describe_rollback() == ""
@@ -158,13 +158,13 @@ def test_every_threshold_has_its_alarm(start, then, kind):
 
 def test_neighbors_alone_end_nothing_of_an_objective_that_rebuilds_pixels():
     guard = Guard(GuardConfig(patience=1))
-    told = kinds(
+    description = kinds(
         guard,
         reading(0, reconstruction=1.0, knn=0.9),
         reading(10, reconstruction=0.9, knn=0.1),
         reading(20, 0.6, reconstruction=0.9, knn=0.9),
     )
-    assert told == [set(), set(), {"fall"}]
+    assert description == [set(), set(), {"fall"}]
     assert guard.best.step == 10
 
 
@@ -254,11 +254,11 @@ def test_a_learning_rate_that_wrecks_the_weights_ends_with_the_start_weights_and
     kept = Checkpoint.load(finished.artifact.folder)
     assert not same_weights(wrecked, Checkpoint.load(start.folder))
     assert same_weights(kept, Checkpoint.load(start.folder))
-    (said,) = finished.failures
-    assert "the guard ended the training at step" in said
-    assert "the initial weights are passed on" in said
-    assert said in caplog.text
-    assert said in (kept.folder / "model_card.md").read_text()
+    (failure,) = finished.failures
+    assert "the guard ended the training at step" in failure
+    assert "the initial weights are passed on" in failure
+    assert failure in caplog.text
+    assert failure in (kept.folder / "model_card.md").read_text()
     assert not (kept.folder / "best.safetensors").exists()
 
 

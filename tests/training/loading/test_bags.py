@@ -22,8 +22,8 @@ from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.lightning_module import TrainingModule
-from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
-from medvit.training.loading.rounds import LoaderConfig
+from medvit.training.loading.bags import Bag, BagConfig, bag_loader, divide, whole_bags
+from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import Position
 from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, labeled_slides
@@ -63,9 +63,9 @@ def model_config(members: int = 3) -> SlideModelConfig:
     )
 
 
-def training(folder: Path, *, rounds: int = 4, **options) -> SlideTraining:
+def training(folder: Path, *, epochs: int = 4, **options) -> SlideTraining:
     bags = BagConfig(members=3, tiles=16, **options)
-    optim, trainer = OptimConfig(lr=3e-2), TrainerConfig(epochs=rounds, steps_per_epoch=10)
+    optim, trainer = OptimConfig(lr=3e-2), TrainerConfig(epochs=epochs, steps_per_epoch=10)
     return SlideTraining(
         model_config(), slides(folder), bags, optim, LoaderConfig(batch_size=4), trainer, "loss", 0.0, 0
     )
@@ -87,7 +87,7 @@ def trained(tmp_path_factory):
 
 def test_a_step_sees_a_part_of_each_bag_and_all_parts_in_turn(tmp_path):
     bags = [Bag(slide, n % 2) for n, slide in enumerate(slides(tmp_path, 4))]
-    loader = bag_rounds(LoaderConfig(batch_size=4), bags, max_tiles=16, num_batches=3, seed=0, start=Position())
+    loader = bag_loader(LoaderConfig(batch_size=4), bags, max_tiles=16, num_batches=3, seed=0, start=Position())
     batches = list(loader)
     assert all(isinstance(batch, Bags) and batch.tiles.shape == (4, 16, WIDTH) for batch in batches)
     seen = {tuple(row.image_id for row in batch.rows) for batch in batches}
@@ -97,7 +97,7 @@ def test_a_step_sees_a_part_of_each_bag_and_all_parts_in_turn(tmp_path):
 
 def test_short_bags_are_filled_up_and_marked(tmp_path):
     bags = [Bag(slide, 0) for slide in slides(tmp_path, 4)]
-    (batch,) = bag_rounds(LoaderConfig(batch_size=4), bags, max_tiles=999, num_batches=1, seed=0, start=Position())
+    (batch,) = bag_loader(LoaderConfig(batch_size=4), bags, max_tiles=999, num_batches=1, seed=0, start=Position())
     assert sorted(batch.present.sum(1).tolist()) == [39, 40, 41, 42]
     assert (batch.tiles[~batch.present] == 0).all()
 
@@ -105,8 +105,8 @@ def test_short_bags_are_filled_up_and_marked(tmp_path):
 def test_a_run_that_goes_on_draws_what_the_whole_one_would_have(tmp_path):
     bags = [Bag(slide, 0) for slide in slides(tmp_path, 4)]
     options = {"max_tiles": 5, "num_batches": 3, "seed": 1}
-    whole = list(bag_rounds(LoaderConfig(batch_size=2), bags, **options, start=Position()))
-    rest = list(bag_rounds(LoaderConfig(batch_size=2), bags, **options, start=Position(0, 1)))
+    whole = list(bag_loader(LoaderConfig(batch_size=2), bags, **options, start=Position()))
+    rest = list(bag_loader(LoaderConfig(batch_size=2), bags, **options, start=Position(0, 1)))
     assert torch.equal(whole[1].tiles, rest[0].tiles)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medvit.training.loading.block_shuffle import AT_ONCE, BLOCK, Blocks
-from medvit.training.loading.rounds import RoundSampler
+from medvit.training.loading.epochs import EpochSampler
 
 
 def order(lengths: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -31,12 +31,12 @@ def test_orders_differ_from_lap_to_lap():
 
 def test_a_run_that_goes_on_gets_the_tiles_that_the_uninterrupted_one_would():
     def drawn(**options) -> list:
-        return list(RoundSampler(300, per_round=80, seed=3, blocks=Blocks((100, 200)), **options))
+        return list(EpochSampler(300, draws_per_epoch=80, seed=3, blocks=Blocks((100, 200)), **options))
 
     def whole(number: int) -> list:
-        sampler = RoundSampler(300, per_round=80, seed=3, blocks=Blocks((100, 200)))
+        sampler = EpochSampler(300, draws_per_epoch=80, seed=3, blocks=Blocks((100, 200)))
         sampler.set_epoch(number)
         return list(sampler)
 
-    assert drawn(first_round=4, skip=24) == whole(4)[24:]
+    assert drawn(first_epoch=4, skip=24) == whole(4)[24:]
     assert {draw.index for number in range(15) for draw in whole(number)} == set(range(300))

@@ -40,71 +40,71 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Turns:
+class Alternation:
     """Two kinds of images in alternating batches: images with an index below `num_first`, and the others."""
 
     num_first: int
     batch_size: int
 
 
-class RoundSampler(Sampler[Draw]):
-    """Sampler of `per_round` draws per epoch in each training process, through successive random orders of all images.
+class EpochSampler(Sampler[Draw]):
+    """Sampler that draws images in successive random orders, `draws_per_epoch` per epoch in each training process.
 
-    The first `skip` draws of the first epoch are skipped: the interrupted run has used them. With `weights`, images are
-    drawn with these probabilities and replacement instead, as for rare classes. With `turns`, batches of all processes
-    alternate between the first `turns` images and the others. With `patients`, each random order spreads the images of
-    a patient evenly, so that a batch holds as few of one patient as possible; with `blocks`, orders instead run forward
-    through the files of the samples.
+    A resumed run skips the first `skip` draws of its first epoch, which the interrupted run has used. With `weights`,
+    images are drawn with these probabilities and with replacement instead, as for rare classes. With `alternation`,
+    batches of two kinds of images alternate. With `patients`, each random order spreads the images of a patient evenly,
+    so that a batch contains as few of one patient as possible; with `blocks`, orders instead run forward through the
+    files of the samples.
     """
 
     def __init__(
         self,
         num_images: int,
         *,
-        per_round: int,
+        draws_per_epoch: int,
         seed: int,
-        first_round: int = 0,
+        first_epoch: int = 0,
         skip: int = 0,
         weights: Sequence[float] | None = None,
-        turns: Turns | None = None,
+        alternation: Alternation | None = None,
         patients: Sequence[str] | None = None,
         blocks: Blocks | None = None,
     ) -> None:
-        self.turns, self.blocks = turns, blocks
+        self.alternation, self.blocks = alternation, blocks
         self.groups = None if patients is None else np.unique(np.array(patients), return_inverse=True)[1]
         self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
-        self.num_images, self.per_round, self.seed = num_images, per_round, seed
-        self.round = self.first_round = first_round
+        self.num_images, self.draws_per_epoch, self.seed = num_images, draws_per_epoch, seed
+        self.epoch = self.first_epoch = first_epoch
         self.skip = skip
         self.odds = None if weights is None else np.array(weights) / np.sum(weights)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; Lightning calls this."""
-        self.round = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.per_round
+        return self.draws_per_epoch
 
     def __iter__(self) -> Iterator[Draw]:
         num_processes, rank = _world()
-        start = self.round * self.per_round * num_processes
-        first = start + num_processes * (self.skip if self.round == self.first_round else 0)
-        for position in range(first + rank, start + self.per_round * num_processes, num_processes):
+        start = self.epoch * self.draws_per_epoch * num_processes
+        first = start + num_processes * (self.skip if self.epoch == self.first_epoch else 0)
+        for position in range(first + rank, start + self.draws_per_epoch * num_processes, num_processes):
             yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
 
     def _index(self, position: int) -> int:
         if self.odds is not None:
             return int(np.random.default_rng(mixed_seed(self.seed, 2, position)).choice(self.num_images, p=self.odds))
-        if self.turns is not None:
-            return self._by_turns(position, self.turns)
+        if self.alternation is not None:
+            return self._alternating(position, self.alternation)
         return self._in_order(0, position, self.num_images)
 
-    def _by_turns(self, position: int, turns: Turns) -> int:
-        batch, place = divmod(position, turns.batch_size * _world()[0])
+    def _alternating(self, position: int, alternation: Alternation) -> int:
+        batch, place = divmod(position, alternation.batch_size * _world()[0])
         turn = batch % 2
-        nth = batch // 2 * turns.batch_size * _world()[0] + place
-        sizes = (turns.num_first, self.num_images - turns.num_first)
-        return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
+        nth = batch // 2 * alternation.batch_size * _world()[0] + place
+        sizes = (alternation.num_first, self.num_images - alternation.num_first)
+        return turn * alternation.num_first + self._in_order(turn, nth, sizes[turn])
 
     def _in_order(self, turn: int, nth: int, num_images: int) -> int:
         """Return the nth image of successive random orders of all images."""
@@ -167,7 +167,7 @@ class Drawn(Dataset[Any]):
         return self.transform(self.samples.drawn(draw.index, draw.seed), draw.seed)
 
 
-def rounds(
+def epoch_loader(
     config: LoaderConfig,
     samples: Samples | TwoKinds,
     transform: Callable[[Sample, int], Any],
@@ -185,7 +185,7 @@ def rounds(
     With `num_first`, batches of the first `num_first` samples and of the others alternate; with `patients`, the patient
     of each sample, samples of one patient are spread apart.
     """
-    return drawn_rounds(
+    return draw_loader(
         config,
         Drawn(samples, transform),
         stack,
@@ -194,13 +194,13 @@ def rounds(
         seed=seed,
         start=start,
         weights=weights,
-        turns=None if num_first is None else Turns(num_first, config.batch_size),
+        alternation=None if num_first is None else Alternation(num_first, config.batch_size),
         patients=patients,
         blocks=_blocks(samples),
     )
 
 
-def drawn_rounds(
+def draw_loader(
     config: LoaderConfig,
     drawn: Dataset[Any],
     stack: Callable[[Sequence[Any]], Any],
@@ -211,12 +211,12 @@ def drawn_rounds(
     start: Position,
     **order: Any,
 ) -> DataLoader[Any]:
-    """Return a loader of any samples that are looked up by `Draw`; `order` is their order, as for `RoundSampler`."""
-    sampler = RoundSampler(
+    """Return a loader of any samples that are looked up by `Draw`; `order` is their order, as for `EpochSampler`."""
+    sampler = EpochSampler(
         num_images,
-        per_round=num_batches * config.batch_size,
+        draws_per_epoch=num_batches * config.batch_size,
         seed=seed,
-        first_round=start.epochs,
+        first_epoch=start.epochs,
         skip=start.batches * config.batch_size,
         **order,
     )
