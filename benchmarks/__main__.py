@@ -56,7 +56,7 @@ def main() -> None:
     if arguments.with_lightly:
         lightly.install(LIGHTLY)
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
-    print("medians of alternating repeats after imports and one uncounted round; ratios count, not times")
+    print("medians of alternating repeats, after imports and one uncounted repeat; compare ratios, not times")
     for name in arguments.names or BENCHMARKS:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="medvit-bench-") as folder:
             if name == "large":

@@ -64,7 +64,7 @@ def _persistent(path: Path, cache: Path) -> Read:
     from monai.data import NibabelReader, PersistentDataset
     from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
-    # The cache holds the whole volume: a random crop requires reading all of it.
+    # The cache contains the whole volume: a random crop requires reading all of it.
     transform = Compose([LoadImage(reader=NibabelReader(), image_only=True, dtype=np.int16), EnsureChannelFirst()])
     dataset = PersistentDataset([str(path)], transform, cache_dir=cache)
     return lambda region: np.asarray(dataset[0][(0, *region)])

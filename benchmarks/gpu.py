@@ -76,7 +76,7 @@ def cases() -> list[Case]:
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print the measurements, or why there are none."""
+    """Print the measurements, or the reason why they are missing."""
     if not torch.cuda.is_available():
         print("skipped: gpu: this machine has no GPU that torch can use")
         return

@@ -81,7 +81,7 @@ class Labeled:
 
 @torch.no_grad()
 def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d"]:
-    """Return the class token beside the mean of the patches, each of unit length, in float32."""
+    """Return the class token and the mean of the patches, concatenated, each of unit length, in float32."""
     backbone.eval()
     parts = []
     for some in pixels.split(64):

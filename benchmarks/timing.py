@@ -36,7 +36,7 @@ class Timing:
 
 
 def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) -> dict[str, Timing]:
-    """Time every task in turn, repeatedly, so that a slow minute of the machine affects all equally.
+    """Time all tasks alternately, so that a slow minute of the machine affects all equally.
 
     Each repeat has its own order: after a long task, other files and memory are slow at first. Each task gets a new
     empty folder, whose removal is not timed. A first repeat, which fills caches and does lazy imports, is not counted.

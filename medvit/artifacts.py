@@ -68,8 +68,8 @@ class Checkpoint:
     """Saved model.
 
     `model` describes how to build the model (`kind` is backbone, classification, segmentation or slide), and
-    `preprocess` how to preprocess its input. `state` holds all weights, with adapters merged. `adapter` holds the
-    weights that fine-tuning changed or added, stored in a separate file that `load` does not read. `training` holds
+    `preprocess` how to preprocess its input. `state` contains all weights, with adapters merged. `adapter` contains the
+    weights that fine-tuning changed or added, stored in a separate file that `load` does not read. `training` contains
     (name, text) pairs for the summary of the training run that has just ended.
 
     >>> import medvit
@@ -195,7 +195,7 @@ class Report:
     def read(cls, folder: str | Path) -> Report:
         """Return the report in a folder.
 
-        `metrics` holds the values alone, NaN if undefined; `metrics.json` also holds their confidence intervals.
+        `metrics` contains the values alone, NaN if undefined; `metrics.json` also contains their confidence intervals.
 
         Raises:
             DataError: If the folder is not a report, or is damaged.
@@ -237,7 +237,7 @@ class Predictions:
         """Return the predictions in a folder.
 
         Raises:
-            DataError: If the folder holds no predictions.
+            DataError: If the folder does not contain predictions.
         """
         folder = Path(folder)
         lines = csv.DictReader(_text_of(folder / STATUS, "predictions", "predict").splitlines())

@@ -265,7 +265,7 @@ def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> T
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}; expected keys and values")
+        raise ConfigError(f"{path} is a {type(tree).__name__}; expected keys and values")
     return tree
 
 

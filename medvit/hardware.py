@@ -130,7 +130,7 @@ def resolve_device(device: Device) -> torch.device:
     """Return the torch device for an option value; `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: If a GPU is requested and there is none.
+        ConfigError: If a GPU is requested but not available.
     """
     import torch
 

@@ -74,7 +74,7 @@ def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
     """Return values as float32, including whole numbers.
 
     Raises:
-        UnsupportedError: If that changes one by more than `ROUNDING` of their range.
+        UnsupportedError: If the conversion changes a value by more than `ROUNDING` of the range of the values.
     """
     made = values.astype(np.float32)
     known = np.isfinite(made)

@@ -46,7 +46,7 @@ class PatientCount:
 
     @property
     def note(self) -> str:
-        """Return a sentence that explains assumed patients; empty if there are none."""
+        """Return a sentence that explains assumed patients; empty without assumed patients."""
         if not self.assumed:
             return ""
         subject = f"{self.assumed} of {_named(self.total)} {'is' if self.assumed == 1 else 'are'}"

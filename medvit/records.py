@@ -1,7 +1,7 @@
 """Records of an image on its way from the source to the manifest: frozen dataclasses, never dicts.
 
 Four records follow an image through ingest: a reader finds an `Item`; a `Candidate` is an item with its patient,
-labels and split; a `Taken` describes what was stored of it; a `Row` is its row in the manifest. Items and candidates
+labels and split; a `Taken` describes its stored data; a `Row` is its row in the manifest. Items and candidates
 contain identifiers, names and paths; rows contain only pseudonyms.
 """
 
@@ -117,7 +117,7 @@ class Item:
     kind: Kind
     modality: str = ""
     index: int | None = None
-    """Index of the image in a file that holds many."""
+    """Index of the image in a file of many images."""
     frames: tuple[tuple[int, int], ...] = ()
     """(number in `files`, frame) of each slice in order, for multi-frame files; empty: one slice per file."""
     part: str = ""
@@ -227,13 +227,13 @@ class Row:
     """Hash of `medvit.leakage.perceptual_hash`; empty for an image without structure, None where it was not computed.
     """
     file_sha256: str | None = None
-    """Hash of the single file of an image; None for DICOM, whose files hold identifiers that a hash could confirm."""
+    """Hash of the single file of an image; None for DICOM, where a hash could confirm identifiers."""
     padding: Padding | None = None
     """Stored padding values (pixels without a measurement), where the file declares any."""
     fallback: str = ""
     """Values option that the file did not allow, such as `values.pet=SUVbw`: the values are those stored."""
     num_not_finite: int | None = None
-    """Number of NaN or infinite pixels over all channels; None if there are none, or not counted."""
+    """Number of NaN or infinite pixels over all channels; None if zero, or not counted."""
     patient_is_assumed: bool | None = None
     """Whether the patient is assumed (`Patient.is_assumed`); unset where ingest did not record it yet."""
     patient_any_issuer: str = ""

@@ -309,7 +309,7 @@ def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iter
     try:
         _refuse_used(final, config.OUTPUT)  # another run may have finished just before the lock was taken
         if not is_new and not config.resume:
-            raise OutputError(f"{partial} holds an unfinished run; continue with resume=true, or remove it")
+            raise OutputError(f"{partial} contains an unfinished run; continue with resume=true, or remove it")
         _refuse_other_options(partial, config)
         sweep(partial, besides=(tracking.FOLDER, sources.SPOOL))
         yield

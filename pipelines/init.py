@@ -80,7 +80,7 @@ class Init:
         """Print the contents of the source, and write configurations for it.
 
         Raises:
-            OutputError: If one of the files exists.
+            OutputError: If a configuration file exists already.
             DataError: If the source is missing or empty.
         """
         output = config.output.absolute()

@@ -45,7 +45,7 @@ class Sync:
         """Send the journals.
 
         Raises:
-            ConfigError: If there is no such folder.
+            ConfigError: If the folder does not exist.
         """
         return self.run(config or SyncConfig.parse(options, source=self.name))
 

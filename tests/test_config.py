@@ -154,7 +154,7 @@ def test_a_key_below_a_single_value_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list; expected keys and values"), ("\xff", "is not YAML")],
+    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "is a list; expected keys and values"), ("\xff", "is not YAML")],
 )
 def test_a_file_that_is_no_config_is_told(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
@@ -228,7 +228,7 @@ def test_null_is_unset_everywhere() -> None:
 
 
 class Outer(Config):
-    """A group that holds what was a group by itself."""
+    """A group that contains a former top-level group."""
 
     part: Inner = Field(default_factory=Inner)
 

@@ -338,7 +338,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_pat
 def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
     with other_process(tmp_path / "out") as other:
         other.send(signal.SIGKILL)
-    with pytest.raises(OutputError, match="holds an unfinished run"):
+    with pytest.raises(OutputError, match="contains an unfinished run"):
         run_count(tmp_path)
     assert run_count(tmp_path, resume=True).metrics == {"count": 3}
     assert not list((tmp_path / "out").glob(".*"))

@@ -1,6 +1,6 @@
 """Texts of documents next to the images of a source: tables, JSON, and plain texts such as reports.
 
-Every cell of a table is read, whatever the name of its column, because exports name people and diseases in any
+Every cell of a table is read, under any column name, because exports name people and diseases in any
 language. Columns whose names suggest people yield identifiers; other columns yield texts that may occur elsewhere by
 chance.
 """

@@ -47,13 +47,13 @@ class Needle:
     source: str
     is_date: bool = False
     is_in_copy: bool = True
-    """Whether it must not occur in a de-identified copy either."""
+    """Whether the value must not occur in a de-identified copy either."""
     is_weak: bool = False
-    """Whether it is dropped if the files also contain it in a harmless place."""
+    """Whether the value is dropped if the files also contain it in a harmless place."""
     shape: Shape = "text"
     """Matching rule."""
     is_common: bool = False
-    """Whether it names a patient by a word that is common in texts."""
+    """Whether the value names a patient by a word that is common in texts."""
 
     @property
     def description(self) -> str:

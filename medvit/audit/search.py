@@ -37,7 +37,7 @@ MAX_TEXT = 2**28
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16 text."""
 LINES_AT_ONCE = 500
-"""Lines of a text searched together, and one by one only on a hit: most hold nothing."""
+"""Lines of a text searched together, and one by one only on a hit, since most contain nothing."""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
 """End of the keywords of color tables, whose bytes look like words by chance."""

@@ -30,7 +30,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Carried:
-    """Adapter of an earlier training run, from a checkpoint in whose backbone weights it is merged."""
+    """Adapter of an earlier training run, from a checkpoint with the adapter merged into its backbone weights."""
 
     way: Tree
     """Options of `medvit.peft` by which the backbone was adapted."""

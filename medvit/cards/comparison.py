@@ -35,7 +35,7 @@ MIN_VALUES = 2
 """Minimum observations of a variable in both datasets."""
 NOTES = (
     "Effect: for numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from "
-    "0.8); for names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets hold 95 % bootstrap "
+    "0.8); for names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets contain 95 % bootstrap "
     "intervals over patients.",
     "KS is the largest distance between the two cumulative distributions, 0 to 1; for names, the share that "
     "differs. Wasserstein is how far values must move on average, in their own unit. If numbers do not vary "

@@ -38,7 +38,7 @@ class Intensities:
 
     @property
     def name(self) -> str:
-        """Modality (`unknown` if there is none) and unit."""
+        """Modality (`unknown` if not stated) and unit."""
         return f"{self.modality or 'unknown'}{f' ({self.unit})' if self.unit else ''}"
 
 

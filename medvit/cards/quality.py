@@ -61,7 +61,10 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     if unseen:
         yield f"Flags of {unseen} images were not computed; run ingest again to compute them."
     for wish, count in sorted(Counter(row.fallback for row in manifest if row.fallback).items()):
-        yield f"{count} images have stored values although `{wish}` was requested: their files lack what it needs."
+        yield (
+            f"{count} images have stored values although `{wish}` was requested: "
+            "their files lack the required elements."
+        )
     frames = Counter(row.modality or "unknown" for row in manifest if row.kind == "image" and is_frame(row.part))
     if frames:
         of_each = ", ".join(f"{count} of {modality}" for modality, count in frames.most_common())

@@ -1,9 +1,9 @@
 """Datasets on disk: manifest, pixel store and quarantine; conversion of rows to samples and slices; export to files.
 
-`Manifest` is the table of rows. `Store` holds every array of pixels and every label map once. `quarantine` lists
+`Manifest` is the table of rows. `Store` stores every array of pixels and every label map once. `quarantine` lists
 refused files with reasons. All of them identify patients by pseudonyms only. `samples` and `slices` turn rows into
 model inputs; `export` writes files that other programs can open.
 """
 
 VERSION = 1
-"""Raise when what is stored or drawn of an image changes, so that an update of a dataset does it again."""
+"""Increase when the stored or drawn data of an image change, so that an update of a dataset does it again."""

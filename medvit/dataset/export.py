@@ -1,7 +1,7 @@
 """Export of a dataset to files for other programs: NIfTI volumes, PNG images, label maps, and one JSON per image.
 
 Pixels of a NIfTI keep their stored type, and its header gives their meaning (`scl_slope`, `scl_inter`), so a reader
-that applies the scaling gets the real unit. A PNG holds unsigned integers of 8 or 16 bits. Other values are mapped to
+that applies the scaling gets the real unit. A PNG stores unsigned integers of 8 or 16 bits. Other values are mapped to
 16 bits (8 for color images), and the JSON gives slope and intercept. As in the manifest, patients are identified by
 pseudonyms only.
 """

@@ -84,7 +84,7 @@ class Facts:
     values: Mapping[str, str] = field(default_factory=dict)
     """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: the meaning of pixel values."""
     notes: tuple[str, ...] = ()
-    """Notes for its card that no row contains, such as what a de-identified copy lacks."""
+    """Notes for its card that are not in any row, such as the elements that a de-identified copy lacks."""
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
@@ -183,7 +183,7 @@ class Manifest:
         """Return a manifest of the rows of one split.
 
         Raises:
-            DataError: If there are none.
+            DataError: If the manifest has no such rows.
         """
         chosen = self.filter(lambda row: row.split == name)
         if not chosen.rows:

@@ -227,7 +227,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     """Return the training samples of the image kind that a preprocessing accepts; for slides, their tiles.
 
     Raises:
-        DataError: If there are none.
+        DataError: If the dataset has no such images.
     """
     if are_tiles(manifest, preprocess):
         return TileSamples(manifest.filter(lambda row: row.kind == "slide").split("train"), preprocess, slides)

@@ -114,7 +114,7 @@ def risk(item: Item, modality: str = "") -> Risk:
 
 
 def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
-    """Return the image after applying the policy on burned-in text, and a word for what was done.
+    """Return the image after applying the policy on burned-in text, and the treatment as one word.
 
     Raises:
         BurnedInError: If the image seems to have burned-in text and the policy is to exclude it, or the text cannot be
@@ -142,7 +142,7 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
 
 
 def report(fates: Iterable[str], codes: Iterable[str]) -> None:
-    """Log how many images seem to have burned-in text, and what was done with them."""
+    """Log how many images seem to have burned-in text, and how they were treated."""
     counts = Counter([*(fate for fate in fates if fate), *(code for code in codes if code == BurnedInError.code)])
     if counts:
         shown = ", ".join(

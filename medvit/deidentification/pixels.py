@@ -144,7 +144,7 @@ def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> N
 
     Raises:
         UnreadableError: If the structure of compressed frames is damaged, or a frame still contains a `forbidden` word.
-        UnsupportedError: If it is unknown where frames of this compression may contain comments.
+        UnsupportedError: If the places of comments in frames of this compression are unknown.
     """
     from pydicom.uid import UID
 

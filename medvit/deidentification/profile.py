@@ -52,7 +52,7 @@ class Action(Enum):
     CLEAN = "clean"
     """Keep common words."""
     CODE = "code"
-    """Keep unless it holds an identifying word."""
+    """Keep unless it contains an identifying word."""
     ENTER = "enter"
     """De-identify the items of a sequence one by one."""
 

@@ -125,7 +125,7 @@ NAME_PREFIXES = frozenset(
 MIN_PART = 3
 """Minimum letters of a word part that is kept without the others."""
 MANY_DIGITS = 5
-"""This many digits, whatever is between them, may be a date, a telephone number or an identifier."""
+"""This many digits, with any characters between them, may be a date, a telephone number or an identifier."""
 
 
 def words_of(text: str) -> list[str]:

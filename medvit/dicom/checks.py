@@ -28,7 +28,7 @@ def check(header: Header) -> None:
 
     Raises:
         NotAnImageError: If the instance has no pixels, or was computed from images.
-        UnsupportedError: If it holds the tiles of a slide.
+        UnsupportedError: If the instance contains the tiles of a slide.
         UnreadableError: If an instance of an image class lacks its size, declares more pixels than its file can
             hold, or its NumberOfFrames is not a positive number.
     """

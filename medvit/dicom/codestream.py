@@ -21,7 +21,7 @@ J2K_START = b"\xff\x4f\xff\x51"
 
 
 JPEG_XL_START, JPEG_XL_CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
-"""Start of a JPEG XL codestream, and of the boxes that may hold one (ISO 18181-2)."""
+"""Start of a JPEG XL codestream, and of the boxes that may contain one (ISO 18181-2)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Codestream:
     samples: int
     bits: int
     is_signed: bool = False
-    """Whether the stream itself holds signed values, which only JPEG 2000 can."""
+    """Whether the stream itself has signed values, which only JPEG 2000 can."""
 
 
 def read_codestream(encoded: bytes) -> Codestream | None:

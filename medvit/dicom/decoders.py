@@ -136,7 +136,7 @@ def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
     """
     if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
         raise UnreadableError(
-            f"{layout.keyword} holds {held} bytes, the header declares {promised} for {layout.frames} frames; "
+            f"{layout.keyword} contains {held} bytes, the header declares {promised} for {layout.frames} frames; "
             "there is at least one extra frame, or the rows, columns or bits in the header are wrong"
         )
 
@@ -323,7 +323,7 @@ def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h
 
 
 def _trimmed(values: Num[Array, "h w *c"], photometric: str, layout: PixelLayout) -> Num[Array, "h w *c"]:
-    """Clear the bits above BitsStored (PS3.5 8.1.1), which may hold overlays (retired)."""
+    """Clear the bits above BitsStored (PS3.5 8.1.1), which may contain overlays (retired)."""
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     above, below = layout.bits_allocated - 1 - layout.high_bit, layout.high_bit + 1 - layout.bits_stored
     if not layout.is_float and layout.bits_allocated > 1 and above + below > 0:

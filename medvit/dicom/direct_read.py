@@ -44,7 +44,7 @@ class Coding:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the element that holds the frame, in bytes: an even number (PS3.5 7.1.1)."""
+        """Size of the element that contains the frame, in bytes: an even number (PS3.5 7.1.1)."""
         length = self.shape[0] * self.shape[1] * np.dtype(self.kind).itemsize
         return length + length % 2
 

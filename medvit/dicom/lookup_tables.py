@@ -50,7 +50,7 @@ def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[Look
     """Read the red, green and blue tables of a palette, at 8 bits per entry.
 
     16-bit entries are reduced to their high byte, unless the high byte is 0 in all three tables: then the low byte is
-    the color, whatever the descriptor declares.
+    the color, regardless of the descriptor.
 
     Raises:
         UnreadableError: If a table is missing, or if its descriptor and entries contradict each other.
@@ -107,7 +107,7 @@ def _entries(value: Any, count: int, bits: int, order: str) -> UInt[Array, "n"]:
     if isinstance(value, bytes) and len(value) in (
         count,
         count + count % 2,
-    ):  # one byte per entry, whatever the descriptor declares
+    ):  # one byte per entry, regardless of the descriptor
         return np.frombuffer(value[:count], np.uint8)
     entries = _numbers(value, 16, order)
     if len(entries) < count:

@@ -50,7 +50,7 @@ def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tupl
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """Clear the bits above the stored ones, which may hold an overlay; in signed values they repeat the sign bit."""
+    """Clear the bits above the stored ones, which may contain an overlay; in signed values they repeat the sign bit."""
     unused = 8 * stored.dtype.itemsize - bits
     is_signed = np.issubdtype(stored.dtype, np.signedinteger)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)

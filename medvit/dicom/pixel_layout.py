@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PIXEL_KEYWORDS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData": 64}
-"""The elements that may hold pixels, with the only (0028,0100) BitsAllocated they may have (PS3.3 C.7.6.24, 25)."""
+"""The elements that may contain pixels, with the only (0028,0100) BitsAllocated they may have (PS3.3 C.7.6.24, 25)."""
 
 ALLOCATED = (1, 8, 16, 32)
 """Allowed bits per integer sample."""

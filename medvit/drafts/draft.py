@@ -37,7 +37,7 @@ class Draft:
     notes: tuple[str, ...] = ()
     """Lines below the command, which are not wrapped."""
     is_private: bool = False
-    """Whether it holds a path of the source, which may name patients."""
+    """Whether the draft contains a path of the source, which may name patients."""
 
     def tree(self, *also: DraftOption) -> Tree:
         """Return the options of the YAML file as nested mappings, including the commented-out ones in `also`."""

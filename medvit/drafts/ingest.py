@@ -227,7 +227,7 @@ def _geometry(survey: Survey) -> Iterator[DraftOption]:
 def _tiles(images: Images) -> Iterator[DraftOption]:
     if images.are_slides_mixed:
         text = (
-            "The source holds slides and pictures, and pretraining then excludes the slides. Make a dataset of "
+            "The source contains slides and pictures, and pretraining then excludes the slides. Make a dataset of "
             "each; or copy the tiles of slides into the dataset, as pictures:"
         )
         yield DraftOption("tiles.pack", True, text, is_off=True)

@@ -69,7 +69,7 @@ def draft_finetune(survey: Survey, images: Images, project: Project, task: Draft
 def _preprocess(images: Images) -> Iterator[DraftOption]:
     """Yield the options of preprocessing, which the checkpoint stores for the model."""
     kind = "volume" if images.is_3d else "image"
-    left_out = f"The dataset also holds images that this training excludes: {', '.join(images.others)}."
+    left_out = f"The dataset also contains images that this training excludes: {', '.join(images.others)}."
     if images.group.kind == "slide" and images.are_slides_mixed:
         left_out = (
             f"In addition to pictures ({', '.join(images.others)}), there are slides, which are excluded: see "
@@ -185,7 +185,7 @@ def crop_of(images: Images, machine: Machine) -> list[int]:
 def _label(survey: Survey, task: DraftedTask, suffix: str) -> Iterator[DraftOption]:
     if task == "segmentation":
         if suffix:
-            yield DraftOption("label", "label maps", "No label has this key, so label maps are learned.")
+            yield DraftOption("label", "label maps", "No label has this key, so the model is trained on label maps.")
         return
     key, *others = survey.label_keys
     text = f"The label to predict: {classes_in_words(dict(sorted(survey.classes(key).items())))}."

@@ -15,7 +15,7 @@ def write_drafts(drafts: Sequence[Draft], folder: Path) -> None:
     """Write each configuration into a folder; private ones are readable by their owner only.
 
     Raises:
-        OutputError: If one of the files exists; nothing is written then.
+        OutputError: If a file exists already; nothing is written then.
     """
     there = [draft.file_name for draft in drafts if (folder / draft.file_name).exists()]
     if there:

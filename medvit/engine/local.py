@@ -37,8 +37,8 @@ more, the first item in order might come last, which would hide the progress.
 STARTS = 4
 """Maximum number of consecutive workers that die before they begin to work."""
 BEGUN = "begun"
-"""Message of a worker after loading its first item, with all imports, and again after a slow load of a later one: only
-then does the time of the item begin.
+"""Message of a worker after loading its first item with all imports, and after a slow load of a later item. The time
+limit of the item starts with this message.
 """
 LOADING_S = 0.05
 """Loading time above which an item is taken to wait for imports."""
@@ -172,7 +172,7 @@ class _Worker:
             self._process.start()
         theirs.close()
         self.has_begun = False
-        """Whether it has loaded its first item."""
+        """Whether the worker has loaded its first item."""
         self.given: deque[int] = deque()
         """Numbers of its items, in order."""
         self._since = time.monotonic()
@@ -191,9 +191,9 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Return result and error of the worker's first item; None if the worker died on it.
+        """Return the worker's next message; None if the worker died.
 
-        Other messages come first: that it has begun, and the lines it has logged.
+        A message is `BEGUN`, lines of the log, or the result and error of the first item.
         """
         try:
             answer = self.connection.recv()

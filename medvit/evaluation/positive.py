@@ -16,7 +16,7 @@ def choose_positive(
     `dataset`.
 
     Raises:
-        ConfigError: If there are not two classes, or none has this name, or order and positive differ.
+        ConfigError: If the number of classes is not 2, if the name is not a class, or if order and positive differ.
     """
     if asked and (len(classes) != 2 or asked not in classes):
         raise ConfigError(f"positive={asked} is not one of two classes; the model has {', '.join(classes)}")
@@ -35,5 +35,5 @@ def choose_positive(
 
 
 def index_of(positive: str, classes: Sequence[str]) -> int:
-    """Return the index of the positive class of two; 1 if none is given."""
+    """Return the index of the positive class of two; 1 if unset."""
     return classes.index(positive) if positive else 1

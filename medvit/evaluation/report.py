@@ -81,7 +81,7 @@ def read_table(folder: Path) -> MetricTable:
     """Return the columns of the `predictions.parquet` of a report.
 
     Raises:
-        DataError: If the folder holds no report.
+        DataError: If the folder does not contain a report.
     """
     path = folder / TABLE
     if not path.is_file():
@@ -94,7 +94,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """Return the subject of a report; empty if the folder holds none."""
+    """Return the subject of a report; empty if the folder does not contain one."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 

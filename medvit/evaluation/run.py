@@ -1,4 +1,4 @@
-"""Run of a model on the images or slides of a dataset: all metrics with intervals, and what is excluded."""
+"""Run of a model on the images or slides of a dataset: all metrics with intervals, and the exclusions."""
 
 from __future__ import annotations
 

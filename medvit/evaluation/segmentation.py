@@ -43,7 +43,7 @@ def score_case(
     """Return every `MaskMetric` of each foreground class, its voxels and, for volumes, `volume_ml`, `true_volume_ml`.
 
     In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
-    there is no volume.
+    volumes are omitted.
 
     If both truth and prediction lack a class, all three metrics are undefined. If one of them lacks it, Dice and NSD
     are 0 and HD95 is the diagonal of the image: a miss must not improve the mean. Predictions where the truth is

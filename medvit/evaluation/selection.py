@@ -21,7 +21,7 @@ def with_known_truth(
     """Return the images whose truth is one of the model's classes, and a note on the excluded ones.
 
     Raises:
-        DataError: If there is none, or the dataset's classes are not the model's.
+        DataError: If the dataset has no such images, or the dataset's classes are not the model's.
     """
     facts = manifest.facts
     known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())

@@ -66,7 +66,7 @@ def read_other(folder: Path, tolerance: str) -> MetricTable:
     """Return the images of the report named in `against`.
 
     Raises:
-        DataError: If that folder holds no report, or one with another tolerance of surfaces.
+        DataError: If the folder does not contain a report, or the report used another surface tolerance.
     """
     table, theirs = read_table(folder), read_facts(folder).get(TOLERANCE, tolerance)
     if theirs != tolerance:

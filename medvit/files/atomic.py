@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HALF_WRITTEN = re.compile(r"\..+\.partial|\.[0-9a-f]{64}\.\d+\.b2nd")
 """Names of partial files: of `replacing`, and of a store of arrays."""
 STALE_S = 24 * 3600.0
-"""Age from which a partial file counts as left by a killed process, where others may be writing in its folder."""
+"""Age from which a partial file counts as a remnant of a killed process, in a folder that other processes write to."""
 
 
 def is_of_disk(error: BaseException) -> bool:
@@ -29,7 +29,7 @@ def is_of_disk(error: BaseException) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Return a context with a hidden path to write to.
 
-    That file replaces `path` at the end, or is removed on failure.
+    The temporary file replaces `path` at the end, or is removed on failure.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:

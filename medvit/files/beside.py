@@ -14,8 +14,8 @@ def named_beside(header: Path, name: str) -> Path:
     """Return the data file that a header names, in the folder of the header or below.
 
     Raises:
-        UnsupportedError: If it is elsewhere, after links are resolved.
-        UnreadableError: If it does not exist.
+        UnsupportedError: If the data file is outside of that folder, after links are resolved.
+        UnreadableError: If the data file does not exist.
     """
     named = header.parent / name
     if not named.resolve().is_relative_to(header.parent.resolve()):

@@ -24,7 +24,7 @@ def read_head(path: Path) -> FileHead:
     """Read the beginning of a file.
 
     Raises:
-        OSError: If it cannot be opened or read, or is a pipe or device, which might never end.
+        OSError: If the file cannot be opened or read, or is a pipe or device, which might never end.
     """
     with open(path, "rb", buffering=0, opener=_at_once) as stream:
         status = os.fstat(stream.fileno())

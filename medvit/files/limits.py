@@ -15,7 +15,7 @@ ALWAYS_ALLOWED_BYTES = 64 * 2**20
 
 
 MAX_VOLUME_GIB = 2.0
-"""Default limit for what is decompressed into memory at once (see `allow_volumes`): a CT of 4000 slices."""
+"""Default limit for the data decompressed into memory at once (see `allow_volumes`): a CT of 4000 slices."""
 HONEST_RATIO = 2
 """A file that decompresses to at most this many times its size is not a decompression bomb: it is large on disk, too.
 """
@@ -88,7 +88,7 @@ def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
     Every reader calls this function before it decodes data that may take more memory than its file.
 
     Raises:
-        UnsupportedError: If it is larger than allowed, and more than `HONEST_RATIO` times as large as the files.
+        UnsupportedError: If the data is larger than allowed, and more than `HONEST_RATIO` times as large as the files.
     """
     if claimed_bytes > max(allowed_gib() * 2**30, HONEST_RATIO * held_bytes):
         raise UnsupportedError(
@@ -102,7 +102,7 @@ def check_volume(claimed_bytes: int, held_bytes: int) -> None:
 
     Raises:
         UnreadableError: If no codec could have packed that much into the file.
-        UnsupportedError: If it is larger than allowed.
+        UnsupportedError: If the data is larger than allowed.
     """
     check_compressed(claimed_bytes, held_bytes)
     check_allowed(claimed_bytes, held_bytes)

@@ -22,12 +22,12 @@ _held: dict[tuple[int, int], str] = {}
 
 
 class LockedError(Exception):
-    """Error that another process, which the message names, holds the lock."""
+    """Error raised if another process has the lock; the message names the process."""
 
 
 @dataclass(frozen=True)
 class FileLock:
-    """Lock that is held until it is released, or until the process ends.
+    """Lock that lasts until it is released, or until the process ends.
 
     `flock` is not used, because forked children, such as the workers of a loader, would keep the lock after their
     parent was killed. The process must not open and close the lock file again, which would release the lock.
@@ -41,7 +41,7 @@ class FileLock:
         with _GUARD:
             for path in paths:
                 if _inode(path) == self.inode:
-                    path.unlink()  # while it is held: waiting processes see that the file is another
+                    path.unlink()  # before release: waiting processes see that the file was replaced
             _held.pop(self.inode, None)
             os.close(self.descriptor)
 
@@ -52,7 +52,7 @@ def take(path: Path, purpose: str) -> FileLock:
     On file systems without locks, other processes are not excluded.
 
     Raises:
-        LockedError: If it is held.
+        LockedError: If another process has the lock.
         OSError: If the file cannot be made.
     """
     while True:
@@ -84,7 +84,7 @@ def wait_for(path: Path, purpose: str, *, timeout_s: float) -> FileLock:
     """Acquire the lock of a file, waiting for its release for at most `timeout_s`.
 
     Raises:
-        LockedError: If it is still held after that time.
+        LockedError: If another process still has the lock after that time.
         OSError: If the file cannot be made.
     """
     end = time.monotonic() + timeout_s

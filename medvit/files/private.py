@@ -17,7 +17,7 @@ def make_private(folder: Path) -> None:
     """Make a folder and its contents readable by the owner only; links are not changed.
 
     Raises:
-        OSError: If one belongs to another user.
+        OSError: If a file belongs to another user.
     """
     folder.chmod(OWNER_FOLDER)
     for path in folder.rglob("*"):
@@ -29,7 +29,7 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
     """Write parts in order to a file of mode 0600, atomically; its folder is created with mode 0700.
 
     Raises:
-        OSError: If it cannot be written; an earlier file of that name is unchanged.
+        OSError: If the file cannot be written; an earlier file of that name is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(mode=OWNER_FOLDER, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, to whose coarsest level tokens of several depths are added."""
+"""Dense head: a convolutional pyramid for detail; tokens of several depths are added to its coarsest level."""
 
 from __future__ import annotations
 

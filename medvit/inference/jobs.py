@@ -49,7 +49,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
 
 
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
-    """Return the pixel values that a model was trained on; None if they are neither recorded nor given.
+    """Return the pixel values that a model was trained on; None if unknown and not given.
 
     Raises:
         ConfigError: If the given ones differ from the recorded ones.

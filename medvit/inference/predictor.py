@@ -32,7 +32,7 @@ class Predictor:
 
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
-        ConfigError: If a GPU is requested and there is none.
+        ConfigError: If a GPU is requested but not available.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
@@ -93,8 +93,8 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
     """Return the most probable class of each voxel of a grid of another size over the same field of view.
 
     Preprocessing preserves the outer faces of the grid (`geometry.rescaled`), which linear interpolation with
-    `align_corners=False` inverts. Classes are processed one by one: in addition to the input, memory holds two volumes
-    of the target size instead of one per class.
+    `align_corners=False` inverts. Classes are processed one by one: in addition to the input, memory is needed for two
+    volumes of the target size instead of one per class.
     """
     import torch
     from torch.nn import functional as F

@@ -51,8 +51,8 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
     """Group the items of `source` by study.
 
     DICOM images are grouped by Study Instance UID (0020,000D), or by folder if it is empty, and by PatientID; any other
-    image is a study. A refused series that fits the model is stored with its study, so that a study whose only fitting
-    series is broken counts as failed and not as skipped.
+    image is a study. A refused series that fits the model is stored with its study, so that a study with a single,
+    damaged fitting series counts as failed and not as skipped.
     """
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
@@ -199,7 +199,7 @@ def check_rule(applies_to: AppliesTo) -> AppliesTo:
     """Return the rule unchanged if its regular expression is valid.
 
     Raises:
-        ConfigError: If it is invalid.
+        ConfigError: If the expression is invalid.
     """
     try:
         re.compile(applies_to.description or "")

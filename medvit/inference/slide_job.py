@@ -61,7 +61,7 @@ class OpenFiles:
         """Return the open slide.
 
         Raises:
-            DataError: If it has no microns per pixel and none are given, or cannot be read.
+            DataError: If the slide cannot be read, or its microns per pixel are neither stored nor given.
         """
         key = (os.getpid(), self.files)
         if key not in _OPEN:
@@ -93,7 +93,7 @@ class SlideJob:
         """Return the result for the slides of a study.
 
         Raises:
-            NoSeriesError: If it has no slide.
+            NoSeriesError: If the study has no slide.
             DataError: If a slide cannot be read, has no microns per pixel, or no tissue.
         """
         if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):

@@ -40,7 +40,7 @@ class SlidePredictor:
 
     Raises:
         CheckpointError: If the checkpoint is of another kind or does not fit its description.
-        ConfigError: If a GPU is requested and there is none.
+        ConfigError: If a GPU is requested but not available.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
@@ -100,7 +100,7 @@ class SlidePredictor:
         """Return the prediction for a slide; embeddings are in a temporary file in `work`, and not in memory.
 
         Raises:
-            DataError: If it has no tile or cannot be read.
+            DataError: If the slide has no tile or cannot be read.
             OutputError: If there is no space for the embeddings.
         """
         if not len(grid):

@@ -152,7 +152,7 @@ class Worklist:
             return Result("skipped", error.code, str(error))
         except MedvitError as error:
             return Result("failed", error.code, str(error))
-        except Exception as error:  # one bad study must not stop the others, whatever the exception
+        except Exception as error:  # one bad study must not stop the others, with any exception
             if is_of_disk(error):
                 raise
             log.debug("predict: a study failed", exc_info=True)

@@ -10,6 +10,6 @@ import sys
 from medvit import StageRoom
 
 VERSION = 4
-"""Raise when what is stored or recorded of an image changes, so that updating a dataset reads the image again."""
+"""Increase when the stored or recorded data of an image change, so that updating a dataset reads the image again."""
 
 sys.modules[__name__].__class__ = StageRoom  # medvit.ingest(...) runs the stage

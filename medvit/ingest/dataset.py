@@ -53,7 +53,7 @@ class Description:
     def read(cls, config: FactsConfig, name: str) -> Self:
         """Return the description of a dataset.
 
-        Its prose is read from the configured path; if none is configured, from the file with the name of the dataset.
+        Its prose is read from the configured path, or by default from the file with the name of the dataset.
 
         Raises:
             ConfigError: If the prose cannot be read.

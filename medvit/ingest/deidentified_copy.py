@@ -42,7 +42,7 @@ log = logging.getLogger("medvit")
 SUMMARY = "deidentified.json"
 CARD = "card.md"
 MOSAICS = (
-    "%d copied images are Siemens mosaics: the copy states how many slices each holds, but their direction is "
+    "%d copied images are Siemens mosaics: the copy states how many slices each has, but their direction is "
     "recorded only in a private element, which the copy lacks, so tools guess it and medvit refuses them"
 )
 MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
@@ -95,7 +95,7 @@ class DeidentifyConfig(Config):
         """Check that the copy can be written to its folder.
 
         Raises:
-            OutputError: If the folder exists, or holds an unfinished copy and the run does not resume.
+            OutputError: If the folder exists, or contains an unfinished copy and the run does not resume.
         """
         if self.copy_to is None:
             return
@@ -103,7 +103,7 @@ class DeidentifyConfig(Config):
             raise OutputError(f"{self.copy_to} exists already; give another deidentify.copy_to=... or remove it first")
         if _partial(self.copy_to).exists() and not resume:
             raise OutputError(
-                f"{_partial(self.copy_to)} holds an unfinished copy; continue with resume=true, or remove it"
+                f"{_partial(self.copy_to)} contains an unfinished copy; continue with resume=true, or remove it"
             )
 
 

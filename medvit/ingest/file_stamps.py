@@ -78,7 +78,7 @@ def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
 READING_ROOMS = ("dicom", "series", "wsi", "readers")
 """Rooms whose code determines how a file is read."""
 TAKING_ROOMS = (*READING_ROOMS, "dataset", "leakage", "deidentification", "ingest")
-"""Rooms whose code determines what is stored of an image: pixels, flags, hashes, burned-in text."""
+"""Rooms whose code determines the stored data of an image: pixels, flags, hashes, burned-in text."""
 CARD_ROOMS = ("dataset", "leakage", "cards")
 """Rooms whose code determines the content of a data card."""
 

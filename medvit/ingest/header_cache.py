@@ -39,7 +39,7 @@ class HeaderCache:
         return len(self._lines)
 
     def recall(self, path: Path, state: str) -> ScannedFile | None:
-        """Return the cached header of a file in the given state; None if there is none."""
+        """Return the cached header of a file in the given state; None if it is not cached."""
         line = self._lines.get(state)
         if line is None:
             return None

@@ -106,7 +106,7 @@ def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Seq
     refused.
 
     Raises:
-        DataError: If a column holds a text of `AMBIGUOUS` and `missing` is unset.
+        DataError: If a column contains a text of `AMBIGUOUS` and `missing` is unset.
     """
     known = {text.casefold() for text in (MISSING if missing is None else missing)}
     counts: dict[str, Counter[str]] = {column: Counter() for column in columns}

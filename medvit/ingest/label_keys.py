@@ -16,7 +16,7 @@ from medvit.ingest.label_cells import composed, folded, whole
 from medvit.records import Candidate
 
 LabelBy = Literal["file", "study", "series", "accession", "patient"]
-"""Key of a label table: what its lines name."""
+"""Key of a label table: the kind of object that its lines name."""
 
 COLUMNS: Mapping[LabelBy, tuple[str, ...]] = {
     "file": (FILE,),
@@ -48,7 +48,7 @@ def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
-    """Return the column whose name is most similar to one of these names; empty if none is similar."""
+    """Return the column whose name is most similar to one of these names; empty if all names differ too much."""
     plains = {plain(column): column for column in columns}
     for name in names:
         for found in get_close_matches(plain(name), plains, n=1):
@@ -63,7 +63,7 @@ class Matches:
     indices: Sequence[int] = ()
     is_ambiguous: bool = False
     is_known: bool = True
-    """Whether the source contains what the line names, even if it is not an image."""
+    """Whether the source contains the named file, study, series or patient, even if it is not an image."""
 
 
 class ByFile:

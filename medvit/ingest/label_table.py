@@ -45,7 +45,7 @@ class LabelTable:
     path: Path
     by: LabelBy
     key: str
-    """Key column: names what a line is about."""
+    """Key column, which names the object of each line."""
     columns: Mapping[str, str]
     """The column of each label."""
     split_column: str

@@ -135,7 +135,7 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
 def class_folders(candidates: Sequence[Candidate]) -> list[str]:
     """Return, for each candidate, the name of the first folder in which the candidates differ.
 
-    Empty if there is none.
+    Empty if no label applies.
     """
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0

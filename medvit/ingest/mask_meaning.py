@@ -121,14 +121,14 @@ class MaskMeaning:
             known = dict(self.classes)
             if value not in known:
                 raise DataError(
-                    f"the label map holds {value}; expected {_listed(known)}: name it in labeling.mask_classes or "
-                    "labeling.mask_ignore"
+                    f"the label map contains the value {value}; expected {_listed(known)}: name it in "
+                    "labeling.mask_classes or labeling.mask_ignore"
                 )
             return known[value]
         if self.names and value >= len(self.names):
             raise DataError(
-                f"the label map holds {value}; labeling.mask_classes names {len(self.names)} classes, expected 0 to "
-                f"{len(self.names) - 1}: a mapping names values, as "
+                f"the label map contains the value {value}; labeling.mask_classes names {len(self.names)} classes, "
+                f"expected 0 to {len(self.names) - 1}: a mapping names values, as "
                 f"labeling.mask_classes={{0: background, {value}: lesion}}"
             )
         return value
@@ -223,7 +223,7 @@ def meaning_of(
         taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
         hint = f"; {_example(there)} names them" if meaning.classes and not named else ""
         level = logging.WARNING if hint and len(there) > 2 else logging.INFO
-        log.log(level, "the %d label maps hold %s%s%s", len(found), _listed(there), taken, hint)
+        log.log(level, "the %d label maps contain the values %s%s%s", len(found), _listed(there), taken, hint)
     return replace(meaning, ignored=ignored)
 
 
@@ -249,12 +249,12 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
         return MaskMeaning(((0, 0), (top, 1)), (BACKGROUND, "class 1"))
     if top in WHITES and below[-1] < LEAST_GRAY:
         raise DataError(
-            f"the label maps hold {_listed(there)}; {top} may be a class or mean unlabeled: give "
+            f"the label maps contain the values {_listed(there)}; {top} may be a class or mean unlabeled: give "
             f"labeling.mask_ignore=[{top}], or name the classes, as {_example(there)}"
         )
     if _are_edges(totals):
         raise DataError(
-            f"the label maps hold {_listed(there)}, most pixels near 0 and {top}, like images that were "
+            f"the label maps contain the values {_listed(there)}, most pixels near 0 and {top}, like images that were "
             "smoothed or lossily compressed (JPEG); expected class numbers: save them losslessly and without "
             "smoothing"
         )
@@ -287,8 +287,8 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(
-            f"the label maps hold {_listed(totals)}; {_listed(thin)} is found only between lower and higher "
-            "values, like edges of images that were smoothed or downscaled: if these are classes, name them, "
+            f"the label maps contain the values {_listed(totals)}; {_listed(thin)} is found only between lower and "
+            "higher values, like edges of images that were smoothed or downscaled: if these are classes, name them, "
             f"as {_example(thin)}; if not, save the label maps without smoothing, or give "
             f"labeling.mask_ignore=[{_joined(thin)}]"
         )
@@ -306,9 +306,9 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
     are_edges = all(between[value] >= BETWEEN * totals[value] > 0 for value in shades)
     if len(shades) >= MIN_SMOOTHED and are_edges and highest >= foreground / 2:
         raise DataError(
-            f"the label maps hold {_listed(totals)}; {_listed(shades)} are found only between lower and higher values, "
-            f"as in a map of one class, 0 and {top}, that was smoothed or downscaled: save the label maps without "
-            f"smoothing, or, if these are classes, name them, as {_example(shades)}"
+            f"the label maps contain the values {_listed(totals)}; {_listed(shades)} are found only between "
+            f"lower and higher values, as in a map of one class, 0 and {top}, that was smoothed or downscaled: save the label maps "
+            f"without smoothing, or, if these are classes, name them, as {_example(shades)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Quality flags: defects of an image that are visible without knowing what it shows; each flag is a rule with bounds.
+"""Quality flags: defects of an image that are visible without knowing its content; each flag is a rule with bounds.
 
 A flag is a hint for people and a filter for training (`skip_flags`); it never refuses an image. Rules check stored
 values, at most `SAMPLED` of them along an axis, except the rule `constant`, which checks all.

@@ -24,7 +24,7 @@ MAX_MASK_CLASSES = 256
 NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
 """Fields of `Taken` that only ingest uses."""
 SHOWN_REASONS = 5
-"""Logged if nothing was taken, so there is no dataset to list the refusals in."""
+"""Number of refusal reasons in the error of an ingest that took nothing, and so wrote no dataset to list them in."""
 
 
 def rows(
@@ -138,7 +138,7 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
 
     These are the given names, or else `background`, `class 1` and so on up to the largest value.
 
-    The result is empty if there are no label maps, or so many values that they are instance numbers, not classes.
+    The result is empty without label maps, or if so many values occur that they are instance numbers, not classes.
     """
     num_values = max((one.num_mask_values for one in taken), default=0)
     if named or not 0 < num_values <= MAX_MASK_CLASSES:

@@ -44,7 +44,7 @@ class Site:
             log.warning("the source differs from that of the unfinished run; images in both are reused from that run")
 
     def headers(self) -> HeaderCache:
-        """Return the headers that an earlier ingest cached; empty if there are none."""
+        """Return the headers cached by an earlier ingest; empty without a cache."""
         return HeaderCache(header_cache.lines(self.key, self.name))
 
     def keep_headers(self, seen: Iterable[tuple[str, ScannedFile]]) -> None:
@@ -62,7 +62,7 @@ class Site:
         """Add (pseudonym, original) pairs to the crosswalk of the dataset; return the path of the crosswalk.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If the crosswalk cannot be written.
         """
         return crosswalk.write(self.key, self.name, pairs)
 
@@ -70,7 +70,7 @@ class Site:
         """Write the locations of slide files, by the pseudonyms of the slides.
 
         Raises:
-            OutputError: If they cannot be written.
+            OutputError: If the locations cannot be written.
         """
         if places:
             write_locations(self.key, self.name, places)

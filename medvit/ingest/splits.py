@@ -147,7 +147,7 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """Return a salt that distributes the classes much more evenly than the current one; None if none is needed.
+    """Return a salt that distributes the classes much more evenly than the current one; None if not needed.
 
     Only images without official splits count, because official splits do not depend on the salt; `joined` patients
     count as one.

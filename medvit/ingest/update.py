@@ -60,7 +60,7 @@ class Earlier:
         """Write the states of source files and card into a dataset, and the header cache next to the key.
 
         Raises:
-            OutputError: If they cannot be written.
+            OutputError: If a file cannot be written.
         """
         file_stamps.write(self._states(found), card, folder)
         self.site.keep_headers(self.headers.seen)

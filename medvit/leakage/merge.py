@@ -27,7 +27,7 @@ from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row, Split
 
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
-"""Splits by priority: what several splits share remains in the first of these."""
+"""Splits by priority: an image shared by several splits remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
 """Facts that splits must not share, and their names in messages."""
 LEAKAGE = "leakage"
@@ -46,7 +46,7 @@ OF_VALUES: Mapping[str, Callable[[Row], bool]] = {
     "radiographs": lambda row: row.modality in RADIOGRAPHS,
     "mapping": lambda row: MAPPING in row.attributes or OFFERED in row.attributes,
 }
-"""Whether an option of `values.*` could have changed what the values of an image mean."""
+"""Whether an option of `values.*` could have changed the meaning of an image's values."""
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:

@@ -1,4 +1,4 @@
-"""Perceptual hashes: hashes of similar images differ in few bits, whatever the size and intensity scale of the images.
+"""Perceptual hashes: hashes of similar images differ in few bits, for any size and intensity scale of the images.
 
 An image is averaged onto a small grid, its clipped intensities are transformed to frequencies by the cosine transform,
 and each of the `NUM_BITS` lowest frequencies gives one bit, which is set if the coefficient is positive (the pHash of

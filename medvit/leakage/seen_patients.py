@@ -28,7 +28,7 @@ def write_training_patients(folder: Path, rows: Iterable[Row], before: Iterable[
 def training_patients(folder: Path) -> frozenset[str]:
     """Return the digests of the training patients of a checkpoint.
 
-    Empty if none are recorded, as for public weights.
+    Empty without a record, as for public weights.
     """
     path = folder / PATIENTS
     return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else frozenset()

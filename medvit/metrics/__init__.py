@@ -41,7 +41,7 @@ LengthUnit = Literal["mm", "px"]
 UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 """Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
-"""Prefix for the name of a metric over patients, beside the metric over images."""
+"""Prefix for the name of a metric over patients, in addition to the metric over images."""
 RESERVED = ("truth", "p", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
 LAST = 1000
@@ -103,7 +103,7 @@ class Metric:
     meaning: str
     """Meaning, in a sentence for readers who rarely use it."""
     higher_is_better: bool | None
-    """Whether higher is better; None if the best value is neither the highest nor the lowest."""
+    """Whether higher is better; None if the best value is between the extremes."""
     unit: Literal["", "mm", "ml"] = ""
     """Unit, the suffix of its key: mm becomes px for images without a physical scale, ml requires one."""
     place: int = LAST

@@ -14,7 +14,7 @@ from medvit.metrics.confusion import ratio
 
 
 def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute, for each class, the fraction of other images not predicted as it; NaN if there are no others."""
+    """Compute, for each class, the fraction of other images not predicted as it; NaN without other images."""
     others = counts.sum() - counts.sum(axis=1)
     given = counts.sum(axis=0) - np.diag(counts)
     return ratio(others - given, others)

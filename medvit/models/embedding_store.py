@@ -78,7 +78,7 @@ class Embeddings:
 
 
 class EmbeddingStore:
-    """Folder of embeddings of one kind; `facts` describe what they depend on, and `key` is the hash of these facts."""
+    """Folder of embeddings of one kind; `facts` are all inputs they depend on, and `key` is the hash of these facts."""
 
     def __init__(self, folder: Path, key: str, facts: Mapping[str, object]) -> None:
         self.folder, self.facts = folder / key, facts

@@ -33,7 +33,7 @@ BASE = "base"
 IMAGE_SIDE = 224
 LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")
 UNADAPTED = {
-    "full": "all weights were trained, so there is no separate adapter; to_timm writes the model",
+    "full": "all weights were trained, so a separate adapter does not exist; to_timm writes the model",
     "frozen": "no weight of the backbone was trained; to_timm writes the model",
     "block_expansion": "blocks were added, which no method of huggingface/peft does; to_timm writes the model",
 }
@@ -97,7 +97,7 @@ class _Adapter:
         return sorted(name.removesuffix(LOW_RANK[0]) for name in self.state if name.endswith(LOW_RANK[0]))
 
     def whole_modules(self) -> tuple[str, ...]:
-        """Return the modules whose weights were all fully trained; none of them is inside another.
+        """Return the outermost modules whose weights were all fully trained.
 
         Raises:
             CheckpointError: If a weight is outside of any module, or in a module that also has low-rank updates.

@@ -92,7 +92,7 @@ class Embedder:
 
     @property
     def facts(self) -> Tree:
-        """Description of what the embeddings depend on, for people."""
+        """Readable description of the inputs that determine the embeddings."""
         return {"features": self.features, "width": self.width, "preprocess": self.preprocess.tree()}
 
     @torch.inference_mode()

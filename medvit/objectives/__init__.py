@@ -1,6 +1,6 @@
 """Self-supervised objectives, which compute losses from views of unlabeled images.
 
-An objective declares the views it requires, returns `Losses`, and holds the backbone that is saved after training. The
+An objective declares the views it requires, returns `Losses`, and owns the backbone that is saved after training. The
 training progress in [0, 1] is an argument, so objectives can be tested without a trainer. To add an objective, add a
 file.
 """
@@ -23,7 +23,7 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 MASK_TOKEN = "mask_token.safetensors"
-"""File in a checkpoint that holds the mask token, for objectives that mask patches inside the encoder."""
+"""Checkpoint file with the mask token, for objectives that mask patches inside the encoder."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ log = logging.getLogger("medvit")
 
 OFF = "off"
 PROJECTOR = "projector.safetensors"
-"""File in a checkpoint that holds the projector, for continued training."""
+"""Checkpoint file with the projector, for continued training."""
 
 
 class ProjectorConfig(Config):

@@ -34,7 +34,7 @@ class AgreementConfig(ObjectiveConfig):
 
     @property
     def has_new_head(self) -> bool:
-        """Whether the projector starts at random."""
+        """Whether the projector is randomly initialized."""
         return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
@@ -58,7 +58,7 @@ class ViewAgreement(Objective):
         return by_view(self.projector(tokens), views.crops.shape[1])
 
     def readings(self) -> Mapping[str, Tensor]:
-        """Return values of the last forward pass that are logged beside the losses."""
+        """Return values of the last forward pass that are logged in addition to the losses."""
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:

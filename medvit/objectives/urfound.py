@@ -57,7 +57,7 @@ class UrFoundConfig(MaeConfig):
     text_mask: Share = Field(0.5, gt=0.0)
     """Probability of masking each word of the text."""
     max_words: Count = 100
-    """Maximum number of words of the text; further words are cut off."""
+    """Maximum number of words of the text; the rest is truncated."""
     vocabulary: Count = 8192
     """Number of tokens to which words are hashed. Words with the same hash are treated as one."""
     text_width: Count = 384

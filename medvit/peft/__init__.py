@@ -65,7 +65,7 @@ class PeftConfig(Config, ABC):
         """Prepare a backbone in place; afterwards, the trainable parameters are those that require a gradient."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
-        """Prepare a backbone with merged weights of this method for further training of the same weights.
+        """Prepare a backbone with merged weights of this method for continued training of the same weights.
 
         `weights` are the weights that the method trained, by name. The output of the backbone does not change.
 

@@ -1,4 +1,4 @@
-"""Archives of very many DICOM instances with very few pixels, for measuring how the time of a scan grows."""
+"""Archives of very many DICOM instances with very few pixels, for benchmarks of scanning."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class SeriesReader(Protocol):
     """Header of a plane of a scanned file: a frozen dataclass of plain values, `file` its path."""
 
     def look(self, path: Path, beginning: FileHead) -> Sequence[Any] | Refusal:
-        """Return the headers of the planes in a file, or a refusal; `beginning` holds the first bytes of the file."""
+        """Return the headers of the planes in a file, or a refusal; `beginning` has the first bytes of the file."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
         """Yield the images that the planes with these headers form, and the refusals."""

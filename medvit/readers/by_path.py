@@ -42,8 +42,8 @@ def read(image: str | Path | Item, *, values: ValuesConfig | None = None) -> Ima
     that a model was trained on. If `values` is unset, stored values are read.
 
     Raises:
-        DataError: If the path holds no image, more than one, or files that cannot be taken and may belong to it; or if
-            the image cannot be read as asked for.
+        DataError: If the path does not contain exactly one image, if it contains unusable files that may belong to the
+            image, or if the image cannot be read as requested.
     """
     item = image if isinstance(image, Item) else _only(image)
     found = readers.read(item if values is None else values.of(item))

@@ -141,7 +141,7 @@ class Dicom:
     def texts(self, path: Path) -> Iterator[FileText]:
         """Yield all texts of a file.
 
-        These are the elements that may hold a text, at any depth, the preamble, and comments in compressed pixels.
+        These are the elements that may contain a text, at any depth, the preamble, and comments in compressed pixels.
         """
         return file_texts(path)
 
@@ -307,7 +307,10 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
 
 
 def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
-    """Read the planes of an item with their pixels. If some pixels lack the default value mapping, none is applied."""
+    """Read the planes of an item with their pixels.
+
+    If some pixels lack the default value mapping, it is not applied.
+    """
     planes, frames = zip(*read_pixels(item), strict=True)
     if any(frame.num_unmapped for frame in frames):
         planes, frames = zip(*read_pixels(replace(item, values="unmapped")), strict=True)

@@ -22,7 +22,7 @@ _WORDS = ("OD", "OF", "OL", "OV", "OW")
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
-    """Yield every text of a file, with the element that holds it, if any.
+    """Yield every text of a file, with the element that contains it, if any.
 
     Raises:
         DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;
@@ -38,7 +38,7 @@ def file_texts(path: Path) -> Iterator[FileText]:
 
 
 def element_texts(dataset: Dataset) -> Iterator[FileText]:
-    """Yield the values of all elements that may hold a text, including nested ones and file meta information."""
+    """Yield the values of all elements that may contain a text, including nested ones and file meta information."""
     for part in (getattr(dataset, "file_meta", None), dataset):
         if part is not None:
             yield from _of_elements(part)

@@ -1,6 +1,6 @@
 """Anatomical axes and units of MetaImage and NRRD, which ITK interprets only in part.
 
-ITK interprets every space as LPS in mm, except the NRRD spaces RAS and LAS, whatever the other fields state.
+ITK interprets every space as LPS in mm, except the NRRD spaces RAS and LAS, regardless of the other fields.
 """
 
 from __future__ import annotations

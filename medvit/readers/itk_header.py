@@ -67,9 +67,11 @@ def check_num_bytes(header: TextHeader, promised: int) -> None:
     """
     held = _held_bytes(header, promised)
     if held is not None and held != promised:
-        short = "it is cut short" if held < promised else "which of them are the voxels is unknown"
+        short = "it is cut short" if held < promised else "the position of the voxels in them is unknown"
         more = "at least " if held > promised and _encoding(header) not in ("raw", "") else ""
-        raise UnreadableError(f"the header declares {promised} bytes of voxels, the file holds {more}{held}; {short}")
+        raise UnreadableError(
+            f"the header declares {promised} bytes of voxels, the file contains {more}{held}; {short}"
+        )
 
 
 def _nrrd(path: Path, content: bytes) -> TextHeader:

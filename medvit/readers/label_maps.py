@@ -54,7 +54,7 @@ LABEL_FOLDERS = (
 )
 """Names of folders with label maps for the images in a sibling folder."""
 FIELD_FOLDERS = ("mask",)
-"""Folders that hold label maps unless the source has some of `LABEL_FOLDERS`: DRIVE's `mask` is the field of view."""
+"""Folders of label maps, unless the source has some of `LABEL_FOLDERS`: DRIVE's `mask` is the field of view."""
 
 ROUNDING = 1e-3
 """Largest distance of a label from a whole number: programs that scale labels write 0.9999999997 for 1."""
@@ -112,7 +112,7 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     if folders and not chosen:
         raise DataError(
             f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the name "
-            "of the folders that hold label maps"
+            "of the folders that contain label maps"
         )
     if folders:
         aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}
@@ -153,7 +153,7 @@ def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
     if not np.issubdtype(voxels.dtype, np.integer):
         rounded = np.round(voxels)
         if not np.isfinite(voxels).all() or (abs(voxels - rounded) > ROUNDING).any():
-            raise DataError("the label map holds values that are not whole numbers; expected class numbers")
+            raise DataError("the label map contains values that are not whole numbers; expected class numbers")
         voxels = rounded.astype(np.int64)
     low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
     needed = np.min_scalar_type(high) if low >= 0 else np.min_scalar_type(min(low, -high - 1))

@@ -176,8 +176,8 @@ def _open(path: Path) -> Nifti1Image:
 def _check_no_more(promised: int, held: int) -> None:
     if held > promised:
         raise UnreadableError(
-            f"the header declares {promised} bytes of voxels, the file holds {held}; which of them are the voxels is "
-            "unknown"
+            f"the header declares {promised} bytes of voxels, the file contains {held}; the position of the voxels "
+            "in them is unknown"
         )
 
 
@@ -186,7 +186,7 @@ def _what(source: Any) -> str:
     from nibabel.cifti2 import Cifti2Image
 
     if isinstance(source, Cifti2Image):
-        return "a CIFTI-2 file, which holds values of brain surfaces and regions; expected a volume on a grid"
+        return "a CIFTI-2 file, which contains values of brain surfaces and regions; expected a volume on a grid"
     if isinstance(source, AnalyzeImage):
         return "an Analyze image, which does not distinguish left from right; convert it to NIfTI"
     return f"an image that nibabel reads as {type(source).__name__}; expected NIfTI"

@@ -21,7 +21,7 @@ from medvit.records import Extent, FileText, Identity, Item, Kind, Refusal, Spli
 from medvit.types import Image
 
 MAX_IMAGES = 10_000_000
-"""Largest number of images in one split; a damaged header may declare more than memory holds."""
+"""Largest number of images in one split; a damaged header may declare more than fits in memory."""
 
 MAX_CHANNELS = 5
 """A last axis up to this length is more likely channels than slices."""
@@ -148,7 +148,7 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
     if min(shape, default=0) < 1:
         raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of at least one pixel")
     if shape[0] > MAX_IMAGES:
-        raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
+        raise UnsupportedError(f"{key} contains {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
     check_volume(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)
     return shape
 

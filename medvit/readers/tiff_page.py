@@ -77,7 +77,7 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
         promised = (header.height, header.width, header.samples)
         if values.shape != promised or values.dtype != page.dtype:
             raise UnreadableError(
-                f"the picture holds {'x'.join(map(str, values.shape))} values of {values.dtype}, "
+                f"the picture has {'x'.join(map(str, values.shape))} values of {values.dtype}, "
                 f"its header states {'x'.join(map(str, promised))} of {page.dtype}"
             )
         values = without_extra(values, COLORS[header.photometric], tuple(map(int, page.extrasamples)))

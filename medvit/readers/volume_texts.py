@@ -13,7 +13,7 @@ from medvit.readers.picture_texts import name, note
 from medvit.records import FileText
 
 DICOM_EXTENSION = 2
-"""Code of a NIfTI extension that holds DICOM elements."""
+"""Code of a NIfTI extension with DICOM elements."""
 _FREE_FIELDS = ("descrip", "intent_name")
 _NAMING_FIELDS = ("db_name", "aux_file", "patient_id", "scannum", "originator", "generated")
 """Text fields of NIfTI, and of its predecessor Analyze."""

@@ -35,7 +35,7 @@ SPATIAL_DIMENSIONS = (0x0020_0032, 0x0020_9057, 0x0020_9056, 0x0020_9301, 0x0020
 """Position, in-stack position, stack and the like: elements of position do not separate frames at one position."""
 
 NO_TRAITS = ("DerivationImageSequence", "ReferencedImageSequence", "FrameAnatomySequence", "FrameVOILUTSequence")
-"""Functional groups without type or position of a frame; some hold hundreds of references."""
+"""Functional groups without type or position of a frame; some contain hundreds of references."""
 
 
 def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:

@@ -105,7 +105,7 @@ def resample(
     for k in range(grid.shape[2]):
         above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(slices) - 1)
         below = max(above - 1, 0)
-        # Only two slices are held at a time, in the order of use.
+        # Only two slices are in memory at a time, in the order of use.
         placed = {
             n: placed[n] if n in placed else _moved_with_gaps(slices[n], lost[n], grid.shifts[n], grid)
             for n in (below, above)

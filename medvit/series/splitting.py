@@ -156,7 +156,7 @@ def _by_number(
     if ranks is None:
         low, high = int(counts.min()), int(counts.max())
         each = f"{low} to {high} instances" if low < high else f"{high} instances" + " each" * (len(counts) > 1)
-        held = "1 position holds" if len(counts) == 1 else f"{len(counts)} positions hold"
+        held = "1 position has" if len(counts) == 1 else f"{len(counts)} positions have"
         raise GeometryError(
             f"{held} {each}, and neither tags nor instance numbers show which belong together: are instances missing?"
         )

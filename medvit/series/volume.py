@@ -228,7 +228,7 @@ def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> N
     counts = np.bincount(np.cumsum(is_new) - 1)
     if counts.max() > 1:
         low, high = counts.min(), counts.max()
-        positions = "1 position holds" if len(counts) == 1 else f"{len(counts)} positions hold"
+        positions = "1 position has" if len(counts) == 1 else f"{len(counts)} positions have"
         each = f"{low} to {high} instances" if low < high else f"{high} instances" + " each" * (len(counts) > 1)
         raise GeometryError(f"{positions} {each}; expected one per position: split the time points or echoes")
 

@@ -1,6 +1,6 @@
 """DICOMweb client: QIDO-RS to search, WADO-RS to retrieve (PS3.18 10.6, 10.4).
 
-Searches use dicomweb-client. Retrieval does not, because dicomweb-client holds each instance in memory, decodes it, and
+Searches use dicomweb-client. Retrieval does not, because dicomweb-client keeps each instance in memory, decodes it, and
 accepts a truncated body as complete. Instances are streamed into the spool byte for byte, in the transfer syntax in
 which the server stores them.
 """

@@ -112,7 +112,7 @@ def _reason(path: Path) -> str:
 
 
 def _kind(path: Path) -> str:
-    """Return a description of a path that is neither a file nor a folder."""
+    """Return a description of a path other than a file or a folder."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""Splitting of a multipart body (RFC 2046 5.1) as it arrives, so that no whole part is held in memory.
+"""Splitting of a multipart body (RFC 2046 5.1) as it arrives, so that no whole part is kept in memory.
 
 python-multipart is not used, because it refuses a preamble and white space after a boundary, which RFC 2046 allows
 (checked with version 0.0.34, which is about as fast: 840 MiB/s compared with 770 MiB/s here).
@@ -74,7 +74,7 @@ class _Splitter:
 
     def _content(self) -> bool:
         end = self._buffer.find(self._delimiter)
-        # A possible beginning of a boundary is held back until the rest arrives.
+        # A possible beginning of a boundary is kept until the rest arrives.
         num_sure = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
         if self.state == "body" and num_sure:
             self._sink.write(bytes(self._buffer[:num_sure]))

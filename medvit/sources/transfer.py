@@ -93,7 +93,7 @@ class ServerSource:
         waiting = [study for study in by_study if not is_done(study)]
         log.info("source: %d of %d studies are left to fetch", len(waiting), len(by_study))
         for study in with_progress(waiting, total=len(waiting), title="studies", unit="study"):
-            # A connection a study: what is done with one may take longer than a server waits.
+            # One connection per study: processing a study may take longer than a server waits.
             with _quiet(), self.connect(place.location, place.options) as server:
                 spool = place.spool(study)
                 with spool.closed_on_failure():

@@ -1,4 +1,4 @@
-"""Sender of a journal to an MLflow store; received records are neither lost nor sent twice."""
+"""Sender of a journal to an MLflow store; received records are sent exactly once."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     """Return the identifier of an experiment, which is created if missing.
 
     Raises:
-        TrackingError: If it was deleted.
+        TrackingError: If the experiment was deleted.
     """
     from mlflow.exceptions import MlflowException
 

@@ -54,7 +54,7 @@ def send(folder: Path, uri: str | None = None) -> Sent:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Return a context that holds the lock of a run's folder, which the run itself holds while in progress."""
+    """Return a context with the lock of a run's folder; the run itself has this lock while it is in progress."""
     try:
         lock = take(folder / LOCK, "medvit sync")
     except LockedError as error:

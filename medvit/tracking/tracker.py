@@ -1,4 +1,4 @@
-"""Trackers: they record what a stage does, without ever waiting for a store."""
+"""Trackers record the progress and results of a stage, without ever waiting for a store."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
-"""Positive one of some classes, from the facts of a dataset; empty if there is none."""
+"""Positive class among some classes, from the facts of a dataset; empty if not set."""
 
 
 @dataclass(frozen=True)

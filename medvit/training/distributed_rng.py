@@ -18,11 +18,12 @@ IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)
 
 
 class JointDraws(TorchFunctionMode):
-    """Context in which a draw, whose first axis holds this device's samples, is its part of the draw for all devices.
+    """Context in which each device gets its part of the random numbers drawn for the joint batch of all devices.
 
-    Sample i of device r is sample `i * world + r` of the joint batch, as `EpochSampler` deals them; an axis of several
-    views holds view after view. So masks and drop path on several devices equal those of one device with the joint
-    batch, if all start with the same seed. Draws of other shapes are the same on every device. Dropout is not covered.
+    The first axis of a draw is that of the device's samples, or of its views, view after view. Sample i of device r is
+    sample `i * world + r` of the joint batch, as `EpochSampler` deals them. So masks and drop path on several devices
+    equal those of one device with the joint batch, if all start with the same seed. Draws of other shapes are the same
+    on every device. Dropout is not covered.
     """
 
     def __init__(self, batch_size: int, *, world: int, rank: int) -> None:

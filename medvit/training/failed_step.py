@@ -45,10 +45,10 @@ def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> N
 
 
 def load_stopped(path: Path) -> Stopped:
-    """Return the step in a file.
+    """Return the failed step stored in a file.
 
     Raises:
-        CheckpointError: If the file holds none.
+        CheckpointError: If the file does not contain a step.
     """
     from safetensors import SafetensorError, safe_open
 

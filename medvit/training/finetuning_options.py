@@ -29,7 +29,7 @@ class FinetuningOptions(TrainingOptions):
     slices: SlicesConfig | None = None
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
-    """Adaptation of the backbone; continue trains the adapter of the checkpoint further. Unset: lora for a pretrained
+    """Adaptation of the backbone; continue resumes training of the checkpoint's adapter. Unset: lora for a pretrained
     backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None

@@ -43,7 +43,7 @@ class InitialModel:
         """Warn if random weights are frozen because a fine-tuning method trains only some weights."""
         if not self.is_trained and num_trained < num_weights:
             log.warning(
-                "peft=%s freezes weights that start at random; give checkpoint or backbone.weights, or peft=full",
+                "peft=%s freezes randomly initialized weights; give checkpoint or backbone.weights, or peft=full",
                 way,
             )
 

@@ -129,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
         medvit.training.failed_step FILE` inspects them, `replay` of that module repeats the step.
 
         Raises:
-            TrainingError: If it is not finite; the weights are still those of the step before.
+            TrainingError: If the sum is not finite; the weights are still those of the step before.
         """
         self._at = terms, batch
         total = torch.stack([value.float() for value in terms.values()]).sum()

@@ -23,7 +23,7 @@ CONTINUED: Mapping[str, object] = {
     "weight_decay_end": None,
     "patch_embed_scale": 1.0,
 }
-"""Optimizer options for continued pretraining, whatever the objective: a small constant rate."""
+"""Optimizer options for continued pretraining by any objective: a small constant rate."""
 WHOLE_WEIGHTS = 0.15
 """`pretrained_scale` in continued pretraining: 3e-5 for whole blocks and norms, 2e-4 for LoRA factors and heads."""
 HEADS_FIRST = 0.05

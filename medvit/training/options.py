@@ -62,7 +62,7 @@ class TrainingOptions(Config):
     skip_flags: tuple[Flag, ...] = ()
     """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same holds
+    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same applies
     for its unset options, unless `kind` is given.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)

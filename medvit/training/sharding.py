@@ -1,6 +1,6 @@
 """Weights sharded over processes by FSDP2 (Zhao et al., VLDB 2023).
 
-Transformer blocks and the heads of self-distillation, which hold nearly all weights, are sharded with their gradients
+Transformer blocks and the heads of self-distillation, which have nearly all weights, are sharded with their gradients
 and optimizer averages, and gathered when they run. All other weights are replicated in every process, their gradients
 averaged as in DDP.
 """
@@ -43,7 +43,7 @@ def sharded_strategy(num_processes: int) -> ModelParallelStrategy:
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard the blocks and heads of a module, in place; every process must hold equal weights before."""
+    """Shard the blocks and heads of a module, in place; every process must have equal weights before the call."""
     for name, unit in list(module.named_modules()):
         if UNIT.search(name):
             fully_shard(unit, mesh=mesh, reshard_after_forward=True)

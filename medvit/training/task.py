@@ -70,7 +70,7 @@ def require_fitting(
     """Check options about axes, by their keys: sizes have one number per axis, axes exist.
 
     Raises:
-        ConfigError: If one does not fit images of `ndim` axes.
+        ConfigError: If an option does not fit images of `ndim` axes.
     """
     for key, size in sizes.items():
         if size and len(size) != ndim:
@@ -107,7 +107,7 @@ def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> TaskAssign
     """Return classification if images have the label, else segmentation if they have masks.
 
     Raises:
-        DataError: If they have neither, if a split is empty, or if there are fewer than two classes.
+        DataError: If the images have neither, a split is empty, or the dataset has fewer than two classes.
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = _task(usable, label)
@@ -139,7 +139,7 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:
-        raise DataError(f"{manifest.folder} holds no image; ingest some")
+        raise DataError(f"{manifest.folder} has no image; ingest some")
     kind = "image" if kinds["image"] >= kinds["volume"] else "volume"
     rows = [row for row in manifest if row.kind == kind or (kind == "image" and row.kind == "slide")]
     channels = max(row.shape[0] for row in rows)

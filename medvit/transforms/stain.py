@@ -28,7 +28,7 @@ MIN_DENSITY = 0.15
 PERCENT = 1.0
 """Percentile from either end for robust extremes of angles, and of concentrations (alpha of Macenko et al.)."""
 MIN_TISSUE = 0.02
-"""Minimum share of tissue pixels for measuring its colors."""
+"""Minimum share of tissue pixels required to estimate its colors."""
 REFERENCE_STAINS = ((0.5626, 0.2159), (0.7201, 0.8012), (0.4062, 0.5581))
 REFERENCE_STRENGTH = (1.9705, 1.0308)
 """Reference: hematoxylin and eosin in red, green and blue, and their 99th percentiles (Macenko et al., ISBI 2009)."""

@@ -109,7 +109,7 @@ def with_patch_positions(
 ) -> tuple[StateDict, tuple[int, ...] | None]:
     """Return the tensors with learned positions of patches only, and the grid of these positions.
 
-    The grid is None if there are no learned positions.
+    The grid is None without learned positions.
 
     Positions of prefix tokens are added to the prefix tokens themselves.
 

@@ -96,7 +96,7 @@ class WriterContext:
     codes: Mapping[str, str] = field(default_factory=dict)
     """Coded terms of classes, from `PredictConfig.codes`."""
     series: str = ""
-    """Pseudonym of the series, if one folder holds results of several series."""
+    """Pseudonym of the series, if one folder contains results of several series."""
 
     def path(self, folder: Path, stem: str, suffix: str) -> Path:
         """Return the path of a file: `STEM.SUFFIX`, with the series after the stem if there are several."""

@@ -1,4 +1,4 @@
-"""Caption of a picture: a line of text, with a square of the color of what it names."""
+"""Caption of a picture: a line of text, each name with a square of its color."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _undeclared(header: Dataset) -> str:
 
 
 def _terms(header: Dataset) -> tuple[str, ...]:
-    """Return the defined terms of (0008,0005) SpecificCharacterSet, corrected; one empty term if there are none."""
+    """Return the defined terms of (0008,0005) SpecificCharacterSet, corrected; one empty term if it is missing."""
     from pydicom.charset import STAND_ALONE_ENCODINGS
 
     value = header.get("SpecificCharacterSet")
@@ -114,7 +114,7 @@ def _spelt(term: str) -> str:
 def _encodings(terms: Sequence[str]) -> list[str]:
     """Return the Python encodings with which pydicom decodes.
 
-    Only ASCII if none is declared or one is unknown.
+    Only ASCII if the declaration is missing or contains an unknown term.
     """
     from pydicom.charset import python_encoding
 
@@ -145,7 +145,7 @@ def _remove_lost(header: Dataset, terms: Sequence[str]) -> None:
         if element.keyword in IDENTITY:
             declared = "\\".join(terms) or "none, which means ASCII"
             raise UnsupportedError(
-                f"{element.keyword} holds bytes outside of the character set that the file declares "
+                f"{element.keyword} contains bytes outside of the character set that the file declares "
                 f"({declared}); a result would name another patient"
             )
         del header[element.tag]

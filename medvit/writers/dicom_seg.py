@@ -111,7 +111,7 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
-    """Set the frame numbers to those in the source, of whose frames only some may be given."""
+    """Set the frame numbers to those in the source, which may have more frames than were given."""
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
             for source in derivation.get("SourceImageSequence", ()):

@@ -31,7 +31,7 @@ COLORS = {"attention": "viridis", "class": "inferno"}
 
 
 def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:
-    """Return values from 0 to 1 in the colors of a map of `COLORS`; white where there is no tile."""
+    """Return values from 0 to 1 in the colors of a map of `COLORS`; white outside of the tiles."""
     from matplotlib import colormaps
 
     picture = colormaps[COLORS[colors]](np.nan_to_num(values), bytes=True)[..., :3]

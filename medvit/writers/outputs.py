@@ -26,7 +26,7 @@ class Outputs:
         """Return the writers with these names; if `names` is unset, all writers for models of a task.
 
         Raises:
-            ConfigError: If one of them is for other models.
+            ConfigError: If a writer is for models of another task.
         """
         if names is None:
             return cls(tuple(one for one in writers() if task in one.tasks))

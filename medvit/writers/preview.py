@@ -22,7 +22,7 @@ OPACITY = 0.4
 HEIGHT = 320
 """Height of a row of slices, in pixels."""
 NEARLY = 0.9
-"""Slices that show this share of what the best one does are as good."""
+"""Slices that show at least this share of the best slice's area count as equally good."""
 PERCENTILES = (1.0, 99.0)
 """Intensity percentiles of the picture shown as black and white."""
 

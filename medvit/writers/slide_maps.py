@@ -46,7 +46,7 @@ class SlideFinding:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Value of each cell (rows, columns) of a slide; NaN where there is no tile.
+    """Value of each cell (rows, columns) of a slide; NaN outside of the tiles.
 
     Cells are squares of `cell` pixels of level 0 that start at the origin of level 0, whose pixel size is `mpp`. If
     tiles overlap, a cell has their mean.

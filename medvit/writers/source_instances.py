@@ -59,7 +59,7 @@ class Sources:
 def read_sources(item: Item) -> Sources:
     """Return the headers of a series without pixels.
 
-    Headers are completed with what an object that refers to them requires. Empty identifiers are taken from the file
+    Headers are completed with the elements that a referring object requires. Empty identifiers are taken from the file
     meta information, or else derived from the identifiers that exist, with the same result at every call. No value that
     a viewer would show is made up.
 

@@ -32,7 +32,7 @@ SCALE_TOLERANCE = 1e-3
 FINER = 1.05
 """Maximum factor by which a requested scale is finer than the slide: scanners of one magnification differ by this."""
 BAND_BYTES = 2**25
-"""Pixels held at once while an overview is made."""
+"""Pixels in memory at once while an overview is made."""
 LARGE = 2**25
 """A tiled TIFF with more pixels than this is a slide, even with a single scale."""
 

@@ -1,4 +1,4 @@
-"""Choice of the slide image in a TIFF: the largest that is neither a label, a macro image nor a thumbnail."""
+"""Choice of the slide image in a TIFF: the largest image other than label, macro image and thumbnail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scan_of(file: Any) -> TiffScan:
     """Find the slide in an open TIFF.
 
     Raises:
-        UnsupportedError: If there is no slide, or several without a mark of which one is intended.
+        UnsupportedError: If the file has no slide, or several without a mark that selects one.
     """
     ome = tuple(_ome_pixels(file))
     pictures = list(file.series)

@@ -98,7 +98,7 @@ def test_an_unfinished_copy_goes_on_to_the_same(source: Path, tmp_path: Path) ->
     removed = sorted((folder / "copy.partial").rglob("*.dcm"))[::2]
     for file in removed:
         file.unlink()
-    with pytest.raises(OutputError, match="holds an unfinished copy"):
+    with pytest.raises(OutputError, match="contains an unfinished copy"):
         ingest(config(source, folder))
     ingest(config(source, folder, resume=True))
     assert contents(folder / "copy") == contents(tmp_path / "a" / "copy")

@@ -52,7 +52,10 @@ def test_black_and_white_are_two_classes(white: int, named: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ([[0, 1], [0, 255]], r"hold 0, 1 and 255; 255 may be a class .* give labeling.mask_ignore=\[255\]"),
+        (
+            [[0, 1], [0, 255]],
+            r"contain the values 0, 1 and 255; 255 may be a class .* give labeling.mask_ignore=\[255\]",
+        ),
         ([[0, 1, 2, 65535]], "65535 may be a class or mean unlabeled"),
         ([[0] * 90 + list(range(240, 256)) * 4 + list(range(1, 18))], "lossily compressed"),
         ([[0] * 99 + [255] * 99 + list(range(7, 250, 8))], r"33 values \(0, 7, 15, ..., 255\).* smoothed"),
@@ -78,7 +81,7 @@ def test_a_mapping_names_values_in_its_order_and_merges_those_of_one_name() -> N
     meaning = meaning_of(counts([0, 7, 128, 255]), {255: "background", 7: "lesion", 128: "lesion"}, ignored=[0])
     assert meaning.names == ("background", "lesion")
     assert meaning.of(np.array([0, 7, 128, 255])).tolist() == [IGNORED, 1, 1, 0]
-    with pytest.raises(DataError, match="holds 9; expected 7, 128 and 255"):
+    with pytest.raises(DataError, match="contains the value 9; expected 7, 128 and 255"):
         meaning.of(np.array([0, 9]))
 
 

@@ -84,7 +84,7 @@ EVERY_VR: dict[str, object] = {
     "PatientBirthDateInAlternativeCalendar": f"born {DAY}",
     "PatientInsurancePlanCodeSequence": None,
 }
-"""Keyword -> value; between them every VR that can hold a text, and OB, OD, OF, OL, OV, OW, UN, SQ."""
+"""Keyword -> value; between them every VR that can contain a text, and OB, OD, OF, OL, OV, OW, UN, SQ."""
 
 
 def item_of(keyword: str, value: object) -> Sequence:

@@ -89,7 +89,7 @@ def test_voxels_of_another_number_than_promised_are_refused(tmp_path: Path, name
     if not is_compressed:
         voxels.write_bytes(content + bytes(2))
         longer = next(iter(find(sorted(tmp_path.iterdir()))))
-        assert "declares 48 bytes of voxels, the file holds 50" in longer.reason
+        assert "declares 48 bytes of voxels, the file contains 50" in longer.reason
 
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nhdr", "a.nrrd"])

@@ -206,4 +206,4 @@ def test_more_voxels_than_the_header_promises_are_refused(tmp_path: Path, name: 
     nib.save(kind(np.zeros((2, 2, 2), np.int16), np.eye(4)), tmp_path / name)
     voxels = tmp_path / name.replace("hdr", "img")
     voxels.write_bytes(voxels.read_bytes() + bytes(6))
-    assert "declares 16 bytes of voxels, the file holds 22" in only(*sorted(tmp_path.iterdir(), reverse=True)).reason
+    assert "declares 16 bytes of voxels, the file contains 22" in only(*sorted(tmp_path.iterdir(), reverse=True)).reason

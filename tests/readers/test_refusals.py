@@ -29,8 +29,8 @@ COMPRESSED = (
 )
 PEERS = {
     "2ch_uint8.tif": "2 channels",
-    "a.mhd": "declares 240 bytes of voxels, the file holds 592",
-    "longer.nrrd": "declares 48 bytes of voxels, the file holds 68",
+    "a.mhd": "declares 240 bytes of voxels, the file contains 592",
+    "longer.nrrd": "declares 48 bytes of voxels, the file contains 68",
     "nifti1.hdr": "names a data file that does not exist",
     "row_major.dconn.nii": "CIFTI-2",
     "ct_without_pixeldata.dcm": "its pixels were removed",

@@ -182,7 +182,7 @@ def test_float64_is_judged_by_the_range_of_the_image_and_not_of_each_slice(tmp_p
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.sort(found.ravel()), np.sort(wide.ravel()), rtol=0, atol=1e-5 * 2e6)
 
-    # One slice holds a whole number above 2^24, the others do not: all get one type of integers.
+    # One slice contains a whole number above 2^24, the others do not: all get one type of integers.
     whole = np.arange(60.0).reshape(3, 4, 5)
     whole[1, 2, 3] = 2.0**24 + 1
     found = taken(whole)

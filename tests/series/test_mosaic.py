@@ -30,7 +30,7 @@ def csa(**tags: list[str]) -> bytes:
 
 @pytest.fixture
 def write_mosaic(write_slice):
-    """Write a mosaic of 3 x 3 tiles of which 5 hold slices; the first slice is at (10, 20, 30) mm, LPS."""
+    """Write a mosaic of 3 x 3 tiles of which 5 contain slices; the first slice is at (10, 20, 30) mm, LPS."""
 
     def write(*, normal: tuple[str, ...] = ("0", "0", "1"), number: int = 1, shift: int = 0, **elements) -> Path:
         mosaic = np.zeros((3 * ROWS, 3 * COLUMNS), np.int16)

@@ -112,7 +112,7 @@ def test_positions_of_unequal_numbers_without_tags_are_refused(write_slice, tmp_
     for number in range(11):
         write_slice(numbered(number), position=(0, 0, number % 4), InstanceNumber=number, **MR)
     (refused,) = found_in(tmp_path)
-    assert "4 positions hold 2 to 3 instances" in refused.reason
+    assert "4 positions have 2 to 3 instances" in refused.reason
 
 
 def test_stacks_of_different_planes_are_volumes_of_their_own(write_slice, tmp_path):

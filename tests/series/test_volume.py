@@ -65,7 +65,7 @@ def test_slices_thinner_than_the_tolerance_of_a_place_are_apart_where_pixels_are
     files, _ = write_series(places_mm=places, PixelSpacing=[0.004, 0.004])
     assert arrange([read_header(file) for file in files]).affine.spacing_mm[2] == pytest.approx(0.006, rel=1e-3)
     coarse, _ = write_series(places_mm=places)
-    with pytest.raises(GeometryError, match="1 position holds 5 instances"):
+    with pytest.raises(GeometryError, match="1 position has 5 instances"):
         arrange([read_header(file) for file in coarse])
 
 
@@ -96,7 +96,7 @@ def test_gantry_tilt_is_refused(write_slice):
 def test_time_points_at_one_position_are_refused_with_their_numbers(write_slice):
     pixels = np.zeros((4, 4), np.int16)
     files = [write_slice(pixels, position=(0, 0, n % 5)) for n in range(15)]
-    with pytest.raises(GeometryError, match="5 positions hold 3 instances each"):
+    with pytest.raises(GeometryError, match="5 positions have 3 instances each"):
         arrange([read_header(file) for file in files])
 
 

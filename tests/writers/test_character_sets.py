@@ -109,7 +109,7 @@ def test_a_name_that_cannot_be_decoded_gets_no_segmentation_under_another(
 ) -> None:
     item, _ = make_series()
     rewrite(item, declared=declared, encoded_as="ISO_IR 100", name=LATIN)
-    with pytest.raises(UnsupportedError, match=rf"PatientName holds bytes outside .* \({declared}\)"):
+    with pytest.raises(UnsupportedError, match=rf"PatientName contains bytes outside .* \({declared}\)"):
         read_sources(item)
 
 
@@ -185,5 +185,5 @@ def test_a_study_whose_segmentation_cannot_be_written_keeps_its_mask_and_volumes
     result = job(Study("s-1", (item,)), tmp_path / "out")
     assert result.status == "done"
     assert result.outputs == ("mask.nii.gz", "preview.png")
-    assert result.reason.startswith("there is no DICOM segmentation: PatientName holds bytes")
+    assert result.reason.startswith("there is no DICOM segmentation: PatientName contains bytes")
     assert [finding.label for finding in result.findings] == list(asymmetric(read(item)).classes[1:])

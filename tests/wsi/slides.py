@@ -46,7 +46,7 @@ def write_slide(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float = MPP) -> 
 
 
 def grid(overlap: float = 0.0) -> TileGrid:
-    """The tiles of a slide that hold tissue, row by row."""
+    """The tiles of a slide with tissue, row by row."""
     step = int(SIZE * (1 - overlap))
     x, y = np.meshgrid(np.arange(SIZE, WIDTH - SIZE + 1, step), np.arange(0, HEIGHT - SIZE + 1, step))
     xy = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.int64)

@@ -47,7 +47,7 @@ PIXEL_DESCRIPTION = 0x0028
 END_OF_STREAM = b"\xff\xd9"
 """End marker of JPEG, JPEG-LS and JPEG 2000 streams; padding may follow."""
 READ_MORE = 16
-"""Growth factor of the next read when the part read so far does not hold all requested elements."""
+"""Growth factor of the next read when the part read so far does not contain all requested elements."""
 
 
 class FastDataset:

@@ -1,7 +1,7 @@
 """Whole slides: their tiles are listed, and their pixels remain in the source.
 
-The store holds a low-magnification image of each slide. Its content address identifies the slide, so the same scan has
-the same address whatever its file name and metadata.
+The store contains a low-magnification image of each slide. Its content address identifies the slide, so one scan has
+one address, regardless of its file name and metadata.
 
 A slide is finished when `tiles/IMAGE_ID.parquet` exists with the present state of its file and options. A resumed run,
 or an update of an earlier dataset, processes only the other slides.

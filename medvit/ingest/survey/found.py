@@ -217,7 +217,7 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """Return a regular expression that finds fewer patients in the paths than are assumed; None if there is none."""
+    """Return a regex that finds fewer patients in the paths than are assumed; None if no known regex does."""
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})
     if not assumed or len(assumed) < len(candidates):

@@ -40,7 +40,7 @@ class FoundTable:
     """Column names; empty if the first line may not be a header."""
     by: LabelBy | None = None
     key: str = ""
-    """Key column, which names what a line is about."""
+    """Key column, which names the object of each line."""
     num_matched: int = 0
     """Number of lines that match an image of the source."""
     classes: Mapping[str, int] = field(default_factory=dict)

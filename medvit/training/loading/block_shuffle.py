@@ -1,4 +1,4 @@
-"""Random order that still reads files forward: neighbors remain close, batches hold many slides."""
+"""Random order that still reads files forward: neighbors remain close, batches contain many slides."""
 
 from __future__ import annotations
 

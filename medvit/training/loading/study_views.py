@@ -38,7 +38,7 @@ class ViewsOfStudy:
         return self.make(sample, seed, None if other is None else self.samples[other])
 
     def partner(self, row: Row, seed: int) -> int | None:
-        """Return the index of another image of the same study, None if there is none."""
+        """Return the index of another image of the same study; None if the study has only one image."""
         rows = self.samples.manifest.rows
         study = self.by_study[row.patient_id, row.study_id]
         others = [index for index in study if rows[index].image_id != row.image_id]

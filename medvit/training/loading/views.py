@@ -33,7 +33,7 @@ class ViewStream:
     views: ViewsConfig
     """Crop options with all sizes set."""
     key: str = "views"
-    """Group of the objective's options that holds them."""
+    """Group of the objective's options that contains them."""
 
     @classmethod
     def of(
@@ -66,7 +66,7 @@ class ViewStream:
         """Return the training images of the other rank; their preprocessing is chosen for them unless it is given.
 
         Raises:
-            DataError: If there are none.
+            DataError: If the dataset has no such images.
         """
         kind = "image" if twin.backbone.ndim == 2 else "volume"
         others = manifest.filter(lambda row: row.kind == kind)

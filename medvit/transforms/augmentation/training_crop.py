@@ -1,6 +1,6 @@
 """Training crops for fine-tuning, cut from a sample at a fixed size and augmented together with the mask.
 
-The defaults are mild; there are no flips unless requested, since left and right differ.
+The defaults are mild; flips are off unless requested, since left and right differ.
 """
 
 from __future__ import annotations

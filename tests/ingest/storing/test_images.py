@@ -131,7 +131,7 @@ def test_a_label_map_with_a_class_without_name_is_refused(tmp_path: Path) -> Non
     candidate = labeled(tmp_path, np.full((4, 4), 3, np.uint8))
     function = ReadAndStore(tmp_path / "store", "", MaskMeaning(names=("a", "b", "c")))
     with pytest.raises(
-        ValueError, match=r"the label map holds 3; labeling\.mask_classes names 3 classes, expected 0 to 2"
+        ValueError, match=r"the label map contains the value 3; labeling\.mask_classes names 3 classes, expected 0 to 2"
     ):
         function(candidate)
     taken = replace(function, meaning=MaskMeaning())(candidate)
