@@ -98,7 +98,7 @@ OBJECTIVES = {
     "dinov2": ("objective=dinov2", *OF_TEACHERS, "objective.head.prototypes=1024", "objective.momentum=0.98"),
     "simdinov2": ("objective=simdinov2", *OF_TEACHERS),
 }
-"""Options chosen in advance, for short runs; none was tuned on any split."""
+"""Options chosen in advance, for short runs; they were not tuned on any split."""
 CONTINUED = "mae"
 WAYS = ("full", "explora")
 

@@ -72,7 +72,7 @@ def _both(objective: str, dataset: Path) -> dict[str, Contender]:
 
 
 def _measure(contenders: Mapping[str, Contender], num_repeats: int) -> dict[str, Measured]:
-    """Run all in turn, twice."""
+    """Run all contenders alternately, `num_repeats` times."""
     measured = {name: Measured() for name in contenders}
     for _ in range(num_repeats):
         for name, contender in contenders.items():

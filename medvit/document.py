@@ -153,7 +153,7 @@ class Document:
 def plain(text: str) -> str:
     """Escape a text from outside medvit, such as a class name, so that Markdown displays it literally.
 
-    The result contains no active markup and no links.
+    The result contains neither active markup nor links.
     """
     one_line = " ".join(text.split())
     escaped = re.sub(r"([\\`*\[\]~$]|^[#+=-]|&(?=[#\w])|(?<!\w)_|_(?!\w))", r"\\\1", one_line)

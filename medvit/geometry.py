@@ -161,7 +161,7 @@ def lps_to_ras(matrix: Float[Array, "4 4"]) -> Float[Array, "4 4"]:
 
 
 def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Array, "*c a b d"], Affine]:
-    """Permute and flip the last three axes so that they point nearest to R, A, S; no voxel value changes.
+    """Permute and flip the last three axes so that they point nearest to R, A, S; voxel values are unchanged.
 
     Oblique grids remain oblique: only the order and direction of the axes change, and the affine changes with them.
     """

@@ -32,7 +32,7 @@ class Progress:
     """Number of finished items out of a total, updated in place.
 
     A line shows count, rate and remaining time. Items that an earlier run finished (`done`) do not enter rate and
-    remaining time. Work shorter than `FIRST_S` writes no line. Several threads may update the progress at once.
+    remaining time. Work shorter than `FIRST_S` does not write a line. Several threads may update the progress at once.
     """
 
     def __init__(

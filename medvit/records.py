@@ -123,7 +123,7 @@ class Item:
     part: str = ""
     """Its part of its series, such as `echo time 30 ms`; computed words, never free text."""
     is_resampled: bool = False
-    """Whether its slices do not form a regular grid, so that reading resamples them to one."""
+    """Whether the slices do not form a regular grid, so that reading resamples them to one."""
     nifti_form: NiftiForm | None = None
     """Form of a NIfTI to use where sform and qform contradict each other."""
     assumed_axes: AnatomicalAxes | None = None
@@ -301,8 +301,8 @@ class Patient:
     """Patient of an image, with the identifier that the source uses.
 
     `is_known_elsewhere`: the identifier denotes the same person in other datasets of the site, as a DICOM PatientID
-    does, but a file name does not. `is_assumed`: the files name no patient, so each image, series or study counts as
-    one patient, and two of these patients may be the same person.
+    does, but a file name does not. `is_assumed`: the files do not name a patient, so each image, series or study counts
+    as one patient, and two of these patients may be the same person.
     """
 
     id: str = field(repr=False)

@@ -42,7 +42,7 @@ class Entry:
     outcome: str = "failed"
     """Description of the lines that cause exit status 3."""
     prints_them: bool = False
-    """Whether the stage prints those lines itself."""
+    """Whether the stage prints its failure lines itself."""
     before: str = ""
     """Words before the configuration."""
     first: tuple[str, ...] = ()

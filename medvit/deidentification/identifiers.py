@@ -48,7 +48,7 @@ def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingV
 
 
 def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
-    """Return the words, in lower case, that no text may keep: names, identifiers, institutions."""
+    """Return the words, in lower case, that must be removed from every text: names, identifiers, institutions."""
     found: set[str] = set()
     for value in values(dataset, profile):
         if value.vr in DATES or value.vr in ("UI", "UN", "OB", "OW") or value.is_descriptor:

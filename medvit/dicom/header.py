@@ -101,7 +101,7 @@ class Header:
     imager_spacing_mm: tuple[float, ...] | None = None
     """(0018,1164) ImagerPixelSpacing: pixel spacing at the detector, for projection radiographs."""
     native: Native | None = field(default=None, repr=False)
-    """Location of pixels that need no decoder."""
+    """Location of pixels that can be read without a decoder."""
 
     @property
     def is_slice(self) -> bool:
@@ -161,7 +161,7 @@ def load(path: Path, **options: Any) -> Dataset:
 
 
 def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: FileHead | None = None) -> FastDataset | Dataset:
-    """Read the elements that make up the header of a file, and the elements of `tags`, but no pixels.
+    """Read the elements that make up the header of a file, and the elements of `tags`, without pixels.
 
     The file is opened only if `beginning` is not given or does not contain all of these elements.
 

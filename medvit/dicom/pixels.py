@@ -73,7 +73,7 @@ def decode_frames(dataset: Dataset) -> Iterator[Frame]:
 
 
 def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mapping: str = "") -> Frame:
-    """Decode one frame of an instance, counted from 0; no other frame is decoded.
+    """Decode a single frame of an instance, counted from 0.
 
     - YBR and palette colors are converted to RGB; the result is (C, H, W), however channels are stored.
     - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame if frames differ.

@@ -48,7 +48,7 @@ class _MissingError(Exception):
 
 @dataclass(frozen=True)
 class Suv:
-    """Conversion of real values of a PET frame to SUVbw: a `factor`, or the `reason` why there is no conversion."""
+    """Conversion of real values of a PET frame to SUVbw: a `factor`, or the `reason` why it cannot be computed."""
 
     factor: float | None
     reason: str = ""
@@ -67,7 +67,7 @@ def suv(dataset: Dataset) -> Suv | None:
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """Return the factor that all slices of a series share, or the reason why there is no common factor."""
+    """Return the factor that all slices of a series share, or the reason why they differ."""
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:

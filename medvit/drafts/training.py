@@ -212,7 +212,7 @@ def _bags(machine: Machine) -> Iterator[DraftOption]:
     text = "Tiles are embedded once by the frozen backbone; gated attention over them predicts the label of a slide."
     yield DraftOption("head.name", "abmil", text)
     yield DraftOption("bags.members", 5 if machine.has_gpu else 3, "Number of heads that are averaged.")
-    yield DraftOption("slides.skip_tiles", SKIPPED_TILES, "A model must not learn from pen marks.")
+    yield DraftOption("slides.skip_tiles", SKIPPED_TILES, "Pen marks must not influence a model.")
     yield DraftOption("optim.lr", 1e-3)
 
 

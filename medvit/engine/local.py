@@ -215,7 +215,7 @@ _idle: list[_Worker] = []
 
 
 def has_idle_workers() -> bool:
-    """Return whether a worker of an earlier map is idle, so that even a single item needs no new process."""
+    """Return whether a worker of an earlier map is idle: then a single item does not need a new process either."""
     return bool(_idle)
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger("medvit")
 class Watch:
     """Thread that warns once per item that is in progress for longer than `limit_s`.
 
-    Without a limit, no thread is started.
+    A thread is started only if there is a limit.
 
     There is one thread for all items, because a timer for each item costs 0.2 ms per item (measured), and this thread
     costs less than 0.01 ms.

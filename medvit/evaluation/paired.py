@@ -65,7 +65,7 @@ def paired_differences(
 def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
     """Return the columns of both.
 
-    Metrics that one of them has for no class at all, as from another version, are excluded.
+    Metrics that only one of them has, as from another version, are excluded.
     """
     measured = [{_mask_metric(name) for name in table} for table in (one, other)]
     unequal = set(one) ^ set(other)

@@ -44,7 +44,7 @@ def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
     """Remove the partial files of killed processes from a folder and its subfolders.
 
     Only files with the names of medvit's partial files are removed, and nothing in folders named in `besides`. The
-    caller ensures that no process writes there.
+    caller ensures that other processes do not write there.
     """
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in besides]

@@ -1,4 +1,4 @@
-"""Conversion of decoder errors to refusals that name no patient and no path."""
+"""Conversion of decoder errors to refusals without patient names and paths."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class SlidePredictor:
 
         Raises:
             DataError: If the slide has no tile or cannot be read.
-            OutputError: If there is no space for the embeddings.
+            OutputError: If disk space for the embeddings is insufficient.
         """
         if not len(grid):
             raise DataError("no tile of the slide remains")

@@ -1,8 +1,8 @@
 """State of a file, for detecting changes: size, modification time, and a digest of its beginning.
 
 A dataset contains `sources.parquet`, which stores a keyed hash of the state of each source file under the file's
-pseudonym. A later ingest of the same source thus detects added, changed and removed files. The table names no file and
-no patient.
+pseudonym. A later ingest of the same source thus detects added, changed and removed files. The table does not contain
+names of files or patients.
 """
 
 from __future__ import annotations

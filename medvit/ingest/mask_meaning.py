@@ -307,8 +307,9 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
     if len(shades) >= MIN_SMOOTHED and are_edges and highest >= foreground / 2:
         raise DataError(
             f"the label maps contain the values {_listed(totals)}; {_listed(shades)} are found only between "
-            f"lower and higher values, as in a map of one class, 0 and {top}, that was smoothed or downscaled: save the label maps "
-            f"without smoothing, or, if these are classes, name them, as {_example(shades)}"
+            f"lower and higher values, as in a map of one class, 0 and {top}, that was smoothed or "
+            f"downscaled: save the label maps without smoothing, or, if these are classes, name them, as "
+            f"{_example(shades)}"
         )
 
 

@@ -42,7 +42,7 @@ MAX_PATIENTS = 10_000
 
 
 class SplitConfig(Config):
-    """Division of the patients who have no official split."""
+    """Division of the patients without an official split."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation, which is used for early stopping and model selection."""

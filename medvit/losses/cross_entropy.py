@@ -22,7 +22,10 @@ PIECE_BYTES_ELSEWHERE = 2**28
 def cross_entropy_rows(
     logits: Float[Tensor, "n k"], targets: Float[Tensor, "n k"], temperature: float
 ) -> Float[Tensor, "n"]:
-    """Return -sum(targets * log softmax(logits / temperature)) of each row, in float32; targets get no gradient."""
+    """Return -sum(targets * log softmax(logits / temperature)) of each row, in float32.
+
+    The targets do not get a gradient.
+    """
     assert not targets.requires_grad
     losses: Tensor = _CrossEntropy.apply(logits, targets, temperature)
     return losses

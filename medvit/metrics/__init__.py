@@ -111,7 +111,7 @@ class Metric:
 
     task: ClassVar[Literal["classification", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
-    """Whether it is computed per image, and a report has the mean, or over all images together."""
+    """Whether the metric is computed per image (a report has the mean), or over all images together."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!patient_)[a-z][a-z0-9_]*", self.name) or self.name in RESERVED:
@@ -145,9 +145,9 @@ class ClassMetric(Metric):
     applies: Callable[[Sequence[str]], bool] = lambda _classes: True
     """Whether `of_all` makes sense for classes with these names."""
     is_of_positive: bool = False
-    """Whether its value depends on which of two classes is positive."""
+    """Whether the value depends on which of two classes is positive."""
     in_breakdowns: bool = False
-    """Whether a report shows it for each aggregation level and stratum; `metrics.json` has all."""
+    """Whether a report shows the metric for each aggregation level and stratum; `metrics.json` has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class VolumeMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMetric(Metric):
-    """Metric of the features (N, D) of N images, which uses no labels."""
+    """Metric of the features (N, D) of N images, computed without labels."""
 
     task = "representation"
     is_per_image = False

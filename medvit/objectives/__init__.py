@@ -35,7 +35,7 @@ class Twin:
 
 
 class Objective(nn.Module, ABC):
-    """Pretraining objective of a backbone, which uses no labels."""
+    """Pretraining objective of a backbone, without labels."""
 
     backbone: Backbone
     """Backbone to pass on."""

@@ -64,7 +64,7 @@ SLIDES_A_PATIENT = 2
 INKED_EVERY = 5
 """Every fifth slide has marker ink on it, and thus as many slides of each class."""
 LESION_SCALE = 3.0
-"""Of the photographs of studies: what a small model can learn to see."""
+"""Size of the lesions in photographs of studies, large enough for a small model."""
 SAME_CLASS = 0.6
 """Probability that the second eye has the class of the first; otherwise any class."""
 SECOND_VISIT_EVERY = 4

@@ -105,7 +105,7 @@ def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[U
 def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MPP) -> None:
     """Write a pyramidal TIFF with JPEG tiles, which OpenSlide can open.
 
-    Without `mpp`, the file states no pixel size.
+    Without `mpp`, the file does not state a pixel size.
     """
     import tifffile
 

@@ -49,7 +49,7 @@ class TiffHeader:
     compression: int
     orientation: int
     is_for_pillow: bool
-    """Whether it has 8 bits in a coding that Pillow, but not tifffile, converts to RGB or gray."""
+    """Whether the page has 8 bits in a coding that Pillow, but not tifffile, converts to RGB or gray."""
 
 
 def read_header(path: Path) -> TiffHeader:

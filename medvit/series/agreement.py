@@ -60,7 +60,7 @@ def common_padding(frames: Sequence[Frame]) -> Padding | None:
     """Return the common padding of frames of one type; None if no frame declares padding.
 
     Raises:
-        ConflictError: If frames declare different padding, and no single range would mark the same pixels as padding.
+        ConflictError: If frames declare different padding, and a single range cannot mark the same pixels as padding.
     """
     ranges = {frame.padding for frame in frames} - {None}
     if len({frame.padding for frame in frames}) <= 1:

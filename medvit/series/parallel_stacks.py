@@ -1,4 +1,4 @@
-"""Parallel stacks within one series that no element identifies, separated by their in-plane offset.
+"""Separation of parallel stacks in one series by their in-plane offset, where no element identifies them.
 
 Two hips or two knees, or the disks of a spine, are often one series of parallel planes without (0020,9056) StackID.
 Planes of the same stack are aligned along the normal; planes of different stacks are shifted within the plane. A tilted

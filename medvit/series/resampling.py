@@ -34,7 +34,7 @@ MAX_DRIFT = 1.0
 """Largest shift of slices within their plane, in fields of view."""
 
 WHOLE_PIXEL = 1e-3
-"""Shifts closer to whole pixels than this need no interpolation."""
+"""Shifts closer to whole pixels than this are not interpolated."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _stacks(planes: Sequence[Header]) -> list[Subseries]:
 def _by_number(
     planes: list[Header], positions: Int[Array, "planes"], counts: Int[Array, "positions"]
 ) -> list[Subseries]:
-    """Return volumes in the order of instance and frame numbers, for planes that no element separates."""
+    """Return volumes in the order of instance and frame numbers, for planes that are not separated by an element."""
     ranks = _ranks(positions, [(float(plane.number), float(plane.frame or 0)) for plane in planes])
     if ranks is None:
         low, high = int(counts.min()), int(counts.max())

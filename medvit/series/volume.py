@@ -219,7 +219,7 @@ def position_tolerance_mm(headers: Sequence[Header]) -> float:
 
 
 def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> None:
-    """Check that no two slices share a position; `distances` ascend along the slice normal, in mm.
+    """Check that all slices have different positions; `distances` ascend along the slice normal, in mm.
 
     Raises:
         GeometryError: If two are closer than the tolerance.

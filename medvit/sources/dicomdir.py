@@ -34,7 +34,7 @@ class DicomDirectory:
         """Return the files that the DICOMDIR refers to, without copying them.
 
         Raises:
-            DataError: If the DICOMDIR cannot be read, refers to no file, or all its files are missing.
+            DataError: If the DICOMDIR cannot be read, does not refer to any file, or all its files are missing.
         """
         path = Path(place.location)
         files: set[Path] = set()

@@ -53,7 +53,7 @@ def hold(response: requests.Response, timeout_s: float) -> None:
 
 
 class _Watch:
-    """Thread that ends a transfer that makes no progress."""
+    """Thread that ends a stalled transfer."""
 
     def __init__(self, end: Any, timeout_s: float) -> None:
         self._end, self._timeout_s = end, timeout_s

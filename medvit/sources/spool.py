@@ -169,8 +169,8 @@ class SpooledFile:
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
         """Give the complete file its name; `changed_s` is its modification time, if the source states one.
 
-        If there is no modification time, as for files from servers, a checksum of the content replaces it, so that the
-        same file fetched again counts as unchanged, and a different file as changed.
+        If the modification time is unknown, as for files from servers, a checksum of the content replaces it, so that
+        the same file fetched again counts as unchanged, and a different file as changed.
         """
         self._stream.close()
         changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system

@@ -79,7 +79,7 @@ class Journal:
         """Return the URI of the store and the experiment that the journal was last written for.
 
         Raises:
-            TrackingError: If the journal contains no run.
+            TrackingError: If the journal does not contain a run.
         """
         runs = [record for record, _, _ in self.read(0) if record["kind"] == "run"]
         if not runs:

@@ -7,7 +7,7 @@ import re
 
 MAX_LENGTH = 250
 NAMELESS = "_x110000_"
-"""Escape of an empty name: beyond Unicode, so that no other name has it."""
+"""Escape of an empty name: beyond Unicode, so that it differs from every other name."""
 _ESCAPE = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 
 

@@ -33,7 +33,7 @@ class Tracker:
     run_id: str | None = None
     """Name of the run in MLflow; None if unknown."""
     wants_pictures: bool = False
-    """Whether pictures are recorded, and so worth drawing."""
+    """Whether pictures are recorded, so that drawing them is useful."""
 
     def params(self, tree: Tree) -> None:
         """Record options, with dots between nested keys."""

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule and layer-wise rates; no weight decay on biases, norms and tokens."""
+"""AdamW with warm-up, a schedule and layer-wise rates; biases, norms and tokens are not decayed."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class TrainingOptions(Config):
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
         """Return the preprocessing.
 
-        If it names no kind, unset fields come from the checkpoint or the data.
+        If its kind is unset, other unset fields come from the checkpoint or the data.
         """
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:

@@ -57,7 +57,7 @@ class FieldOfViewConfig(Config):
         """Return the photograph with a black border, and the square to crop it to.
 
         Raises:
-            DataError: If the photograph shows no disc and `missing` is refuse.
+            DataError: If a disc is not found in the photograph and `missing` is refuse.
         """
         disc = find_disc(pixels) if self.missing == "whole" else require_disc(pixels)
         if disc is None or disc.is_whole_frame:
@@ -131,7 +131,7 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
     """Return the field of view of a photograph, or raise an error.
 
     Raises:
-        DataError: If the photograph shows no disc.
+        DataError: If a disc is not found in the photograph.
     """
     disc = find_disc(pixels)
     if disc is None:

@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one study; `reason` names no patient, `outputs` are the names of files in its folder."""
+    """Outcome of one study; `reason` does not name a patient, `outputs` are the names of files in its folder."""
 
     status: Status
     code: str = ""
@@ -137,10 +137,10 @@ class ResultWriter(Protocol[ContextT]):
         """Return whether it applies to a `Prediction` or a `SlideFinding`."""
 
     def write(self, context: ContextT, folder: Path) -> Sequence[str]:
-        """Write files into an empty folder; return notes for human review, which name no patient.
+        """Write files into an empty folder; return notes for human review, which do not name patients.
 
         Raises:
-            MedvitError: A subclass, if the source does not allow it; the text names no patient.
+            MedvitError: A subclass, if the source does not allow it; the text does not name a patient.
         """
 
 

@@ -67,7 +67,7 @@ def check_codes(codes: Mapping[str, str], classes: tuple[str, ...]) -> None:
     """Check given codes before any study is processed.
 
     Raises:
-        ConfigError: If a code cannot be read or names no class of the model.
+        ConfigError: If a code cannot be read or its class is unknown to the model.
     """
     for name, text in codes.items():
         _parse(name, text)

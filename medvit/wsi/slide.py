@@ -153,7 +153,7 @@ def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
     For a single DICOM file, the other levels are found in its folder.
 
     Raises:
-        DataError: If the slide states no pixel size and `mpp` is not given.
+        DataError: If the slide does not state a pixel size and `mpp` is not given.
         UnreadableError: If the file is not a slide of the format it claims to be.
     """
     files = [path] if isinstance(path, Path) else list(path)

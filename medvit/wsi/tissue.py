@@ -2,9 +2,9 @@
 
 Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all colors equally. Tissue is
 therefore detected by its color in optical density (Beer and Lambert: -log10 of transmitted light, relative to blank
-glass), which fading only scales. Marker ink has colors that no stain of histology has: hematoxylin, eosin and DAB
-absorb green at least as strongly as nearly all other colors (vectors of Ruifrok and Johnston, 2001), while green and
-blue ink transmit green, and red ink absorbs blue as strongly as green and transmits red.
+glass), which fading only scales. Marker ink has colors outside of the range of histology stains: hematoxylin, eosin and
+DAB absorb green at least as strongly as nearly all other colors (vectors of Ruifrok and Johnston, 2001), while green
+and blue ink transmit green, and red ink absorbs blue as strongly as green and transmits red.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Storage strategies, one per kind of image: pixels in the store, or tile lists of whole slides.
 
-A `Way` declares the kinds of image it accepts, stores them, makes the rows of the stored images, and removes arrays
-that no row refers to from the finished dataset. To support a new kind of image, add a strategy and an entry in
-`storage.py`; the code of the stage depends on no kind. No image is stored twice: a resumed run, or an update of an
-earlier dataset, reuses stored images.
+A `Way` declares the kinds of image it accepts, stores them, makes the rows of the stored images, and removes
+unreferenced arrays from the finished dataset. To support a new kind of image, add a strategy and an entry in
+`storage.py`; the code of the stage does not depend on the kind. No image is stored twice: a resumed run, or an update
+of an earlier dataset, reuses stored images.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Way(Protocol):
     """Storage strategy for some kinds of image."""
 
     def takes(self, kind: Kind) -> bool:
-        """Return whether this strategy stores images of a kind; no other strategy does."""
+        """Return whether this strategy stores images of a kind; each kind has exactly one strategy."""
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
         """Store candidates; a failing candidate never stops the others.

@@ -1,4 +1,4 @@
-"""Probes that need no training: nearest neighbors and ridge regression, with the standard error of their score."""
+"""Probes without training: nearest neighbors and ridge regression, with the standard error of their score."""
 
 from __future__ import annotations
 
