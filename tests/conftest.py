@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real data (if they are beside the project), prepared MLflow databases, blank figures."""
+"""Fixtures for all tests: real data (if present next to the project), prepared MLflow databases, blank figures."""
 
 import gc
 import os
@@ -57,13 +57,13 @@ def _blank(width: int, height: int) -> bytes:
 
 @pytest.fixture
 def whole_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures as users get them, for tests of what is drawn."""
+    """Draw figures completely, for tests of their content."""
     monkeypatch.setattr(Figure, "savefig", SAVEFIG)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Search for no garbage while modules are imported, which leave none: a third of the time that takes."""
+    """Disable garbage collection during imports, which create no garbage: this saves a third of the time."""
     gc.disable()
     try:
         return (yield)
@@ -72,9 +72,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is imported by now out of garbage collection, which would search a million objects time and again.
+    """Exclude the imported modules from garbage collection, which would search a million objects repeatedly.
 
-    Search what comes after less often: a search of all of it takes seconds, and finds little.
+    Collect later objects less often: a full collection takes seconds and finds little.
     """
     gc.collect()
     gc.freeze()

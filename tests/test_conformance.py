@@ -1,7 +1,7 @@
 """Conformance on real files: `conformance.csv` has a line per file or series, with the expected result.
 
 `expected` counts kinds of images and codes of refusals, as `2 image + geometry`; `files` is a pattern below `data`,
-whose files are read together. Data are folders beside the project, or pydicom's own test files.
+whose files are read together. Data are folders next to the project, or pydicom's own test files.
 """
 
 from __future__ import annotations

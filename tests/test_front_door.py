@@ -29,7 +29,7 @@ OFFERED = set(dir(medvit)) & medvit._HOMES.keys()
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of a site: new studies of phantoms, and what the stages made."""
+    """A folder like that of a site: new studies of phantoms, and the outputs of the stages."""
     folder = tmp_path_factory.mktemp("site")
     for number in range(2):
         hu, _, affine = make.half(2, number)

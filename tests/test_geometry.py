@@ -1,4 +1,4 @@
-"""Voxels keep their world positions, whatever the order of their axes."""
+"""Voxels keep their world positions for any order of their axes."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ HOMES = {
 
 
 def assert_none(offenders: Iterable[str]) -> None:
-    """Fail with the whole list of what breaks a rule, a line each."""
+    """Fail with a list of all violations of a rule, one per line."""
     found = sorted(offenders)
     assert not found, "\n" + "\n".join(found)
 

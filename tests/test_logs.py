@@ -1,4 +1,4 @@
-"""The log file gets every line with its date, and others see what they saw before."""
+"""The log file gets every line with its date, and other handlers are unchanged."""
 
 from __future__ import annotations
 

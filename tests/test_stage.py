@@ -138,7 +138,7 @@ def test_what_a_kill_after_the_renaming_left_is_removed_at_the_next_start(
         with pytest.raises(KeyboardInterrupt):
             run_count(tmp_path)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    (tmp_path / "out" / ".lock").touch()  # which a killed process leaves, too
+    (tmp_path / "out" / ".lock").touch()  # which remains after a killed process, too
     with pytest.raises(OutputError, match="exists already"):
         run_count(tmp_path, resume=True)
     left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -158,16 +158,16 @@ def test_a_full_disk_is_told_with_the_way_on(tmp_path: Path) -> None:
 
 
 class Grouped(Config):
-    """Options in a group, of which one follows from what is found."""
+    """Options in a group, one of which is inferred."""
 
     terms: str = ""
-    """Empty: what is found."""
+    """Empty: inferred."""
     pace: int = 1
     """May change."""
 
 
 class ResolvingConfig(StageConfig):
-    """Options of a stage one of whose options follows from what it finds."""
+    """Options of a stage that infers one of them."""
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("size", "facts.terms")
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "facts.pace")
@@ -176,12 +176,12 @@ class ResolvingConfig(StageConfig):
     output: Path
     """Output folder."""
     size: tuple[int, ...] | None = None
-    """Unset: what is found."""
+    """Unset: inferred."""
     other: int = 1
     """Something else."""
     facts: Grouped = Field(default_factory=Grouped)
     fails: bool = Field(False, json_schema_extra={"private": True})
-    """Whether it fails when it has made something."""
+    """Whether the stage fails after it has written a file."""
 
 
 @stage
@@ -434,7 +434,7 @@ def test_the_log_says_how_a_run_ended_that_did_not_finish(tmp_path: Path, error:
 
 
 class OpenConfig(StageConfig):
-    """Options, none of them private."""
+    """Options without private ones."""
 
     output: Path
     """Output folder."""

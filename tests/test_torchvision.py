@@ -1,4 +1,4 @@
-"""timm beside a CPU-only torch, in programs that know nothing of medvit."""
+"""timm with a CPU-only torch, in programs that do not import medvit."""
 
 from __future__ import annotations
 

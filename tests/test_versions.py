@@ -1,8 +1,8 @@
 """Results that an update of a dataset may reuse are those recorded for the versions that the rooms declare.
 
-Where a test here fails, what is read, stored or shown of the phantoms has changed: raise `VERSION` of the room that
-changed it, so that no update mixes old results with new ones, then record the new results with
-`python -m tests.test_versions`.
+If a test fails here, the data that are read, stored or shown of the phantoms have changed: increase `VERSION` of the
+room that changed them, so that updates do not mix old results with new ones, then record the new results with `python
+-m tests.test_versions`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def suv(dataset: Dataset) -> Suv | None:
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """Return the factor that all slices of a series share, or the reason why they differ."""
+    """Return the factor that all slices of a series share, or the reason why they do not share one."""
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:

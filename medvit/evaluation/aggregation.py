@@ -147,7 +147,7 @@ def breakdowns(
     `order` names all classes from harmless to worst, `positive` is the index of one of two classes.
 
     Raises:
-        ConfigError: If it names others.
+        ConfigError: If `order` does not name exactly the classes.
     """
     assumed = assumed_patients(rows)
 

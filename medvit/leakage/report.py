@@ -32,8 +32,8 @@ NAMES: Mapping[Check, str] = {
 NOTES = (
     "Groups that cross are in more than one split, or in both datasets; the others are repeats within one split.",
     "Identical pixels: all stored values are equal, even if the files differ. Files are compared unless they are "
-    "DICOM, or of a dataset made before their hashes were stored. Near duplicates: 256-bit hashes that differ in few bits, "
-    "confirmed by fine structure or, for volumes and smooth images, by correlation: a repeated exposure, a copy "
+    "DICOM, or of a dataset made before their hashes were stored. Near duplicates: 256-bit hashes that differ in few "
+    "bits, confirmed by fine structure or, for volumes and smooth images, by correlation: a repeated exposure, a copy "
     "re-encoded, resized, shifted or cropped by up to a tenth, or a neighboring frame. Copies without a shift or crop "
     "are also found when mirrored or, for images, rotated by right angles. Some larger shifts and crops are missed, "
     "most of them in images under 64 pixels; copies rotated by other angles are not found.",

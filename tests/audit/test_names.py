@@ -1,4 +1,4 @@
-"""The words of a patient's name are always looked for, whatever else the words mean."""
+"""The words of a patient's name are always searched for, even if they have other meanings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that are not asked for are not computed to the end, and nobody notices."""
+"""Tokens that are not requested are not computed to the end, which does not change the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_wanted_tokens_and_their_gradients_are_those_among_all(options: dict[str
     pixels = torch.randn(6, 1, 12, 8)
     patches, grid = backbone.embed(pixels)
     wanted = torch.rand(6, backbone.num_prefix_tokens + patches.shape[1]) < 0.4
-    wanted[2] = False  # an image of which nothing is wanted
+    wanted[2] = False  # an image without requested tokens
     found, gradients = [], []
     for way in ("some", "all"):
         torch.manual_seed(1)

@@ -19,7 +19,8 @@ def small(ndim=2, **options):
 
 
 def make_blocks_count(model):
-    """Random biases, and layer scales at 0.5: at their start of 1e-5 a wrong block would hide below the tolerance."""
+    """Random biases, and layer scales at 0.5: at the initial 1e-5, the error of a wrong block would be below the
+    tolerance."""
     for name, weight in model.named_parameters():
         if name.endswith((".gamma", "gamma_1", "gamma_2")):
             torch.nn.init.constant_(weight, 0.5)

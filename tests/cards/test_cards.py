@@ -1,4 +1,4 @@
-"""The card of a dataset: figures that are true, prose that is kept, gaps that are named."""
+"""Card of a dataset: correct figures, preserved prose, listed gaps."""
 
 from __future__ import annotations
 

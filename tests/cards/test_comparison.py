@@ -66,7 +66,7 @@ def test_equal_datasets_do_not_differ(tmp_path: Path) -> None:
 def test_what_differs_is_told_and_nothing_else(tmp_path: Path, changes: dict[str, object], names: set[str]) -> None:
     variables = compare(dataset(tmp_path / "a"), dataset(tmp_path / "b", **changes))
     assert shifted(variables) == names
-    assert {variable.name for variable in variables[: len(names)]} == names  # what differs most comes first
+    assert {variable.name for variable in variables[: len(names)]} == names  # in descending order of the difference
 
 
 def test_a_patient_of_many_images_has_one_age(tmp_path: Path) -> None:

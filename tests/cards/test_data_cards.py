@@ -1,4 +1,4 @@
-"""The project's cards of real data sets: one for each, its figures those of what ingest finds."""
+"""The project's cards of real data sets: one for each, with the same figures as an ingest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Source:
     modality: str = ""
     unread: tuple[str, ...] = ()
     has_slides: bool = False
-    """Whether slides are among what is counted, and not all too small to be cut into tiles."""
+    """Whether the card counts slides that are large enough for tiles."""
 
 
 SOURCES = {

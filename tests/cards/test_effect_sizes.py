@@ -1,4 +1,4 @@
-"""Effect sizes against their formulas, and intervals that resample patients."""
+"""Effect sizes equal their formulas, and intervals resample patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of what was not taken survives writing and reading."""
+"""The list of refused files survives writing and reading."""
 
 from __future__ import annotations
 

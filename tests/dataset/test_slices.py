@@ -1,4 +1,4 @@
-"""Slices of volumes: which they are, which way up, whose, and that nothing but them is read."""
+"""Slices of volumes: selection, orientation, patients, and that only the selected slices are read."""
 
 from dataclasses import replace
 from pathlib import Path

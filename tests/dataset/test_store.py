@@ -1,4 +1,4 @@
-"""Arrays in the store are read back bit for bit, whole or in parts; incomplete ones do not exist."""
+"""Arrays in the store are read back bit for bit, whole or in parts; incomplete arrays do not exist."""
 
 from __future__ import annotations
 

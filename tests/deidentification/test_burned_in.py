@@ -1,4 +1,4 @@
-"""Burned-in text: found, excluded, masked or kept, and never silently."""
+"""Burned-in text is found, and excluded, masked or kept, never silently."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_kinds_that_rarely_carry_writing_are_looked_at_when_asked(tmp_path: Path
 
 @pytest.mark.parametrize(("name", "outside"), [("US1_UNC", slice(0, 100)), ("VL1_UNC", slice(0, 486))])
 def test_all_writing_of_real_screens_is_masked(shared_data: Path, name: str, outside: slice) -> None:
-    """Beside the picture nothing is left but an outlined sign of the maker and an arrow."""
+    """Outside of the image area, only an outlined logo of the manufacturer and an arrow remain."""
     (frame,) = frames_in([shared_data / "nema-wg04" / "REF" / name])
     masked = blanked(frame, to_mask([(frame, find_lines(frame))]), 0)
     assert (masked[outside, : 270 if name == "VL1_UNC" else None].max(axis=-1) > 60).sum() < 150  # of some 4000

@@ -1,4 +1,4 @@
-"""Pseudonyms reveal nothing without the key, and nobody else can read the key."""
+"""Pseudonyms reveal nothing without the key, and only its owner can read the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels behind a known header are those that reading the whole file gives, or are left to it."""
+"""Pixels read behind a known header equal those of a full read; otherwise the file is read in full."""
 
 from __future__ import annotations
 

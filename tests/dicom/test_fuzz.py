@@ -44,7 +44,7 @@ from medvit.records import Item
 ROUNDS = int(os.environ.get("MEDVIT_FUZZ", "300"))
 SEED = int(os.environ.get("MEDVIT_FUZZ_SEED", "0"))
 KEPT = Path(os.environ["MEDVIT_FUZZ_KEEP"]) if "MEDVIT_FUZZ_KEEP" in os.environ else None
-"""Where the last mutation is kept, for one that kills the process."""
+"""File with the last mutation, in case it kills the process."""
 LARGEST_SEED_BYTES = 120_000
 LONGEST_S = 10.0
 """One mutation, on a machine that does other work too; most take milliseconds."""
@@ -126,14 +126,14 @@ def recombined(one: bytes, other: bytes, source: random.Random) -> bytearray:
     stream = io.BytesIO()
     try:
         pydicom.dcmwrite(stream, first, enforce_file_format=False)
-    except Exception:  # what pydicom cannot write cannot be a file
+    except Exception:  # a data set that pydicom cannot write is not a file
         return bytearray(one)
     return bytearray(stream.getvalue())
 
 
 @pytest.fixture(scope="module")
 def small_files(request) -> list[bytes]:
-    """Small real files, those beside the project too where they are."""
+    """Small real files, including those next to the project if present."""
     files = sorted(PYDICOM.rglob("*.dcm"))
     shared = Path(__file__).parents[3] / "shared" / "data" / "dicom-odd"
     files += sorted(shared.rglob("*.dcm")) if shared.is_dir() else []

@@ -1,4 +1,4 @@
-"""Padding that a file declares is a fact of its image, from the header to what a model sees."""
+"""Declared padding is a property of the image, from the header to the input of a model."""
 
 from __future__ import annotations
 

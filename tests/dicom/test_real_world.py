@@ -1,4 +1,4 @@
-"""Real-world value mappings give values, unit and label where nothing else does, or where one is named."""
+"""Real-world value mappings give values, unit and label if nothing else does, or if one is requested."""
 
 from __future__ import annotations
 

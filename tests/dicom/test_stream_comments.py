@@ -1,4 +1,4 @@
-"""Compressed frames lose what is not needed to decode them, and decode to the same samples."""
+"""Compressed frames lose the segments that decoding does not need, and decode to the same samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SUV by body weight: the arithmetic, the clock, and every reason to leave a PET image in its own unit."""
+"""SUV by body weight: the arithmetic, the clock, and every reason to keep a PET image in its own unit."""
 
 from __future__ import annotations
 

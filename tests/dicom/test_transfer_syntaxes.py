@@ -1,4 +1,4 @@
-"""Every transfer syntax against an uncompressed reference, on real files and on frames that the test encodes."""
+"""Every transfer syntax compared with an uncompressed reference, on real files and on frames that the test encodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drafts become files that only their owner reads where they are private, and replace nothing."""
+"""Drafts are written to new files, private ones readable by their owner only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work over items comes back in order, and one bad item stops no other."""
+"""Results are in the order of the items, and one failing item does not stop the others."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_outcomes_keep_order_and_errors_stay_with_their_item(config: EngineConfi
 
 
 def test_items_and_results_larger_than_a_pipe_holds_pass_in_both_directions_at_once() -> None:
-    items = [bytes([number]) * 2**22 for number in range(12)]  # 4 MiB; a pipe holds 64 KiB to some 100
+    items = [bytes([number]) * 2**22 for number in range(12)]  # 4 MiB; a pipe has 64 KiB to about 100
     outcomes = map_items(doubled, items, config=SPREAD, title="large")
     assert [outcome.result == outcome.item * 2 for outcome in outcomes] == [True] * 12
 
@@ -305,7 +305,7 @@ def test_an_item_over_the_time_limit_is_stopped_alone_and_order_holds() -> None:
     late = [outcome.error for outcome in outcomes if outcome.error is not None]
     assert [type(error) for error in late] == [TimeLimitError] * 2
     assert "longer than engine.item_timeout_s=0.4" in str(late[0])
-    assert time.monotonic() - start < 20  # s; beside the limits, the start of new workers
+    assert time.monotonic() - start < 20  # s; the limits, plus the start of new workers
 
 
 def test_many_items_within_the_limit_may_take_longer_than_it_together() -> None:

@@ -29,7 +29,7 @@ each_head = pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
 
 
 class InMemory:
-    """Tiles that remember how many were asked for at once."""
+    """Tiles that record how many were requested at once."""
 
     def __init__(self, embeddings: Float[Tensor, "n d"]) -> None:
         self.embeddings, self.most = embeddings, 0

@@ -61,7 +61,7 @@ def reference_attention(module: NystromAttention, found: Tensor) -> tuple[Tensor
 
 
 def reference_positions(module: PyramidPositions, square: Tensor) -> Tensor:
-    """Each token (H, W, D) plus what the weights take of its neighborhoods of 7, 5 and 3."""
+    """Each token (H, W, D) plus its weighted neighborhoods of 7, 5 and 3."""
     added = square.clone()
     for convolution in module.convolutions:
         side = convolution.weight.shape[-1]

@@ -17,7 +17,7 @@ MR = AppliesTo(modality="MR", kind="volume", description="HippoCrop")
 
 
 class Plain:
-    """Pseudonyms that show what they stand for."""
+    """Readable pseudonyms."""
 
     def study(self, identifier: str, *, patient: str | None = None) -> str:
         return f"s-{identifier}" if patient is None else f"s-{identifier}-{patient}"

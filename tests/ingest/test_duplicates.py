@@ -1,4 +1,4 @@
-"""Nothing is lost unless asked; what is dropped is listed, and the test split is served first."""
+"""Images are dropped only on request and then listed; the test split has priority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders are classes only where nothing speaks against it."""
+"""Folders are classes only if nothing contradicts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A survey counts what a source holds and offers nothing to be printed that may name anyone."""
+"""A survey counts the contents of a source, and its printed text cannot name anyone."""
 
 from __future__ import annotations
 

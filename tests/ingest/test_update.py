@@ -1,4 +1,4 @@
-"""An ingest of a source that a dataset was made of before reads what is new and no more."""
+"""An update of a dataset reads only the new files of the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging of datasets: nothing is lost, patients remain apart, and splits do not overlap."""
+"""Merging of datasets keeps all images, keeps patients apart, and keeps splits disjoint."""
 
 from __future__ import annotations
 

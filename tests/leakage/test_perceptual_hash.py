@@ -1,4 +1,4 @@
-"""Hashes of images that look alike are near, those of others are far, and the search misses nothing."""
+"""Hashes of similar images are near, those of others are far, and the search is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies shifted or cropped are found by their fine structure; images that agree in what is coarse are not one."""
+"""Shifted or cropped copies are found by their fine structure; a common coarse structure is not enough."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_dice_is_that_of_monai():
     one_hot = [F.one_hot(maps, CLASSES).movedim(-1, 1) for maps in (found, truth)]
     theirs = compute_dice(*one_hot, include_background=False)
     ours = dice_from_counts(*overlaps(truth, found, CLASSES).unbind(dim=1))
-    ours[0, 1] = theirs[0, 1]  # MONAI leaves Dice undefined wherever the truth is empty
+    ours[0, 1] = theirs[0, 1]  # Dice of MONAI is undefined wherever the truth is empty
     torch.testing.assert_close(ours, theirs, equal_nan=True)
     assert math.isnan(ours[1, 1])
 

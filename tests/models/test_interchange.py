@@ -63,7 +63,7 @@ def moved(model: torch.nn.Module) -> None:
 
 
 def pretrained(folder: Path, way: PeftConfig | None = None, **options: Any) -> Checkpoint:
-    """The checkpoint of a pretraining in some way, from weights that are no longer those of the initialization."""
+    """The checkpoint of a pretraining by some adaptation, with weights that differ from the initial ones."""
     torch.manual_seed(0)
     config = VitConfig(**LAYOUT | options)
     backbone = config.build().eval()
@@ -214,7 +214,7 @@ def test_peft_puts_the_adapter_on_its_base_and_gives_the_features_of_the_backbon
 
 
 def test_an_adapter_fits_the_model_that_training_started_from(tmp_path: Path) -> None:
-    """So one public model serves the adapters of many tasks; what was trained whole comes with the adapter."""
+    """So one public model serves the adapters of many tasks; fully trained modules are stored with the adapter."""
     start = pretrained(tmp_path / "start")
     public = to_timm(start, tmp_path / "public")
     backbone = backbone_of(start)

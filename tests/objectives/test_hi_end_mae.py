@@ -1,4 +1,4 @@
-"""hi_end_mae is what the authors' code computes (Tang et al., MedIA 2025), written out here from the description of it.
+"""hi_end_mae equals the authors' code (Tang et al., MedIA 2025), rewritten here from its description.
 
 The decoder takes prefix, visible and hidden tokens, in the order of the shuffled patches; two blocks of self-attention,
 then one block of self-attention, cross-attention and MLP for each shallower depth, the deepest of them first.

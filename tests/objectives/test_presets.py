@@ -1,4 +1,4 @@
-"""Every preset of pretraining is consistent, and none augments medical images like photographs."""
+"""Every preset of pretraining is consistent, and does not augment medical images like photographs."""
 
 from pathlib import Path
 

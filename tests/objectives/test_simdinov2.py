@@ -1,4 +1,4 @@
-"""The loss of SimDINOv2 is that of the paper, and needs no prototypes."""
+"""The loss of SimDINOv2 equals that of the paper, without prototypes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The laws of simmim (Xie et al., CVPR 2022), some of which hold for hi_end_mae (Tang et al., 2025) as well."""
+"""Properties of simmim (Xie et al., CVPR 2022), some of them shared by hi_end_mae (Tang et al., 2025)."""
 
 import math
 

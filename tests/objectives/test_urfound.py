@@ -62,7 +62,7 @@ def test_every_text_with_a_word_has_one_hidden_and_padding_never_is(objective):
 
 
 def test_a_latent_of_zero_makes_it_a_model_of_text_alone(objective):
-    """Whatever the images, the loss is one and the same."""
+    """The loss does not depend on the images."""
     views, _ = planted(6)
     words = objective.hide(objective.texts(views.descriptions, 6))
     objective.project.bias.data.zero_()
@@ -105,7 +105,7 @@ def label_loss(objective: UrFound, views: Views, kinds: torch.Tensor, *, shuffle
 
 
 def test_the_loss_of_words_falls_only_if_the_image_tells_them(make):
-    """Chance is ln 4 = 1.39 nats; images of other texts leave it there, images of their own bring it below a half."""
+    """Chance is ln 4 = 1.39 nats; images of other texts do not change it, matching images reduce it below a half."""
     options = {"mask_ratio": 0.25, "text_weight": 3.0, **TINY}
     backbone = {"patch_size": 4}
     informed = make("urfound", backbone=backbone, **options)

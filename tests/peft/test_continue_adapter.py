@@ -1,4 +1,4 @@
-"""Going on with an adapter: the same function, the same weights trained, and one adapter of both trainings."""
+"""Continued training of an adapter: the same function, the same trained weights, one adapter for both runs."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""ExPLoRA: what is declared changes and nothing else, few weights are trained, and what is new is trained whole."""
+"""ExPLoRA: only the declared weights change, few weights are trained, and new ones are fully trained."""
 
 import copy
 

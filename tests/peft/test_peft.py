@@ -1,4 +1,4 @@
-"""The contract of every way of adapting: unchanged at the start, mergeable, honest about what it trains."""
+"""Contract of every adaptation: unchanged at the start, mergeable, correct list of trained weights."""
 
 import copy
 import pkgutil

@@ -1,4 +1,4 @@
-"""Phantom slides never change, open like real files, and match their labels."""
+"""Phantom slides are deterministic, open like real files, and match their labels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tissue(one: slide.SlidePhantom) -> np.ndarray:
 
 
 def large_nuclei(one: slide.SlidePhantom) -> np.ndarray:
-    """Mask of the pixels more than 6 pixels within what is dark: within nuclei too large for normal tissue."""
+    """Mask of the pixels more than 6 pixels within dark areas: within nuclei too large for normal tissue."""
     red = one.pixels[..., 0]
     return distance_transform_edt(red < 0.5 * np.median(red[tissue(one)])) > 6
 

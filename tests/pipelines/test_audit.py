@@ -1,4 +1,4 @@
-"""Identifiers planted wherever they may stand, and the audit that must find none, or all where there are some."""
+"""Audit of identifiers planted in every possible place: it finds none in datasets, and all in other folders."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def audit(made: Path, source: Path, *words: str) -> int:
 
 
 def texts_of(made: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file that is not the site's key nor kept beside it, as bytes, unpacked where it is packed."""
+    """Every file except the site's key and the files next to it, as bytes, unpacked if compressed."""
     for file in made.rglob("*"):
         if file.is_file() and not any(part.startswith("site.key") for part in file.parts):
             yield file.relative_to(made).as_posix(), file.read_bytes()

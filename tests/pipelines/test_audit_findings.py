@@ -68,7 +68,7 @@ def made(source: Path, make_store: MakeStore, tmp_path_factory: pytest.TempPathF
 
 
 def new_output(made: Path) -> str:
-    """A folder beside what is audited."""
+    """A folder next to the audited ones."""
     return f"output={tempfile.mkdtemp(dir=made.parent)}"
 
 
@@ -431,7 +431,7 @@ def test_a_class_is_no_finding_unless_it_names_a_patient(tmp_path: Path) -> None
 
 
 def test_what_stands_in_the_lines_together_is_found_in_its_line(tmp_path: Path) -> None:
-    """A number that a line begins with is apart from what the line before it ends with."""
+    """A number at the start of a line is separate from the end of the previous line."""
     needles = [Needle("-661.82658862", "a private element"), Needle(NAME.casefold(), "(0010,0010) PatientName")]
     file = tmp_path / "notes.txt"
     file.write_text("\n" * 600 + f"5\n-661.82658862\n.\n{NAME}\n", encoding="utf-8")

@@ -88,7 +88,7 @@ def test_figures_of_eyes_name_their_level(tmp_path: Path) -> None:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A folder as the demo leaves it, as far as its last screen looks there."""
+    """A folder with the results of the demo that its last screen uses."""
     organs, slides = tmp_path / "ct-predictions", tmp_path / "slide-predictions"
     organs.mkdir()
     write_truths(organs, seed=0)

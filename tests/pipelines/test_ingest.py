@@ -272,7 +272,7 @@ def test_options_that_make_no_sense_are_refused(
 
 
 class TestRealData:
-    """On the real data sets, if they are beside the project."""
+    """On the real data sets, if present next to the project."""
 
     def test_hippocampus(self, shared_data: Path, tmp_path: Path) -> None:
         source = tmp_path / "source"

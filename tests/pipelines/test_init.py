@@ -1,4 +1,4 @@
-"""From a folder to configurations: what init writes runs unchanged, and it overwrites and reveals nothing."""
+"""From a folder to configurations: files of init run unchanged; init overwrites and reveals nothing."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ REAL = {
     "wsi": ({("slide", "SM"): 1, ("image", ""): 13}, ""),
     "bbbc038-nuclei": ({("image", ""): 120}, "segmentation"),
 }
-"""Real data sets, what they hold, and the task that they are for."""
+"""Real data sets, their contents, and their task."""
 
 
 @pytest.mark.parametrize("name", REAL)

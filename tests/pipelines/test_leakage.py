@@ -79,7 +79,7 @@ def test_only_what_is_asked_for_is_looked_for(tmp_path: Path) -> None:
 
 
 class TestRealData:
-    """On the real data sets, if they are beside the project."""
+    """On the real data sets, if present next to the project."""
 
     def test_brain_tumor_slices(self, shared_data: Path, tmp_path: Path) -> None:
         """The class with most of the groups that cross."""

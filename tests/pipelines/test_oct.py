@@ -1,4 +1,4 @@
-"""OCT from its files to a dataset and a model: DICOM of many frames, stacks of B-scans, and what is wrong with them."""
+"""OCT from its files to a dataset and a model: multi-frame DICOM, stacks of B-scans, and their defects."""
 
 from __future__ import annotations
 

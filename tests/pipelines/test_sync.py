@@ -30,7 +30,7 @@ START_S = 120
 
 
 class Server:
-    """An MLflow server of its own on this machine, which can be held still."""
+    """A separate MLflow server on this machine, which can be paused."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -129,7 +129,7 @@ def hold(folder: Path) -> None:
 
 
 def test_a_run_at_work_is_left_to_itself(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()  # no folder, so that no store can be made below it
+    (tmp_path / "file").touch()  # a file, so that a store cannot be made below it
     with Forked(hold, tmp_path) as other:
         assert other.line() == "ready\n"
         (line,) = sync(runs=tmp_path).failures

@@ -30,7 +30,7 @@ def write_png(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def candidate() -> Callable[..., Candidate]:
-    """A candidate made of its paths; no file is needed."""
+    """A candidate made from its paths, without files."""
 
     def make(
         *paths: str, patient: str = "", split: Split | None = None, labels: Mapping[str, str] | None = None

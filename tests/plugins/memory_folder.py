@@ -9,7 +9,7 @@ from pathlib import Path
 
 IN_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 2 * 2**30
-"""Ten times what a run of all tests holds at once."""
+"""Ten times the peak size of a run of all tests."""
 
 if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > NEEDED_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))

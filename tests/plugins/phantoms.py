@@ -16,7 +16,7 @@ from medvit import phantoms
 from medvit.geometry import Affine
 
 KEPT = {"_patient": 64, "_radiograph": 64, "_eye": 32, "_slide": 8}
-"""How many of each kind of phantom a worker keeps in memory, by the function that draws it."""
+"""Number of phantoms that a worker keeps in memory, by the function that draws them."""
 
 Drawing = tuple[object, object]
 

@@ -21,8 +21,8 @@ import pipelines.__main__ as command_line
 class Forked:
     """A function at work in a fork of this process, in a session and a folder of its own.
 
-    `sys.stdin` and `sys.stdout` of the fork are pipes to `tell` and `line`; what it writes to stderr is in `errors`.
-    Its exit status is what the function returns, negative where a signal ended it, as with `subprocess`.
+    `sys.stdin` and `sys.stdout` of the fork are pipes to `tell` and `line`; its stderr is in `errors`. Its exit status
+    is the return value of the function; negative if a signal ended it, as with `subprocess`.
     """
 
     def __init__(self, work: Callable[..., int | None], *arguments: Any, folder: Path | None = None) -> None:

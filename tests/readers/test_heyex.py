@@ -65,7 +65,7 @@ def test_a_volume_comes_back_at_its_place(tmp_path: Path) -> None:
     between, deep, along = tomogram.SPACING_MM
     assert image.affine.spacing_mm == pytest.approx((along, deep, between))
     shown = np.flip(image.pixels[0], axis=(0, 1)).transpose(2, 1, 0)
-    # The format keeps brightness as a float on another scale; what comes back is rounded twice.
+    # The format stores brightness as a float on another scale, so values are rounded twice.
     assert np.abs(shown.astype(int) - scans.astype(int)).max() <= 2
 
 

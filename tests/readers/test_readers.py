@@ -22,7 +22,7 @@ FOLDERS = {
     "totalseg-ct": {"volume": 7, "refused": 3},
     "wsi": {"image": 13, "slide": 1, "refused": 3},
 }
-"""Real folders, and what their files are found to be."""
+"""Real folders, and the expected kinds of their files."""
 
 
 def test_every_format_of_the_room_is_found_by_its_file():

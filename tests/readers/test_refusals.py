@@ -48,7 +48,7 @@ TAKEN = {
 
 
 def sentence(*files: Path) -> str:
-    """Why the one image of some files is not taken."""
+    """Reason why the image in some files is refused."""
     (found,) = find(files)
     if not isinstance(found, Item):
         return found.reason

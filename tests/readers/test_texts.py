@@ -1,6 +1,4 @@
-"""Texts beside pixels: each reader yields all texts of its format, documents all their contents, except technical
-words.
-"""
+"""Texts outside of pixels: readers yield all texts of their format, documents all contents, except technical words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices whose values differ in meaning make no volume."""
+"""Slices with different meanings of their values are not combined into a volume."""
 
 from __future__ import annotations
 

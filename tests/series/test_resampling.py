@@ -1,4 +1,4 @@
-"""Series that make no regular grid, under each policy."""
+"""Series that do not form a regular grid, under each policy."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def make_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @pytest.fixture(scope="session")
 def orthanc(make_orthanc: Callable[..., Orthanc], studies: Path) -> Orthanc:
-    """A server that holds the studies, for tests that only read."""
+    """A server with the studies, for tests that only read."""
     return make_orthanc().upload(sorted(studies.rglob("*.dcm")))
 
 
@@ -191,7 +191,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port at which nobody listens."""
+    """An unused port."""
     return free_port()
 
 

@@ -91,7 +91,7 @@ def test_what_an_earlier_run_fetched_never_reaches_the_dataset(
     files = {p.name: p.read_bytes() for p in (tmp_path / "source").rglob("*.dcm")}
     tree = {"dataset": tmp_path / "made", "name": "test", "key": tmp_path / "key", "tracking": {"enabled": False}}
     partial = tmp_path / "made.partial"
-    unpacked(zipped(tmp_path / "x.zip", files), partial)  # as a run that was killed leaves it
+    unpacked(zipped(tmp_path / "x.zip", files), partial)  # as after a killed run
     assert list(partial.rglob("*.dcm"))
     archive_now = zipped(tmp_path / "x.zip", {**files, "more.txt": b"more"})
     source = archive_now if earlier == "another state of the archive" else tmp_path / "source"

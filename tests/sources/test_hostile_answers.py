@@ -173,7 +173,7 @@ def pass_on(listener: socket.socket, speaker: socket.socket, num_quick: float) -
 
 @contextmanager
 def slow_pacs(num_quick: int) -> Iterator[int]:
-    """The port of a DICOM server whose every byte takes a while after so many messages."""
+    """The port of a DICOM server that sends each byte with a delay after this many messages."""
     from pynetdicom import AE, evt
 
     entity = AE()

@@ -78,7 +78,7 @@ def sqlite(folder: Path, **options: object) -> TrackingConfig:
 
 
 def tables_lost(folder: Path) -> None:
-    """Take from a store all that records are written to; it still answers."""
+    """Remove the tables of a store that records are written to; the store still answers."""
     with sqlite3.connect(folder / "mlflow.db") as database:
         for table in ("metrics", "latest_metrics", "params", "tags"):
             database.execute(f"ALTER TABLE {table} RENAME TO lost_{table}")
@@ -337,7 +337,7 @@ def test_one_refused_parameter_costs_no_other(
     tracker.params({"a": 1, "b": 1})
     tracker.finish("FAILED")
     again = start(config, "ingest", tmp_path)
-    again.params({"a": 1, "b": 2, "c": 3})  # MLflow takes no second value of a parameter
+    again.params({"a": 1, "b": 2, "c": 3})  # MLflow does not accept a second value of a parameter
     again.finish("FINISHED")
     assert client.get_run(again.run_id).data.params == {"a": "1", "b": "1", "c": "3"}
     assert "MLflow refused some of the params" in caplog.text

@@ -73,7 +73,7 @@ def test_a_grown_backbone_goes_on_into_finetuning(images, start, tmp_path):
 
 @pytest.fixture(scope="module")
 def explored(images, start, tmp_path_factory) -> Checkpoint:
-    """A backbone continued by ExPLoRA, its adapter beside it."""
+    """A backbone continued by ExPLoRA, with its adapter in a separate file."""
     options = image_options(images, checkpoint=start.folder, peft={"name": "explora", "rank": 2}, guard="off")
     made = pretrain(output=tmp_path_factory.mktemp("explored") / "x", **options | {"optim": {"lr": 1e-2}})
     return Checkpoint.load(made.folder)

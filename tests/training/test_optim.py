@@ -1,4 +1,4 @@
-"""Rates and decay go where they should."""
+"""Learning rates and decay apply to the right weights."""
 
 from pathlib import Path
 

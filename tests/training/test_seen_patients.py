@@ -1,4 +1,4 @@
-"""Training patients of a model are passed on from training to training, and a test on them is refused."""
+"""Training patients are recorded from training to training, and a test on them is refused."""
 
 from dataclasses import replace
 

@@ -16,7 +16,7 @@ from tests.training.guard.test_guard import image_options
 
 @pytest.fixture(scope="module")
 def runs(images, tmp_path_factory):
-    """Start weights and a teacher, which went 20 steps ahead."""
+    """Initial weights, and a teacher trained for 20 steps more."""
     folder = tmp_path_factory.mktemp("further")
     start = pretrain(output=folder / "start", **image_options(images, optim={"lr": 1e-3}))
     options = image_options(images, checkpoint=start.folder, peft="full", optim=COSINE, guard="off")

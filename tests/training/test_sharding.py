@@ -95,7 +95,7 @@ def work(rank: int, folder: str) -> None:
     for number, weight in enumerate(module.parameters()):
         weight.grad = torch.full_like(weight, float(number % 5))
         if not is_sharded(nn.ParameterList([weight])):
-            weight.grad += rank - 0.5  # what each process learned of its own images
+            weight.grad += rank - 0.5  # the weights of each process, trained on its own images
     average_replicated(module)
     norm = gradient_norm(module.parameters())
     clip(module.parameters(), 1.0)

@@ -42,7 +42,7 @@ def stop_politely(stage, monkeypatch, number, step: int, batch: int = 0, **optio
 
 @pytest.fixture(scope="module")
 def whole(volumes, tmp_path_factory) -> Checkpoint:
-    """A run that no signal reaches."""
+    """A run without a signal."""
     folder = tmp_path_factory.mktemp("whole") / "whole"
     return pretrain(output=folder, **pretrain_options(volumes, **FROZEN_AT_FIRST))
 
@@ -52,7 +52,7 @@ def whole(volumes, tmp_path_factory) -> Checkpoint:
     [
         (signal.SIGTERM, 1, 0, Position(0, 4)),  # while gradients are added up
         (signal.SIGUSR1, 1, 1, Position(0, 4)),
-        (signal.SIGTERM, 3, 1, Position(1, 0)),  # in the last step of a round
+        (signal.SIGTERM, 3, 1, Position(1, 0)),  # in the last step of an epoch
         (signal.SIGTERM, 6, 0, Position(1, 6)),
     ],
 )

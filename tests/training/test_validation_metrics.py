@@ -30,7 +30,7 @@ def finetuning(tmp_path, kind, head, classes=CLASSES) -> Finetuning:
 
 
 def validated(module: Finetuning, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[str, float]:
-    """The name and the metric of a round on batches of four images."""
+    """The name and the metric of an epoch on batches of four images."""
     for number, batch in enumerate(zip(pixels.split(4), targets.split(4), strict=True)):
         module.validation_step(Batch(*batch), number)
     return module.metric_name, module._metric()

@@ -125,7 +125,7 @@ def test_the_mask_goes_through_the_same_crop() -> None:
 def test_a_prediction_comes_back_on_the_photograph(
     tmp_path: Path, size: list[int], overlap: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that calls what is bright foreground finds a bright spot at its place."""
+    """A model that labels bright pixels as foreground finds a bright spot at its place."""
     picture = photograph()
     picture[:, 60:90, 150:180] = 255
     predictor = Predictor(_segmentation(tmp_path, size=size), "cpu")

@@ -1,4 +1,4 @@
-"""Intensity augmentations have the documented effect, and disabled ones have none."""
+"""Intensity augmentations have the documented effect, and disabled ones change nothing."""
 
 import numpy as np
 import pytest

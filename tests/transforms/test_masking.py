@@ -1,4 +1,4 @@
-"""Block masks: no more than asked for, and never none."""
+"""Block masks: at most the requested number, and at least one patch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""From a stored image to what a model sees: what was not measured neither counts nor mixes with what was."""
+"""From a stored image to the input of a model: unmeasured pixels do not count, and do not mix with measured ones."""
 
 from __future__ import annotations
 

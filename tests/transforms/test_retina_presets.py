@@ -1,4 +1,4 @@
-"""The presets of the retina do to a photograph what the published recipes do."""
+"""The retina presets process photographs like the published recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of place: lengths in mm hold, flips are exact, and on cubic voxels MONAI finds the same."""
+"""Spatial augmentation: lengths in mm are preserved, flips are exact, and results on cubic voxels equal MONAI's."""
 
 from __future__ import annotations
 

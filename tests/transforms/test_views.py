@@ -1,4 +1,4 @@
-"""Crops for self-supervision: sizes, scales, seeds, and what a second image of a study adds."""
+"""Crops for self-supervision: sizes, scales, seeds, and the views of a second image of a study."""
 
 from dataclasses import replace
 

@@ -14,7 +14,7 @@ ROPE = {"ndim": 2, "channels": 3, "positions": "rope", "registers": 4, "layer_sc
 
 
 def dino(width: int, depth: int, patch: int, tokens: int) -> Shapes:
-    """dino_deitsmall16_pretrain_full_checkpoint.pth, what its `teacher` holds."""
+    """The `teacher` of dino_deitsmall16_pretrain_full_checkpoint.pth."""
     backbone = {f"backbone.{name}": shape for name, shape in vit(width, depth, patch, tokens).items()}
     head = {"head.mlp.0.weight": (2048, width), "head.mlp.0.bias": (2048,), "head.mlp.4.weight": (256, 2048)}
     return backbone | head | {"head.last_layer.weight_g": (65536, 1), "head.last_layer.weight_v": (65536, 256)}

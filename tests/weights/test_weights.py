@@ -1,4 +1,4 @@
-"""Public weights: other layouts by name, other shapes by law, and nothing run or downloaded on the way."""
+"""Public weights: other layouts by name, other shapes by law, without running or downloading code."""
 
 import pickle
 import socket
@@ -99,7 +99,7 @@ def test_a_volume_of_equal_slices_gives_what_one_slice_gave():
 
 
 def test_a_larger_patch_keeps_the_token_of_an_enlarged_image():
-    """FlexiViT's law: upsampling the patch and the kernel leaves the inner product unchanged."""
+    """FlexiViT's law: upsampling the patch and the kernel does not change the inner product."""
     kernel, patch = torch.randn(3, 1, 4, 4), torch.randn(1, 1, 4, 4)
     larger = adapt_patch_embedding(kernel, (3, 1, 8, 8))
     enlarged = torch.nn.functional.interpolate(patch, size=(8, 8), mode="bicubic", antialias=True)

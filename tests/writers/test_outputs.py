@@ -1,4 +1,4 @@
-"""Writers are chosen by name; one that fails, or is in the way of another, costs its own files alone."""
+"""Writers are chosen by name; if one fails or conflicts with another, only its own files are missing."""
 
 from __future__ import annotations
 

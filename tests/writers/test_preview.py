@@ -31,7 +31,7 @@ def test_slices_show_the_patients_right_and_front_to_the_left_and_the_head_above
         tile = picture[HEIGHT : 2 * HEIGHT, n * HEIGHT : (n + 1) * HEIGHT].astype(int)
         first, last = tile[HEIGHT // 4, HEIGHT // 4], tile[3 * HEIGHT // 4, 3 * HEIGHT // 4]
         hue = [int(np.argmin([np.abs(pixel - 0.4 * np.array(c)).sum() for c in COLORS])) for pixel in (first, last)]
-        # The middle slice is in one of the two blocks; the other is no longer visible.
+        # The middle slice is in one of the two blocks; the other is not visible.
         assert (first.max() > 0) != (last.max() > 0)
         assert hue[0] == 0 if first.max() > 0 else hue[1] == 1
         assert tile[HEIGHT // 4, 3 * HEIGHT // 4].max() == 0

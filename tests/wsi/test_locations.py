@@ -1,4 +1,4 @@
-"""Slides whose pixels remain in their files: their locations are stored beside the key, tiles are read on demand."""
+"""Slides whose pixels remain in their files: their locations are stored next to the key, tiles are read on demand."""
 
 import json
 import shutil

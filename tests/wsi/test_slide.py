@@ -234,7 +234,7 @@ def test_what_the_user_says_wins_over_a_dicom_spacing_that_no_microscope_has(lev
 
 
 def second_scan(levels: list[Path], **changes) -> Path:
-    """A copy of the first level beside it, as of another instance with other attributes."""
+    """A copy of the first level in the same folder, like another instance, with other attributes."""
     copy = levels[0].with_name("second.dcm")
     dataset = dcmread(levels[0])
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID[:60]}.7"

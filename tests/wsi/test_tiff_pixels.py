@@ -1,4 +1,4 @@
-"""Pixels of TIFF slides are those that its header promises, whichever decoder reads them, or the file is refused."""
+"""Pixels of TIFF slides match the header with every decoder, or the file is refused."""
 
 from pathlib import Path
 

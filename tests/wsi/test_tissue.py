@@ -1,4 +1,4 @@
-"""Tissue against glass, ink, bubbles and fading: on pictures made here, and on the labeled tiles of the shared data."""
+"""Tissue is distinguished from glass, ink, bubbles and fading, on generated pictures and on real labeled tiles."""
 
 from pathlib import Path
 

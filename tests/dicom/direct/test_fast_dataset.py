@@ -1,4 +1,4 @@
-"""The quick way through a file finds what pydicom finds, and leaves to it what it does not know."""
+"""The fast parser finds the same elements as pydicom, and falls back to pydicom for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each kind of image is stored in exactly one way, whatever the options are."""
+"""Each kind of image is stored in exactly one way, with any options."""
 
 from __future__ import annotations
 

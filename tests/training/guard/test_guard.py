@@ -1,4 +1,4 @@
-"""The guard: what it reads, when it speaks, and that a wrecked run never ends with the wreck."""
+"""The guard: its readings, its alarms, and that a collapsed run never ends with collapsed weights."""
 
 import json
 
@@ -23,7 +23,7 @@ def kinds(guard, *readings):
 
 
 def test_the_ridge_probe_finds_a_class_that_neighbors_miss():
-    """The class is in one small direction beside large ones of noise."""
+    """The class is in one small direction, the noise in large ones."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(120, 20, generator=generator) * 3.0
     labels = torch.arange(120) % 2
@@ -91,7 +91,7 @@ def test_a_fall_within_the_noise_of_the_probe_is_none():
 
 
 def compared(generator, *, lost: float, gained: float, count: int = 256) -> set[str]:
-    """Alarms of a round after which some of the images that the start named right (.80) are lost, and some gained."""
+    """Alarms after an epoch that loses some of the images that were right at the start (.80), and gains others."""
     right = torch.arange(count) < round(0.8 * count)
     chance = torch.rand(count, generator=generator)
     later = torch.where(right, chance >= lost / 0.8, chance < gained / 0.2)

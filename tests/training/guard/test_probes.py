@@ -187,7 +187,7 @@ def test_too_few_images_or_none_asked_for_make_no_probe(images):
 
 
 def test_an_attribute_is_asked_for_as_a_label_is_and_what_features_hold_of_it_is_read(images):
-    """Sex is planted as brightness, which random weights pass on: an audit of what features hold."""
+    """Sex is encoded as brightness, which random weights preserve: an audit of the information in features."""
     rows = Manifest.read(images).rows
     rows = tuple(replace(r, labels={}, attributes={"sex": "FM"[r.labels["label"] == "dark"]}) for r in rows)
     assert probe_of(images, rows)[1].question == "study"

@@ -1,4 +1,4 @@
-"""Heads of slides learn from parts of bags, each on its own, and their mean is no worse than they are."""
+"""Heads of slides are trained separately on parts of bags, and their mean is at least as good as each of them."""
 
 from __future__ import annotations
 
