@@ -99,7 +99,7 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVa
         opening,
         [
             Section("Contents", [_contents(a, b), *filter(None, remarks)]),
-            Section("Shifts", [_table(variables), *NOTES]),
+            Section("Effect sizes", [_table(variables), *NOTES]),
             Section("Distributions", [[_picture(number, one) for number, one in enumerate(variables)]]),
             Section("Images", [[_images(a, b)]]),
         ],
@@ -117,10 +117,10 @@ def _measured(
     return [ComparedVariable(name, a[name], b[name], measure(a[name], b[name], seed)) for name in a if name in b]
 
 
-def _rank(shift: EffectSize) -> float:
+def _rank(found: EffectSize) -> float:
     """Return a sort key for effects: the largest bound that an effect exceeds, then its size."""
     sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
-    return sizes[shift.size] + (min(abs(shift.effect), 9.0) / 10 if np.isfinite(shift.effect) else shift.ks / 10)
+    return sizes[found.size] + (min(abs(found.effect), 9.0) / 10 if np.isfinite(found.effect) else found.ks / 10)
 
 
 def _contents(a: Manifest, b: Manifest) -> Table:
@@ -162,13 +162,13 @@ def _table(variables: Sequence[ComparedVariable]) -> Table:
         ]
         for v in variables
     ]
-    return Table(["", "shift", "effect [95 %]", "KS", "Wasserstein", "a", "b"], lines)
+    return Table(["", "size", "effect [95 %]", "KS", "Wasserstein", "a", "b"], lines)
 
 
-def _effect(shift: EffectSize) -> str:
-    if not np.isfinite(shift.effect):
+def _effect(found: EffectSize) -> str:
+    if not np.isfinite(found.effect):
         return "does not vary within"
-    return f"{'V ' if shift.kind == 'names' else ''}{shift.effect:.2f} [{shift.low:.2f}, {shift.high:.2f}]"
+    return f"{'V ' if found.kind == 'names' else ''}{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _plain(value: float) -> str:

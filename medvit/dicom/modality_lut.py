@@ -50,7 +50,7 @@ class ValueFacts:
     """(0028,0101) BitsStored."""
     label: str = ""
     """(0040,9210) LUTLabel of the mapping, where it can be shown safely."""
-    file_label: str = field(default="", repr=False)
+    said_label: str = field(default="", repr=False)
     """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:

@@ -200,7 +200,7 @@ def _mapped(
     if values == "mapped":
         real_world.require_all_mapped(chosen, num_unmapped)
     frame = _gray(stored, chosen.meaning, dataset, laid)
-    facts = replace(frame.facts, label=chosen.label, file_label=chosen.file_label)
+    facts = replace(frame.facts, label=chosen.label, said_label=chosen.said_label)
     return replace(frame, facts=facts, suv=frame.suv and MAPPED, num_unmapped=num_unmapped)
 
 

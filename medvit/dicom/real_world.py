@@ -54,7 +54,7 @@ class RealWorldMapping:
 
     label: str
     """(0040,9210) LUTLabel if it can be shown safely, else empty."""
-    file_label: str = field(repr=False)
+    said_label: str = field(repr=False)
     """The label as in the file, for comparison; never shown."""
     unit: str = ""
     is_unit_known: bool = True
@@ -103,7 +103,7 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
             name a person.
         UnreadableError: If the mapping cannot be used.
     """
-    chosen = [one for one in found if one.file_label == label.strip()]
+    chosen = [one for one in found if one.said_label == label.strip()]
     if len(chosen) != 1:
         shown = ", ".join(dict.fromkeys(one.label for one in found if one.label))
         hidden = sum(not one.label for one in found)
@@ -143,7 +143,7 @@ def _mapping(item: Dataset, personal: PersonalWords, is_signed: bool) -> RealWor
     table = () if slope is not None else _entries(item)
     return RealWorldMapping(
         label=product_text(file_label, personal),
-        file_label=file_label,
+        said_label=file_label,
         unit=unit,
         is_unit_known=is_known,
         first=-math.inf if first is None else first,

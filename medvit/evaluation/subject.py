@@ -50,7 +50,7 @@ def report_subject(
 
 def _warning(options: EvaluationOptions, *, is_same: bool) -> str:
     if is_same and options.split != "test":
-        use = "learned from" if options.split == "train" else "was selected by"
+        use = "was trained on" if options.split == "train" else "was selected by"
         return f"These are images of the {options.split} split: the model {use} them, so the metrics are too good."
     if options.split == "train":
         return "These are images of a train split: if the model was trained on any of them, the metrics are too good."

@@ -36,7 +36,7 @@ def check_values(frames: Sequence[Frame]) -> None:
     _require_one(
         "(0028,1053) RescaleSlope, (0028,1054) RescaleType, (0028,3000) ModalityLUTSequence or "
         "(0040,9096) RealWorldValueMappingSequence",
-        [(one.scaling, one.rescale_type, one.file_label) for one in facts],
+        [(one.scaling, one.rescale_type, one.said_label) for one in facts],
         [one.scaled for one in facts],
     )
     units = [frame.unit for frame in frames]

@@ -276,7 +276,7 @@ def test_an_empty_split_and_a_bare_backbone_are_refused(
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize(("split", "use"), [("train", "learned from"), ("val", "was selected by")])
+@pytest.mark.parametrize(("split", "use"), [("train", "was trained on"), ("val", "was selected by")])
 def test_numbers_on_images_that_the_model_knows_come_with_a_warning(
     split: str, use: str, tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:

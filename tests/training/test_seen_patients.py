@@ -99,4 +99,4 @@ def test_patients_that_the_model_has_not_learned_from_are_measured_unasked(image
     manifest.filter(lambda row: row.patient_id not in known).write()
     options = {"checkpoint": tuned, "dataset": tmp_path / "dataset", "tracking": OFF}
     evaluate(output=tmp_path / "out", resamples=100, **options)
-    assert "learned from" not in (tmp_path / "out" / "report.html").read_text()
+    assert "was trained on" not in (tmp_path / "out" / "report.html").read_text()
