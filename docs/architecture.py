@@ -35,8 +35,8 @@ def rendered(page: str) -> str:
 
 
 def _rooms() -> Iterator[str]:
-    """Lines of a table: each room with what it holds; a room in a room comes below it."""
-    yield from ("| room | what it holds |", "| --- | --- |")
+    """Yield the lines of a table of rooms and their contents; a nested room comes below its parent."""
+    yield from ("| room | contents |", "| --- | --- |")
     for path in sorted((PROJECT / "medvit").glob("*/**/__init__.py"), key=lambda path: path.parent.parts):
         name = path.parent.relative_to(PROJECT / "medvit").as_posix()
         yield f"| [`{name}/`](../medvit/{name}/__init__.py) | {_first_line(_tree(path))} |"
@@ -44,7 +44,7 @@ def _rooms() -> Iterator[str]:
 
 def _modules() -> Iterator[str]:
     """Lines of a table: the modules beside the rooms."""
-    yield from ("| module | what it holds |", "| --- | --- |")
+    yield from ("| module | contents |", "| --- | --- |")
     for path in sorted((PROJECT / "medvit").glob("[!_]*.py")):
         yield f"| [`{path.name}`](../medvit/{path.name}) | {_first_line(_tree(path))} |"
 

@@ -98,7 +98,8 @@ class SlideJob:
         """
         if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
             raise DataError(
-                "the image states no pixel size; if it is a slide, give its microns per pixel as tiles.slide_mpp=..."
+                "the image does not state a pixel size; if it is a slide, give its microns per pixel as "
+                "tiles.slide_mpp=..."
             )
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []

@@ -109,7 +109,7 @@ def curate(
 
 def _no_fundus(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
     reason = (
-        "a color photograph of modality OP that shows no round field or lacks the colors of a fundus; expected "
+        "a color photograph of modality OP without a round field or the colors of a fundus; expected "
         "a fundus photograph: set its actual modality, or keep it with a flag by scanning.eye.not_fundus=flag"
     )
     found = (one for one in candidates if one.key in taken and "not_fundus" in (taken[one.key].flags or ()))

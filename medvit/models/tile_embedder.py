@@ -166,7 +166,7 @@ def embed_slides(
 ) -> Iterator[Outcome[Row, Embeddings]]:
     """Return the embeddings of each slide, in order, with a progress bar over tiles.
 
-    Stored embeddings are reused. A slide that fails leaves no file and does not stop the others.
+    Stored embeddings are reused. A slide that fails does not leave a file, and does not stop the others.
 
     Raises:
         OutputError: If embeddings cannot be written; the run then stops, because later slides would fail too.

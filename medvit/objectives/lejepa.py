@@ -1,7 +1,7 @@
 """LeJEPA (Balestriero and LeCun, 2025) in 2D and 3D: views predict the mean over views, and features remain Gaussian.
 
 It uses one network, without a teacher, prototypes, temperatures or special schedules, and one weight between two
-losses. Among the objectives that learn from a few thousand images, it has the fewest options to tune.
+losses. Among the objectives for data sets of a few thousand images, it has the fewest options to tune.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class ContinueConfig(PeftConfig):
         Its output equals that of the merged backbone, up to rounding.
 
         Raises:
-            ConfigError: If the backbone carries no adapter.
+            ConfigError: If the backbone does not have an adapter.
             CheckpointError: If the adapter does not match the backbone.
         """
         way, weights = self.recorded(backbone), _carried(backbone).weights
@@ -38,7 +38,7 @@ class ContinueConfig(PeftConfig):
         """Return the method by which pretraining adapted the backbone.
 
         Raises:
-            ConfigError: If the backbone carries no adapter.
+            ConfigError: If the backbone does not have an adapter.
         """
         way = _carried(backbone).way
         chosen = find("medvit.peft", way["name"]).parse_saved(way, source="model.yaml")

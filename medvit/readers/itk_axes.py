@@ -54,7 +54,7 @@ def what_lacks(header: TextHeader) -> str:
     if not header.get("space"):
         return "the NRRD has no field 'space', so left and right are unknown"
     if not lacks_directions(header):
-        return "the field 'space' of the NRRD names no sides of a patient, so left and right are unknown"
+        return "the field 'space' of the NRRD does not name sides of a patient, so left and right are unknown"
     return "the NRRD has no 'space directions', so the directions of its axes are unknown"
 
 

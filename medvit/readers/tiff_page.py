@@ -121,7 +121,7 @@ def tiff_labels(path: Path) -> Num[Array, "h w c"]:
 
 
 def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[int, ...] = ()) -> Num[Array, "h w c"]:
-    """Return only the color channels, if every extra channel is constant and thus carries no information.
+    """Return only the color channels, if every extra channel is constant and thus does not carry information.
 
     `meanings` lists the ExtraSamples codes of the extra channels; the meaning of a channel without a code is unknown.
 

@@ -195,7 +195,7 @@ def _zip_member(info: zipfile.ZipInfo) -> ArchiveMember:
         kind = "encrypted"
     try:
         changed = datetime(*info.date_time, tzinfo=UTC)
-    except ValueError:  # months 0 and the like, from tools that write no date
+    except ValueError:  # months 0 and the like, from tools that do not write dates
         changed = datetime(1980, 1, 1, tzinfo=UTC)
     return ArchiveMember(info.filename, kind, changed.timestamp(), info)
 

@@ -49,7 +49,7 @@ def _location(value: Any) -> str:
             "name the variables: retrieve.auth.user_env=..., retrieve.auth.password_env=..."
         )
     if not parts.hostname or port == 0:
-        raise ValueError("the URL names no host; expected SCHEME://HOST:PORT/PATH")
+        raise ValueError("the URL has no host; expected SCHEME://HOST:PORT/PATH")
     if parts.query or parts.fragment:
         raise ValueError(
             "the URL contains a query; use the options retrieve.query instead, such as retrieve.query.modality=CT"

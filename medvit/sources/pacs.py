@@ -185,8 +185,7 @@ def peer_of(location: str, options: RetrieveConfig) -> Peer:
         aet = TypeAdapter(Aet).validate_python(unquote(parts.username or ""))
     except ValidationError:
         raise ConfigError(
-            "the URL of the source names no application entity title (1 to 16 characters); expected "
-            "pacs://AET@HOST:PORT"
+            "the URL of the source has no application entity title (1 to 16 characters); expected pacs://AET@HOST:PORT"
         ) from None
     assert parts.hostname is not None, "checked when the config was parsed"
     is_encrypted = parts.scheme.lower().endswith("+tls")

@@ -136,7 +136,7 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
     disc = find_disc(pixels)
     if disc is None:
         raise DataError(
-            "the image shows no round field of view; expected a fundus photograph with a bright disc on black: "
+            "the image does not show a round field of view; expected a fundus photograph with a bright disc on black: "
             "exclude the image, or set preprocess.field_of_view.missing=whole to use such images without cropping"
         )
     return disc

@@ -82,7 +82,9 @@ class Fit:
 
     def __str__(self) -> str:
         lines = [self.summary] + [f"  {name}: {what}" for name, what in self.adapted.items()]
-        lines += [f"  not in the file, starts at random: {name} {self.shapes.get(name, '')}" for name in self.missing]
+        lines += [
+            f"  not in the file, randomly initialized: {name} {self.shapes.get(name, '')}" for name in self.missing
+        ]
         lines += [f"  in the file, not in the model: {name} {self.shapes.get(name, '')}" for name in self.unexpected]
         lines += [f"  {what}" for what in self.advice]
         return "\n".join(line.rstrip() for line in lines)

@@ -61,7 +61,7 @@ def _downloaded(name: str) -> tuple[StateDict, tuple[int, ...] | None]:
     """Download a model that the user names; medvit downloads nothing anywhere else."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
-        raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")
+        raise CheckpointError(f"timm has no model named {name!r}; nearest are {', '.join(close) or 'none'}")
     try:
         model = timm.create_model(name, pretrained=True)
         return model.state_dict(), getattr(getattr(model, "patch_embed", None), "grid_size", None)

@@ -83,7 +83,7 @@ def require_tissue(found: TissueMap, pixels: UInt8[Array, "3 h w"]) -> None:
             )
         share = float(found.ink.mean())
         seen = f"only ink, on {share:.0%} of it" if share > 0.01 else "only blank glass"
-        raise DataError(f"the slide shows no tissue, {seen}; exclude it, or scan it again")
+        raise DataError(f"no tissue was found on the slide, {seen}; exclude it, or scan it again")
 
 
 def optical_density(pixels: UInt8[Array, "3 h w"]) -> Float32[Array, "3 h w"]:

@@ -181,7 +181,7 @@ def test_a_plain_picture_that_may_be_a_slide_says_what_to_give(model, tmp_path):
     (line,) = table(tmp_path / "out" / "status.csv")
     assert (line["status"], line["code"]) == ("failed", "data")
     assert (
-        "the image states no pixel size; if it is a slide, give its microns per pixel as tiles.slide_mpp="
+        "the image does not state a pixel size; if it is a slide, give its microns per pixel as tiles.slide_mpp="
         in line["reason"]
     )
     apply(model, source, tmp_path / "mended", tiles={"slide_mpp": MPP})

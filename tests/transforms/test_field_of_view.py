@@ -69,7 +69,7 @@ def test_what_shows_no_disc_is_refused_in_one_sentence(what: str) -> None:
     if what == "stripe":
         picture[:, 80:120] = 200
     assert find_disc(picture) is None
-    with pytest.raises(DataError, match="the image shows no round field of view; expected a fundus photograph"):
+    with pytest.raises(DataError, match="the image does not show a round field of view; expected a fundus photograph"):
         require_disc(picture)
     pixels, crop = FieldOfViewConfig(missing="whole")(picture)
     assert pixels is picture

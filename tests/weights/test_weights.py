@@ -152,7 +152,7 @@ def test_the_report_names_what_was_missing_and_what_was_not_expected():
     state = model.state_dict() | {"strange": torch.zeros(1)}
     del state["norm.bias"]
     report = str(load_weights(model, state, grid=model.grid, source="file"))
-    assert "not in the file, starts at random: norm.bias" in report
+    assert "not in the file, randomly initialized: norm.bias" in report
     assert "in the file, not in the model: strange" in report
 
 

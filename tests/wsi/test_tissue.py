@@ -70,7 +70,7 @@ def test_blank_glass_holds_nothing_and_is_refused():
     found = find_tissue(pixels, WORKING_MPP)
     assert not found.tissue.any()
     for blank in (pixels, np.full((3, 64, 64), 243, np.uint8)):
-        with pytest.raises(DataError, match="shows no tissue, only blank glass"):
+        with pytest.raises(DataError, match="no tissue was found on the slide, only blank glass"):
             require_tissue(found, blank)
 
 
@@ -107,7 +107,7 @@ def test_the_thin_rim_of_a_stroke_is_no_tissue():
 def test_a_slide_of_ink_alone_is_refused_as_such():
     stroke = ndimage.gaussian_filter(disk().astype(float), 4.0)
     pixels = shot(np.array(INKS["green"])[:, None, None] * stroke + glass())
-    with pytest.raises(DataError, match="shows no tissue, only ink"):
+    with pytest.raises(DataError, match="no tissue was found on the slide, only ink"):
         require_tissue(find_tissue(pixels, WORKING_MPP), pixels)
 
 

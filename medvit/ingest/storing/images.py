@@ -257,7 +257,7 @@ class _Lines:
 
     def add(self, state: str, taken: Taken) -> None:
         """Append the record and the state of an image."""
-        if self._file is None:  # a run without new images writes no file
+        if self._file is None:  # a run without new images does not write a file
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
         self._file.write(_line(state, taken))
         self._file.flush()

@@ -114,7 +114,7 @@ def test_what_cannot_be_taken_is_told_in_a_sentence_each_and_the_rest_goes_on(so
     reasons = " / ".join(entry.reason for entry in quarantine.read(tmp_path / "dataset"))
     assert "not of a supported slide format" in reasons
     assert "has no microns per pixel" in reasons
-    assert "the slide shows no tissue, only blank glass" in reasons
+    assert "no tissue was found on the slide, only blank glass" in reasons
     assert "is cut short or damaged" in reasons
 
 
