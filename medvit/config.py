@@ -415,15 +415,24 @@ def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str
 
 
 def groups(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the top-level option groups of a config type, each with the first line of its class as description."""
-    found = {}
+    """Return the top-level option groups of a config type with their descriptions.
+
+    The description is the first line of the class. If two groups have the same class, the second is described by the
+    first sentence of its field.
+    """
+    found: dict[str, str] = {}
     for name, field in kind.model_fields.items():
         nested = _nested(field.annotation)
         if any(isinstance(mark, OffersChoices) for mark in field.metadata):
-            found[name] = re.split(r"[.;,] ", " ".join((field.description or "").split()))[0].rstrip(".")
+            found[name] = _first_sentence(field.description)
         elif nested is not None and not isinstance(field.get_default(call_default_factory=True), Mapping):
-            found[name] = (nested.__doc__ or "").strip().splitlines()[0].rstrip(".")
+            about = (nested.__doc__ or "").strip().splitlines()[0].rstrip(".")
+            found[name] = _first_sentence(field.description) if about in found.values() else about
     return found
+
+
+def _first_sentence(text: str | None) -> str:
+    return re.split(r"[.;] ", " ".join((text or "").split()))[0].rstrip(".")
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:

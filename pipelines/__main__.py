@@ -138,7 +138,7 @@ STAGES = {
         "medvit export dataset=runs/dataset output=runs/files",
     ),
     "audit": Entry(
-        "Search a dataset, its copies and the tracker for identifiers of the source's patients.",
+        "Search a dataset, its de-identified copy and MLflow for anything that identifies a patient.",
         "medvit audit dataset=runs/dataset source=hospital-export",
         "places identify patients or could not be searched",
         prints_them=True,
@@ -158,12 +158,12 @@ STAGES = {
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Send to MLflow the records that runs stored locally while MLflow was unreachable.",
+        "Send records to MLflow that runs stored locally while MLflow was unreachable.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
     "whois": Entry(
-        "Print the original identifier of a pseudonym, from the crosswalk beside the site's key file.",
+        "Print the original identifier of a pseudonym. Needs the key file that computed the pseudonym.",
         "medvit whois s-0123456789ab key=~/.medvit/site.key",
         before="PSEUDONYM ",
     ),
@@ -195,8 +195,7 @@ EXIT_STATUS = """exit status:
   0    success
   1    the stage failed
   2    the configuration or the arguments are wrong
-  3    the stage finished, but a check failed (a leak was found, the guard ended the training), some items failed, or
-       no input was suitable
+  3    the stage finished, but a check failed, some items failed, or no input was suitable
   130  interrupted; run the same command with resume=true to continue"""
 
 
@@ -291,7 +290,8 @@ def overview() -> str:
         f"{EXIT_STATUS}\n\n"
         "medvit STAGE --help lists every option with its type, default and meaning.\n"
         "medvit --version prints the version.\n"
-        "Errors are reported in one sentence; --debug adds the traceback. For research use; not a medical device."
+        "Errors are reported in one sentence. --debug adds the traceback.\n"
+        "For research use only. Not a medical device."
     )
 
 

@@ -35,7 +35,8 @@ def groups(stage: str) -> dict[str, str]:
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
     """Return the options of a stage in sections, below some lines; the options in `first` are the first section.
 
-    `words` choose variants, as in `head=dense`; by default, the default variant is shown.
+    `words` choose variants, as in `head=dense`. For other choices, the default variant is shown, or none if the default
+    is unset.
     """
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     shown = [key for key in options(stage) if key.type != RENAMED and _is_chosen(key, chosen, options(stage))]
@@ -49,7 +50,7 @@ def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterab
         title = f"{group}: {about[group]}" if group in about else "other options"
         title = "options common to all stages" if group in LAST else title
         sections.setdefault(title, []).append(key)
-    lines = [line for title, keys in sections.items() for line in _section(stage, title, keys)]
+    lines = [line for title, keys in sections.items() for line in _section(stage, title, keys, chosen)]
     return "\n".join([*head, *lines])
 
 
@@ -89,25 +90,27 @@ def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
         return True
     field, _, name = key.variant.partition("=")
     owner = next(one for one in known if one.name == f"{field}.name" and _is_chosen(one, chosen, known))
-    default = owner.default if owner.default != "unset" else owner.type.split(" or ")[0]
-    return chosen.get(field, chosen.get(f"{field}.name", default)) == name
+    return _choice(owner, chosen) == name
+
+
+def _choice(owner: Key, chosen: dict[str, str]) -> str:
+    """Return the variant that is shown for a choice such as `head.name`; `unset` if there is no default."""
+    return chosen.get(owner.name.removesuffix(".name"), chosen.get(owner.name, owner.default))
 
 
 def _has_group(key: Key, about: dict[str, str]) -> bool:
     return key.name.partition(".")[0] in about
 
 
-def _section(stage: str, title: str, keys: Sequence[Key]) -> Iterator[str]:
+def _section(stage: str, title: str, keys: Sequence[Key], chosen: dict[str, str]) -> Iterator[str]:
     yield from ("", f"{title}:")
     for key in keys:
         value = "required" if key.default == "required" else f"default {key.default}"
         name = key.name.removesuffix(".name") if _is_choice(stage, key) else key.name
         yield f"  {name}  ({key.type}, {value})"
         yield textwrap.indent(textwrap.fill(key.help, WIDTH), " " * 6)
-        others = _other_variants(stage, key)
-        if others:
-            hint = f"Other choices have options of their own: medvit {stage} {name}={others[0]} --help lists them."
-            yield textwrap.indent(textwrap.fill(hint, WIDTH), " " * 6)
+        if _is_choice(stage, key):
+            yield from _note(stage, key, _choice(key, chosen))
 
 
 def _is_choice(stage: str, key: Key) -> bool:
@@ -115,13 +118,18 @@ def _is_choice(stage: str, key: Key) -> bool:
     return field != key.name and any(one.variant.startswith(f"{field}=") for one in options(stage))
 
 
-def _other_variants(stage: str, key: Key) -> list[str]:
-    """Return the choices of a field, other than the default, that have options of their own."""
-    if not _is_choice(stage, key):
-        return []
+def _note(stage: str, key: Key, shown: str) -> Iterator[str]:
+    """Yield lines on which variant of a choice this page shows, and how to show another one, if there is one."""
     field = key.name.removesuffix(".name")
     variants = [one.variant.partition("=")[2] for one in options(stage) if one.variant.startswith(f"{field}=")]
-    return [one for one in dict.fromkeys(variants) if one != key.default]
+    others = [one for one in dict.fromkeys(variants) if one != shown]
+    if not others:
+        return
+    if shown in variants:
+        yield f"      This page shows the options of {field}={shown}. For those of another choice, run for example:"
+    else:
+        yield "      Some choices have options of their own. To see them, run for example:"
+    yield f"        medvit {stage} {field}={others[0]} --help"
 
 
 @cache

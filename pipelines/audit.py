@@ -43,14 +43,16 @@ class AuditConfig(StageConfig):
     ignore: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
     """Words that are not searched for, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms. It is needed to distinguish shifted dates in the copy from original dates."""
+    """Key file from which pseudonyms are computed. It is needed to distinguish shifted dates in the copy from original
+    dates.
+    """
     labels: tuple[Path, ...] = Field(default=(), json_schema_extra={"private": True})
     """Tables stored outside the source that were used for the dataset, such as the table of labels. Their contents are
     searched for too, except names of classes.
     """
     unread: Literal["fail", "warn"] = "fail"
-    """Response to source files that cannot be read, and whose identifiers are therefore not searched for: fail ends the
-    stage with exit status 3, warn only logs a warning.
+    """Response to source files that cannot be read, so that their identifiers are not searched for. fail: end the stage
+    with exit status 3. warn: only log a warning.
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
@@ -62,7 +64,7 @@ class AuditConfig(StageConfig):
 
 @stage
 def audit(config: AuditConfig, run: Run) -> Audited:
-    """Search a dataset, its copies and the tracker for identifiers of the source's patients."""
+    """Search a dataset, its de-identified copy and MLflow for anything that identifies a patient."""
     manifest = run.dataset(config.dataset)
     made_with = MadeWith.read(config.dataset)
     copying = DeidentifyConfig.parse_saved(made_with.group("deidentify"), source=CONFIG)

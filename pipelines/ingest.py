@@ -99,8 +99,8 @@ class IngestConfig(StageConfig):
     taking: TakingConfig = Field(default_factory=TakingConfig)
     facts: FactsConfig = Field(default_factory=FactsConfig)
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, created on first use. The crosswalk from pseudonyms to original identifiers is stored
-    beside it, in KEY.crosswalk/.
+    """Key file from which pseudonyms are computed, created on first use. The crosswalk, a table that maps pseudonyms to
+    the original identifiers, is stored beside it in KEY.crosswalk/.
     """
     keep_headers: bool = True
     """Cache DICOM headers, which contain names of patients, in KEY.headers/. false deletes this cache; with `update`,

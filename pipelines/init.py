@@ -36,8 +36,8 @@ class InitConfig(Config):
     modality: str = ""
     """DICOM code of the modality, such as MR, CT, DX, US or OP, for files that do not state theirs."""
     label_from: LabelFrom = "auto"
-    """Use the names of folders as labels: folder always does, auto only if they look like classes and consist of
-    imaging terms, off never.
+    """Use of folder names as labels. folder: always. auto: only if the names look like classes and consist of imaging
+    terms. off: never.
     """
     labels: Path | None = Field(default=None, json_schema_extra={"private": True})
     """CSV or Excel table with labels, if it is stored outside the source. Unset: tables found beside the images."""

@@ -23,11 +23,14 @@ class LeakageConfig(StageConfig):
     output: Path | None = None
     """New folder for the report. Unset: the first unused name of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
-    """Kinds of overlap to look for: the same patient, study or file, identical pixels (pixel), or near duplicates
-    (perceptual).
+    """Kinds of overlap to look for. patient, study, file: the same one. pixel: identical pixels. perceptual: near
+    duplicates.
     """
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
-    """Two images are near duplicates if at most this many of the 256 bits of their perceptual hashes differ."""
+    """Maximum number of bits, of 256, by which two perceptual hashes may differ. Images within this limit are
+    candidates for near duplicates, and their pixels are then compared. For 2D images that are not rotated, the limit is
+    twice as high.
+    """
 
     @property
     def folder(self) -> Path:

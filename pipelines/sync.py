@@ -32,7 +32,7 @@ class Synced:
 
 
 class Sync:
-    """Send to MLflow the records that runs stored locally while MLflow was unreachable.
+    """Send records to MLflow that runs stored locally while MLflow was unreachable.
 
     No artifact is made. The journal of a finished run is removed when MLflow has received all of it, and the ID of the
     run in MLflow is added to its lineage. The journal of an unfinished run is kept for its continuation.

@@ -26,7 +26,9 @@ class WhoisConfig(Config):
     omitted.
     """
     key: Path = Path("~/.medvit/site.key")
-    """Key file of the pseudonyms. The crosswalk is stored beside it."""
+    """Key file from which pseudonyms are computed. The crosswalk, a table that maps pseudonyms to the original
+    identifiers, is stored beside it.
+    """
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Whois:
-    """Print the original identifier of a pseudonym, from the crosswalk beside the site's key file."""
+    """Print the original identifier of a pseudonym. Needs the key file that computed the pseudonym."""
 
     config_type: type[WhoisConfig] = WhoisConfig
 

@@ -32,12 +32,10 @@ ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 class SlicesConfig(Config):
-    """Cutting of volumes into slices, which become images. `slices=axial` is short for `slices.planes=axial`."""
+    """Use of the slices of volumes as training images. `slices=axial` is short for `slices.planes=axial`."""
 
     planes: tuple[Plane, ...] = Field(default=("axial",), min_length=1)
-    """Planes of the slices: axial, coronal, sagittal, or acquired. acquired cuts across the axis with the largest
-    spacing, as in the scan.
-    """
+    """Planes of the slices. acquired is the plane of the scan, perpendicular to the axis with the largest spacing."""
     gap_mm: Amount = 0.0
     """Minimum distance in mm between slices of a volume, because neighboring slices are near duplicates. 0 uses every
     slice.

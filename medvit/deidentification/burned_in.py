@@ -63,12 +63,12 @@ class BurnedInConfig(Config):
     """Handling of burned-in text; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Images with burned-in text: quarantine excludes them, mask blanks the text (in all slices of a volume), keep
-    leaves them unchanged. The number of such images is reported.
+    """Handling of images with burned-in text. quarantine: exclude and list them. mask: blank the text, in a volume in
+    all slices. keep: store them unchanged. Their number is reported.
     """
     look_at: Literal["risky", "all"] = "risky"
-    """Images to check for burned-in text: risky checks kinds that often have it, such as ultrasound and screen
-    captures; all checks every image.
+    """Images to check for burned-in text. risky: kinds that often have it, such as ultrasound and screen captures. all:
+    every image.
     """
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
     """Suspicion score above which an image counts as having text. A lower threshold finds more text, but has more false

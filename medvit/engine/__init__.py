@@ -36,18 +36,20 @@ class EngineConfig(Config):
     """Parallel processing, on this machine or on a Ray cluster."""
 
     name: Literal["processes", "ray"] = "processes"
-    """Local processes, or a Ray cluster whose machines all see the same folders (pip install 'medvit[ray]')."""
+    """Place where the work is done: processes on this machine, or a Ray cluster. ray requires pip install 'medvit[ray]'
+    and machines that share the same folders.
+    """
     num_processes: Count = 1
-    """Number of processes on this machine; 1 does all work in the main process. An existing Ray cluster uses its own
-    number instead.
+    """Number of processes on this machine. 1: all work is done in the main process. An existing Ray cluster ignores
+    this number.
     """
     address: str | None = None
     """Ray cluster to join: HOST:PORT of its head node, or auto for the cluster on this machine. Unset: a new cluster is
     started on this machine.
     """
     item_timeout_s: Positive | None = 3600.0
-    """Time limit in seconds for one unit of work: an image, or a batch of 64 headers. An item over the limit fails, and
-    its process is replaced; with num_processes=1 there is only a warning. Unset: no limit.
+    """Time limit in seconds for an image, or for a batch of 64 headers. If it is exceeded, the image fails and its
+    process is replaced. With num_processes=1, there is only a warning. Unset: no limit.
     """
 
     @model_validator(mode="before")

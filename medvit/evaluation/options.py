@@ -34,11 +34,12 @@ class EvaluationOptions(Config):
     """Split to evaluate."""
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity refers. Unset: the last class of `order`, or the
-    positive class stored in the model or the dataset. Without any of these, the last class, with a note in the report.
+    positive class stored in the model or the dataset. If all of these are missing, the last class is used, with a note
+    in the report.
     """
     seen_patients: SeenPatients = "refuse"
-    """Test images of patients whose images were used to train the model or its initial weights: refuse stops the
-    evaluation, leave_out excludes these images, keep evaluates them with a note in the report.
+    """Handling of test patients on whose images the model or its initial weights were trained. refuse: stop the
+    evaluation. leave_out: exclude their images. keep: evaluate their images, with a note in the report.
     """
     against: Path | None = None
     """Report folder of another model on the same split. The new report adds the differences between the two models,

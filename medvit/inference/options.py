@@ -51,8 +51,8 @@ class PredictionOptions(Config):
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
     series: SeriesChoice = "best"
-    """What to do if several series of a study match. best: use the series with the most slices; for slides, use all.
-    all: use every series. one: refuse the study.
+    """Choice among several matching series of a study. best: the series with the most slices; for whole slides, all
+    series. all: all series. one: refuse the study.
     """
     values: ValuesConfig | None = None
     """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in
@@ -61,16 +61,16 @@ class PredictionOptions(Config):
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""
     outputs: tuple[str, ...] | None = None
-    """Output files: dicom_seg, nifti, png and preview; for slides dicom_ann, geojson, heatmap and preview. Unset: all
-    that apply. []: only the tables of results.
+    """Output formats. For images and volumes: dicom_seg, nifti, png, preview. For slides: dicom_ann, geojson, heatmap,
+    preview. Unset: all that apply. []: only tables of the results.
     """
     codes: dict[str, str] = Field(default_factory=dict)
     """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of other classes are looked
     up by their name.
     """
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, created on first use. With the key file of ingest, a study gets the same pseudonym as
-    in the dataset.
+    """Key file from which pseudonyms are computed, created on first use. With the key file of ingest, a study gets the
+    same pseudonym as in the dataset.
     """
     device: Device = "auto"
     """Device to run the model on. auto uses the GPU if there is one."""

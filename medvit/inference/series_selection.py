@@ -167,8 +167,8 @@ class Belongings:
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
     """Return the series of a study to which a model applies.
 
-    If several series match, `all` returns every one, `best` returns the one with most files (then most bytes, then the
-    first identifier), and `one` raises an error.
+    If several series match, `all` returns every one, `best` returns the one with the most slices, that is, frames or
+    files (then most bytes, then the first identifier), and `one` raises an error.
 
     Raises:
         NoSeriesError: If none fits; the reason lists the study's series by modality and kind.

@@ -24,11 +24,12 @@ MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0
 
 
 class CurationConfig(Config):
-    """Duplicate images, and recorded attributes of images."""
+    """Handling of duplicate images, and recording of image attributes."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Handling of images with identical pixels. keep: keep all. drop: exclude and list the copies, namely those that
-    are also in a stricter split (test, then val, then train), and those in the same split with the same labels.
+    """Handling of images with identical pixels. keep: keep all. drop: exclude and list copies. An image is a copy if a
+    stricter split contains the same image (test is stricter than val, and val than train), or if its own split contains
+    the same image with the same labels.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as

@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 
 class FactsConfig(Config):
-    """Facts about the whole dataset, shown in its card."""
+    """Description of the dataset, shown on its data card."""
 
     license: str = ""
     """Terms of use of the images, shown in the card."""

@@ -42,22 +42,23 @@ class LabelingConfig(Config):
     columns, and optionally the columns split and patient.
     """
     by: LabelBy = "file"
-    """Unit that each table row describes: file, study, series, accession or patient. Its identifier is in the column
-    file (path relative to source, or unique file name), StudyInstanceUID, SeriesInstanceUID, AccessionNumber or
-    PatientID.
+    """Unit that each table row describes. The column with its identifier is file, StudyInstanceUID, SeriesInstanceUID,
+    AccessionNumber or PatientID. The column file contains paths relative to source, or unique file names.
     """
     unmatched: Unmatched = "refuse"
-    """Table rows that match nothing in the source: refuse stops the stage, warn skips them with a warning."""
+    """Response to table rows that match nothing in the source. refuse: stop the stage. warn: skip the rows with a
+    warning.
+    """
     columns: tuple[str, ...] = ()
     """Table columns to use as labels, ignoring letter case. Empty: all columns except those that may identify people.
     """
     missing: MissingTexts | None = None
-    """Table values that mean a missing label. Unset: NA, n/a, nan, NULL and #N/A mean a missing label. The ambiguous
-    values None, - and + are refused.
+    """Table values that denote a missing label. Unset: NA, n/a, nan, NULL and #N/A denote a missing label, and the
+    ambiguous values None, - and + are refused.
     """
     from_folders: LabelFrom = "off"
-    """Use the names of folders as labels: folder always does, auto only if they look like classes, off never. Folder
-    names may contain names of people.
+    """Use of folder names as labels. folder: always. auto: only if the names look like classes. off: never. Caution:
+    folder names may contain names of people.
     """
     positive: dict[str, str] | str = ""
     """Positive class of a label with two classes, to which sensitivity refers. Give the class, such as cancer, or a
@@ -68,7 +69,8 @@ class LabelingConfig(Config):
     lesion}.
     """
     mask_values: MaskValues = "classes"
-    """Meaning of label-map values above 0: classes, or instances (numbered objects, which are all stored as class 1).
+    """Meaning of label-map values above 0. classes: each value is a class. instances: each value is one object, and all
+    objects are stored as class 1.
     """
     mask_ignore: IgnoredValues = ()
     """Label-map values to ignore. Pixels with these values count in neither the loss nor the metrics."""

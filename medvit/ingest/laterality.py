@@ -80,7 +80,9 @@ class EyeConfig(Config):
     word of the file name.
     """
     not_fundus: Literal["refuse", "flag"] = "refuse"
-    """Color photographs of modality OP that do not show a fundus: refuse excludes them, flag keeps them with a flag."""
+    """Handling of color photographs (modality OP) that do not show a fundus. refuse: exclude them. flag: keep them with
+    the flag not_fundus.
+    """
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:

@@ -55,11 +55,11 @@ NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 
 
 class ScanningConfig(Config):
-    """Interpretation of files and folders, and facts that files do not state."""
+    """Reading of files and folders, and metadata that the files do not contain."""
 
     patient_from: GroupPattern | None = None
-    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID or BIDS subject;
-    without these, each study counts as a patient, or each image if the study is unknown.
+    """Regex with one group that captures the patient ID from the file path. Unset: the DICOM PatientID or the BIDS
+    subject. If both are missing, each study counts as a patient. If the study is unknown, too, each image does.
     """
     modality: str = ""
     """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""

@@ -42,7 +42,7 @@ MAX_PATIENTS = 10_000
 
 
 class SplitConfig(Config):
-    """Division of the patients without an official split."""
+    """Division of patients into train, val and test. Official splits of the source are kept."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation, which is used for early stopping and model selection."""
@@ -53,8 +53,8 @@ class SplitConfig(Config):
     salt: int = 0
     """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
-    """Units that are kept in one split: patients, or near_duplicates, which also keeps patients together if their
-    images are identical or near duplicates. Official splits are kept as they are; near duplicates across them are
+    """Images that must be in the same split. patients: those of one patient. near_duplicates: also those of patients
+    who share identical or near-duplicate images. Official splits never change; near duplicates between them are only
     reported.
     """
 
@@ -110,19 +110,19 @@ def assign(
     refusals: list[Refusal] = []
     for candidate in candidates:
         patient = together.get(candidate.patient.id, candidate.patient.id)
-        splits_of = official.get(candidate.patient.id) or of_groups.get(patient)
+        told = official.get(candidate.patient.id) or of_groups.get(patient)
         hashed = split_of(hashed_as.get(patient, patient), config)
-        if splits_of is None:
+        if told is None:
             assigned.append(replace(candidate, split=hashed))
             continue
-        kept = next(name for name in PROTECTED if name in splits_of)
+        kept = next(name for name in PROTECTED if name in told)
         if candidate.split not in (None, kept):
             reason = f"the patient is in the official {kept} split too; this {candidate.split} image is excluded"
             refusals.append(candidate.refused(LEAKAGE, reason))
         else:
             assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
     if not official and (joined is not None or config.keep_together == "patients"):
-        _warn_if_unlucky(candidates, config, together)
+        _tell_if_unlucky(candidates, config, together)
     return SplitAssignment(tuple(assigned), tuple(refusals))
 
 
@@ -147,7 +147,7 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """Return a salt that distributes the classes much more evenly than the current one; None if not needed.
+    """Return a salt that distributes the classes much more evenly than the current one; None if none is needed.
 
     Only images without official splits count, because official splits do not depend on the salt; `joined` patients
     count as one.
@@ -159,7 +159,7 @@ def better_salt(
     return None if best == config.salt else best
 
 
-def _warn_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
+def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
     salt = better_salt(candidates, config, joined)
     if salt is not None:
         log.warning(

@@ -52,7 +52,7 @@ class TileLoaderConfig(Config):
 
 
 class EmbeddingConfig(TileLoaderConfig):
-    """Options for reading and embedding slide tiles, and the folder for embeddings."""
+    """Reading and embedding of slide tiles, and storage of the embeddings."""
 
     embeddings: Path | None = None
     """Folder for tile embeddings, which several runs can share. Unset: inside the dataset folder."""

@@ -35,7 +35,7 @@ class EncoderDrivenConfig(ObjectiveConfig):
     """Fraction of patches to mask."""
     depths: tuple[Count, ...] = ()
     """Encoder blocks whose outputs the decoder uses, counted from 1 and ending with the last block. Empty: four evenly
-    spaced blocks, such as 3, 6, 9, 12 of 12. The authors' code counts all but the last from 0: its 3, 6, 9, 12 are
+    spaced blocks, such as [3,6,9,12] of 12. The authors' code counts differently: its blocks 3, 6, 9, 12 are
     [4,7,10,12] here.
     """
     decoder_width: Count = 384

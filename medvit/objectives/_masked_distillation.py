@@ -33,8 +33,8 @@ class MaskingConfig(Config):
     share: Share = 0.5
     """Fraction of the global crops that are masked; at least one crop is masked."""
     ratios: tuple[Share, Share] = (0.1, 0.5)
-    """Smallest and largest fraction of patches to mask in a crop. The fractions are spread evenly over the masked
-    crops.
+    """Smallest and largest fraction of patches to mask in a crop. The masked crops of a batch have evenly spaced
+    fractions in this range.
     """
 
 
@@ -44,12 +44,14 @@ class GramConfig(Config):
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
     weight: Positive = 2.0
-    """Weight of the Gram loss."""
+    """Weight of the Gram loss. This loss keeps the similarities between patches close to those of another model, the
+    anchor.
+    """
     start: Share = 0.5
     """Fraction of the training run after which the Gram loss is added."""
     anchor: Literal["start", "teacher"] = "teacher"
-    """Model whose patch similarities the student should keep: start is the model with the initial weights of this run;
-    teacher is a copy of the teacher from the step at which the Gram loss is added.
+    """Model whose patch similarities the student should keep. start: the model with the initial weights of this run.
+    teacher: a copy of the teacher from the step at which the Gram loss is added.
     """
     refresh: Share = 0.0
     """Interval at which the anchor is replaced by the current teacher, as a fraction of the training run. 0 never
@@ -60,9 +62,8 @@ class GramConfig(Config):
     clip_negative: bool = True
     """Set negative similarities of patches to zero. The 7B configuration of DINOv3 does not do this."""
     upscale: Count = 1
-    """Factor by which the resolution of the anchor's crops exceeds that of the student's. The anchor's patch features
-    are averaged to the student's grid. DINOv3 uses 2; the cost grows with the square of the factor, or in 3D with its
-    cube.
+    """Resolution of the anchor's crops relative to those of the student. DINOv3 uses 2. The cost grows with the square
+    of this factor, in 3D with its cube.
     """
     max_patches: Count = 2048
     """Maximum number of randomly drawn patches per crop to compare. Memory grows with the square of this number."""
@@ -91,7 +92,7 @@ class MaskedConfig(DistillationConfig):
     patch_weight: Positive = 1.0
     """Weight of the loss on masked patches."""
     patch_head: Literal["shared", "separate"] = "shared"
-    """Projection head of the patches: shared uses that of the images, separate is a head of their own."""
+    """Projection head of the patches. shared: the same head as for images. separate: a second head."""
     gram: GramConfig | None = None
     """Gram anchoring of the patch features. Unset: no anchoring."""
     curriculum: CurriculumConfig | None = None

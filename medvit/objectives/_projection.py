@@ -35,8 +35,8 @@ class ProjectionConfig(Config):
     layers: Count = 3
     """Number of linear layers before the prototypes."""
     prototypes: int = Field(default=65536, ge=2)
-    """Number of prototypes, over which teacher and student output probabilities. A few thousand suffice for small
-    datasets.
+    """Number of prototypes. Teacher and student output one probability for each of them. A few thousand are enough for
+    small datasets.
     """
     weights: str | None = None
     """Projection head to start from: a published file, such as dino_head.safetensors of RAD-DINO, or a checkpoint

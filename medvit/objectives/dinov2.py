@@ -40,8 +40,8 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     targets.
     """
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
-    """Regularizer that spreads the features of a batch. koleo is the published one, but its gradient explodes on near
-    duplicates.
+    """Regularizer that spreads the features of a batch. koleo is the one of the DINOv2 paper, but its gradient explodes
+    if a batch contains near duplicates.
     """
     regularizer_weight: Amount | None = None
     """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""

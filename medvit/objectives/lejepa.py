@@ -30,8 +30,8 @@ class LeJepaConfig(AgreementConfig):
 
     name: Literal["lejepa"] = "lejepa"
     gaussian_weight: Share = 0.02
-    """Weight of the loss that keeps features normally distributed. The loss of predicting views has the remaining
-    weight, 1 minus this.
+    """Weight of the loss that keeps features normally distributed. The loss that predicts one view from another has the
+    remaining weight (1 minus this one).
     """
     num_directions: Count = 256
     """Number of random directions along which features are compared with a normal distribution. They are drawn again at

@@ -42,9 +42,11 @@ class SimMimConfig(ObjectiveConfig):
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
-    """Fraction of mask units to mask, rounded up to whole units."""
+    """Fraction of the image to mask, rounded up to whole mask units."""
     mask_patches: Count = 2
-    """Side of a mask unit in patches: 2 patches of 16 pixels give the published 32 pixels."""
+    """Side of a mask unit in patches. All patches of a mask unit are masked together. The paper uses 32 pixels, which
+    are 2 patches of 16 pixels.
+    """
     views: SimMimViewsConfig = Field(default_factory=SimMimViewsConfig)
 
     def build(self, backbone: Backbone) -> SimMim:

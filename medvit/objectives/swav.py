@@ -53,7 +53,7 @@ class SwavConfig(AgreementConfig):
     if a step has more images than there are prototypes.
     """
     queue_from: Share = 0.15
-    """Fraction of the training run after which the queue is used, since features change quickly at first."""
+    """Fraction of the training run after which the queue is used. Features change too quickly before."""
     freeze_prototypes: Share = 0.01
     """Fraction of the training run, at its start, in which the prototypes are frozen."""
 

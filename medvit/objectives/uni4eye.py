@@ -50,8 +50,8 @@ class Uni4EyeConfig(ObjectiveConfig):
     decoder_heads: Count = 16
     """Attention heads of each decoder."""
     other_patch_size: tuple[Count, ...] = ()
-    """Sides of a patch of the other kind of input: volumes for a 2D backbone, images for a 3D backbone. Empty: 16
-    pixels in 2D and 8 voxels in 3D.
+    """Patch size for the other kind of input, which is volumes for a 2D backbone and images for a 3D backbone. Empty:
+    16 pixels in 2D and 8 voxels in 3D.
     """
     other_channels: Count | None = None
     """Channels of the other kind of input. Unset: the same number as the backbone."""

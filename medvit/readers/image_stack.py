@@ -42,13 +42,12 @@ class StacksConfig(Config):
     """Geometry of volumes that are stored as folders of 2D images."""
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Distance in mm between neighboring images, between rows and between columns. Required if any `stacks` option is
-    set.
+    """Distance in mm between neighboring images, between rows and between columns of a stack. A stack is a folder whose
+    images form one volume, such as B-scans of OCT. Required if any `stacks` option is set.
     """
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
-    """Anatomical directions in which columns, rows and images are ordered. LPS fits OCT as displayed on its device:
-    columns increase toward the patient's left, rows with depth, and images from inferior to superior. LPI fits if the
-    first image is the uppermost.
+    """Anatomical directions in which columns, rows and images are ordered. LPS fits most OCT: columns run to the
+    patient's left, rows to posterior (with depth), and images to superior. Use LPI if the first image is the uppermost.
     """
     num_slices: Count | None = None
     """Number of images in a complete stack. A stack with another number is refused. Unset: only gaps in the numbering

@@ -25,17 +25,18 @@ class ValuesConfig(Config):
     """Conversion of DICOM pixel values (SUV, display, real-world mapping)."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
-    """PET values: as stored, in the unit of the file, or as SUV by body weight if the file has all the required
+    """PET values. stored: as stored, in the unit of the file. SUVbw: SUV by body weight, if the file has the required
     elements.
     """
     radiographs: Literal["stored", "displayed"] = "stored"
-    """Values of CR, DX, MG and fluoroscopy: as stored, or as displayed by the VOI table or window of the file, in 16
-    bits.
+    """Values of CR, DX, MG and fluoroscopy images. stored: as stored. displayed: as displayed with the VOI table or
+    window of the file, in 16 bits.
     """
 
     mapping: str | None = Field(default=None, min_length=1)
-    """Label (0040,9210) of the real-world value mapping to use instead of the rescale. It does not apply to images
-    covered by `pet` and `radiographs`. Unset: a mapping is used only if the file has exactly one and lacks a rescale.
+    """Label (0040,9210) of the real-world value mapping to use instead of the rescale. Images that `pet` or
+    `radiographs` converts are not affected. Unset: a mapping is used only if the file has exactly one and lacks a
+    rescale.
     """
 
     @property
@@ -72,8 +73,8 @@ class GeometryConfig(GridConfig):
     """Handling of irregular grids, and of grids defined twice or not at all; `geometry=resample` sets `irregular`."""
 
     irregular: Geometry = "refuse"
-    """Images without a regular grid. refuse: exclude the images; resample: correct tilt and shear; slices: store each
-    DICOM slice as a separate 2D image.
+    """Handling of volumes that are not a regular grid of voxels. refuse: exclude the volume. resample: interpolate it
+    to a regular grid, which also corrects shear. slices: store each DICOM slice as a separate 2D image.
     """
 
     @model_validator(mode="before")

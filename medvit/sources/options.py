@@ -84,7 +84,7 @@ class Query(Config):
     study_description: str = ""
     """Pattern that StudyDescription must match, ignoring case. * stands for any text and ? for one character."""
     patients: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Text file with one PatientID per line. Only studies of these patients are fetched."""
+    """Text file with one PatientID per line. Only studies of these patients are fetched. Unset: all patients."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Query:
@@ -167,7 +167,7 @@ class TlsConfig(Config):
     """Certificates of encrypted connections, as PEM files."""
 
     ca: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """File of certificate authorities to trust instead of those of the system, such as a hospital's own."""
+    """File with the certificate authorities to trust, such as the hospital's own. Unset: those of the system."""
     cert: Path | None = Field(default=None, json_schema_extra={"private": True})
     """Client certificate, for servers that require one."""
     key: Path | None = Field(default=None, json_schema_extra={"private": True})
@@ -197,8 +197,8 @@ class PacsConfig(Config):
     aet: Aet = "MEDVIT"
     """Application entity title of this machine. For C-MOVE, it must be registered on the server."""
     method: Literal["move", "get"] = "move"
-    """Transfer method: with move (C-MOVE), the server connects to this machine; with get (C-GET), images come over the
-    existing connection, which not all servers support.
+    """Transfer method. move (C-MOVE): the server connects to this machine. get (C-GET): images come over the existing
+    connection; not all servers support this.
     """
     listen: str = ""
     """Local address on which C-MOVE receives images. Empty: the address from which this machine reaches the server."""
@@ -207,7 +207,7 @@ class PacsConfig(Config):
 
 
 class RetrieveConfig(Config):
-    """Access to servers, and unpacking of archives; not needed for folders."""
+    """Access to servers, and unpacking of archives. Not used for folders."""
 
     query: Query = Field(default_factory=Query)
     concurrency: Count = 4
@@ -219,7 +219,7 @@ class RetrieveConfig(Config):
     timeout_s: Positive = 60.0
     """Seconds without any data after which a connection counts as lost."""
     incomplete: Literal["refuse", "quarantine"] = "refuse"
-    """Incomplete series: refuse stops the stage, quarantine excludes and lists them."""
+    """Response to an incomplete series. refuse: stop the stage. quarantine: exclude the series and list it."""
     spool: Path | None = Field(default=None, json_schema_extra={"private": True})
     """Folder for the fetched files while the stage runs. Unset: inside the unfinished output folder."""
     keep: bool = False

@@ -30,8 +30,7 @@ class TrackingConfig(Config):
     enabled: bool = True
     """Record this stage in MLflow."""
     uri: Annotated[str, AfterValidator(_without_password)] = "sqlite:///mlflow.db"
-    """MLflow tracking URI: an SQLite file, a folder or a server. Do not put a password here, but into the environment.
-    """
+    """MLflow tracking URI: an SQLite file, a folder or a server. Pass passwords in environment variables, not here."""
     experiment: str = "medvit"
     """MLflow experiment to which the run belongs."""
     patience_s: Positive = 10.0

@@ -29,11 +29,14 @@ class FinetuningOptions(TrainingOptions):
     slices: SlicesConfig | None = None
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
-    """Adaptation of the backbone; continue resumes training of the checkpoint's adapter. Unset: lora for a pretrained
-    backbone, full for a randomly initialized one.
+    """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
+    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset: lora
+    for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head that computes logits from tokens. Unset: linear for classification, dense for segmentation."""
+    """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. Unset:
+    linear for classification, dense for segmentation, abmil for whole slides.
+    """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
@@ -46,7 +49,8 @@ class FinetuningOptions(TrainingOptions):
     96 voxels per side.
     """
     balance: Literal["loss", "sampler", "off"] = "loss"
-    """Correction of class imbalance: loss weights the classes, sampler draws rare classes more often, off does nothing.
+    """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw rare classes more often. off:
+    no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing, for classification."""

@@ -39,7 +39,7 @@ SCALES = ("pretrained_scale", "layer_decay")
 
 
 class OptimOptions(Config):
-    """Optimizer options. Options that are unset depend on the objective and the initial weights."""
+    """Optimizer. The defaults depend on the objective and on the initial weights."""
 
     lr: Positive | None = None
     """Peak learning rate. Unset: 2e-4 for continued pretraining, 3e-4 for fine-tuning, or the rate that the objective
@@ -50,8 +50,9 @@ class OptimOptions(Config):
     continued pretraining, else cosine.
     """
     scaling: Literal["off", "linear", "sqrt"] | None = None
-    """Scaling of the learning rate with the number of images per step on all devices, B: linear by B / 256 (DINO, MAE),
-    sqrt by the square root of B / 1024 (DINOv2). Unset: the objective's scaling for pretraining from scratch, else off.
+    """Scaling of the learning rate with B, the number of images per step on all devices. linear: by B / 256, as in DINO
+    and MAE. sqrt: by the square root of B / 1024, as in DINOv2. Unset: the objective's scaling for pretraining from
+    scratch, else off.
     """
     min_lr: Amount | None = None
     """Learning rate at the end of the cosine schedule. Unset: 1e-6."""
@@ -76,8 +77,8 @@ class OptimOptions(Config):
     proposes, or 0.05 for fine-tuning.
     """
     weight_decay_end: Amount | None = None
-    """Weight decay at the end of the run, reached along a cosine schedule. Unset: the value that the objective proposes
-    for pretraining from scratch, else the weight decay is constant.
+    """Weight decay at the end of the run, reached along a cosine schedule. Unset: for pretraining from scratch, the
+    value that the objective proposes; in all other cases, the weight decay is constant.
     """
     betas: tuple[Share, Share] | None = None
     """Betas of AdamW. Unset: the values that the objective proposes, or (0.9, 0.95) for fine-tuning."""

@@ -25,18 +25,21 @@ class PretrainingOptions(TrainingOptions):
     RENAMED: ClassVar[Mapping[str, str]] = {"further": "self_distillation"}
 
     dataset: Path
-    """Dataset folder made by ingest, of which the train split is used. Labels and label maps are used only by the
-    probes of the guard; objective=urfound also trains on labels.
+    """Dataset folder made by ingest. The train split is used for training, without labels (except by
+    objective=urfound). Labels and label maps are used to evaluate the weights after each epoch.
     """
     slices: SlicesConfig | None = None
     """Cut volumes into slices, which are the training images. Unset: whole volumes."""
     slides: MixedSlidesConfig = Field(default_factory=MixedSlidesConfig)
     other_preprocess: Preprocess | None = None
-    """Preprocessing of the other kind of input, for an objective that trains on images and volumes. Unset: chosen from
-    the images.
+    """Preprocessing of the other kind of input (images or volumes), for objectives that train on both. Unset: chosen
+    from the images.
     """
     peft: OptionalPeftChoice = None
-    """Adaptation of the backbone. Unset: explora for pretrained initial weights, full from scratch."""
+    """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
+    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset:
+    explora for pretrained initial weights, full for random initial weights.
+    """
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """Pretraining objective."""
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)

@@ -30,15 +30,15 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainerConfig(Config):
-    """Options of the trainer: duration, hardware, precision."""
+    """Duration, hardware and precision of training."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs", "round_steps": "steps_per_epoch"}
 
     epochs: Count = 10
     """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
     steps_per_epoch: Count = 100
-    """Optimizer steps per epoch. Each epoch ends with a checkpoint and an evaluation: of the probes in pretraining, of
-    the val split in fine-tuning.
+    """Optimizer steps per epoch. After each epoch, the weights are saved and evaluated, by the probes in pretraining
+    and on the val split in fine-tuning.
     """
     precision: Precision = "auto"
     """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
@@ -47,8 +47,8 @@ class TrainerConfig(Config):
     nodes: Count = 1
     """Number of machines, started by Slurm or torchrun."""
     strategy: str = "auto"
-    """Parallel strategy: auto and ddp keep all weights on each device; fsdp (FSDP2) shards blocks and heads, for models
-    that do not fit on one device. Other strategy names of Lightning are accepted.
+    """Parallel strategy. auto and ddp: all weights are on each device. fsdp (FSDP2): blocks and heads are sharded, for
+    models that do not fit on one device. Other strategy names of Lightning are accepted.
     """
     accumulate: Count = 1
     """Number of batches whose gradients are accumulated in each step."""

@@ -24,13 +24,13 @@ class CurriculumConfig(Config):
     """Options of the curriculum."""
 
     low_until: Share = 0.75
-    """Fraction of the training run, at its start, with small crops. The publication uses 150 of 200 epochs."""
+    """Fraction of the training run, at its start, with small crops. FastDINOv2 uses 0.75 (150 of 200 epochs)."""
     low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
     """Side of small crops relative to full crops, rounded to whole patches. In 2D, 0.5 gives a quarter of the tokens.
     """
     noise: tuple[Amount, Amount] = (0.8, 2.0)
-    """Maximum standard deviation of the added noise for small and for full crops, relative to the standard deviation of
-    the crop. The publication uses 0.2 and 0.5 of the intensity range of natural images.
+    """Maximum standard deviation of the added noise: one value for small crops, one for full crops. Both are relative
+    to the standard deviation of the crop.
     """
     noise_side: Count | None = None
     """Side in pixels or voxels of the square or cube of each crop to which noise is added. Unset: a random side, up to

@@ -43,14 +43,14 @@ class FieldOfViewConfig(Config):
     """Cropping of a fundus photograph to its field of view."""
 
     share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
-    """Side of the cropped square, relative to the diameter of the field: 1 keeps the whole field, 0.875 is the crop of
-    RETFound (224 of 256 pixels).
+    """Side of the cropped square, relative to the diameter of the round field. 1 keeps the whole field; 0.875 is the
+    crop of RETFound (224 of 256 pixels).
     """
     blacken: bool = True
     """Set all pixels outside the field to black, including text added by the camera."""
     missing: Literal["refuse", "whole"] = "refuse"
-    """Photographs in which no round field is found: refuse rejects them, whole uses the whole frame, padded with black
-    to a square.
+    """Handling of photographs in which no round field is found. refuse: reject them. whole: use the whole frame, padded
+    with black to a square.
     """
 
     def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:

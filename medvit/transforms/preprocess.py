@@ -13,7 +13,6 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.measured import not_finite, not_measured
-from medvit.records import Kind
 from medvit.transforms.field_of_view import FieldOfViewConfig, FieldSquare
 from medvit.transforms.stain import StainConfig
 from medvit.types import Image
@@ -93,20 +92,22 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of images: field of view, stain, spacing or size, channels and intensity."""
+    """Preprocessing of images and volumes before they enter the model."""
 
-    kind: Kind = "volume"
+    kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""
     channels: Count = 1
-    """Channels of the model input. The channel of a gray image is repeated. The channels of a color image are averaged
-    if the model expects one channel.
+    """Channels of the model input. If there are several, the channel of a gray image is repeated. If there is one, the
+    channels of a color image are averaged.
     """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Spacing (R, A, S) in mm to which volumes are resampled. It is approximate, since the field of view does not
-    change. Unset: volumes keep their spacing.
+    """Spacing (R, A, S) in mm to which volumes are resampled. The result may differ slightly, because the field of view
+    does not change. Unset: volumes keep their spacing.
     """
     size: tuple[Count, ...] | None = None
-    """Size to which images are resized. It also applies to volumes if spacing_mm is unset. Unset: no resizing."""
+    """Size to which images are resized, in pixels. Volumes are resized, too, if spacing_mm is unset. Unset: no
+    resizing.
+    """
     interpolation: Literal["linear", "cubic"] = "linear"
     """Interpolation for resizing images. Volumes are always interpolated linearly."""
     field_of_view: OptionalFieldOfView = None
@@ -115,8 +116,8 @@ class Preprocess(Config):
     """Normalization of H&E colors to a reference. Unset: colors do not change."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Maximum fraction of NaN or infinite voxels in an image. These voxels are filled; images with more of them are
-    refused.
+    """Maximum fraction of NaN or infinite voxels in an image. Up to this fraction, they are replaced by finite values.
+    Above it, the image is refused.
     """
 
     @model_validator(mode="after")

@@ -75,8 +75,8 @@ class MultiCropConfig(ViewsConfig):
     image.
     """
     upscale: Count = 1
-    """Resolution factor of a second copy of each global crop, which is made for the anchor, without blur, noise and
-    erasing. objective.gram.upscale sets this factor. 1: no copy is made.
+    """Resolution factor of additional crops for the Gram loss. Set objective.gram.upscale instead, which sets this
+    option.
     """
     augment: ContrastiveAugmentation = Field(default_factory=ContrastiveAugmentation)
     across_study: bool = False

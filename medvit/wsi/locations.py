@@ -49,7 +49,7 @@ class SlidesConfig(Config):
 
 
 class MixedSlidesConfig(SlidesConfig):
-    """Locations of the slide files, and magnifications of the tiles to draw."""
+    """Locations of the slide files, and magnifications of the training tiles."""
 
     magnifications: Mapping[Magnification, Positive] = {}
     """Sampling probability of each magnification, such as {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2). Centers

@@ -21,7 +21,7 @@ from medvit.wsi.tiling import TilesConfig
 
 
 class TakingConfig(Config):
-    """Data that is stored of each image: pixel values, burned-in text, tiles of slides."""
+    """Conversion of pixel values, handling of burned-in text, and tiling of slides."""
 
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)

@@ -25,11 +25,12 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """Thresholds of the probe results, and the response to weights that got worse."""
+    """Guard: check of the weights after each epoch, and response if they got worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
-    """Response to weights that got worse: rollback ends the run and saves the best weights, which may be the initial
-    ones; stop ends the run as failed but stores its best weights; warn only logs a warning; off disables the probes.
+    """Response to weights that got worse. rollback: end the run and save the best weights, which may be the initial
+    ones. stop: end the run as failed, but store its best weights. warn: only log a warning. off: do not evaluate the
+    weights.
     """
     drop: Share = 0.05
     """Tolerated drop of the probe score (balanced accuracy) below the best score so far. Drops within twice the
@@ -48,8 +49,8 @@ class GuardConfig(Config):
     objectives that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score also drops.
     """
     entropy: Share = 0.1
-    """Entropy of the teacher's targets below which the guard acts at once, because the targets have collapsed. Given as
-    a fraction of the largest possible entropy.
+    """Entropy of the teacher's targets below which the guard acts at once, because the targets have collapsed. It is a
+    fraction of the largest possible entropy.
     """
 
     @model_validator(mode="before")

@@ -42,14 +42,14 @@ FEWEST_LABELED = 16
 
 
 class ProbeConfig(Config):
-    """Probes of the backbone's features, evaluated before the first step and after each epoch."""
+    """Probes: simple classifiers that evaluate the backbone's features before training and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Number of reference images of the probes, which use the same number of query images if there are enough. The more
-    images, the smaller the differences that can be detected. 0 disables the probes and the guard.
+    """Number of images that a probe classifies, and also the number of its reference images. More images reveal smaller
+    differences. 0 turns off the probes and the guard.
     """
     knn_neighbors: Count = 20
-    """Number of nearest neighbors that vote."""
+    """Number of nearest neighbors that vote for the label of an image."""
     knn_label: str = "label"
     """Label that the probes predict: a label of the dataset, or a recorded attribute such as sex. The score measures
     how well the features predict it.

@@ -21,18 +21,18 @@ from medvit.types import Bags
 
 
 class BagConfig(Config):
-    """Training on slide labels, with embeddings of the tiles as input."""
+    """Training on whole slides, each of which is a bag of tile embeddings."""
 
     members: Count = 5
     """Number of heads, trained from different seeds. The model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """0: every head trains on the train split and selects its epoch on the val split. 2 or more: the patients of both
-    splits are divided into this many folds. Each head selects its epoch on one fold and trains on the others.
+    """Number of folds of the train and val patients. Each head selects its epoch on one fold and is trained on the
+    others. 0: every head is trained on the train split and selects its epoch on the val split.
     """
     tiles: Count = 2048
     """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""
     features: Features = "class_mean"
-    """Embedding of a tile: class is the class token, mean is the mean of the patch tokens, class_mean is both."""
+    """Embedding of a tile. class: the class token. mean: the mean of the patch tokens. class_mean: both."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from medvit.dataset.samples import Samples, samples_of
 from medvit.dataset.slices import SliceRow
 from medvit.errors import DataError
 from medvit.objectives import Twin
+from medvit.records import Kind
 from medvit.training.loading.epochs import LoaderConfig, TwoKinds, epoch_loader
 from medvit.training.loading.study_views import ViewsOfStudy
 from medvit.training.resume import Position
@@ -33,7 +34,7 @@ class ViewStream:
     views: ViewsConfig
     """Crop options with all sizes set."""
     key: str = "views"
-    """Group of the objective's options that contains them."""
+    """Group of the objective's options that holds them."""
 
     @classmethod
     def of(
@@ -66,7 +67,7 @@ class ViewStream:
         """Return the training images of the other rank; their preprocessing is chosen for them unless it is given.
 
         Raises:
-            DataError: If the dataset has no such images.
+            DataError: If there are none.
         """
         kind = "image" if twin.backbone.ndim == 2 else "volume"
         others = manifest.filter(lambda row: row.kind == kind)
@@ -93,7 +94,7 @@ class ByKind:
     """View dataset of samples of either kind."""
 
     def __init__(self, streams: Sequence[ViewStream]) -> None:
-        self.makers = {stream.preprocess.kind: stream.make for stream in streams}
+        self.makers: dict[Kind, ViewsOfStudy] = {stream.preprocess.kind: stream.make for stream in streams}
 
     def __call__(self, sample: Sample, seed: int) -> ImageViews:
         """Return the views."""
@@ -106,7 +107,7 @@ def feed(
     """Return a loader of views: of one stream, or of two with alternating batches."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
-    return epoch_loader(
+    return rounds(
         config,
         samples[0] if is_one else TwoKinds(*samples),
         ByKind(streams),

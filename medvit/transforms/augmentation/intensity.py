@@ -36,8 +36,8 @@ class IntensityAugmentation(Config):
     """Options of intensity augmentation."""
 
     chance: Share = 0.5
-    """Probability of applying each intensity augmentation. Those with a probability option of their own (grayscale,
-    blur_chances, solarize) use that instead.
+    """Probability of each intensity augmentation, except those with a probability option of their own: grayscale,
+    blur_chances, solarize and erasing.
     """
     windows: tuple[tuple[float, Positive], ...] = ()
     """Display windows as (center, width) in the unit of the image (HU for CT). One of them is drawn for each crop."""

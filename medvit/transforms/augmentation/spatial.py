@@ -25,8 +25,8 @@ class SpatialAugmentation(Config):
     """Options of spatial augmentation."""
 
     rotation_degrees: Amount = 0.0
-    """Maximum rotation in degrees, for a volume about each of its axes. It accounts for the voxel spacing, so that
-    lengths are preserved.
+    """Maximum rotation in degrees; for volumes, about each axis. It takes the voxel spacing into account, so that
+    shapes are preserved.
     """
     scale: Below = 0.0
     """Maximum relative change of size along each axis: 0.15 allows 0.85 to 1.15."""
