@@ -75,7 +75,7 @@ STAGES = {
         ),
     ),
     "merge": Entry(
-        "Merge several datasets and keep their splits. Images found in two splits are kept in only one.",
+        "Merge several datasets and keep their splits. An image in several splits is kept in only one.",
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
@@ -149,7 +149,7 @@ STAGES = {
         "leaks were found",
     ),
     "card": Entry(
-        "Compare two datasets by scanner, spacing, age, sex, intensity and class, or write a new card of one.",
+        "Compare two datasets by scanner, patients, intensity and class, or write a new data card of one dataset.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "plan": Entry(
@@ -163,7 +163,7 @@ STAGES = {
         "runs could not be sent",
     ),
     "whois": Entry(
-        "Print the original identifier of a pseudonym. Needs the key file that computed the pseudonym.",
+        "Print the original identifier of a pseudonym. Requires the key file that it was computed with.",
         "medvit whois s-0123456789ab key=~/.medvit/site.key",
         before="PSEUDONYM ",
     ),

@@ -51,7 +51,7 @@ class AuditConfig(StageConfig):
     searched for too, except names of classes.
     """
     unread: Literal["fail", "warn"] = "fail"
-    """Response to source files that cannot be read, so that their identifiers are not searched for. fail: end the stage
+    """Response to source files that cannot be read. The audit does not know the identifiers in such files. fail: end
     with exit status 3. warn: only log a warning.
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)

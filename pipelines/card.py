@@ -29,7 +29,7 @@ class CardConfig(StageConfig):
 
 @stage
 def card(config: CardConfig, run: Run) -> CardFolder:
-    """Compare two datasets by scanner, spacing, age, sex, intensity and class, or write a new card of one."""
+    """Compare two datasets by scanner, patients, intensity and class, or write a new data card of one dataset."""
     a = run.dataset(config.a, "a")
     if config.b is None:
         prose = find_prose(config.card, a.facts.name)

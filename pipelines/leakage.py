@@ -23,13 +23,13 @@ class LeakageConfig(StageConfig):
     output: Path | None = None
     """New folder for the report. Unset: the first unused name of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
-    """Kinds of overlap to look for. patient, study, file: the same one. pixel: identical pixels. perceptual: near
-    duplicates.
+    """Kinds of overlap to look for: the same patient, the same study, the same file, identical pixels (pixel) and near
+    duplicates (perceptual).
     """
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
-    """Maximum number of bits, of 256, by which two perceptual hashes may differ. Images within this limit are
-    candidates for near duplicates, and their pixels are then compared. For 2D images that are not rotated, the limit is
-    twice as high.
+    """Limit for the search for near duplicates: the number of bits, of 256, by which the perceptual hashes of two
+    images may differ. If they are within the limit, the pixels of the two images are compared. For 2D images that are
+    neither rotated nor mirrored, the limit is twice this number.
     """
 
     @property

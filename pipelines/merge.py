@@ -31,7 +31,7 @@ class MergeConfig(StageConfig):
 
 @stage
 def merge(config: MergeConfig, run: Run) -> Manifest:
-    """Merge several datasets and keep their splits. Images found in two splits are kept in only one."""
+    """Merge several datasets and keep their splits. An image in several splits is kept in only one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)

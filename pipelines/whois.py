@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Whois:
-    """Print the original identifier of a pseudonym. Needs the key file that computed the pseudonym."""
+    """Print the original identifier of a pseudonym. Requires the key file that it was computed with."""
 
     config_type: type[WhoisConfig] = WhoisConfig
 

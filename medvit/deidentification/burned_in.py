@@ -63,8 +63,8 @@ class BurnedInConfig(Config):
     """Handling of burned-in text; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Handling of images with burned-in text. quarantine: exclude and list them. mask: blank the text, in a volume in
-    all slices. keep: store them unchanged. Their number is reported.
+    """Handling of images with burned-in text. quarantine: exclude and list them. mask: blank the text (in volumes, in
+    all slices). keep: store them unchanged. The number of such images is reported.
     """
     look_at: Literal["risky", "all"] = "risky"
     """Images to check for burned-in text. risky: kinds that often have it, such as ultrasound and screen captures. all:

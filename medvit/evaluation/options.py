@@ -34,19 +34,19 @@ class EvaluationOptions(Config):
     """Split to evaluate."""
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity refers. Unset: the last class of `order`, or the
-    positive class stored in the model or the dataset. If all of these are missing, the last class is used, with a note
-    in the report.
+    positive class stored in the model or the dataset. If there is none, the last class is used, with a note in the
+    report.
     """
     seen_patients: SeenPatients = "refuse"
-    """Handling of test patients on whose images the model or its initial weights were trained. refuse: stop the
-    evaluation. leave_out: exclude their images. keep: evaluate their images, with a note in the report.
+    """Handling of test patients that the model or its initial weights were trained on. refuse: stop the evaluation.
+    leave_out: exclude the images of these patients. keep: evaluate these images, with a note in the report.
     """
     against: Path | None = None
     """Report folder of another model on the same split. The new report adds the differences between the two models,
     with confidence intervals.
     """
     nsd_tolerance_mm: float = Field(1.0, gt=0)
-    """Tolerance of the normalized surface Dice (NSD), in mm: surfaces closer than this count as equal. For images
+    """Tolerance of the normalized surface Dice (NSD), in mm. Surfaces closer than this count as equal. For images
     without a physical scale, the tolerance is in pixels.
     """
     levels: tuple[AggregationLevel, ...] | None = None

@@ -27,9 +27,9 @@ class CurationConfig(Config):
     """Handling of duplicate images, and recording of image attributes."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Handling of images with identical pixels. keep: keep all. drop: exclude and list copies. An image is a copy if a
-    stricter split contains the same image (test is stricter than val, and val than train), or if its own split contains
-    the same image with the same labels.
+    """Handling of images with identical pixels. keep: keep all. drop: exclude copies and list them. If the same image
+    is in several splits, the one in test is kept, else the one in val. Within a split, only one of those with the same
+    labels is kept.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as

@@ -59,8 +59,8 @@ class DeidentifyConfig(Config):
         "characteristics",
         "descriptors",
     )
-    """Information that the copy retains, as defined by the options of PS3.15 Annex E. Dates are shifted, and
-    descriptors keep only common words.
+    """Information that the copy retains, as defined by the options of PS3.15 Annex E. Retained dates are shifted, and
+    retained descriptors keep only common words.
     """
     words: tuple[str, ...] = ()
     """Words to keep in descriptors in addition to imaging terms, such as names of your site's protocols (FlashXY,

@@ -59,7 +59,7 @@ class ScanningConfig(Config):
 
     patient_from: GroupPattern | None = None
     """Regex with one group that captures the patient ID from the file path. Unset: the DICOM PatientID or the BIDS
-    subject. If both are missing, each study counts as a patient. If the study is unknown, too, each image does.
+    subject. Without these, each study counts as a patient, and so does each image without a study.
     """
     modality: str = ""
     """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""

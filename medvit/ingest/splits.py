@@ -53,9 +53,9 @@ class SplitConfig(Config):
     salt: int = 0
     """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
-    """Images that must be in the same split. patients: those of one patient. near_duplicates: also those of patients
-    who share identical or near-duplicate images. Official splits never change; near duplicates between them are only
-    reported.
+    """Images that must be in the same split. patients: all images of a patient. near_duplicates: also all images of
+    patients who have identical or near-duplicate images. Official splits never change; near duplicates between them are
+    only reported.
     """
 
     @model_validator(mode="before")

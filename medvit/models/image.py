@@ -25,14 +25,14 @@ from medvit.transforms.padding import pad_about, pad_to_multiple
 
 
 class AppliesTo(Config):
-    """Series that the model is meant for. `medvit predict` selects the series of a study by these criteria."""
+    """Criteria by which `medvit predict` selects the series of a study."""
 
     modality: str | None = None
     """DICOM modality (0008,0060) of the series, such as CT or MR. Unset: the modality of the
     training images, if they have only one.
     """
     kind: Kind = "volume"
-    """Kind of the series. By default, the kind of the training images."""
+    """Kind of the series. If it is not given, the kind of the training images."""
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
 

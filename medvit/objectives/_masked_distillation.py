@@ -31,7 +31,7 @@ class MaskingConfig(Config):
     """Masking of patches in the student's global crops (Zhou et al., ICLR 2022)."""
 
     share: Share = 0.5
-    """Fraction of the global crops that are masked; at least one crop is masked."""
+    """Fraction of the global crops in which patches are masked. At least one crop is masked."""
     ratios: tuple[Share, Share] = (0.1, 0.5)
     """Smallest and largest fraction of patches to mask in a crop. The masked crops of a batch have evenly spaced
     fractions in this range.
@@ -44,8 +44,8 @@ class GramConfig(Config):
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
     weight: Positive = 2.0
-    """Weight of the Gram loss. This loss keeps the similarities between patches close to those of another model, the
-    anchor.
+    """Weight of the Gram loss (DINOv3). This loss keeps the similarities between patches close to those of another
+    model, the anchor. It is used only if an option in gram is set.
     """
     start: Share = 0.5
     """Fraction of the training run after which the Gram loss is added."""

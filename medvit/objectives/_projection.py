@@ -29,14 +29,14 @@ class ProjectionConfig(Config):
     """Head on top of the backbone, which is discarded after training."""
 
     hidden: Count = 2048
-    """Width of the hidden layers."""
+    """Width of the hidden layers of the projection head."""
     bottleneck: Count = 256
-    """Width of the bottleneck embedding, which is compared with the prototypes."""
+    """Width of the output of the projection head, which is compared with the prototypes."""
     layers: Count = 3
-    """Number of linear layers before the prototypes."""
+    """Number of linear layers of the projection head, without the prototypes."""
     prototypes: int = Field(default=65536, ge=2)
-    """Number of prototypes. Teacher and student output one probability for each of them. A few thousand are enough for
-    small datasets.
+    """Number of prototypes (clusters). Teacher and student output one probability per prototype. A few thousand
+    prototypes are enough for small datasets.
     """
     weights: str | None = None
     """Projection head to start from: a published file, such as dino_head.safetensors of RAD-DINO, or a checkpoint

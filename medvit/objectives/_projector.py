@@ -27,9 +27,9 @@ class ProjectorConfig(Config):
     """Projector on top of the backbone; a checkpoint stores it for continued training."""
 
     hidden: Count = 2048
-    """Width of the hidden layers."""
+    """Width of the hidden layers of the projector."""
     layers: Count = 3
-    """Number of linear layers."""
+    """Number of linear layers of the projector, which maps image features to the space of the loss."""
     width: Count = 64
     """Output width of the projector."""
     weights: str | None = None

@@ -53,7 +53,7 @@ class SwavConfig(AgreementConfig):
     if a step has more images than there are prototypes.
     """
     queue_from: Share = 0.15
-    """Fraction of the training run after which the queue is used. Features change too quickly before."""
+    """Fraction of the training run after which the queue is used. At first, features change too quickly for a queue."""
     freeze_prototypes: Share = 0.01
     """Fraction of the training run, at its start, in which the prototypes are frozen."""
 

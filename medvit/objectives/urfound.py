@@ -59,7 +59,9 @@ class UrFoundConfig(MaeConfig):
     max_words: Count = 100
     """Maximum number of words of the text; the rest is truncated."""
     vocabulary: Count = 8192
-    """Number of tokens to which words are hashed. Words with the same hash are treated as one."""
+    """Size of the vocabulary. Each word is hashed to one of this many tokens, and words with the same hash are treated
+    as one.
+    """
     text_width: Count = 384
     """Width of the text encoder."""
     text_depth: Count = 6

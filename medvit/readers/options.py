@@ -25,12 +25,12 @@ class ValuesConfig(Config):
     """Conversion of DICOM pixel values (SUV, display, real-world mapping)."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
-    """PET values. stored: as stored, in the unit of the file. SUVbw: SUV by body weight, if the file has the required
-    elements.
+    """PET values. stored: unchanged, in the unit of the file. SUVbw: converted to SUV by body weight, if the file has
+    the required elements.
     """
     radiographs: Literal["stored", "displayed"] = "stored"
-    """Values of CR, DX, MG and fluoroscopy images. stored: as stored. displayed: as displayed with the VOI table or
-    window of the file, in 16 bits.
+    """Values of CR, DX, MG and fluoroscopy images. stored: unchanged. displayed: converted by the VOI table or window
+    of the file, to 16 bits.
     """
 
     mapping: str | None = Field(default=None, min_length=1)

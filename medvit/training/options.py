@@ -56,8 +56,8 @@ class TrainingOptions(Config):
     initialization.
     """
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """Type of backbone: vit, a vision transformer. If a checkpoint is given, its backbone is used, and of the options
-    below only drop_path and save_memory apply.
+    """Vision transformer to build if no checkpoint is given. With a checkpoint, its backbone is used, and of the
+    backbone options only drop_path and save_memory apply.
     """
     skip_flags: tuple[Flag, ...] = ()
     """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""

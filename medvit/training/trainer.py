@@ -45,7 +45,7 @@ class TrainerConfig(Config):
     devices: Count = 1
     """Number of GPUs to use on each machine. On machines without a GPU, it is the number of CPU processes."""
     nodes: Count = 1
-    """Number of machines, started by Slurm or torchrun."""
+    """Number of machines. Slurm or torchrun must start the processes."""
     strategy: str = "auto"
     """Parallel strategy. auto and ddp: all weights are on each device. fsdp (FSDP2): blocks and heads are sharded, for
     models that do not fit on one device. Other strategy names of Lightning are accepted.

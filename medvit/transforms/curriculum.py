@@ -24,7 +24,9 @@ class CurriculumConfig(Config):
     """Options of the curriculum."""
 
     low_until: Share = 0.75
-    """Fraction of the training run, at its start, with small crops. FastDINOv2 uses 0.75 (150 of 200 epochs)."""
+    """Fraction of the training run, at its start, with small crops. FastDINOv2 uses 0.75 (150 of 200 epochs). If no
+    option in curriculum is set, all crops have full size.
+    """
     low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
     """Side of small crops relative to full crops, rounded to whole patches. In 2D, 0.5 gives a quarter of the tokens.
     """

@@ -43,11 +43,12 @@ class FieldOfViewConfig(Config):
     """Cropping of a fundus photograph to its field of view."""
 
     share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
-    """Side of the cropped square, relative to the diameter of the round field. 1 keeps the whole field; 0.875 is the
-    crop of RETFound (224 of 256 pixels).
+    """Side of the square to which fundus photographs are cropped, relative to the diameter of the round field of view.
+    1 keeps the whole field; 0.875 is the crop of RETFound (224 of 256 pixels). Photographs are cropped only if a
+    field_of_view option is set.
     """
     blacken: bool = True
-    """Set all pixels outside the field to black, including text added by the camera."""
+    """Set all pixels outside the round field of view to black, including text added by the camera."""
     missing: Literal["refuse", "whole"] = "refuse"
     """Handling of photographs in which no round field is found. refuse: reject them. whole: use the whole frame, padded
     with black to a square.

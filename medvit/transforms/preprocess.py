@@ -31,8 +31,9 @@ class Normalization(Config):
     """Normalization of stored values for a model."""
 
     method: Literal["zscore", "window", "range"] = "zscore"
-    """zscore clips to percentiles of the image and then normalizes to zero mean and unit variance. window maps a
-    display window (CT, in HU) to [0, 1]. range maps the range of the stored data type to [0, 1].
+    """Method of normalizing intensities. zscore: clip to percentiles of the image, then normalize to zero mean and unit
+    variance. window: map a display window, such as a CT window in HU, to [0, 1]. range: map the range of the stored
+    data type to [0, 1].
     """
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     """Lower and upper percentile of the nonzero voxels, to which zscore clips."""

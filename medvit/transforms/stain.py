@@ -44,8 +44,8 @@ class StainConfig(Config):
     """Normalization of H&E colors to a reference."""
 
     method: Literal["macenko", "reinhard"] = "macenko"
-    """macenko normalizes the two stains and their strength (2009). reinhard normalizes the mean and spread of tissue
-    color (2001).
+    """Method of normalizing H&E colors. macenko (2009): normalizes the two stains and their strength. reinhard (2001):
+    normalizes the mean and spread of tissue color. Colors are normalized only if this option is set.
     """
 
     def __call__(self, pixels: Float[np.ndarray, "3 h w"], top: float) -> Float[np.ndarray, "3 h w"]:

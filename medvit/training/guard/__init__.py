@@ -25,7 +25,7 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """Guard: check of the weights after each epoch, and response if they got worse."""
+    """Check of the weights after each epoch (the guard), and response if they got worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
     """Response to weights that got worse. rollback: end the run and save the best weights, which may be the initial
