@@ -1,4 +1,4 @@
-"""Keys of `Row.attributes` that several packages read, and image-quality strata derived from them."""
+"""Keys of the recorded attributes of an image, and the groups by image quality that are derived from them."""
 
 from __future__ import annotations
 

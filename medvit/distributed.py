@@ -1,4 +1,4 @@
-"""Distributed training: rank, sums, maxima and gathers over processes. A single process is a group of size one."""
+"""Distributed training: rank of a process, and sums, maxima and gathers over all processes."""
 
 from __future__ import annotations
 

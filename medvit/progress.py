@@ -1,4 +1,4 @@
-"""Progress over many items: a bar on a terminal, and an occasional line in the log file or elsewhere.
+"""Progress over many items: a bar on a terminal, and occasional lines in a log file or the output of a batch job.
 
 tqdm alone does not suffice: into a file or a pipe, it writes two updates of its bar per second, all on one line.
 """

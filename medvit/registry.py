@@ -1,4 +1,4 @@
-"""Registry of the components of a package, which users choose by name; they are found by the files in its folder.
+"""Registry of components, such as metrics, which users choose by name and medvit finds by their files.
 
 A room is a package that offers choices, such as `medvit.objectives`. There are two kinds. For a choice with options, a
 file defines a config class with a `name` and a `build` method:

@@ -1,4 +1,4 @@
-"""Stages: everything around the code that does the work: config, seed, output folder, lineage and tracking.
+"""Frame of every stage: configuration, seed, output folder, lineage and tracking.
 
 A stage works in `OUTPUT.partial` and renames this folder to `OUTPUT` when the output is complete, so no incomplete
 output ever has the final name. `resume=true` continues an unfinished run. The folder is locked while a process works
