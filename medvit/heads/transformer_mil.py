@@ -31,7 +31,7 @@ class TransformerMilConfig(HeadConfig):
     heads: Count = 4
     """Number of attention heads, a divisor of `width`. Each head yields an attention map."""
     max_tiles: Count = 4096
-    """Maximum number of tiles that attend to each other. A slide with more tiles is split into interleaved parts, whose
+    """Maximum number of tiles that attend to each other. A slide with more tiles is split into several parts, whose
     logits are averaged.
     """
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)

@@ -38,7 +38,7 @@ class TransmilConfig(HeadConfig):
     heads: Count = 8
     """Number of attention heads, a divisor of `width`. Each head yields an attention map."""
     landmarks: Count = 256
-    """Number of landmarks of the Nystrom attention among tiles. The publication uses half the width."""
+    """Number of landmarks of the Nystrom attention among tiles. The TransMIL paper uses half of `width`."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout rate after each attention layer during training."""
 

@@ -39,9 +39,9 @@ class EncoderDrivenConfig(ObjectiveConfig):
     [4,7,10,12] here.
     """
     decoder_width: Count = 384
-    """Width of the decoder. The published base model has 384, the large one 528."""
+    """Width of the decoder. The base model of the Hi-End-MAE paper has 384, the large model 528."""
     decoder_heads: Count = 12
-    """Attention heads of the decoder. The published base model has 12, the large one 16."""
+    """Attention heads of the decoder. The base model of the Hi-End-MAE paper has 12, the large model 16."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
 
 

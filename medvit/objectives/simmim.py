@@ -44,8 +44,8 @@ class SimMimConfig(ObjectiveConfig):
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
     """Fraction of the image to mask, rounded up to whole mask units."""
     mask_patches: Count = 2
-    """Side of a mask unit in patches. All patches of a mask unit are masked together. The paper uses 32 pixels, which
-    are 2 patches of 16 pixels.
+    """Side of a mask unit in patches. All patches of a mask unit are masked together. SimMIM uses units of 32 pixels,
+    that is, 2 patches of 16 pixels.
     """
     views: SimMimViewsConfig = Field(default_factory=SimMimViewsConfig)
 

@@ -49,8 +49,8 @@ class SwavConfig(AgreementConfig):
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""
     queue: int = Field(default=2048, ge=0)
-    """Number of earlier images whose features are balanced together with each batch; 10 to 30 batches are usual. Set 0
-    if a step has more images than there are prototypes.
+    """Number of earlier images whose features are balanced together with each batch. Usual values are the images of 10
+    to 30 batches. Set 0 if a step has more images than there are prototypes.
     """
     queue_from: Share = 0.15
     """Fraction of the training run after which the queue is used. At first, features change too quickly for a queue."""

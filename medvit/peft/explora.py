@@ -26,17 +26,18 @@ class ExploraConfig(PeftConfig):
 
     name: Literal["explora"] = "explora"
     rank: Count = 16
-    """Rank of the low-rank updates. The paper uses 64 for ViT-L. With 16, less than a tenth of the parameters of ViT-S,
-    ViT-B and ViT-L are trained.
+    """Rank of the low-rank updates. The ExPLoRA paper uses 64 for ViT-L. With 16, less than a tenth of the parameters
+    of ViT-S, ViT-B and ViT-L are trained.
     """
     alpha: Positive = 16.0
     """Scale of the low-rank updates, which are multiplied by alpha / rank."""
     targets: tuple[str, ...] = ("qkv",)
-    """Linear layers that get a low-rank update, in the blocks that are not fully trained. Give the last part of their
-    names.
+    """Linear layers that get a low-rank update, in the blocks that are not fully trained. A layer is given by the last
+    part of its name, such as qkv for blocks.0.attn.qkv.
     """
     blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
-    """Blocks to train fully, counted from 0; -1 is the last block. The paper trains the last one or two."""
+    """Blocks to train fully, counted from 0; -1 is the last block. The ExPLoRA paper trains the last one or two blocks.
+    """
 
     def adapt(self, backbone: Backbone) -> Lora:
         """Return the backbone with low-rank updates.

@@ -27,8 +27,8 @@ class LoraConfig(PeftConfig):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout rate of the inputs of the low-rank updates during training."""
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Linear layers of each block that get a low-rank update: the fused qkv, the projection and both layers of the MLP.
-    Give the last part of their names.
+    """Linear layers of each block that get a low-rank update. By default: the fused qkv, the projection and both layers
+    of the MLP. A layer is given by the last part of its name, such as qkv for blocks.0.attn.qkv.
     """
 
     def adapt(self, backbone: Backbone) -> Lora:
