@@ -28,8 +28,8 @@ class CurationConfig(Config):
 
     duplicates: Literal["keep", "drop"] = "keep"
     """Handling of images with identical pixels. keep: keep all. drop: exclude copies and list them. If the same image
-    is in several splits, the one in test is kept, else the one in val. Within a split, only one of those with the same
-    labels is kept.
+    is in several splits, the one in test is kept, else the one in val. Within a split, images that also have the same
+    labels are kept only once.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as

@@ -42,7 +42,7 @@ FEWEST_LABELED = 16
 
 
 class ProbeConfig(Config):
-    """Simple classifiers (probes) that evaluate the backbone's features before training and after each epoch."""
+    """Probes, that is, simple classifiers that evaluate the backbone's features before training and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
     """Number of images that a probe classifies, and also number of reference images from which it classifies them. More
