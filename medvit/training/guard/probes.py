@@ -42,7 +42,7 @@ FEWEST_LABELED = 16
 
 
 class ProbeConfig(Config):
-    """Probes, that is, simple classifiers that evaluate the backbone's features before training and after each epoch."""
+    """Simple classifiers (probes) that evaluate the features of the backbone before training and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
     """Number of images that a probe classifies, and also number of reference images from which it classifies them. More
