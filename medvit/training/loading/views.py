@@ -107,7 +107,7 @@ def feed(
     """Return a loader of views: of one stream, or of two with alternating batches."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
-    return rounds(
+    return epoch_loader(
         config,
         samples[0] if is_one else TwoKinds(*samples),
         ByKind(streams),
