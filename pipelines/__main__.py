@@ -110,6 +110,12 @@ STAGES = {
             "trainer.steps_per_epoch",
         ),
     ),
+    "curve": Entry(
+        "Measure how scores rise with the number of labels, with and without pretraining, and plot the curve.",
+        "medvit curve dataset=runs/dataset finetune=finetune.yaml pretrain=pretrain.yaml output=runs/curve",
+        "runs failed",
+        first=("finetune", "pretrain", "pretrained", "arms", "ways", "labeled", "draws", "rates", "lengths", "split"),
+    ),
     "evaluate": Entry(
         "Evaluate a model on a split it was not trained on, and write a report with confidence intervals.",
         "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",

@@ -64,7 +64,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     )
 
     config.report_exposure(parts.num_images)
-    parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
+    parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
     parts.module.restore_best()

@@ -17,16 +17,16 @@ from medvit.deidentification.vocabulary import WORDS
 
 _WRITTEN = """
 99medvit abmil about above absent accepted accepts accessed accession accessionnumber accumulate accuracy acqu acquired
-across action activations active adamw adapted adapter added address admin administrator affine after again against
-ages aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along
-alpha already also altogether always among analyze anatomical anchor anew angles annex annotations another answer
-answers anyone anywhere apart application applies archival archives area argument arguments around array arrow
-artifacts artificial ascii asctime asked asks assessment assessments association associations assume assumed attention
-attn attributes audit augment auroc auth authority auto autoindex automatic available average averages away axes axis
-b2nd backbone backend backoff backslash backup backward bags balance balanced base base64 batch batches been before
-began begin begins behind belong belongs below beside betas better between beyond bf16 bias bilinear bindings birth
-bits bitsallocated bitsstored blacken blank blanked blanks blocks blosc blur blurred bootstrap bootstraps border
-bottleneck bottom bounds bqml brackets breakdowns breaks brier brightest brightfield brightness broke broken burned
+across action activations active adamw adapted adapter added address admin administrator affine after again against ages
+aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along alpha
+already also altogether always among analyze anatomical anchor anew angles annex annotations another answer answers
+anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
+artificial ascii asctime asked asks assessment assessments association associations assume assumed attention attn
+attributes audit augment auroc auth authority auto autoindex automatic available average averages away axes axis b2nd
+backbone backend backoff backslash backup backward bags balance balanced base base64 batch batches been before began
+begin begins behind belong belongs below beside betas better between beyond bf16 bias bilinear bindings birth bits
+bitsallocated bitsstored blacken blank blanked blanks blocks blosc blur blurred bootstrap bootstraps border bottleneck
+bottom bounds bqml brackets breakdowns breaks brier brightest brightfield brightness broke broken burned
 burnedinannotation bytes call called came cancel cannot card cards carries carry categories cell center centered
 centering centers cert certain certificate chance chances change changed channel channels characteristics characters
 charset check checked checkpoint checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims
@@ -43,34 +43,34 @@ deidentificationmethodcodesequence deidentify demo dense depend depends deprecat
 descr described description descriptor descriptors destination detail device devices diagnosis diagonal dice dicomweb
 dict died differ difference differences different differs digits dimmed dino dinov2 direction directions disable disk
 disks displayed distance distances distillation distinct distinguish distribution distributions divides divisor doctype
-does done doubtful down downloaded drawing drawings drawn drift drop dropout dtype duplicate duplicates duration
+does done doubtful down downloaded drawing drawings drawn draws drift drop dropout dtype duplicate duplicates duration
 earlier echoes effect effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded
 encoder encoding encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry
 environment epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error errors evaluate evaluated
 evaluating evenly every exactly example examples excluded execution executor exist exists expansion expectations
 expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy fabric
-factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer
-fibers figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune finish
-finished finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font format fortran
-forward found fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze
-frequencies frequent frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson
-geometry gflop give given gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail
-guardrails half handed harmonic hash hashes hashing have hd95 header headers heads heat heatmap height help here
-hexadecimal hidden highbit highdicom higher highest hints hits hold holds honest hospital hours however html http https
-identical identification identified identifier identifies identify ignore ignored illumination imagelaterality
-imageorientationpatient imageorientationslide imagepositionpatient imagetype immutable includes incomplete infinity
-inflated info information ingest ingested inputs insecure inside install installed instances instead instruction int16
-integer intelligence intended intensities intensity intercept interleaved interpolated interpolation interrupted
-interval intervals into invent irregular islivedataset item items iterations itself join joined jsonl jsonpath judge
-judged just kappa keep keeps kept keys kind know known knows koleo kwargs labeling lacks language largest laterality
-layer layers leafspec leak leakage learn learned learning learns least leave leaves legacy less letter level levelname
-levels library licence license lies life lifecycle lightning like limits lineage lines link listed listen listened
-lists lived load loaded loader local location locations lock logging logits look looked looks lookup lora loss losses
-lowest lutdescriptor machine macro macular made magnification magnifications mail make makes manufacturer many mapping
-mappings margin markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure
-measured measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message
-metadata method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
-mixes mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
+factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer fibers
+figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune finish finished
+finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font format fortran forward found
+fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze frequencies frequent
+frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson geometry gflop give given
+gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half handed harmonic
+hash hashes hashing have hd95 header headers heads heat heatmap height help here hexadecimal hidden highbit highdicom
+higher highest hints hits hold holds honest hospital hours however html http https identical identification identified
+identifier identifies identify ignore ignored illumination imagelaterality imageorientationpatient imageorientationslide
+imagepositionpatient imagetype immutable includes incomplete infinity inflated info information ingest ingested inputs
+insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
+intensity intercept interleaved interpolated interpolation interrupted interval intervals into invent irregular
+islivedataset item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept keys kind
+know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leafspec leak leakage
+learn learned learning learns least leave leaves legacy lengths less letter level levelname levels library licence
+license lies life lifecycle lightning like limits lineage lines link listed listen listened lists lived load loaded
+loader local location locations lock logging logits look looked looks lookup lora loss losses lowest lutdescriptor
+machine macro macular made magnification magnifications mail make makes manufacturer many mapping mappings margin
+markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure measured
+measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message metadata
+method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing mixes
+mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
 morphologically mosaics most move much multipart multiple must name named names ndim near nearest necrosis need needed
 needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
@@ -81,13 +81,13 @@ parametric params parent parentfield parentrunid parents parm parquet parsed par
 patches path patience patientbirthdate patientid patientidentityremoved patientname patientorientation patientsex
 patientstate patientweight pattern peft percentile percentiles perceptual perframefunctionalgroupssequence perhaps
 permissions perpendicular phantoms philips phone photograph photographs photometricinterpretation picture pictures
-pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspacing place places plan
-planarconfiguration planes planned point points polarity policies policy polygon poor port positions precision predict
-predicted predictions predicts premedication prepared preprocess preprocessing prerelease presentation pretrain
-pretrained pretraining private probabilities probability probable process processes progress proj project promises
-properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
-qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
-ramp random rank rare ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
+pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspacing place places plan planarconfiguration
+planes planned point points polarity policies policy polygon poor port positions precision predict predicted predictions
+predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
+pretrainings private probabilities probability probable process processes progress proj project promises properties
+prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform qnms
+quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise ramp
+random rank rare rates ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
 received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
@@ -103,19 +103,19 @@ since sincos singular sinkhorn size sizes skip skipped slicenormalvector sliceth
 smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
 spacingbetweenslices spacings spans speaks specialneeds specificity specimen spectrum speed split splits spool spread
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
-stays steps still stop stopped storage store stored straight strategy stream streamable strength stretch structure
-student studydate studyid studyinstanceuid studytime style subfield subsampled such superior supplemental support
-supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags take
-taken takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth terminal
-terms texts their theirs them then there they thickness things third those though threshold throughput tile tiled tiles
-timeout times timestamp tiny tissue title together token tokens told tolerance tool torch totalpixelmatrixrows
-traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer translation transmil
-transparent transport travel trilinear trust trusted truth truths tuning turned turns twice ucum uids uint16 uint8
-unable uncertainty unchanged undefined under underexposed unencrypted unexpected unfinished uni4eye unit unite united
-units unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted update urfound usage
-used user username uses using usual usually value values variable variables variant vary vectors verdict versions
-vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn warning
-wasserstein ways webhooks weight weights what whatever when where whether which while whose widen width windows
+stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch
+structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior supplemental
+support supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags
+take taken takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth
+terminal terms texts their theirs them then there they thickness things third those though threshold throughput tile
+tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance tool torch
+totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer
+translation transmil transparent transport travel trilinear trust trusted truth truths tuning turned turns twice ucum
+uids uint16 uint8 unable uncertainty unchanged undefined under underexposed unencrypted unexpected unfinished uni4eye
+unit unite united units unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted
+update urfound usage used user username uses using usual usually value values variable variables variant vary vectors
+verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn
+warning wasserstein ways webhooks weight weights what whatever when where whether which while whose widen width windows
 windowwidth wished within words work worker workers works workspace workspaces world worst would wrap write writes
 writing written wrong yaml years your yourself zero zone zscore zstd
 """

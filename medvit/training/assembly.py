@@ -44,7 +44,8 @@ class AssembledFinetuning:
     """Optimizer options in force, before scaling by the batch."""
     module: Finetuning
     loader: DataLoader[object]
-    validation: DataLoader[object]
+    validation: DataLoader[object] | None
+    """Loader of the val split; None if the last weights are kept."""
     trainer: Trainer
     resume_from: Path | None
 
@@ -55,8 +56,8 @@ class AssembledFinetuning:
 
     @property
     def loaders(self) -> tuple[DataLoader[object], ...]:
-        """Loaders for `Trainer.fit`: training and validation."""
-        return (self.loader, self.validation)
+        """Loaders for `Trainer.fit`: training, and validation if there is any."""
+        return (self.loader,) if self.validation is None else (self.loader, self.validation)
 
     @property
     def num_images(self) -> int:
@@ -79,7 +80,7 @@ def assemble_finetuning(
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
     start = config.start(manifest, pretrained)
-    task = assign(manifest, start.preprocess, config.label)
+    task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -123,9 +124,11 @@ def assemble_finetuning(
         num_steps=config.trainer.steps,
         seed=seed,
         folder=folder,
+        keep=config.keep,
     )
+    validation = whole_images(val) if config.keep == "best" else None
     trainer = config.build_trainer(folder, tracker, optim)
-    return AssembledFinetuning(start, task, model, optim, module, loader, whole_images(val), trainer, resume_from)
+    return AssembledFinetuning(start, task, model, optim, module, loader, validation, trainer, resume_from)
 
 
 def _describe(

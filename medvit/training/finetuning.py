@@ -1,11 +1,11 @@
-"""Supervised training of a model, keeping the weights of the epoch with the best validation metric."""
+"""Supervised training of a model, keeping the weights of the best epoch on the validation images, or the last ones."""
 
 from __future__ import annotations
 
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -32,14 +32,23 @@ log = logging.getLogger("medvit")
 class Finetuning(TrainingModule):
     """Model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
 
-    If the metric is undefined, as for images of only one class, the last epoch counts as the best.
+    If the metric is undefined, as for images of only one class, the last epoch counts as the best. With `keep="last"`
+    there is no validation, and the weights of the last step are kept.
     """
 
     def __init__(
-        self, model: Model | BagModel, loss: Loss, optim: OptimConfig, *, num_steps: int, seed: int, folder: Path
+        self,
+        model: Model | BagModel,
+        loss: Loss,
+        optim: OptimConfig,
+        *,
+        num_steps: int,
+        seed: int,
+        folder: Path,
+        keep: Literal["best", "last"] = "best",
     ) -> None:
         super().__init__(optim, num_steps=num_steps, depth=model.depth, seed=seed)
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.keep = model, loss, keep
         self.best_path = folder / BEST
         self.best_metric, self.best_step = float("-inf"), 0
         self._validated: list[tuple[Tensor, Tensor]] = []
@@ -89,11 +98,15 @@ class Finetuning(TrainingModule):
 
     def figures(self) -> dict[str, float]:
         """Return the last value of every metric, and the values of the kept epoch."""
+        if self.keep == "last":
+            return super().figures()
         best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
         return super().figures() | best | {"step of the kept epoch": self.best_step}
 
     def outcome(self) -> dict[str, str]:
         """Return the best validation metric and its epoch."""
+        if self.keep == "last":
+            return {"kept": "the weights of the last step"}
         name, best = self.metric_name, self.best_metric
         text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last epoch is kept"
         return {"best": f"{text}, {self.epoch_of(self.best_step)}"}
@@ -109,7 +122,9 @@ class Finetuning(TrainingModule):
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
     def restore_best(self) -> None:
-        """Load the weights of the best epoch into the model."""
+        """Load the weights of the best epoch into the model, unless the last ones are kept."""
+        if self.keep == "last":
+            return
         self.model.load_state_dict(load_file(self.best_path), strict=False)
 
     @property

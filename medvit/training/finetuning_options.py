@@ -54,6 +54,10 @@ class FinetuningOptions(TrainingOptions):
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing, for classification."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
+    the val split is not used and may be empty, as for a fixed number of steps chosen beforehand.
+    """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
@@ -73,7 +77,7 @@ class FinetuningOptions(TrainingOptions):
     @property
     def set_for_pixels(self) -> dict[str, object]:
         """Options of models trained on pixels rather than embeddings that are not at their default."""
-        given = self._set("crop", "overlap", "mirrored_axes", "applies_to")
+        given = self._set("crop", "keep", "overlap", "mirrored_axes", "applies_to")
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
         return given | kept | ({} if self.augment == FinetuningAugmentation() else {"augment": "..."})
 

@@ -103,8 +103,10 @@ def warn_of_ignored(task: Task, **options: object) -> None:
             log.warning("%s=%s is ignored: it is an option of classification, and this is a segmentation", key, value)
 
 
-def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> TaskAssignment:
+def assign(manifest: Manifest, preprocess: Preprocess, label: str, *, with_val: bool = True) -> TaskAssignment:
     """Return classification if images have the label, else segmentation if they have masks.
+
+    Without `with_val`, the validation images are an empty manifest.
 
     Raises:
         DataError: If the images have neither, a split is empty, or the dataset has fewer than two classes.
@@ -116,7 +118,8 @@ def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> TaskAssign
     if len(classes) < 2:
         found = ", ".join(classes) or "none"
         raise DataError(f"{manifest.folder}: {kind} needs at least two classes; found {found}")
-    return TaskAssignment(kind, label, tuple(classes), answered.split("train"), answered.split("val"))
+    val = answered.split("val") if with_val else answered.filter(lambda row: False)
+    return TaskAssignment(kind, label, tuple(classes), answered.split("train"), val)
 
 
 def _task(manifest: Manifest, label: str) -> Task:

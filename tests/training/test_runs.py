@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,20 @@ def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes,
     interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
     resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
+
+
+def test_the_last_weights_need_no_validation_images(volumes, tmp_path, monkeypatch):
+    """Whether there are validation images or none, the weights are those of the last step; a resumed run has them."""
+    options = finetune_options(volumes, keep="last")
+    whole = finetune(output=tmp_path / "whole", **options)
+    alone = Manifest.read(volumes).filter(lambda row: row.split == "train")
+    alone = replace(alone, folder=shutil.copytree(volumes, tmp_path / "train-only"))
+    alone.write()
+    assert same_weights(whole, finetune(output=tmp_path / "alone", **options | {"dataset": alone.folder}))
+    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **options)
+    assert same_weights(whole, finetune(output=tmp_path / "cut", resume=True, **options))
+    assert whole.training["kept"] == "the weights of the last step"
+    assert "val_dice" not in (whole.folder / "model_card.md").read_text()
 
 
 def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(

@@ -1,0 +1,136 @@
+"""Options of a curve, and the settings of its arms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medvit.config import AsWritten, Config, Count, Positive, Tree, read_yaml
+from medvit.engine import EngineConfig
+from medvit.errors import ConfigError
+from medvit.records import Split
+from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.pretraining_options import PretrainingOptions
+
+Arm = Literal["scratch", "pretrained", "given", "continued"]
+Method = Literal["full", "lora", "frozen"]
+OF_STAGES = ("dataset", "output", "seed", "resume", "tracking", "checkpoint")
+"""Keys of a stage's file that a curve sets itself, except a checkpoint in the file of fine-tuning."""
+
+
+class CurveOptions(Config):
+    """Options of a curve, without those common to all stages."""
+
+    dataset: Path
+    """Dataset folder made by ingest, with labels or label maps. Labels are drawn from its train split."""
+    output: Path
+    """New folder for the figure, the tables and the scores of all runs."""
+    finetune: Path
+    """YAML file of `medvit finetune` with the task. `checkpoint` or `backbone.weights` in it are the given weights of
+    the arms given and continued.
+    """
+    pretrain: Path | None = None
+    """YAML file of `medvit pretrain` for the pretraining on all training images, labeled or not. Unset: no pretraining,
+    or that of `pretrained`.
+    """
+    pretrained: tuple[Path, ...] = ()
+    """Checkpoints already pretrained on the training images of this dataset, one per seed, instead of `pretrain`."""
+    arms: tuple[Arm, ...] | None = None
+    """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
+    given: those in `finetune`. continued: the given ones, pretrained further on all training images. Unset: scratch,
+    and those for which files were given.
+    """
+    ways: tuple[Method, ...] = ("full", "lora", "frozen")
+    """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
+    labeled: tuple[Positive, ...] = (0.01, 0.05, 0.2, 1.0)
+    """Amounts of labeled training patients: up to 1 a fraction, above 1 a number."""
+    draws: Count = 10
+    """Random draws of labeled patients for each amount."""
+    pretrainings: Count = 3
+    """Pretrainings with different seeds. Draws are dealt over them."""
+    split: Split = "test"
+    """Split with the test patients."""
+    rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
+    """Learning rates to choose from, the same for every arm."""
+    lengths: tuple[Count, ...] = (100, 300, 1000)
+    """Numbers of steps to choose from, the same for every arm."""
+    strengths: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2)
+    """Inverse regularization strengths of the logistic regression on pixels to choose from."""
+    tuning_draws: Count = 2
+    """Draws for the choice of rates and lengths, by scores of training patients outside of the draw."""
+    tuning_images: Count = 500
+    """Maximum number of images that score such a choice."""
+    equal_steps: bool = True
+    """Also train from scratch for as many steps as pretraining and fine-tuning take together."""
+    resamples: Count = 10_000
+    """Resamples of draws and patients for the intervals."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+
+    @model_validator(mode="after")
+    def _one_source_of_pretraining(self) -> CurveOptions:
+        if self.pretrain is not None and self.pretrained:
+            raise ValueError("pretrain and pretrained are both set; give the file or the checkpoints")
+        return self
+
+    @property
+    def num_pretrainings(self) -> int:
+        """Number of pretrainings of an arm."""
+        return len(self.pretrained) or self.pretrainings
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of torch in each process, so that all processes together use the cores of the machine."""
+        return max(1, (os.cpu_count() or 1) // self.engine.num_processes)
+
+    def finetuning(self) -> Tree:
+        """Return the options of fine-tuning in the file, complete but for the keys that differ between runs."""
+        tree = read_yaml(self.finetune, scalars=AsWritten)
+        given = {"checkpoint": tree["checkpoint"]} if tree.get("checkpoint") else {}
+        return {key: value for key, value in tree.items() if key not in OF_STAGES} | given
+
+    def pretraining(self) -> Tree:
+        """Return the options of pretraining in the file; empty if there is none."""
+        tree = {} if self.pretrain is None else read_yaml(self.pretrain, scalars=AsWritten)
+        return {key: value for key, value in tree.items() if key not in OF_STAGES}
+
+    def check(self) -> None:
+        """Check the files of both stages before any work.
+
+        Raises:
+            ConfigError: If a key or value is wrong, or an arm lacks its weights.
+        """
+        places = {"dataset": self.dataset, "output": self.output}
+        FinetuningOptions.parse({**self.finetuning(), **places}, source=str(self.finetune))
+        PretrainingOptions.parse({**self.pretraining(), **places}, source=str(self.pretrain))
+        self.arms_in_force()
+
+    def arms_in_force(self) -> tuple[Arm, ...]:
+        """Return the arms: the given ones, else those for which there are files.
+
+        Raises:
+            ConfigError: If an arm lacks its weights.
+        """
+        finetuning = self.finetuning()
+        has_weights = bool(finetuning.get("checkpoint") or (finetuning.get("backbone") or {}).get("weights"))
+        has_pretraining = bool(self.pretrained) or self.pretrain is not None
+        possible: dict[Arm, bool] = {
+            "scratch": True,
+            "pretrained": has_pretraining,
+            "given": has_weights,
+            "continued": has_weights and self.pretrain is not None,
+        }
+        if self.arms is None:
+            default = {**possible, "pretrained": has_pretraining and not has_weights}
+            return tuple(arm for arm, is_possible in default.items() if is_possible)
+        needs = {
+            "pretrained": "pretrain=FILE or pretrained=[FOLDER,...]",
+            "given": f"checkpoint or backbone.weights in {self.finetune}",
+            "continued": f"pretrain=FILE, and checkpoint or backbone.weights in {self.finetune}",
+        }
+        for arm in self.arms:
+            if not possible[arm]:
+                raise ConfigError(f"arms contains {arm}, which needs {needs[arm]}")
+        return self.arms

@@ -1,0 +1,173 @@
+"""Figure and page of a curve: every draw as a dot, tables of scores, effects and all that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from medvit.curves.effects import Effect
+from medvit.curves.options import CurveOptions
+from medvit.curves.results import CurvePoint
+from medvit.curves.runs import EQUAL_STEPS, PIXELS, CurveRun
+from medvit.curves.trial import Pool
+from medvit.document import Bullets, Document, Picture, Section, Table
+
+NAMES = {
+    "scratch": "from scratch",
+    "pretrained": "pretrained on all training images",
+    "given": "given weights",
+    "continued": "given weights, continued on all training images",
+    PIXELS: "logistic regression on pixels",
+    EQUAL_STEPS: "from scratch, as many steps as with pretraining",
+}
+WAYS = {"full": "all weights", "lora": "LoRA", "frozen": "linear probe", "regression": ""}
+COLORS = ("#1f2a44", "#d95f02", "#1b9e77", "#7570b3", "#999999", "#e7298a")
+
+
+def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
+    """Plot the score over the number of labeled patients: a line of means for each arm, and every draw as a dot.
+
+    Of each arm, the method with the best score on training patients is shown.
+    """
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    arms = [arm for arm in NAMES if any(line.arm == arm for line in lines)]
+    for number, arm in enumerate(arms):
+        shown = sorted(
+            (line for line in lines if line.arm == arm and line.is_chosen), key=lambda line: line.num_patients
+        )
+        x = [line.num_patients * 1.03 ** (number - len(arms) / 2) for line in shown]
+        style = "--" if arm in (PIXELS, EQUAL_STEPS) else "-"
+        axes.plot(x, [line.mean.mean for line in shown], style, color=COLORS[number], label=NAMES[arm], linewidth=1.6)
+        for place, line in zip(x, shown, strict=True):
+            axes.scatter([place] * len(line.scores), line.scores, s=12, color=COLORS[number], alpha=0.5, linewidths=0)
+    axes.set_xscale("log")
+    ticks = sorted({line.num_patients for line in lines})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("labeled patients")
+    axes.set_ylabel(metric)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def curve_document(
+    title: str, lines: Sequence[CurvePoint], metric: str, protocol: Bullets, tried: Mapping[CurveRun, float]
+) -> Document:
+    """Return the page: figure, scores, effects, protocol, and every setting that was tried."""
+    picture = Picture.of("curve", "Mean over draws; each dot is a draw of labels.", curve_figure(lines, metric))
+    gains = [line for line in lines if line.is_gain]
+    opening = (
+        "Gains: " + "; ".join(f"{NAMES[line.arm]}, {line.num_patients} labeled patients" for line in gains) + "."
+        if gains
+        else "No arm has a gain over training from scratch by the protocol below."
+    )
+    return Document(
+        title,
+        opening,
+        [
+            Section("Curve", [[picture]]),
+            Section("Scores", [f"{metric}, mean over draws [95 % interval over draws and patients].", _scores(lines)]),
+            Section(
+                "Effects",
+                [
+                    "Paired difference from the best method from scratch. p is corrected for all comparisons of this "
+                    "table (Holm). A gain has a corrected p below .05 and a mean not below the baselines.",
+                    _effects(lines),
+                ],
+            ),
+            Section("Protocol", [protocol]),
+            Section(
+                "Settings that were tried",
+                ["Scores of training patients outside of the draw; the best mean was chosen.", _tried(tried)],
+            ),
+        ],
+    )
+
+
+def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) -> Bullets:
+    """Return the protocol of a curve as sentences."""
+    patients = [len({row.patient_id for row in part}) for part in (pool.train, pool.test)]
+    grid = f"rates {_listed(options.rates)}, steps {_listed(options.lengths)}, {', '.join(options.ways)}"
+    lines = [
+        f"{patients[0]} training patients with labels; {patients[1]} patients of the split {options.split} as test.",
+        f"Settings of every arm were chosen from the same grid ({grid}) by the mean score of "
+        f"{options.tuning_draws} draws on training patients outside of the draw, before a test label was read.",
+        f"{options.draws} draws of labeled patients for each amount, by class, smaller ones within larger ones; "
+        "draw r has seed r. The number of steps is fixed, and the last weights are kept.",
+        f"Intervals resample draws and test patients together ({options.resamples} times).",
+    ]
+    if pretraining_steps:
+        lines.append(
+            f"{options.num_pretrainings} pretrainings of {pretraining_steps} steps with different seeds; draws are "
+            "dealt over them."
+        )
+    return Bullets(lines)
+
+
+def write_page(folder: Path, document: Document) -> None:
+    """Write the page as HTML and as Markdown, with its figure."""
+    document.write_html(folder / "curve.html")
+    document.write_markdown(folder / "curve.md", "figures")
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _scores(lines: Sequence[CurvePoint]) -> Table:
+    head = ["labeled patients", "weights", "method", "settings", "score", "lowest and highest draw", "chosen"]
+    return Table(
+        head,
+        [
+            [
+                str(line.num_patients),
+                NAMES[line.arm],
+                WAYS[line.way],
+                line.settings,
+                _interval(line.mean),
+                f"{min(line.scores):.3f} to {max(line.scores):.3f}",
+                "yes" if line.is_chosen else "",
+            ]
+            for line in lines
+        ],
+    )
+
+
+def _effects(lines: Sequence[CurvePoint]) -> Table:
+    head = ["labeled patients", "weights", "method", "difference", "p", "p corrected", "gain"]
+    return Table(
+        head,
+        [
+            [
+                str(line.num_patients),
+                NAMES[line.arm],
+                WAYS[line.way],
+                _interval(line.effect, sign=True),
+                f"{line.effect.p:.4f}",
+                "" if line.corrected_p is None else f"{line.corrected_p:.4f}",
+                "yes" if line.is_gain else "",
+            ]
+            for line in lines
+            if line.effect is not None
+        ],
+    )
+
+
+def _tried(tried: Mapping[CurveRun, float]) -> Table:
+    places = sorted({(run.amount, run.arm, run.way, str(run.settings)) for run in tried})
+    rows = []
+    for amount, arm, way, settings in places:
+        same = (amount, arm, way, settings)
+        each = [score for run, score in tried.items() if (run.amount, run.arm, run.way, str(run.settings)) == same]
+        rows.append([f"{amount:g}", NAMES[arm], WAYS[way], settings, f"{np.mean(each):.3f}", str(len(each))])
+    return Table(["labeled", "weights", "method", "settings", "score", "draws"], rows)
+
+
+def _interval(effect: Effect, *, sign: bool = False) -> str:
+    form = "+.3f" if sign else ".3f"
+    return f"{effect.mean:{form}} [{effect.low:{form}}, {effect.high:{form}}]"

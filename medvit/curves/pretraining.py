@@ -1,0 +1,82 @@
+"""Pretraining of an arm on all training images, one run for each seed; an interrupted one is resumed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medvit.artifacts import MODEL, Checkpoint
+from medvit.config import Tree
+from medvit.dataset.manifest import Manifest
+from medvit.errors import DataError
+from medvit.leakage.seen_patients import seen_patients
+from medvit.records import Split
+from medvit.stage import seed_everything
+from medvit.tracking import Tracker
+from medvit.training.pretrained import save_pretrained
+from medvit.training.pretraining_assembly import assemble_pretraining
+from medvit.training.pretraining_options import PretrainingOptions
+from medvit.training.resume import LEFTOVERS
+
+log = logging.getLogger("medvit")
+
+
+@dataclass(frozen=True)
+class PretrainArm:
+    """Function that pretrains with a seed into a folder of its own; picklable."""
+
+    dataset: Path
+    folder: Path
+    options: Tree
+    split: Split
+    num_threads: int
+    """Threads of torch in the process."""
+
+    def path(self, seed: int) -> Path:
+        """Return the folder of the checkpoint of a seed."""
+        return self.folder / f"seed-{seed}"
+
+    def __call__(self, seed: int) -> Path:
+        """Pretrain unless the checkpoint is there; return its folder."""
+        folder = self.path(seed)
+        if (folder / MODEL).is_file() and not any((folder / name).exists() for name in LEFTOVERS):
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(self.num_threads)
+        config = PretrainingOptions.parse({**self.options, "dataset": self.dataset, "output": folder})
+        manifest = without_test_images(Manifest.read(self.dataset), self.split)
+        pretrained = None if config.checkpoint is None else Checkpoint.load(config.checkpoint)
+        seed_everything(seed)
+        parts = assemble_pretraining(config, manifest, pretrained, None, seed=seed, folder=folder, tracker=Tracker())
+        parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
+        save_pretrained(parts, folder, ())
+        for name in LEFTOVERS:
+            (folder / name).unlink(missing_ok=True)
+        return folder
+
+
+def without_test_images(manifest: Manifest, split: Split) -> Manifest:
+    """Return the training images, without those that have the pixels of a test image."""
+    pixels = {row.sha256 for row in manifest.split(split)}
+    kept = manifest.split("train").filter(lambda row: row.sha256 not in pixels)
+    excluded = len(manifest.split("train")) - len(kept)
+    if excluded:
+        log.warning("%d training images have the pixels of a test image and are excluded", excluded)
+    return kept
+
+
+def require_unseen(folder: Path, manifest: Manifest, split: Split) -> None:
+    """Check that no test patient is a training patient of given weights.
+
+    Raises:
+        DataError: If one is.
+    """
+    seen = seen_patients(folder, manifest.split(split))
+    if seen:
+        raise DataError(
+            f"{folder} was trained on {len(seen)} of the patients in the split {split}; give weights that were "
+            "trained on other patients"
+        )

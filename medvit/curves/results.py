@@ -1,0 +1,104 @@
+"""Results of a curve: scores of each arm by amount of labels, and effects against training from scratch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medvit.curves.effects import Effect, holm, mean_over_draws, paired_effect
+from medvit.curves.runs import EQUAL_STEPS, PIXELS, Cell, CurveRun, best_way, tuned_amount
+from medvit.curves.scores import ImageScores, value
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Scores of an arm and method at an amount: each draw, their mean with its interval; the effect is optional.
+
+    `effect` is the paired difference from training from scratch, `is_chosen` whether this method of the arm had the
+    best score on training patients.
+    """
+
+    amount: float
+    num_patients: int
+    arm: str
+    way: str
+    settings: str
+    scores: tuple[float, ...]
+    mean: Effect
+    is_chosen: bool
+    effect: Effect | None = None
+    corrected_p: float | None = None
+    """P-value of the effect after Holm's correction over all effects of chosen methods in the table."""
+    is_gain: bool = False
+    """Whether the corrected lower end is above 0 and the mean is not below the baselines."""
+
+    def tree(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def lines_of(
+    runs: Sequence[CurveRun],
+    load: Callable[[CurveRun], ImageScores],
+    chosen: Mapping[Cell, tuple[Any, float]],
+    num_patients: Mapping[float, int],
+    *,
+    ways: Sequence[str],
+    resamples: int,
+) -> list[CurvePoint]:
+    """Return a line for each amount, arm and method, with effects against the best method from scratch."""
+    by_place: dict[Cell, list[CurveRun]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.draw):
+        by_place[run.amount, run.arm, run.way].append(run)
+    amounts = sorted({amount for amount, _, _ in by_place})
+    best = {
+        (amount, arm): best_way(chosen, tuned_amount(amount, amounts), arm, ways)
+        for amount, arm, way in by_place
+        if arm not in (PIXELS, EQUAL_STEPS)
+    }
+    found = []
+    for (amount, arm, way), members in by_place.items():
+        each = [load(run) for run in members]
+        is_chosen = best.get((amount, arm), way) == way
+        effect = None
+        if arm != "scratch" or not is_chosen:
+            base = [load(run) for run in by_place[amount, "scratch", best[amount, "scratch"]]]
+            effect = paired_effect(each, base, resamples=resamples)
+        scores = tuple(value(one) for one in each)
+        mean = mean_over_draws(each, resamples=resamples)
+        settings = str(members[0].settings)
+        found.append(CurvePoint(amount, num_patients[amount], arm, way, settings, scores, mean, is_chosen, effect))
+    return _judged(found)
+
+
+def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Return the lines with corrected p-values and gains of the chosen methods."""
+    tested = [line for line in lines if _is_tested(line)]
+    corrected = dict(zip(map(id, tested), holm([line.effect.p for line in tested if line.effect]), strict=True))
+    floor = {
+        line.amount: max(each.mean.mean for each in lines if each.amount == line.amount and _is_baseline(each))
+        for line in lines
+        if any(each.amount == line.amount and _is_baseline(each) for each in lines)
+    }
+    judged = []
+    for line in lines:
+        p = corrected.get(id(line))
+        is_gain = (
+            p is not None
+            and line.effect is not None
+            and p < 0.05
+            and line.effect.mean > 0
+            and line.mean.mean >= floor.get(line.amount, float("-inf"))
+        )
+        judged.append(CurvePoint(**{**vars(line), "corrected_p": p, "is_gain": is_gain}))
+    return sorted(judged, key=lambda line: line.amount)
+
+
+def _is_tested(line: CurvePoint) -> bool:
+    return line.is_chosen and line.effect is not None and not _is_baseline(line)
+
+
+def _is_baseline(line: CurvePoint) -> bool:
+    return line.arm in (PIXELS, EQUAL_STEPS)

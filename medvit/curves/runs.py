@@ -1,0 +1,118 @@
+"""Runs of a curve: which arm, method, settings, amount and draw; and the choice of settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from medvit.curves.options import CurveOptions
+
+PIXELS, EQUAL_STEPS = "pixels", "scratch-equal-steps"
+"""Arms that are not initial weights: logistic regression on pixels; from scratch for the steps of all stages."""
+REGRESSION = "regression"
+FIRST_TUNING_DRAW = 1000
+"""Number of the first draw that settings are chosen on, above those of the curve."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run: learning rate and steps, or the inverse regularization strength of a regression."""
+
+    lr: float = 0.0
+    steps: int = 0
+    strength: float = 0.0
+
+    def __str__(self) -> str:
+        return f"c{self.strength:g}" if self.strength else f"lr{self.lr:g}-s{self.steps}"
+
+
+@dataclass(frozen=True)
+class CurveRun:
+    """One training on a draw of labels, and the images that score it: training patients outside, or test patients."""
+
+    purpose: Literal["tuning", "test"]
+    arm: str
+    way: str
+    amount: float
+    draw: int
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.purpose}-{self.arm}-{self.way}-n{self.amount:g}-d{self.draw}-{self.settings}"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a network is trained, rather than a regression."""
+        return self.arm != PIXELS
+
+
+Cell = tuple[float, str, str]
+"""Amount, arm and way."""
+
+
+def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRun]:
+    """Yield a run for each amount, tuning draw, arm, way and cell of the grid."""
+    grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
+    strengths = [Settings(strength=strength) for strength in options.strengths]
+    draws = range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
+    for amount, draw in itertools.product(options.labeled, draws):
+        if amount == 1:
+            continue  # no training patient is left outside: the settings of the next smaller amount are taken
+        for arm, way in itertools.product(options.arms_in_force(), options.ways):
+            yield from (CurveRun("tuning", arm, way, amount, draw, settings) for settings in grid)
+        if with_pixels:
+            yield from (CurveRun("tuning", PIXELS, REGRESSION, amount, draw, settings) for settings in strengths)
+
+
+def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settings, float]]:
+    """Return the settings with the best mean score over tuning draws, and that score, by amount, arm and way."""
+    found: dict[Cell, dict[Settings, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, score in scores.items():
+        found[run.amount, run.arm, run.way][run.settings].append(score)
+    chosen = {}
+    for place, by_settings in found.items():
+        means = {settings: float(np.mean(each)) for settings, each in by_settings.items()}
+        best = max(means, key=lambda settings: -np.inf if np.isnan(means[settings]) else means[settings])
+        chosen[place] = (best, means[best])
+    return chosen
+
+
+def test_runs(
+    options: CurveOptions, chosen: Mapping[Cell, tuple[Settings, float]], *, pretraining_steps: int
+) -> Iterator[CurveRun]:
+    """Yield a run for each amount, draw, arm and way with the chosen settings."""
+    for amount, draw in itertools.product(options.labeled, range(options.draws)):
+        tuned = tuned_amount(amount, options.labeled)
+        for arm, way in itertools.product(options.arms_in_force(), options.ways):
+            yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
+        if (tuned, PIXELS, REGRESSION) in chosen:
+            yield CurveRun("test", PIXELS, REGRESSION, amount, draw, chosen[tuned, PIXELS, REGRESSION][0])
+        if options.equal_steps and pretraining_steps:
+            settings = chosen[tuned, "scratch", "full"][0]
+            longer = Settings(settings.lr, settings.steps + pretraining_steps)
+            yield CurveRun("test", EQUAL_STEPS, "full", amount, draw, longer)
+
+
+def tuned_amount(amount: float, amounts: Iterable[float]) -> float:
+    """Return the amount whose settings are used: its own, or the largest fraction or number below all patients."""
+    return amount if amount != 1 else max(each for each in amounts if each != 1)
+
+
+def best_way(chosen: Mapping[Cell, tuple[Settings, float]], amount: float, arm: str, ways: Sequence[str]) -> str:
+    """Return the way of an arm with the best score on training patients."""
+    return max(ways, key=lambda way: chosen[amount, arm, way][1])
+
+
+def as_tree(chosen: Mapping[Cell, tuple[Settings, float]]) -> list[dict[str, Any]]:
+    """Return the choice as plain values."""
+    return [
+        {"amount": amount, "arm": arm, "way": way, **asdict(settings), "score": score}
+        for (amount, arm, way), (settings, score) in chosen.items()
+    ]

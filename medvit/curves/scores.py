@@ -1,0 +1,90 @@
+"""Scores of test images in a file for each run, and their metric under any weights of patients."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.files.atomic import write_bytes
+from medvit.records import Row
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Class indices (n,) and predicted probabilities (n, l) of images, with the patient of each as an index (n,)."""
+
+    truth: Int[Array, "n"]
+    probabilities: Float[Array, "n l"]
+    patient: Int[Array, "n"]
+
+    def metric(self, weights: Float[Array, "r p"]) -> Float[Array, "r"]:
+        """Return the AUROC under each row of patient weights; of several classes, the mean of one against the rest.
+
+        NaN if a class has no weight.
+        """
+        each = weights[:, self.patient]
+        labels = (1,) if self.probabilities.shape[1] == 2 else range(self.probabilities.shape[1])
+        return np.mean([_auroc(self.truth == label, self.probabilities[:, label], each) for label in labels], axis=0)
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """One score of each image (n,), such as its Dice, with the patient of each as an index (n,)."""
+
+    score: Float[Array, "n"]
+    patient: Int[Array, "n"]
+
+    def metric(self, weights: Float[Array, "r p"]) -> Float[Array, "r"]:
+        """Return the mean score under each row of patient weights, where each patient's images are averaged first."""
+        num_patients = weights.shape[1]
+        known = ~np.isnan(self.score)
+        sums = np.bincount(self.patient[known], self.score[known], minlength=num_patients)
+        counts = np.bincount(self.patient[known], minlength=num_patients)
+        has_score = counts > 0
+        means = sums[has_score] / counts[has_score]
+        given = weights[:, has_score]
+        with np.errstate(invalid="ignore"):
+            return np.asarray(given @ means / given.sum(axis=1))
+
+
+ImageScores = ClassScores | CaseScores
+
+
+def patient_indices(rows: Sequence[Row]) -> Int[Array, "n"]:
+    """Return the patient of each row as an index, in the order of the patients' identifiers."""
+    return np.unique([row.patient_id for row in rows], return_inverse=True)[1]
+
+
+def save(path: Path, scores: ImageScores) -> None:
+    """Write scores to a file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **vars(scores))
+    write_bytes(path, buffer.getvalue())
+
+
+def load(path: Path) -> ImageScores:
+    """Return the scores in a file."""
+    with np.load(path, allow_pickle=False) as arrays:
+        found = dict(arrays)
+    return ClassScores(**found) if "truth" in found else CaseScores(**found)
+
+
+def value(scores: ImageScores) -> float:
+    """Return the metric with equal weights."""
+    return float(scores.metric(np.ones((1, int(scores.patient.max()) + 1)))[0])
+
+
+def _auroc(positive: Array, scores: Array, weights: Float[Array, "r n"]) -> Float[Array, "r"]:
+    """Return the weighted share of pairs of a case and a control in which the case scores higher; ties count half."""
+    cases, controls = scores[positive], scores[~positive]
+    above = (cases[:, None] > controls).astype(np.float64) + 0.5 * (cases[:, None] == controls)
+    case_weights, control_weights = weights[:, positive], weights[:, ~positive]
+    with np.errstate(invalid="ignore"):
+        pairs = case_weights.sum(axis=1) * control_weights.sum(axis=1)
+        return np.asarray(((case_weights @ above) * control_weights).sum(axis=1) / pairs)
