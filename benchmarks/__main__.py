@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: the named ones, or all but large, gains, duplicates and guard."""
+"""Command line that runs the named benchmarks, or by default all but large, gains, duplicates and guard."""
 
 from __future__ import annotations
 

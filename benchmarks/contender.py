@@ -1,4 +1,4 @@
-"""One training in a process of its own, to measure its memory: prints the seconds of its steps as JSON.
+"""One training run in a process of its own, so that its memory can be measured; prints its step times as JSON.
 
 `python -m benchmarks.contender medvit|plain dinov2|mae DATASET STEPS`
 """

@@ -63,7 +63,10 @@ def _voxels_alone(source: Path, out: Path) -> None:
 
 
 def _two_at_once(source: Path, out: Path) -> None:
-    """Run two independent ingests: half their time is the minimum for one ingest with two processes."""
+    """Run two independent ingests at once.
+
+    Half of their time is a lower bound for the time of one ingest that uses two processes.
+    """
     work, folders = partial(_one_of_two, source), [out / "0", out / "1"]
     for outcome in map_items(work, folders, config=EngineConfig(num_processes=2), title="two at once"):
         if outcome.error is not None:
@@ -104,7 +107,10 @@ def _compare(source: Source, manifest: Manifest, repeats: int, others: dict[str,
 
 
 def _other_tools(source: Path, *, packed: bool) -> dict[str, Task]:
-    """Time the other tools on a folder; those with gzip take a minute if it is large."""
+    """Return tasks that convert a folder with the other tools that are installed.
+
+    `packed` includes tasks that compress with gzip, which take a minute for a large folder.
+    """
     tasks: dict[str, Task] = {
         PLAIN: lambda out: _dcm2niix(source, out, "n"),
         PACKED: lambda out: _dcm2niix(source, out, "i"),
@@ -136,7 +142,7 @@ def _dicom2nifti(source: Path, out: Path) -> None:
 
 
 def _copy(source: Path, arrays: list[bytes], out: Path) -> None:
-    """Do the minimum of any converter: read every byte once, write every voxel once."""
+    """Do the minimum that any converter must do: read every byte once and write every voxel once."""
     for path in source.rglob("*"):
         if path.is_file():
             path.read_bytes()

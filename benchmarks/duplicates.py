@@ -1,7 +1,7 @@
 """Detection rate of planted near duplicates of real images, and false positives among different images.
 
-Half of the images, by their hash, show the agreement of copies and of different images; the other half is searched with
-default bounds. Names of sets below are folders of `--data`.
+Images are divided into halves by their hash. One half shows how far copies agree, and how far different images do. The
+other half is searched with the default bounds. The names of the data sets below are folders of `--data`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COUNT = 40
 
 
 def shifted(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
-    """Shifted by up to a share of each side, black outside of the image."""
+    """Return an image shifted by up to a fraction of each side, and black outside of the original image."""
     down, right = (round(size * share * rng.uniform(-1, 1)) for size in pixels.shape[1:])
     moved = np.zeros_like(pixels)
     here, there = (
@@ -55,7 +55,7 @@ def shifted(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
 
 
 def cropped(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
-    """Cropped by up to a share of each side, at both ends."""
+    """Return an image whose sides are cropped by up to a fraction of their length, at both ends."""
     cuts = [round(size * share * rng.uniform(0.5, 1)) for size in pixels.shape[1:]]
     first = [int(rng.integers(0, cut + 1)) for cut in cuts]
     places = [slice(n, size - cut + n) for n, cut, size in zip(first, cuts, pixels.shape[1:], strict=True)]
@@ -63,20 +63,20 @@ def cropped(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
 
 
 def recompressed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """As JPEG of quality 30 to 90."""
+    """Return an image after JPEG compression with a quality of 30 to 90."""
     file = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(file, "JPEG", quality=int(rng.integers(30, 91)))
     return _channels_first(np.asarray(Image.open(file)))
 
 
 def brightened(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """With another gamma, gain and offset."""
+    """Return an image with another gamma, gain and offset."""
     changed = (pixels / 255.0) ** rng.uniform(0.7, 1.4) * rng.uniform(0.8, 1.2) + rng.uniform(-0.05, 0.05)
     return np.asarray((np.clip(changed, 0, 1) * 255).astype(np.uint8))
 
 
 def resized(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Resized by 0.7 to 1.4."""
+    """Return an image resized by a factor of 0.7 to 1.4."""
     image, factor = Image.fromarray(pixels.transpose(1, 2, 0).squeeze()), rng.uniform(0.7, 1.4)
     size = (round(image.width * factor), round(image.height * factor))
     return _channels_first(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
@@ -117,7 +117,7 @@ def _print_agreement(images: Sequence[Pixels], rng: np.random.Generator) -> None
 
 
 def _print_found(images: Sequence[Pixels], folder: Path, rng: np.random.Generator) -> None:
-    """Search images alone, and again with a copy of some of them, for each kind of copy."""
+    """Search the images for near duplicates, first alone, then with copies of some of them, for each kind of copy."""
     store = Store(folder / "images")
     rows = [_row(store, f"i-{number}", one) for number, one in enumerate(images)]
     alone = find_overlaps({"": Manifest(tuple(rows), Facts(folder.name), folder)}, PERCEPTUAL)

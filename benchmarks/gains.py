@@ -1,8 +1,9 @@
-"""Gains of self-supervised pretraining on real images, and savings by ExPLoRA: frozen features, held-out images.
+"""Gains of self-supervised pretraining on real images, and savings by ExPLoRA, by frozen features on held-out images.
 
-Pretrains a small transformer from scratch on the training images of all data sets together, with each objective and
-seed, and compares its frozen features on the test images of three sets with those of random initialization. Then one
-domain is excluded from pretraining, which continues on it by training all weights, or by ExPLoRA.
+A small transformer is pretrained from scratch on the training images of all data sets together, with each objective and
+seed. On the test images of three data sets, its frozen features are compared with those of random weights. Then a
+transformer is pretrained without the images of one domain. Its pretraining is continued on this domain, either by
+training all weights or by ExPLoRA.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ RESAMPLES = 1000
 
 
 def run(data: Path, folder: Path, *, steps: int, seeds: int) -> None:
-    """Run missing trainings, seed by seed; after each, write `gains.json` and `gains.md` into the folder."""
+    """Run missing trainings, seed by seed; after each seed, write `gains.json` and `gains.md` into the folder."""
     gains = Gains(data, folder, steps)
     gains.datasets()
     costs: dict[str, Cost] = {}
@@ -136,7 +137,7 @@ class Gains:
     steps: int
 
     def datasets(self) -> None:
-        """Make the data sets, their union, and the ones without and of one domain."""
+        """Make the data sets and merge them: all of them, those of one domain, and all but those of this domain."""
         for name, (source, options) in SETS.items():
             words = (f"source={self.data / source}", f"key={self.folder / 'site.key'}", *options)
             run_once("ingest", self._dataset(name), *words, key="dataset")
@@ -145,9 +146,9 @@ class Gains:
             run_once("merge", self._dataset(name), f"datasets=[{paths}]", f"slices={SLICES}")
 
     def trainings(self, seed: int) -> Iterator[tuple[str, Cost]]:
-        """Return every pretraining with a seed, by name, and its cost.
+        """Run every pretraining with a seed; yield its name and its cost.
 
-        Continued ones start from the first that lacks the domain.
+        Continued pretraining starts from `others`, which was pretrained without the domain.
         """
         for objective in OBJECTIVES:
             yield self._pretrained(f"{objective}-{seed}", objective, "all", seed, self._steps(objective))
@@ -162,7 +163,7 @@ class Gains:
         return self.folder / "checkpoints" / name
 
     def results(self, costs: Mapping[str, Cost], num_seeds: int) -> dict[str, Any]:
-        """Return scores on the test images, of pretrained and of continued weights, and costs, by method."""
+        """Return, by method, the test scores of pretrained weights and of continued weights, and the costs."""
         described = Checkpoint.load(self.checkpoint("others"))
         union, preprocess = Manifest.read(self._dataset("all")), Preprocess.parse(described.preprocess)
         seeds = range(num_seeds)
@@ -183,7 +184,10 @@ class Gains:
         return {**parts, "costs": self._costs(costs), "steps": self.steps, "seeds": num_seeds, "resamples": RESAMPLES}
 
     def _answers(self, labeled: Labeled, name: str) -> Answers:
-        """Return the metrics on test images of pretrained weights, or of random ones of a seed; computed once."""
+        """Return the predictions of probes on pretrained weights, or on random weights.
+
+        They are computed once and stored.
+        """
         path = self.checkpoint(name).with_name(f"{name}.{labeled.name}.npz")
         if not path.is_file():
             method, _, seed = name.partition("-")

@@ -26,7 +26,10 @@ PROBES = {
 
 
 def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
-    """Return a row per method, a column per data set: mean over seeds, its interval over images, range of seeds."""
+    """Return a table with a row per method and a column per data set.
+
+    A cell has the mean over seeds, its confidence interval, and the range over seeds.
+    """
     methods = next(iter(scores.values()))["probes"][probe][metric]
     title, split = PROBES[probe]
     heads = [f"{name} ({result['images'][split]} images)" for name, result in scores.items()]
@@ -38,7 +41,7 @@ def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
 
 
 def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return a row per method: trained weights, and medians over seeds of steps, minutes and memory."""
+    """Return a table with a row per method: trained weights, and medians over seeds of steps, minutes and memory."""
     rows = []
     for method, runs in costs.items():
         cells = [f"{median(run[key] for run in runs):.{digits}f}" for key, digits in _COSTS.items()]

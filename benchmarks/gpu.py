@@ -44,7 +44,7 @@ class Case:
         return f"{self.objective.name}, ViT {self.backbone.size}, {self.batch} images"
 
     def views(self, device: torch.device) -> Views:
-        """Return crops of noise: one, or two and eight smaller ones."""
+        """Return crops of noise for each image: one for MAE, else two global and eight smaller local crops."""
         shape = (self.batch, CHANNELS, self.side, self.side)
         if isinstance(self.objective, MaeConfig):
             return Views(torch.randn(1, *shape, device=device))
@@ -65,7 +65,7 @@ class Figures:
 
 
 def cases() -> list[Case]:
-    """ViT-S, B and L, as in the papers, in batches that fit into 80 GiB."""
+    """Return the trainings to measure: ViT-S, B and L, as in the papers, with batches that fit into 80 GiB."""
     batches = {"small": (512, 64), "base": (256, 48), "large": (128, 24)}
     found = []
     for size, (mae, dinov2) in batches.items():
@@ -90,7 +90,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def print_figures(title: str, peak: float, measured: Sequence[tuple[str, Figures]]) -> None:
-    """Print a line per training; utilization is the share of the measured rate of large matrix products."""
+    """Print a line per training; utilization is relative to the measured rate of large matrix products."""
     lines = [
         (
             name,

@@ -24,7 +24,7 @@ OFF = {"enabled": False}
 
 
 def run(data: Path, folder: Path) -> None:
-    """Print the guard's verdict and the share of time of its readings, for each objective and learning rate."""
+    """Print the guard's verdict and the fraction of time its readings take, for each objective and learning rate."""
     source, key = data / SOURCE, folder / "site.key"
     made = {
         "source": source,

@@ -1,4 +1,4 @@
-"""Runner of lightly-train in its own virtual environment: being under the AGPL, it is never imported."""
+"""Runner of lightly-train in its own virtual environment; it is never imported because of its license, the AGPL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def install(environment: Path) -> None:
 
 
 def command_of(environment: Path) -> Path:
-    """Path of its command."""
+    """Return the path of the lightly-train command."""
     return environment / "bin" / "lightly-train"
 
 
@@ -56,7 +56,7 @@ def command(environment: Path, images: Path, output: Path, *, batch: int) -> lis
 
 
 def step_seconds(output: Path) -> list[float]:
-    """Return the seconds of each step after the first, including loading, from its own log."""
+    """Return the seconds of each step after the first, including loading, from the log of lightly-train."""
     logged = (output / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [json.loads(line) for line in logged if "profiling/data_time" in line]
     return [line["profiling/batch_time"] + line["profiling/data_time"] for line in lines]

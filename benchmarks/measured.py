@@ -25,12 +25,13 @@ class Cost:
 
 
 def run_once(stage: str, output: Path, *words: str, key: str = "output") -> Cost:
-    """Return the cost of a command that makes a folder; it is run if the folder is absent, or resumed.
+    """Run a command that makes a folder, unless the folder exists already; return the cost of the command.
 
-    Its log is beside the folder. For an interrupted command, the cost is that of its last process.
+    Log and cost are stored next to the folder. An interrupted command is resumed, and its cost is that of its last
+    process.
 
     Raises:
-        SystemExit: If it fails.
+        SystemExit: If the command fails.
     """
     noted = output.with_name(f"{output.name}.cost.json")
     if output.is_dir() and noted.is_file():

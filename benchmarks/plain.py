@@ -1,7 +1,7 @@
 """Plain PyTorch versions of published algorithms on timm's transformers, as a first version would be written.
 
-Every crop goes through the network by itself, losses are explicit, the teacher is updated weight by weight. Nothing of
-medvit is used except its crops.
+Every crop goes through the network by itself, losses are written out, and the teacher is updated weight by weight. Only
+the crops are made by medvit.
 """
 
 from __future__ import annotations

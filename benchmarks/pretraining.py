@@ -1,8 +1,8 @@
 """Pretraining compared with lightly-train and a plain loop of the papers' algorithms: speed and memory.
 
-Each trains ViT-S in bf16 with 16 images per step, on the same images, in a process of its own. The crops have the same
-number and sizes (DINOv2: patches of 14, 2 crops of 224 and 8 of 98 pixels, 65536 prototypes, drop path 0.1; MAE:
-patches of 16, one crop of 224), and are made in the process that trains.
+Each program trains ViT-S in bf16 with 16 images per step, on the same images, in a process of its own. The crops have
+the same number and sizes (DINOv2: patches of 14, 2 crops of 224 and 8 of 98 pixels, 65536 prototypes, drop path 0.1;
+MAE: patches of 16, one crop of 224), and are made in the process that trains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OWN, PLAIN, LIGHTLY = "medvit", "plain loop", "lightly-train 0.18"
 
 @dataclass(frozen=True)
 class Contender:
-    """Training command for an empty folder, and the place of its step times."""
+    """Program to compare: its training command for an empty folder, and a function that reads its step times there."""
 
     command: Callable[[Path], Sequence[str]]
     seconds: Callable[[Path], list[float]]

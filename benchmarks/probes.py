@@ -52,7 +52,7 @@ class Labeled:
 
     @classmethod
     def of(cls, union: Manifest, name: str, preprocess: Preprocess, size: tuple[int, ...]) -> Labeled:
-        """Return the images of a data set within a union, whole and resized to the training size."""
+        """Return the images of one data set of a merged dataset, uncropped and resized to the training size."""
         key = f"{name}.label"
         own = union.filter(lambda row: row.dataset == name and key in row.labels)
         classes = union.facts.classes[key]
@@ -69,7 +69,7 @@ class Labeled:
         )
 
     def answers(self, backbone: Backbone) -> Answers:
-        """Return the scores of neighbors and of a linear probe on the features of a backbone."""
+        """Return class probabilities from nearest neighbors and from a linear probe on the features of a backbone."""
         known, chosen, asked = (features(backbone, self.pixels[split]) for split in SPLITS)
         labels = self.labels["train"]
         return {
@@ -92,7 +92,7 @@ def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Floa
 
 
 def start_weights(like: Path, seed: int) -> Backbone:
-    """Return the random initial weights of a pretraining with this seed, in the shape of a checkpoint's."""
+    """Return random initial weights, as a pretraining with this seed has, for the architecture of checkpoint `like`."""
     described, _ = backbone_of(Checkpoint.load(like))
     seed_everything(seed)
     return described.build()
@@ -101,9 +101,10 @@ def start_weights(like: Path, seed: int) -> Backbone:
 def compared(
     labeled: Labeled, answers: Mapping[str, Sequence[Answers]], *, baseline: str, resamples: int
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Return by probe, metric and method the mean over seeds and its difference from the baseline, with 95 % intervals.
+    """Return the mean over seeds and its gain over the baseline, with 95 % intervals, by probe, metric and method.
 
-    Intervals resample images, the same for all methods and seeds; the values of single seeds are listed in addition.
+    The intervals are from a bootstrap over images, whose resamples are the same for all methods and seeds. The values
+    of single seeds are listed in addition.
     """
     found: dict[str, dict[str, dict[str, object]]] = {}
     for probe, split in ASKED.items():

@@ -1,4 +1,4 @@
-"""Sources to measure on: real studies if they are beside the project, and phantoms everywhere."""
+"""DICOM sources for the benchmarks: phantoms, and real studies if they are stored next to the project."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REAL = {
 
 @dataclass(frozen=True)
 class Source:
-    """Folder of DICOM and its size."""
+    """Folder of DICOM files, and its size."""
 
     name: str
     folder: Path
@@ -41,7 +41,7 @@ class Source:
 
 
 def real_sources() -> list[Source]:
-    """Return the available real studies, and a line for each missing one."""
+    """Return the available real studies; print a line for each missing one."""
     found = []
     for name, place in REAL.items():
         if (SHARED_DATA / place).is_dir():
@@ -52,7 +52,7 @@ def real_sources() -> list[Source]:
 
 
 def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int] = (256, 256, 40)) -> Source:
-    """Write CT series of smooth shapes with noise, each of another patient; (columns, rows, slices)."""
+    """Write CT series of smooth shapes with noise, each of a different patient; `shape` is (columns, rows, slices)."""
     for number in range(num_series):
         affine = Affine.from_spacing((0.8, 0.8, 2.0))
         write_ct_series(

@@ -26,7 +26,7 @@ class Timing:
 
     @property
     def halved(self) -> Timing:
-        """Times of two tasks that ran together, each with half of the total."""
+        """Timing of a single task if this is the timing of two that ran together: half of the total."""
         return Timing(*(tuple(one / 2 for one in times) for times in (self.seconds, self.cpu_seconds)))
 
     @property

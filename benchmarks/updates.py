@@ -1,4 +1,4 @@
-"""Ingest of an archive, and again after no change, or after a change of one series."""
+"""Time of a first ingest of an archive, and of an update without a change or after a change of one series."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ STAGES = {
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Send records to MLflow that runs stored locally while MLflow was unreachable.",
+        "Send to MLflow the records that were stored locally while it was unreachable.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
@@ -302,7 +302,7 @@ def overview() -> str:
 
 
 def help_of(name: str, words: Sequence[str] = ()) -> str:
-    """Return the options of a stage in sections, each with its type, default and meaning, and an example."""
+    """Return the help of a stage: its options in sections, with their types, defaults and meanings, and an example."""
     from pipelines._help import page
 
     entry = STAGES[name]
@@ -313,7 +313,7 @@ def help_of(name: str, words: Sequence[str] = ()) -> str:
 
 
 def _with_options(name: str, words: Sequence[str]) -> str:
-    """Return the stage whose options a command accepts; for `plan`, the planned stage is appended."""
+    """Return the name under which options are listed: the stage, or for `plan` a name such as `plan pretrain`."""
     if name != "plan":
         return name
     return "plan finetune" if words[:1] and words[0] == "finetune" else "plan pretrain"

@@ -115,7 +115,10 @@ def figures(report: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def figures_by_level(report: Path, name: str) -> list[str]:
-    """Return one line per metric for eyes, visits and patients; each eye has one image in a visit."""
+    """Return one line with a metric for each level but images: eye, visit and patient.
+
+    Images are omitted because each eye has only one image per visit.
+    """
     levels = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]["By level"]
     return [_figure(name, one["metrics"][name], f", by {one['name']}") for one in levels if one["name"] != "image"]
 
@@ -127,7 +130,7 @@ def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
 
 
 def new_dice(predictions: Path, studies: NewStudies) -> dict[Path, float]:
-    """Return the mean Dice over the organs of every new study, by its folder.
+    """Return the mean Dice over organs for each new study, keyed by the folder of the study.
 
     The predicted NIfTI, which a clinician would open, is compared with the drawn label map.
     """

@@ -33,10 +33,10 @@ def groups(stage: str) -> dict[str, str]:
 
 
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
-    """Return the options of a stage in sections, below some lines; the options in `first` are the first section.
+    """Return the help of a stage: the lines in `head`, then its options in sections.
 
-    `words` choose variants, as in `head=dense`. For other choices, the default variant is shown, or none if the default
-    is unset.
+    The options named in `first` form the first section. `words` of the command line choose variants, as in
+    `head=dense`. If they do not choose one, the default variant is shown, or no variant if the default is unset.
     """
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     shown = [key for key in options(stage) if key.type != RENAMED and _is_chosen(key, chosen, options(stage))]
@@ -55,9 +55,9 @@ def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterab
 
 
 def misspelt(stage: str, words: Iterable[str]) -> str:
-    """Return a sentence about the first option that no variant of a stage has, with the nearest known option.
+    """Return an error message for the first option that no variant of a stage has, with the nearest known option.
 
-    Else empty.
+    The message is empty if all options are known.
     """
     known = [key.name for key in options(stage)]
     mappings = [key.name for key in options(stage) if "mapping" in key.type]
@@ -85,7 +85,7 @@ def _below(name: str, group: str) -> str:
 
 
 def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
-    """Return whether an option exists for the chosen variants, and for the default variants elsewhere."""
+    """Return whether an option exists for the variants in `chosen`, or for the default variant of other choices."""
     if not key.variant:
         return True
     field, _, name = key.variant.partition("=")
@@ -119,7 +119,7 @@ def _is_choice(stage: str, key: Key) -> bool:
 
 
 def _note(stage: str, key: Key, shown: str) -> Iterator[str]:
-    """Yield lines on which variant of a choice this page shows, and how to show another one, if there is one."""
+    """Yield lines that state which variant of a choice the page shows, and how to show another one."""
     field = key.name.removesuffix(".name")
     variants = [one.variant.partition("=")[2] for one in options(stage) if one.variant.startswith(f"{field}=")]
     others = [one for one in dict.fromkeys(variants) if one != shown]

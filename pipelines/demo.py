@@ -1,4 +1,4 @@
-"""Demo: the whole pipeline on phantoms, every stage, in 3D, 2D, on whole slides and on eyes."""
+"""Demo of every stage on phantoms (synthetic images): 3D volumes, 2D images, whole slides, and images of the eye."""
 
 from __future__ import annotations
 
@@ -114,7 +114,10 @@ class DemoStages:
         return self.config.output.absolute()
 
     def run(self, what: Stage[Any, Any], name: str, **options: Any) -> Path:
-        """Return the artifact of a stage, in the folder `name`; `options` as on the command line."""
+        """Run a stage with `options` as on the command line, and return its artifact, the folder `name`.
+
+        A stage that an interrupted demo has finished is not repeated.
+        """
         shared = {"seed": self.config.seed, "resume": self.config.resume, "tracking": self.config.tracking.tree()}
         if "key" in what.config_type.model_fields:
             shared["key"] = self.root / "site.key"
@@ -227,7 +230,10 @@ def grades(job: DemoStages, drawn: Path) -> None:
 
 
 def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_steps: tuple[int, int]) -> Path:
-    """Pretrain a backbone on images, then fine-tune all its weights; `num_steps` per epoch of each."""
+    """Pretrain a backbone on images, fine-tune all its weights, and return the folder of the model.
+
+    `num_steps` are the steps per epoch of pretraining and of fine-tuning.
+    """
     backbone = job.run(
         pretrain,
         f"{name}-backbone",
@@ -251,10 +257,10 @@ def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_s
 
 
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
-    """Write the sources of the stages: NIfTI pairs, DICOM studies without labels, PNG in class folders, new studies.
+    """Write the sources of all stages: NIfTI pairs, unlabeled DICOM studies, PNG files in class folders, new studies.
 
-    Slides are pyramidal TIFF, new slides DICOM; photographs and OCT volumes of the eye are DICOM. One slice of one of
-    the new studies is missing.
+    Slides for training are pyramidal TIFF; new slides are DICOM. Photographs and OCT volumes of the eye are DICOM. One
+    slice of one of the new CT studies is missing.
     """
     if folder.is_dir():
         return folder

@@ -80,7 +80,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Train heads on slide labels, with tiles embedded once by the frozen backbone; the model averages the heads."""
+    """Embed all tiles once by the frozen backbone, then train heads on slide labels; the model averages the heads."""
     parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -111,14 +111,14 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
-    """Return all components of a fine-tuning run, at the position that the run in the folder reached."""
+    """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
     positive = partial(positive_of, config)
     inputs = _inputs(config, run)
     return assemble_finetuning(config, *inputs, positive, seed=config.seed, folder=run.folder, tracker=run.tracker)
 
 
 def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
-    """Return all components of fine-tuning on slides, before their tiles are embedded, which takes long."""
+    """Return all components of fine-tuning on slides, without embedding the tiles yet, which takes long."""
     return assemble_slides(config, *_inputs(config, run), partial(positive_of, config), failures=run.failures)
 
 

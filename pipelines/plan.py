@@ -51,14 +51,14 @@ class FinetunePlanConfig(PlanConfig, finetuning.FinetuneConfig):
 
 
 class PlanStage(Stage[Any, Plan]):
-    """Stage whose options are those of the training stage that the first word of its command names."""
+    """Stage `plan`: the first word of its command names a training stage, whose options it accepts."""
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.recipe.__doc__
 
     def about(self, words: Sequence[str]) -> tuple[Stage[Any, Plan], list[str]]:
-        """Return the stage for the training stage that the first word names, and the other words.
+        """Return the plan stage for the training stage that the first word names, and the other words.
 
         Raises:
             ConfigError: If the first word is not a stage that can be planned.

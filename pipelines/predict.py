@@ -77,5 +77,5 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
-    """Return a function that states whether a worklist has processed the study with an identifier."""
+    """Return a function that takes the identifier of a study and returns whether a worklist has processed the study."""
     return lambda identifier: worklist.status(names.study(identifier)) == "done"

@@ -66,7 +66,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 
 
 def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
-    """Return all components of a pretraining run, at the position that the run in the folder reached."""
+    """Return all components of a pretraining run; an interrupted run in the folder continues at the step it reached."""
     manifest = run.dataset(config.dataset)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     teacher = config.self_distillation.teacher

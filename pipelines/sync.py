@@ -1,4 +1,4 @@
-"""Later sending to MLflow of records that could not be sent during runs."""
+"""Stage that sends to MLflow the records that could not be sent during their runs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class Synced:
 
 
 class Sync:
-    """Send records to MLflow that runs stored locally while MLflow was unreachable.
+    """Send to MLflow the records that were stored locally while it was unreachable.
 
-    No artifact is made. The journal of a finished run is removed when MLflow has received all of it, and the ID of the
-    run in MLflow is added to its lineage. The journal of an unfinished run is kept for its continuation.
+    No artifact is made. The locally stored records of a run are its journal. When MLflow has received the whole journal
+    of a finished run, the journal is removed, and the MLflow ID of the run is added to its lineage. The journal of an
+    unfinished run is kept, because the run may be continued.
     """
 
     name = "sync"

@@ -1,1 +1,1 @@
-"""Golden outputs: outputs of all stages, from two states of the code, and their comparison."""
+"""Golden outputs: the outputs of all stages before and after a change of the code, and their comparison."""

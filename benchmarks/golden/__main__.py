@@ -1,10 +1,11 @@
-"""Golden outputs: outputs of all stages, from two states of the code, and their comparison.
+"""Golden outputs: the outputs of all stages before and after a change of the code, and their comparison.
 
     python -m benchmarks.golden make FOLDER [--data ../shared/data]
     python -m benchmarks.golden compare FOLDER_A FOLDER_B
 
-`make` runs the code of the current checkout on one thread with fixed seeds and a fixed key. `compare` prints
-differences beyond those between two runs of the same code (`masks`); its exit status is 1 if there are any.
+`make` runs the code of the current checkout on one thread with fixed seeds and a fixed key. `compare` prints the
+differences between two folders; its exit status is 1 if there are any. Differences that also occur between two runs of
+the same code are masked (`masks`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHOWN_PER_FILE, SHOWN_CHARACTERS = 5, 120
 def make(folder: Path, data: Path) -> int:
     """Write the outputs of this checkout into a new folder; return the exit status of the process.
 
-    It is a separate process, since the number of threads is read when libraries are loaded.
+    The outputs are written by a separate process, because libraries read the number of threads when they are loaded.
     """
     if folder.exists():
         print(f"{folder} exists already; give another folder or remove it", file=sys.stderr)
@@ -99,7 +100,7 @@ def first_difference(a: Any, b: Any) -> int:
 
 
 def shown(value: Any, start: int = 0) -> str:
-    """Return a value for a line; of a long one, the part around `start`."""
+    """Return a value as text for one line; of a long text, only the part around `start`."""
     if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
         before = max(0, start - SHOWN_CHARACTERS // 4)
         return f"{len(value)} long, from {before}: {value[before : before + SHOWN_CHARACTERS]!r}"

@@ -1,4 +1,4 @@
-"""The content of a file as places and values, by its kind, so that a difference can be named."""
+"""Content of a file as a mapping from places to values, so that the place of a difference can be named."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Reader = Callable[[str, bytes, Names], Iterator[tuple[str, Any]]]
 
 
 def content(name: str, raw: bytes, names: Names) -> Content:
-    """Return the masked content of a file by the extension of its name; bytes for unknown types."""
+    """Return the content of a file with masks applied, read according to its type; unknown types are read as bytes."""
     is_dicom = raw[128:132] == b"DICM"
     reader = _dicom if is_dicom else READERS.get(Path(name).suffix.lower(), _bytes)
     return dict(reader(name, raw, names))
 
 
 def flattened(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings and lists with their places; an empty one is a leaf."""
+    """Yield the leaves of nested mappings and lists with their places; an empty mapping or list is a leaf."""
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
             yield from flattened(part, f"{place}.{key}" if place else str(key))

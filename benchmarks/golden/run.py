@@ -97,7 +97,7 @@ def write_key(path: Path) -> None:
 
 
 def copy_files(data: Path, patterns: tuple[str, ...], target: Path) -> None:
-    """Copy the files of a data folder that match; each keeps its path below the first folder."""
+    """Copy the files of a data folder that match patterns to `target`, under their paths without the first folder."""
     found = sorted(path for pattern in patterns for path in data.glob(pattern))
     if not found:
         raise FileNotFoundError(f"nothing in {data} matches {', '.join(patterns)}; give --data=...")
@@ -114,7 +114,7 @@ def copy_files(data: Path, patterns: tuple[str, ...], target: Path) -> None:
 
 
 def set_times(*folders: Path) -> None:
-    """Set one modification time for all files: it is part of the states by which an update detects changes."""
+    """Set the same modification time for all files, because updates use it to detect changed files."""
     for path in (path for folder in folders for path in folder.rglob("*")):
         os.utime(path, (TIME_S, TIME_S))
 

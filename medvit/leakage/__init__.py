@@ -109,13 +109,14 @@ def find_overlaps(
 ) -> tuple[Overlap, ...]:
     """Find all overlaps of the named datasets.
 
-    Patients and studies are listed if they are in several splits or datasets; groups of images always.
+    Patients and studies are listed only if they are in several splits or datasets. Groups of images are always listed.
 
-    Pixels and hashes of constant images are not compared. Near duplicates are groups of at least two different images,
-    which may be mirrored or rotated. Two images are linked if their hashes differ in at most `max_distance` bits.
-    Unrotated images are also compared if their hashes differ in up to twice as many bits, or if they are nearest
-    neighbors by their lowest frequencies. Every link is confirmed by fine structure (also of shifted or cropped images)
-    and, for volumes, by correlation. Groups are transitive.
+    Constant images are not compared. Near duplicates are groups of at least two different images, which may be mirrored
+    or rotated copies. The pixels of two images are compared if their hashes differ in at most `max_distance` bits.
+    Without rotation or mirroring, they are also compared if the hashes differ in up to twice as many bits, or if the
+    images are nearest neighbors by their lowest frequencies. Images are linked if their fine structure agrees, which
+    also finds shifted or cropped copies. Volumes and smooth images are linked if they are correlated. Groups are
+    transitive: two images that are linked to a third are in one group.
 
     Raises:
         DataError: If a store lacks pixels that are required for the comparison.
@@ -177,7 +178,7 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
     """Yield pairs of images with similar hashes and their distances, most similar first.
 
-    Then pairs follow whose lowest frequencies are similar, as after cropping, and pairs that are similar after one
+    Next come pairs whose lowest frequencies are similar, as after cropping. Last come pairs that are similar after one
     image is rotated or mirrored.
     """
     hashes = [member.row.perceptual_hash or "" for member in hashed]

@@ -1,8 +1,8 @@
 """Merging of datasets: the splits of patients remain separate, and volumes may be converted to slices.
 
-A patient with the same pseudonym in several datasets keeps only the images in the strictest of its splits (test, then
-val, then train), and so do identical images and near duplicates; the other images are excluded. If a label has
-different meanings in the datasets, the name of the dataset is added as a prefix.
+If the images of a patient (by pseudonym) are in several splits of the datasets, only those in the strictest split are
+kept: test, else val. The same holds for identical images and near duplicates. If the classes of a label differ between
+the datasets, the name of the dataset is added to the label as a prefix.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _less_protected(overlap: Overlap) -> set[str]:
 
 
 def _ambiguous(parts: Sequence[Manifest]) -> set[str]:
-    """Return the labels whose classes differ between datasets."""
+    """Return the labels whose classes are different in different datasets."""
     meanings: dict[str, set[tuple[str, ...]]] = {}
     for part in parts:
         for key, names in part.facts.classes.items():
@@ -171,7 +171,7 @@ def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
 def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
     """Return the classes of label maps if all datasets with label maps agree.
 
-    Otherwise none, and label maps are dropped.
+    If they do not agree, the result is empty, and label maps are dropped.
     """
     meanings = {tuple(part.facts.mask_classes) for part in parts if any(row.mask for row in part)}
     return meanings.pop() if len(meanings) == 1 else ()

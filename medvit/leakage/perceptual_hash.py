@@ -6,11 +6,12 @@ Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 20
 zero instead of the median as threshold). Volumes are hashed in the same way over their axes R, A and S.
 
 Mirroring an image flips the sign of every other frequency, and swapping its axes swaps frequencies. The hash of a
-mirrored or rotated image can therefore be computed from the hash of the image alone (`turned`).
+mirrored or rotated image can therefore be computed from the hash of the original image (`_turned`).
 
 Pairs within a Hamming distance are found by multi-index hashing (Norouzi, Punjani and Fleet, "Fast Search in Hamming
 Space with Multi-Index Hashing", CVPR 2012): if two hashes differ in at most r bits, at least one of their `NUM_BANDS`
-parts differs in at most r / `NUM_BANDS` bits, and equal parts are found by sorting. The search is exact.
+parts (bands) differs in at most r / `NUM_BANDS` bits. In each band, all patterns of so few bits are flipped, and equal
+bands are found by sorting. The search is exact.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ COARSE_COUNT = 2
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of indices (N,) into a list of hashes, with `first` below `second`, and the number of differing bits."""
+    """Pairs of indices (N,) into a list of hashes, and the number of bits in which the hashes of each pair differ."""
 
     first: Int[Array, "n"]
     second: Int[Array, "n"]
@@ -115,8 +116,8 @@ axes are known.
 def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Turn | None = None) -> Pairs:
     """Return all pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes have no pairs.
 
-    With `turn`, the first image of a pair is rotated or mirrored before the comparison, for images with the dimensions
-    of the turn. Up to 4 bits are lost if the turn swaps axes.
+    With `turn`, the first image of each pair is rotated or mirrored before the comparison; all images must have as many
+    axes as the turn. If the turn swaps axes, up to 4 bits of the rotated hash are unknown and may count as differences.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -128,10 +129,11 @@ def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Tu
 
 
 def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, count: int = COARSE_COUNT) -> Pairs:
-    """Return pairs of each hash with the `count` hashes nearest to it by the `COARSE_BITS` lowest frequencies.
+    """Return pairs of each hash and the up to `count` hashes nearest to it by the `COARSE_BITS` lowest frequencies.
 
-    The returned distance counts all differing bits and is at most `max_distance` in the lowest frequencies. Empty
-    hashes have no pairs. All hashes are compared with all others, which takes about a second for 10,000 hashes.
+    In these frequencies, the hashes of a pair differ in at most `max_distance` bits. The returned distance counts the
+    differing bits of all frequencies. Empty hashes have no pairs. All hashes are compared with all others, which takes
+    about a second for 10,000 hashes.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -168,7 +170,10 @@ def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
 
 
 def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn | None = None) -> float:
-    """Return Pearson's correlation of two images on one grid, the first one rotated by `turn`; 0 if one is constant."""
+    """Return Pearson's correlation of two images, averaged onto the same grid; 0 if one is constant.
+
+    The first image is rotated or mirrored by `turn`.
+    """
     first = _on_grid(one) if turn is None else turn.apply(_on_grid(one))
     first, second = first.ravel() - first.mean(), _on_grid(other).ravel()
     second = second - second.mean()
@@ -253,7 +258,7 @@ def _search(queries: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distan
 def _candidates(
     queries: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
-    """Yield index pairs (lower index first) that include every pair with a band within the radius."""
+    """Yield index pairs (lower index first), including all pairs with a band that differs in at most `radius` bits."""
     if size <= FEW:
         yield from _all_pairs(size)
         return
@@ -277,7 +282,7 @@ def _masks(radius: int) -> UInt16[Array, "m"]:
 def _bounds(
     ordered: UInt16[Array, "n"], keys: UInt16[Array, "n"], masks: UInt16[Array, "m"]
 ) -> tuple[Int[Array, "m n"], Int[Array, "m n"]]:
-    """Return the ranges of sorted keys that equal each key after the bits of each mask are flipped."""
+    """Return the ranges in `ordered` that equal each key after the bits of each mask are flipped."""
     starts = np.searchsorted(ordered, np.arange(2**BAND_BITS + 1)).astype(np.int32)
     turned = (keys[None] ^ masks[:, None]).astype(np.int64)
     return starts[turned], starts[turned + 1]

@@ -91,7 +91,7 @@ def write(
 
 
 def _of_assumed(manifests: Mapping[str, Manifest]) -> list[str]:
-    """Return a note for each dataset with assumed patients: two of them may be one person without detection."""
+    """Return a note for each dataset with assumed patients: two of these may be one person, which is not detected."""
     counts = ((manifest.facts.name, PatientCount.of(manifest)) for manifest in manifests.values())
     lost = "who is then not found as the same patient"
     return [f"{name}: {count.note}, {lost}." for name, count in counts if count.assumed]

@@ -64,7 +64,7 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Look:
-    """Image prepared for alignment with other images; values required only for likely copies are computed on demand."""
+    """Image prepared for alignment with other images; values that only likely copies require are computed on demand."""
 
     grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
@@ -109,7 +109,7 @@ class Placement:
 
 
 def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
-    """Return an image, optionally rotated, on the grid, with its normalized fine structure."""
+    """Return an image for comparison: averaged onto a grid of fixed size, and optionally rotated or mirrored."""
     grid = averaged_on(pixels, SIDE).astype(np.float32)
     grid = grid if turn is None else np.ascontiguousarray(turn.apply(grid))
     rough, _ = _detail(grid.reshape(ROUGH, 2, ROUGH, 2).mean(axis=(1, 3)))
@@ -163,7 +163,7 @@ def _windowed(rough: Float[Array, "r r"]) -> Float[Array, "9 r r"]:
 
 
 def _placed(one: Look, other: Look) -> Placement:
-    """Return the placement of the other image on the first image that most windows support."""
+    """Return the placement of one image on the other that most windows support."""
     centers = _centers()
     whole, windows = one.spectrum, other.window_spectra
     there = centers + _displacements(whole, windows)
@@ -188,7 +188,7 @@ def _slanted() -> tuple[Int[Array, "p"], Int[Array, "p"]]:
 
 
 def _displacements(whole: Complex[Array, "r f"], windows: Complex[Array, "n r f"]) -> Float[Array, "n 2"]:
-    """Return the displacement of each window in the other image, down and right, with subpixel precision."""
+    """Return the displacement (down, right) at which each window matches the whole image, with subpixel precision."""
     peaks = scipy.fft.irfft2(whole * windows.conj(), s=(ROUGH, ROUGH))
     near = np.arange(-MAX_SHIFT - 1, MAX_SHIFT + 2)
     peaks = peaks[:, near[:, None], near]
@@ -224,7 +224,7 @@ def _on_grid(stretch: Float[Array, "2"], shift: Float[Array, "2"]) -> Placement:
 
 
 def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:
-    """Return the fine structure of an image placed on another image, and a mask of the points it covers."""
+    """Return the fine structure of an image placed on another image, and a mask of the points that it covers."""
     laid, covered = detail, []
     for axis in (0, 1):
         place = (np.arange(SIDE) - placement.shift[axis]) / placement.stretch[axis]
@@ -239,7 +239,7 @@ def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Arra
 def _correlations(
     one: Float[Array, "h w"], other: Float[Array, "h w"], covered: Bool[Array, "h w"]
 ) -> Float[Array, "b"]:
-    """Return the correlations of blocks that are at least half covered and in which an image has fine structure."""
+    """Return the correlations of blocks that are at least half covered and have fine structure in at least one look."""
     inside = _blocks(covered.astype(np.float32))
     number = np.maximum(inside.sum(axis=1), 1.0)
     parts = [_blocks(part) * inside for part in (one, other)]

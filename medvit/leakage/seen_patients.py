@@ -1,9 +1,9 @@
 """Patients that a model and its initial weights were trained on.
 
-They are stored next to the weights as digests of pseudonyms. An evaluation of the model at the same site, or a merge
-with other datasets there, can thus detect patients that the model has seen, while nobody else can identify them. With
-the same site key, a patient known by PatientID has the same pseudonym in every dataset. A patient known only by a file
-name has a different pseudonym in each; for such datasets, `medvit leakage` can still compare pixels.
+The patients are stored next to the weights as digests of their pseudonyms. At the same site, an evaluation of the model
+can thus detect patients that the model has seen. Nobody else can identify them. With the same site key, a patient known
+by PatientID has the same pseudonym in every dataset. A patient known only by a file name has a different pseudonym in
+each; for such datasets, `medvit leakage` can still compare pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_training_patients(folder: Path, rows: Iterable[Row], before: Iterable[
 def training_patients(folder: Path) -> frozenset[str]:
     """Return the digests of the training patients of a checkpoint.
 
-    Empty without a record, as for public weights.
+    The result is empty if the checkpoint has no such record, as for public weights.
     """
     path = folder / PATIENTS
     return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else frozenset()

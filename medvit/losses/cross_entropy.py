@@ -50,7 +50,7 @@ def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
 
 
 def pieces(logits: Float[Tensor, "n k"]) -> Iterator[slice]:
-    """Yield slices of rows; the float32 scores of a slice form one piece."""
+    """Return slices of rows whose scores in float32 are small enough to be processed at once."""
     budget = PIECE_BYTES.get(logits.device.type, PIECE_BYTES_ELSEWHERE)
     step = max(1, budget // (4 * logits.shape[1]))
     return (slice(start, start + step) for start in range(0, len(logits), step))

@@ -12,10 +12,11 @@ from medvit.distributed import exactly
 def gram_loss(
     student: Float[Tensor, "b n d"], anchor: Float[Tensor, "b n e"], *, clip_negative: bool = True
 ) -> Float[Tensor, ""]:
-    """Return the mean squared difference between student and anchor of the cosines between patches of each image.
+    """Return the mean squared difference between the patch cosines of the student and those of the anchor.
 
-    Only similarities between patches count: rotating or scaling all features has no effect, and the widths of student
-    and anchor may differ. `clip_negative` sets negative cosines to zero.
+    The patch cosines are the cosine similarities between all patches of an image. Rotating or scaling all features
+    therefore has no effect, and the widths of student and anchor may differ. `clip_negative` sets negative cosines to
+    zero.
     """
     with exactly(student.device):
         own, wanted = gram(student), gram(anchor)

@@ -2,10 +2,10 @@
 
 A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
-type determines its input: `ClassMetric` the classes of all images, `MaskMetric` the masks of one image and class,
-`VolumeMetric` the volumes of one class in all images, `FeatureMetric` the features of images. Reports, `metrics.json`,
-MLflow and the terminal use these names and explanations and contain no others. To add a metric, add a file and its test
-(docs/how-to/add-a-metric.md).
+type determines its input: a `ClassMetric` takes the classes of all images, a `MaskMetric` the masks of one class in one
+image, a `VolumeMetric` the volumes of one class in all images, and a `FeatureMetric` the features of images. Reports,
+`metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a metric, add a
+file and its test (docs/how-to/add-a-metric.md).
 
 The value is computed by a pure function of the truth (first argument) and the prediction. The function accepts NumPy
 arrays and returns a float, or an array with one value per class. If the value is undefined, as the AUROC of a class
@@ -201,9 +201,9 @@ def metric_of(key: str) -> Metric | None:
 
 
 def metric_title(key: str, positive: str = "") -> str:
-    """Return a key in words, such as "Dice, liver" for `dice.liver`.
+    """Return the title of a metric key, such as "Dice, liver" for `dice.liver`.
 
-    If there are two classes, the positive one is named.
+    If there are two classes, the title names the positive one.
     """
     own, _, part = key.partition(".")
     metric, bare = metric_of(key), own.removeprefix(PATIENT_PREFIX)

@@ -21,7 +21,7 @@ from medvit.metrics.sensitivity import sensitivity
 def shares_of_balanced_accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> Float[Array, "n"]:
     """Compute the contribution of each image to the balanced accuracy over the true classes.
 
-    The contributions sum to it.
+    The sum of the contributions is the balanced accuracy.
 
     No confusion matrix is built, so the number of classes may be as large as the number of images.
     """

@@ -1,4 +1,4 @@
-"""Sensitivity (recall), the fraction of the images of a class predicted as this class: 0 to 1, higher is better.
+"""Sensitivity (recall) of a class, the fraction of its images predicted as it: 0 to 1, higher is better.
 
 It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
 """

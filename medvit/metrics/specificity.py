@@ -1,4 +1,4 @@
-"""Specificity, the fraction of images of other classes that are not predicted as a class: 0 to 1, higher is better.
+"""Specificity of a class, the fraction of the images of other classes not predicted as it: 0 to 1, higher is better.
 
 It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
 """
@@ -14,7 +14,7 @@ from medvit.metrics.confusion import ratio
 
 
 def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute, for each class, the fraction of other images not predicted as it; NaN without other images."""
+    """Compute, for each class, the fraction of the images of other classes not predicted as it; NaN without them."""
     others = counts.sum() - counts.sum(axis=1)
     given = counts.sum(axis=0) - np.diag(counts)
     return ratio(others - given, others)

@@ -38,7 +38,7 @@ DTYPE = np.dtype("<f2")
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of the tiles of one slide, in the order of its tile grid; `take` returns some, on `device`."""
+    """Embeddings of the tiles of one slide, in the order of its tile grid; `take` reads some of them onto `device`."""
 
     path: Path
     num_tiles: int
@@ -84,7 +84,7 @@ class EmbeddingStore:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the embeddings of a slide, stored under its name; None if they are missing or damaged."""
+        """Return the stored embeddings of a slide, which is given by name; None if they are missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None

@@ -32,7 +32,7 @@ class AppliesTo(Config):
     training images, if they have only one.
     """
     kind: Kind = "volume"
-    """Kind of the series. If it is not given, the kind of the training images."""
+    """Kind of the series. The default is the kind of the training images."""
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
 
@@ -107,8 +107,8 @@ class Model(nn.Module):
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return float32 probabilities, using a sliding window and mirrored passes if configured.
 
-        For classification of an image larger than the training crops, they are the mean over crops that cover the
-        image.
+        If an image to classify is larger than the training crops, its probabilities are the mean over crops that cover
+        it.
         """
         is_dense = self.config.kind == "segmentation"
         passes = []

@@ -44,8 +44,9 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
     """Write the backbone of a checkpoint, with adapters merged, as a folder that timm loads; return the folder.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model with its weights and arguments. Position
-    embeddings are written out for images of `image_size` (side, or rows and columns); if it is unset, for the training
-    size in the checkpoint, else 224. Transformers with rotary positions accept any size.
+    embeddings are written for images of `image_size` (side, or rows and columns). If it is unset, the size is the
+    training size in the checkpoint, or 224 if the checkpoint has none. Transformers with rotary positions accept any
+    size.
 
     Raises:
         CheckpointError: If timm has no such transformer (as for volumes) or gives other features for it, or the weights
@@ -66,7 +67,8 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
     that ExPLoRA trained fully are among `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
 
     Raises:
-        CheckpointError: If the checkpoint has no such adapter, if peft does not support it, or as for `to_timm`.
+        CheckpointError: If the checkpoint has no such adapter, if peft does not support it, or for the reasons listed
+            at `to_timm`.
         ConfigError: If a side of the image is not a multiple of the patch size.
         OutputError: If the folder is not empty.
     """

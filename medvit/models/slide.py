@@ -96,11 +96,11 @@ class WholeBag:
 
     @property
     def inputs(self) -> tuple[Embeddings]:
-        """Kind of image that the model accepts."""
+        """Inputs of the model, which are the embeddings."""
         return (self.embeddings,)
 
     def to(self, device: torch.device | str) -> WholeBag:
-        """Return the bag with its tiles to be read onto `device`."""
+        """Return the same bag; its tiles will be read onto `device`."""
         return replace(self, embeddings=self.embeddings.to(device), targets=self.targets.to(device))
 
 
@@ -132,9 +132,9 @@ class BagModel(nn.Module):
 class SlideReading:
     """Prediction for one slide, with attention.
 
-    `maps` (K, N) has one attention map per attention head of each ensemble member, each of which sums to 1 over the
-    tiles; `attention` (N,) is their mean. `scores` (N, L) are the probabilities for each tile as a bag of one tile,
-    `members` (M, L) those for the slide by each ensemble member.
+    `maps` (K, N) has an attention map for each attention head of each ensemble member. A map sums to 1 over the tiles,
+    and `attention` (N,) is the mean of the maps. `scores` (N, L) are the probabilities of each tile, read as a slide of
+    one tile. `members` (M, L) are the probabilities of the slide according to each ensemble member.
     """
 
     probabilities: Float[Array, "l"]

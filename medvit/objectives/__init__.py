@@ -64,9 +64,9 @@ class Objective(nn.Module, ABC):
         return self.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Return groups of parameters whose gradients are clipped separately, each by its norm.
+        """Return groups of parameters; gradients are clipped separately in each group, by the norm of the group.
 
-        By default, one group.
+        By default, there is only one group.
         """
         return (list(self.parameters()),)
 

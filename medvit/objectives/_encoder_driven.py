@@ -91,9 +91,9 @@ class EncoderDriven(Objective):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Predict the pixels of every patch from prefix and visible tokens of each depth, given with the deepest last.
+        """Predict the pixels of every patch from the encoder's tokens at several depths, the deepest last.
 
-        The tokens are those before the norm.
+        The tokens are the prefix tokens and the visible patches, before the norm.
         """
 
     def every_patch(

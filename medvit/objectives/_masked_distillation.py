@@ -101,7 +101,7 @@ class MaskedConfig(DistillationConfig):
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """Images and, if separate, patches."""
+        """Parts that have a separate head: images and, if their head is separate, patches."""
         return ("image", "patch") if self.patch_head == "separate" else ("image",)
 
     def heads(self, width: int) -> dict[str, Projection]:
@@ -116,8 +116,8 @@ class TeacherStudentTokens:
     """Tokens of teacher and student for a batch, before their heads.
 
     `teacher_images` (2B, D) and `student_images` (V * B, D) are ordered view by view, global views first.
-    `teacher_patches` and `student_patches` (M, D) are the patches masked for the student; `weights` (M) give every crop
-    the same total weight.
+    `teacher_patches` and `student_patches` (M, D) are the tokens of the patches that are masked for the student.
+    `weights` (M) are their weights in the loss, whose sum is the same for every crop.
     """
 
     teacher_images: Float[Tensor, "n d"]

@@ -26,7 +26,7 @@ PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.origina
 
 
 class ProjectionConfig(Config):
-    """Head on top of the backbone, which is discarded after training."""
+    """Head on top of the backbone. Only the head is discarded after training."""
 
     hidden: Count = 2048
     """Width of the hidden layers of the projection head."""
@@ -46,7 +46,7 @@ class ProjectionConfig(Config):
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
         """Return the options with the heads of a checkpoint folder and their sizes.
 
-        Without stored heads, the options unchanged.
+        Without stored heads, the options are returned unchanged.
 
         Raises:
             ConfigError: If sizes in the options differ from those of the stored heads.

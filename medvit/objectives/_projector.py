@@ -38,7 +38,9 @@ class ProjectorConfig(Config):
     """
 
     def kept_in(self, folder: Path) -> ProjectorConfig:
-        """Return the options with the projector of a checkpoint and its sizes; without a stored projector, unchanged.
+        """Return the options with the projector of a checkpoint and its sizes.
+
+        Without a stored projector, the options are returned unchanged.
 
         Raises:
             ConfigError: If sizes in the options differ from those of the stored projector.

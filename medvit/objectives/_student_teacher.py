@@ -163,7 +163,7 @@ def seen_of(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
     """Return the class token (or mean patch token) of each image, and the patches where `mask` is True.
 
-    The last block computes no other patches.
+    The last block computes only these patches.
     """
     num_prefix = backbone.num_prefix_tokens
     if not num_prefix:

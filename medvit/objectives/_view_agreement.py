@@ -20,7 +20,7 @@ from medvit.types import Views
 
 
 class AgreementViewsConfig(MultiCropConfig):
-    """Two global crops of 0.3 to 1 of an image and six local crops."""
+    """Options for crops: two global crops, which cover 0.3 to 1 of an image, and six local crops."""
 
     scale: tuple[Covered, Covered] = (0.3, 1.0)
     num_local: int = Field(default=6, ge=0)

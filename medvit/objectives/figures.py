@@ -37,7 +37,10 @@ def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
 
 
 def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
-    """Return an RGB image unchanged, else the first channel; for a volume, its middle axial slice with A at the top."""
+    """Return an image for display: RGB, the first channel of any other image, or the middle axial slice of a volume.
+
+    The top of the slice is anterior.
+    """
     values = pixels.detach().cpu().numpy()
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
@@ -50,7 +53,7 @@ def masked_figure(
     hidden: Bool[Tensor, "b n"],
     patch_size: tuple[int, ...],
 ) -> Figure:
-    """Return a figure of images, their visible part, and the reconstruction at the intensities of each patch."""
+    """Return a figure of images, their visible part, and the images with `predicted` instead of hidden patches."""
     patches, shape = patchify(pixels.float(), patch_size), tuple(pixels.shape[2:])
     mask = hidden[..., None]
     seen = unpatchify(patches.masked_fill(mask, float(pixels.min())), patch_size, shape)

@@ -29,7 +29,8 @@ class HiEndMaeLightConfig(EncoderDrivenConfig):
         """Return the objective with a new decoder.
 
         Raises:
-            ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.
+            ConfigError: If the depths do not increase up to the last block, or if the width is not a multiple of the
+                heads.
         """
         return HiEndMaeLight(backbone, self)
 

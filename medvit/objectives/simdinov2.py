@@ -1,7 +1,7 @@
 """SimDINOv2 (Wu et al., ICML 2025), in 2D and 3D: DINOv2 without prototypes, centers and temperatures.
 
-Student and teacher embeddings are aligned by their cosine similarity, and a coding rate prevents collapse. It has fewer
-options to tune and lacks the large head, which suits small batches of private images.
+Student and teacher embeddings are aligned by their cosine similarity, and a coding rate prevents collapse. SimDINOv2
+has fewer options to tune than DINOv2, and it lacks the large head. It therefore suits small batches of private images.
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ class SimMimConfig(ObjectiveConfig):
 def unit_masks(
     num_images: int, grid: tuple[int, ...], *, unit: int, ratio: float, device: torch.device
 ) -> Bool[Tensor, "b n"]:
-    """Draw masks of whole units of patches, `ceil(ratio * units)` per image; units at the end may be smaller."""
+    """Draw masks of whole units (`unit` patches per side), `ceil(ratio * units)` per image.
+
+    Units at the end of an axis may be smaller.
+    """
     units = tuple(-(-side // unit) for side in grid)
     noise = torch.rand(num_images, math.prod(units), device=device)
     mask = noise.argsort(dim=1).argsort(dim=1) < math.ceil(ratio * noise.shape[1])

@@ -1,7 +1,8 @@
 """SwAV (Caron et al., NeurIPS 2020) in 2D and 3D: crops predict one another's assignment to prototypes.
 
-It uses one network without a teacher. The assignments (codes) of the global crops are balanced over the prototypes by
-Sinkhorn-Knopp, over the batch and a queue of earlier features, and are predicted from all other crops.
+It uses one network without a teacher. Sinkhorn-Knopp balances the assignments (codes) of the global crops: over the
+batch and a queue of earlier features, all prototypes are used about equally. The codes of a crop are predicted from all
+other crops of the image.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class SwavConfig(AgreementConfig):
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""
     queue: int = Field(default=2048, ge=0)
-    """Number of earlier images whose features are balanced together with each batch. Usual values are the images of 10
-    to 30 batches. Set 0 if a step has more images than there are prototypes.
+    """Number of earlier images whose features are balanced together with each batch. Usual values are 10 to 30 times
+    the batch size. Set 0 if a step has more images than there are prototypes.
     """
     queue_from: Share = 0.15
     """Fraction of the training run after which the queue is used. At first, features change too quickly for a queue."""
@@ -79,9 +80,9 @@ class Swav(ViewAgreement):
         self.register_buffer("num_queued", torch.zeros((), dtype=torch.long))
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the cross-entropy of the codes of each global crop and the prediction from every other crop.
+        """Return the cross-entropy between the codes of each global crop and their prediction from every other crop.
 
-        The reading `code_entropy` is a share of its maximum.
+        The reading `code_entropy` is a fraction of its maximum.
         """
         features = F.normalize(self.project(views).float(), dim=-1)
         cosines = features @ F.normalize(self.prototypes.float(), dim=1).T

@@ -36,7 +36,10 @@ class Peft(ABC):
         return config
 
     def trained(self) -> frozenset[str]:
-        """Return the names of the trainable weights of the adapted backbone, before training freezes any."""
+        """Return the names of the trainable weights of the adapted backbone.
+
+        Call it before an objective freezes weights, as it does if the backbone becomes the teacher.
+        """
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class ExploraConfig(PeftConfig):
     def adapt(self, backbone: Backbone) -> Lora:
         """Return the backbone with low-rank updates.
 
-        Trainable are the updates, the chosen blocks, the norms, and new weights.
+        The updates, the chosen blocks, the norms and new weights are trainable.
 
         Raises:
             ConfigError: If a chosen block does not exist, all blocks are chosen, or a target matches no layer.
@@ -64,7 +64,7 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """Return the backbone with the low-rank updates of an earlier training run, removed from the merged weights."""
+        """Return the backbone with the low-rank updates of an earlier run, which are subtracted from merged weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

@@ -42,7 +42,7 @@ class LoraConfig(PeftConfig):
         return self.adapt_blocks(backbone, range(backbone.depth))
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """Return the backbone with the low-rank updates of an earlier training run, separated from its weights."""
+        """Return the backbone with the low-rank updates of an earlier run, which are subtracted from merged weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

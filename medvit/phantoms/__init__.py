@@ -188,8 +188,8 @@ def _slide(seed: int, number: int, shape: tuple[int, int] = slide.SHAPE) -> tupl
 def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without: tuple[int, ...] = ()) -> None:
     """Write OCT volumes as multi-frame DICOM, both eyes of a patient in one study, in a folder per class of the eye.
 
-    The right eyes cycle through the classes, the left ones have a random class. B-scans whose numbers `without`
-    names are missing.
+    The right eyes cycle through the classes, and the left eyes have a random class. B-scans with the numbers in
+    `without` are omitted.
     """
     for number in range(num_patients):
         for side in ("right", "left"):

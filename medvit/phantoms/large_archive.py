@@ -15,9 +15,10 @@ ROOT = "1.2.826.0.1.3680043.10.1561"
 
 
 def write_archive(folder: Path, *, num_series: int, num_slices: int) -> None:
-    """Write CT series of 4 x 4 pixels, with a folder and a patient per series; thousands of files per second.
+    """Write CT series of 4 x 4 pixels, with a folder and a patient per series.
 
-    All files are copies of one template, with bytes replaced where instances differ, so their headers are complete.
+    All files are copies of one template, in which only the bytes that differ between instances are replaced. Their
+    headers are therefore complete, and thousands of files are written per second.
     """
     template = _template(folder)
     for series in range(num_series):

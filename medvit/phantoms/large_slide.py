@@ -89,7 +89,10 @@ def _in_disk(size: int, count: int) -> Bool[Array, "n n"]:
 
 
 def _directory(file: io.BufferedWriter, size: int, table: Int64[Array, "2 n"], mpp: float, *, is_reduced: bool) -> int:
-    """Write the tables and the directory of a level; return its offset. Its last 8 bytes point to the next one."""
+    """Write the tables and the directory of a level; return the offset of the directory.
+
+    The last 8 bytes of a directory point to the next directory.
+    """
     offsets_at = file.tell()
     file.write(table[0].astype("<u8").tobytes())
     counts_at = file.tell()

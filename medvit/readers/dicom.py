@@ -101,7 +101,7 @@ class Dicom:
 
         Raises:
             GeometryError: If the slices do not form one regular grid.
-            ConflictError: If the values of its slices have different meanings.
+            ConflictError: If the values of the slices have different meanings.
             UnreadableError: If pixels cannot be decoded.
         """
         planes, decoded = _read_pixels(item)
@@ -141,7 +141,7 @@ class Dicom:
     def texts(self, path: Path) -> Iterator[FileText]:
         """Yield all texts of a file.
 
-        These are the elements that may contain a text, at any depth, the preamble, and comments in compressed pixels.
+        The texts are from elements at any depth, the preamble, and comments in compressed pixels.
         """
         return file_texts(path)
 
@@ -309,7 +309,7 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
 def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
     """Read the planes of an item with their pixels.
 
-    If some pixels lack the default value mapping, it is not applied.
+    If the value mapping that is used by default does not cover all pixels, it is not applied.
     """
     planes, frames = zip(*read_pixels(item), strict=True)
     if any(frame.num_unmapped for frame in frames):

@@ -46,8 +46,9 @@ class StacksConfig(Config):
     images form one volume, such as B-scans of OCT. Required if any `stacks` option is set.
     """
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
-    """Anatomical directions in which columns, rows and images are ordered. LPS fits most OCT: columns run to the
-    patient's left, rows to posterior (with depth), and images to superior. Use LPI if the first image is the uppermost.
+    """Anatomical directions in which the column number, row number and image number increase. LPS fits most OCT:
+    columns increase toward the patient's left, rows toward posterior (with depth), and images toward superior. Use LPI
+    if the first image is the uppermost.
     """
     num_slices: Count | None = None
     """Number of images in a complete stack. A stack with another number is refused. Unset: only gaps in the numbering
@@ -77,7 +78,7 @@ class Slices:
 
 
 class ImageStack:
-    """Reader of volumes (1, I, J, K) made of 2D images. `stacked` makes the items; a single file is never one."""
+    """Reader of volumes (1, I, J, K) made of 2D images. Its items are made by `stacked`, never from a single file."""
 
     name = NAME
 

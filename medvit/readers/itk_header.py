@@ -26,9 +26,9 @@ _PATTERN = re.compile(r"%[0-9]*d")
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Header fields by lower-case name without blanks; the header occupies `num_bytes` before voxels in the same file.
+    """Text header of an image: `fields` by lower-case name without blanks, and the files that contain the voxels.
 
-    `data_files` are the files with the voxels; it is empty if the voxels follow the header in the same file.
+    `data_files` is empty if the voxels follow the header in the same file. They then start at byte `num_bytes`.
     """
 
     path: Path

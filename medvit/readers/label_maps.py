@@ -7,8 +7,8 @@ Pairs are formed by name, in this order:
 - `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or in such a pair of folders;
 - `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, which share one label map.
 
-If the user names the folder of label maps NAME, `NAME/X.png` belongs to `X.png` of any folder next to it. The meaning
-of label-map values is decided over a whole source (`medvit.ingest.mask_meaning`), never from one file.
+If the user gives NAME as the folder of label maps, `NAME/X.png` belongs to `X.png` in any folder next to NAME. The
+meaning of label-map values is decided over a whole source (`medvit.ingest.mask_meaning`), never from one file.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     """Pair images with label maps by their file names, without opening the files.
 
     A file named like a label map but without an image is refused, as is a second label map of the same image. A folder
-    named like one of label maps, but not next to a folder of images, contains ordinary images. With `folders`, only
-    folders of these names contain label maps, and other files named like label maps are ignored.
+    with the name of a label-map folder contains ordinary images if no folder of images is next to it. With `folders`,
+    only folders of these names contain label maps, and other files named like label maps are ignored.
 
     Raises:
         DataError: If none of `folders` contains a file.

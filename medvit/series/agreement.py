@@ -1,7 +1,7 @@
 """Checks that the slices of one volume agree in rescale, unit, polarity and padding.
 
-A single slice can be wrong: a slice that lost its rescale has stored values among real ones, and they look like tissue.
-Slopes may differ, as in PET, where every slice has a separate slope.
+A single slice can be wrong. For example, a slice that has lost its rescale has stored values, and these look like
+tissue among the real values of the other slices. Slopes may differ, as in PET, where every slice has a separate slope.
 """
 
 from __future__ import annotations

@@ -36,10 +36,10 @@ class Checked:
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:
     """Find copies by their headers, and compare the decoded pixels of suspected copies by `digest`.
 
-    Suspected copies have the same position, number, traits and size. Planes of a volume may be copies under different
-    SOPInstanceUIDs, as after a second export; images only under the same one. Images with the same SOPInstanceUID that
-    differ in position, number, traits or size are namesakes; planes are not, because some tools give all planes the
-    same UID.
+    Suspected copies have the same position, number, traits and size. Planes of a volume can be copies even if their
+    SOPInstanceUIDs differ, as after a second export. Other images can be copies only if they have the same
+    SOPInstanceUID. If such images differ in position, number, traits or size, they are namesakes. Planes are never
+    namesakes, because some tools give all planes the same UID.
     """
     suspects: dict[Claim, list[Instance]] = defaultdict(list)
     for instance in instances:

@@ -3,8 +3,9 @@
 A frame whose functional groups give position, orientation and pixel spacing is a plane and may be a slice of a volume,
 whatever its SOP class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Ultrasound volumes give
 these in the coordinate system of the transducer (C.8.24.3); they are accepted too, with `in_transducer` set. Slices of
-reconstructed SPECT are positioned by the detector (C.8.4.15). A frame with neither is a separate image, as in a cine,
-and ingest counts such frames; frames of classes that must have a position (`Header.is_slice`) are refused.
+reconstructed SPECT are positioned by the detector (C.8.4.15). A frame without any of these positions is a separate
+image, as in a cine, and ingest counts such frames. If its class requires a position (`Header.is_slice`), the frame is
+refused.
 """
 
 from __future__ import annotations

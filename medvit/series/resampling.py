@@ -54,11 +54,12 @@ class ResamplingGrid:
 
 
 def layout(planes: Sequence[Header]) -> ResamplingGrid:
-    """Return a regular grid for irregular slices, with the pixels of the slices and the typical gap between them.
+    """Return a regular grid for irregular slices, with their in-plane pixel size and the typical gap between them.
 
     Raises:
-        GeometryError: If slices lack a position, differ in size, spacing or orientation, share a position, have gaps
-            above `MAX_GAP_RATIO` usual gaps, or drift by more than `MAX_DRIFT`: these cannot be resampled.
+        GeometryError: If the slices cannot be resampled: they lack a position, differ in size, spacing or orientation,
+            share a position, have a gap of more than `MAX_GAP_RATIO` times the typical gap, or drift by more than
+            `MAX_DRIFT`.
     """
     ascent = ascending(planes)
     (row, column, normal), positions = ascent.axes, ascent.positions_mm
@@ -90,7 +91,7 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
 def resample(
     slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid, padding: Padding | None = None
 ) -> Num[Array, "i j k"]:
-    """Return the voxels (columns, rows, slices) of slices, given in the order of `grid.order`, in their type.
+    """Return slices, given in the order of `grid.order`, as voxels (columns, rows, slices) of the same type.
 
     Interpolation is linear within planes and along the normal, and uses measured pixels only (normalized convolution);
     integers are rounded. A voxel becomes padding (NaN in floating point) if it requires a pixel outside the slices, or
@@ -133,7 +134,7 @@ class _Moved:
 
 
 def _mixed(below: _Moved, above: _Moved, weight: float) -> tuple[Float[Array, "i j"], Bool[Array, "i j"] | None]:
-    """Return values interpolated between two slices, and a mask of pixels with most weight on gaps, if any."""
+    """Return values interpolated between two slices, and a mask of pixels whose weight is mostly on gaps, if any."""
 
     def between(one: Float[Array, "i j"], other: Float[Array, "i j"]) -> Float[Array, "i j"]:
         return one if one is other else (1.0 - weight) * one + weight * other

@@ -224,7 +224,10 @@ def _order(value: DimensionValue | None) -> tuple[float, tuple[float, ...], str]
 
 
 def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
-    """Return a label for each value that contains no text typed by a person: free texts are numbered, not quoted."""
+    """Return a label for each value.
+
+    Labels never contain text typed by a person: free texts are numbered, not quoted.
+    """
     if name == "raw data type":
         return [RAW_TYPES.get(value, "other") if isinstance(value, float) else "other" for value in values]
     if name in UNITS:
@@ -238,7 +241,7 @@ def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
 
 
 def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
-    """Return the known words of each value that not all values contain."""
+    """Return, for each value, the known words that not all values contain."""
     words = [value.upper().split("\\") if isinstance(value, str) else [] for value in values]
     shared = set(words[0]).intersection(*words)
     known = [[COMPONENTS[word] for word in those if word in COMPONENTS and word not in shared] for those in words]

@@ -65,7 +65,7 @@ class RemoteSeries:
 
 
 class Intake:
-    """Sink for the missing instances of a series, which checks and names them.
+    """Sink that receives the missing instances of a series, checks them, and gives them file names.
 
     It is used as a sink of `multipart.split`. Instances that were not requested are dropped.
     """

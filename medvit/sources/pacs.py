@@ -204,8 +204,8 @@ def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
     If the server did not return the classes, those of all images are used.
 
     Each class has one context for uncompressed syntaxes, one for each compressed image syntax, and one for all other
-    syntaxes, such as video. A server accepts one syntax per context, and sends instances stored in that syntax, or
-    compresses others again.
+    syntaxes, such as video. A server accepts one syntax per context. It sends instances stored in that syntax as they
+    are, and may compress other instances again.
     """
     from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
 

@@ -125,7 +125,7 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class PunctualAdapter(HTTPAdapter):
-    """Transport adapter of requests that uses such connections."""
+    """Transport adapter for the library requests, with connections that keep to the timeout."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Create the connection pools."""

@@ -1,7 +1,7 @@
 """Private folder for files on their way from a source to a stage.
 
-A file gets its final name when it is complete, together with a line with its size in the record of the spool. Files
-that are recorded and on disk are not fetched again.
+When a file is complete, it gets its final name, and a line with its size is added to the record of the spool. Files
+that are both on disk and in the record are not fetched again.
 """
 
 from __future__ import annotations

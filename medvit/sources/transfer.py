@@ -114,8 +114,8 @@ class Transfer:
         """Fetch the files of all series.
 
         Raises:
-            SourceError: If the server cannot be reached or refuses, or if series are incomplete and options refuse
-                these.
+            SourceError: If the server cannot be reached or refuses, or if series are incomplete and the options do not
+                accept that.
         """
         num_wanted = sum(len(series.instances) for series in found)
         num_here = num_wanted - sum(len(self._missing(series)) for series in found)

@@ -1,7 +1,8 @@
 """Journal of a run: its records, stored in the folder of the run until a store has received them.
 
-Each line is one record, in JSON. Figures and texts, and files from other folders, are stored next to the journal; files
-in the run's folder are named by their path in it. A separate file records how much a store has received.
+Each line is one record, in JSON. Figures, texts and files from other folders are stored next to the journal. For files
+in the run's folder, only the path relative to this folder is recorded. A separate file records how much a store has
+received.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """Store to which a journal is sent, and how many bytes of it the store has received, for files and for records."""
+    """Store to which a journal is sent, and how far the store has received it, in bytes: for records and for files."""
 
     uri: str
     experiment: str
@@ -42,7 +43,7 @@ class State:
 
 
 class Journal:
-    """Journal in the folder of a run, which may be renamed while it is open."""
+    """Journal in the folder of a run; the folder may be renamed while the journal is open."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

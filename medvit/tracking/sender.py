@@ -291,7 +291,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _batches(found: Sequence[tuple[Record, int, int]]) -> Iterator[tuple[list[Record], int]]:
-    """Yield records in batches for one request, each batch with the byte where it ends."""
+    """Yield batches of records for one request each, with the byte position in the journal where the batch ends."""
     batch: list[Record] = []
     sizes, end = {"metrics": 0, "params": 0, "tags": 0}, 0
     limits = {"metrics": MAX_METRICS, "params": MAX_OTHERS, "tags": MAX_OTHERS}

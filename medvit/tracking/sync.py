@@ -27,10 +27,11 @@ def journals(folder: Path) -> Iterator[Path]:
 
 
 def send(folder: Path, uri: str | None = None) -> Sent:
-    """Send the journal of the run in a folder to its store, or to another; remove it if the run has finished.
+    """Send the journal of the run in a folder to its store, or to the store `uri`; remove it if the run has finished.
 
     Raises:
-        TrackingError: If the run is still in progress, or the store does not receive all of it; the rest is kept.
+        TrackingError: If the run is still in progress, or the store does not receive the whole journal; the rest is
+            kept.
     """
     with _alone(folder):
         journal = Journal(folder)

@@ -69,8 +69,8 @@ class OptimOptions(Config):
     value. Unset: 0.
     """
     pretrained_scale: Positive | None = None
-    """Learning-rate factor of pretrained weights that are trained directly, not through LoRA factors. Unset: 0.15 for
-    continued pretraining if `lr` is unset too, else 1.
+    """Multiplier of the learning rate for pretrained weights. The matrices that LoRA adds keep the full rate. Unset:
+    0.15 for continued pretraining if `lr` is unset too, else 1.
     """
     weight_decay: Amount | None = None
     """Decoupled weight decay of weight matrices; biases and norms have none. Unset: the value that the objective

@@ -35,8 +35,8 @@ class CurriculumConfig(Config):
     to the standard deviation of the crop.
     """
     noise_side: Count | None = None
-    """Side in pixels or voxels of the square or cube of each crop to which noise is added. Unset: a random side, up to
-    the whole crop.
+    """Noise is added only to a square (2D) or cube (3D) within each crop. This is its side in pixels or voxels. Unset:
+    a random side, up to the whole crop.
     """
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
@@ -56,7 +56,7 @@ class CurriculumConfig(Config):
 
 
 def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int, ...]) -> Float[Tensor, "n c *t"]:
-    """Return crops with sides reduced by a factor, in whole patches: bicubic in 2D, by means of voxels in 3D."""
+    """Return crops with sides reduced by a factor, in whole patches: bicubic in 2D, by averaging voxels in 3D."""
     sides = zip(crops.shape[2:], patch_size, strict=True)
     size = tuple(max(1, round(side * factor / patch)) * patch for side, patch in sides)
     if size == tuple(crops.shape[2:]):
@@ -69,8 +69,8 @@ def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int
 def noised(crops: Float[Tensor, "n c *s"], deviation: float, side: int | None) -> Float[Tensor, "n c *s"]:
     """Return crops with Gaussian noise in one square or cube at a random position of each; other pixels are unchanged.
 
-    The strength is drawn for each crop, up to `deviation` times its standard deviation. The side is also drawn unless
-    `side` is given.
+    The strength of the noise is drawn for each crop, up to `deviation` times the standard deviation of the crop. The
+    side is also drawn unless `side` is given.
     """
     num, shape, device = len(crops), crops.shape[2:], crops.device
     column = (num, *(1,) * (crops.ndim - 1))

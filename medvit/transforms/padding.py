@@ -14,8 +14,8 @@ def pad_about(
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """Return pixels padded on all sides to at least `shape`, and the location of the original pixels in the result.
 
-    The padding value is `value`, or the lowest pixel if unset. Training pads crops in the same way, because a model
-    that normalizes over the image depends on it.
+    The padding value is `value`, or the lowest pixel if unset. Training pads crops in the same way, because padding
+    affects a model that normalizes over the image.
     """
     missing = [max(0, want - have) for want, have in zip(shape, pixels.shape[2:], strict=True)]
     before = [n // 2 for n in missing]

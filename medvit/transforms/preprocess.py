@@ -102,8 +102,8 @@ class Preprocess(Config):
     channels of a color image are averaged.
     """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Spacing (R, A, S) in mm to which volumes are resampled. The result may differ slightly, because the field of view
-    does not change. Unset: volumes keep their spacing.
+    """Spacing (R, A, S) in mm to which volumes are resampled. The actual spacing may differ slightly, because a whole
+    number of voxels must cover the unchanged field of view. Unset: volumes keep their spacing.
     """
     size: tuple[Count, ...] | None = None
     """Size to which images are resized, in pixels. Volumes are resized, too, if spacing_mm is unset. Unset: no
@@ -136,8 +136,8 @@ class Preprocess(Config):
         Voxels that were not measured are excluded from statistics and interpolation, and are then filled.
 
         Raises:
-            DataError: If the image is not of the required kind, has no geometry for a requested spacing, no field of
-                view for a requested crop, or too many non-finite voxels, or a labeled one.
+            DataError: If the image is not of the required kind, lacks the geometry for a requested spacing or the field
+                of view for a requested crop, has too many non-finite voxels, or has a label on a non-finite voxel.
         """
         self.require_finite(image)
         return self.prepared(image)

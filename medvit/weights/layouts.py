@@ -1,8 +1,14 @@
 """Layouts of public weights: conversion of the tensor names of official code to timm's names, which medvit uses.
 
-Supported layouts: timm; the official code of DINO, DINOv2 (with registers), DINOv3 and MAE, and thus both variants of
-RETFound, bare or inside a training checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`); DINOv2 in
-transformers, used by RAD-DINO and Phikon-v2; and Hi-End-MAE in 3D.
+Supported layouts:
+
+- timm;
+- the official code of DINO, DINOv2 (with registers), DINOv3 and MAE, which both variants of RETFound use too;
+- DINOv2 in transformers, used by RAD-DINO and Phikon-v2;
+- Hi-End-MAE in 3D.
+
+In each layout, the weights may be the whole file or an entry of a training checkpoint (`teacher`, `student`, `model`),
+and their names may begin with `module.` or `backbone.`.
 """
 
 from __future__ import annotations
