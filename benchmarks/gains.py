@@ -199,7 +199,7 @@ class Gains:
         return dict(np.load(path))
 
     def _costs(self, costs: Mapping[str, Cost]) -> dict[str, list[dict[str, Any]]]:
-        """Return the runs of each method: costs, total and trained weights, steps, and why the guard ended them."""
+        """Return the runs of each method, each with cost, total and trained weights, steps, and a stop by the guard."""
         found = defaultdict(list)
         for name, cost in costs.items():
             method = name.partition("-")[0]

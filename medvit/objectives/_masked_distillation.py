@@ -230,7 +230,7 @@ class MaskedDistillation(Distillation):
 
 
 def coarsened(tokens: Tokens, grid: tuple[int, ...]) -> Float[Tensor, "b m d"]:
-    """Return the patches of a finer grid, resampled to a coarser one: bicubic in 2D as in DINOv3, by means in 3D."""
+    """Return patches of a finer grid resampled to a coarser one: bicubic in 2D as in DINOv3, by averaging in 3D."""
     if tokens.grid == grid:
         return tokens.patches
     maps = tokens.patches.float().transpose(1, 2).unflatten(2, tokens.grid)

@@ -172,7 +172,10 @@ class Uni4Eye(Objective):
         return backbone.encode(seen, grid=grid, ids=masking.ids_keep), masking, grid
 
     def _idle(self, backbone: Backbone) -> Float[Tensor, ""]:
-        """Return zero as a function of the weights that only the other dimensionality uses."""
+        """Return zero, computed from the weights that only the other dimensionality uses.
+
+        Adding it to the loss gives these weights a gradient of zero.
+        """
         other = self.twin_backbone if backbone is self.backbone else self.backbone
         own = {id(weight) for weight in backbone.parameters()}
         heads = [decoder.predict[str(other.ndim)] for decoder in (self.image, self.gradient)]

@@ -81,7 +81,7 @@ class SourceRequest:
             )
 
     def spool(self, *facts: object) -> Spool:
-        """Return the spool of this location in its present state, which `facts` (such as a file's size) identify."""
+        """Return the spool for the present state of this location; `facts`, such as a file's size, identify it."""
         options = self.options
         parent = self.work / SPOOL if options.spool is None else options.spool.expanduser()
         return Spool.open(parent, (self.location, *facts), is_kept=options.keep, max_gib=options.max_gib)
@@ -110,7 +110,7 @@ class SourceByStudy(Source, Protocol):
     """Source that can be fetched one study at a time."""
 
     def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
-        """Yield the files of one study after the other, except studies whose Study Instance UID `is_done`."""
+        """Yield the files study by study; skip studies if `is_done` returns True for their Study Instance UID."""
 
 
 @cache

@@ -75,7 +75,7 @@ def assemble_finetuning(
     folder: Path,
     tracker: Tracker,
 ) -> AssembledFinetuning:
-    """Return all components of a fine-tuning run, at the position that the run in the folder reached."""
+    """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
     manifest = manifest.without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
@@ -159,6 +159,6 @@ def _describe(
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
-    """Return the given rule for series; unset fields are taken from the training images."""
+    """Return the given criteria for series; fields that are not given are taken from `followed`."""
     overrides = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
     return followed.model_copy(update=overrides)

@@ -20,10 +20,10 @@ IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)
 class JointDraws(TorchFunctionMode):
     """Context in which each device gets its part of the random numbers drawn for the joint batch of all devices.
 
-    The first axis of a draw is that of the device's samples, or of its views, view after view. Sample i of device r is
-    sample `i * world + r` of the joint batch, as `EpochSampler` deals them. So masks and drop path on several devices
-    equal those of one device with the joint batch, if all start with the same seed. Draws of other shapes are the same
-    on every device. Dropout is not covered.
+    The first axis of such a draw must be that of the device's samples, or of their views, view after view. Draws of
+    other shapes are the same on every device. Sample i of device r is sample `i * world + r` of the joint batch, which
+    is how `EpochSampler` distributes samples. If all devices start with the same seed, masks and drop path therefore
+    equal those of one device with the joint batch. Dropout is not covered.
     """
 
     def __init__(self, batch_size: int, *, world: int, rank: int) -> None:
@@ -37,7 +37,7 @@ class JointDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Draw jointly where needed; pass all other calls through."""
+        """Replace a random draw for the batch by this device's rows of the joint draw; leave other calls unchanged."""
         options = dict(kwargs or {})
         if func in SIZED:
             size = _size(args, options)
@@ -58,7 +58,7 @@ class JointDraws(TorchFunctionMode):
         return (size[0] * self.world, *size[1:])
 
     def _repeated(self, values: Tensor) -> Tensor:
-        """Return a tensor of the joint shape that has these rows at their positions.
+        """Return a tensor for the joint batch with the rows of this device at their positions.
 
         The other rows are arbitrary.
         """

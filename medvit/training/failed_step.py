@@ -1,7 +1,7 @@
 """Record of the step that stopped a run: the batch with a non-finite loss, and the weights at that step.
 
-`python -m medvit.training.failed_step FILE` reports for every image and for the weights whether they are at fault;
-`replay` runs the step again. Files are safetensors, so that opening one runs no code from it.
+`python -m medvit.training.failed_step FILE` reports for every image and for the weights whether they are at fault.
+`replay` prepares running the step again. Files are safetensors, which can be opened without running code from them.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def load_stopped(path: Path) -> Stopped:
 
 
 def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
-    """Return a batch of the same type with the tensors of a failed step, and load weights and seed of that step.
+    """Prepare running a failed step again, and return its batch.
 
-    The module gets its weights and torch its seed.
+    `batch` is any batch of the same type. The weights of the step are loaded into the module, and its seed into torch.
 
-    After that, `module.training_step(replay(module, batch, stopped), 0)` is the failed step.
+    `module.training_step(replay(module, batch, stopped), 0)` then repeats the failed step.
     """
     module.load_state_dict(dict(stopped.weights))
     filled = {name: _filled(name, getattr(batch, name), stopped.tensors) for name in _names(batch)}
@@ -93,7 +93,7 @@ def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
 
 
 def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
-    """Pseudonyms of the images of a batch, or of their studies if it has only these."""
+    """Pseudonyms of the images of a batch, or of the studies if the batch has only those."""
     return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
 
 

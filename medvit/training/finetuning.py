@@ -30,7 +30,7 @@ log = logging.getLogger("medvit")
 
 
 class Finetuning(TrainingModule):
-    """Model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
+    """Model in training; `folder` contains the weights with the highest validation metric so far, `best_metric`.
 
     If the metric is undefined, as for images of only one class, the last epoch counts as the best. With `keep="last"`
     there is no validation, and the weights of the last step are kept.

@@ -56,7 +56,8 @@ def start_from(
     A given `preprocess` replaces that of the checkpoint.
 
     With a checkpoint, only the options of `config` that affect training alone apply, such as drop path; others are
-    ignored with a warning. Without either, preprocessing, rank and channels follow the dataset.
+    ignored with a warning. Without a checkpoint and without `preprocess`, preprocessing, rank and channels follow the
+    dataset.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
@@ -84,7 +85,7 @@ def start_from(
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
     """Return the backbone of a pretrained checkpoint with its weights, and its description.
 
-    Of `training`, only options that affect training alone apply, such as drop path.
+    Only those options of `training` apply that affect nothing but training, such as drop path.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.

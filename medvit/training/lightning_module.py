@@ -60,7 +60,7 @@ class TrainingModule(lightning.LightningModule):
         gather(self)
 
     def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Return weights by groups, each of which has its gradient clipped by its own norm."""
+        """Return groups of weights; gradients are clipped separately in each group, by the norm of the group."""
         return (list(self.parameters()),)
 
     def configure_gradient_clipping(
@@ -125,8 +125,8 @@ class TrainingModule(lightning.LightningModule):
     def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
         """Return the sum of the terms of a loss.
 
-        If it is not finite, the batch and the weights are saved before any weight changes: `python -m
-        medvit.training.failed_step FILE` inspects them, `replay` of that module repeats the step.
+        If the sum is not finite, the batch and the weights are saved before any weight changes. `python -m
+        medvit.training.failed_step FILE` inspects them, and `replay` in that module prepares repeating the step.
 
         Raises:
             TrainingError: If the sum is not finite; the weights are still those of the step before.

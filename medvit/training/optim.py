@@ -140,7 +140,7 @@ class OptimConfig(OptimOptions):
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def backbone_share(self, progress: float) -> float:
-        """Return the factor of the backbone's learning rate at a training progress: zero at first, then a ramp."""
+        """Return the factor of the backbone's learning rate at a training progress: zero, then a ramp to one."""
         if progress <= self.freeze:
             return 0.0
         return min(1.0, (progress - self.freeze) / self.ramp) if self.ramp else 1.0
@@ -150,7 +150,7 @@ class OptimConfig(OptimOptions):
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
-        """Return parameter groups by layer, by weight decay and by side; `scale` multiplies the learning rate."""
+        """Return parameter groups by layer, weight decay, and backbone or not; `scale` multiplies the learning rate."""
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:
             if weight.requires_grad:

@@ -36,7 +36,7 @@ def describe_patients(rows: Sequence[Row]) -> str:
 def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
     """Return the numbers of training and validation images and patients of a model.
 
-    For a summary.
+    The numbers are texts for a summary.
     """
     parts = {"trained on": train, "chosen on": val}
     return {
@@ -76,9 +76,10 @@ class TrainingOptions(Config):
         return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
 
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
-        """Return the preprocessing.
+        """Return the preprocessing to use; None if it is not set.
 
-        If its kind is unset, other unset fields come from the checkpoint or the data.
+        If options of the preprocessing are set, but not its kind, the missing options are those of the checkpoint, or
+        those chosen for the data.
         """
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:

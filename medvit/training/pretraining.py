@@ -34,8 +34,8 @@ log = logging.getLogger("medvit")
 class Pretraining(TrainingModule):
     """Objective in training; the guard evaluates probes before the first step and after each epoch.
 
-    The best weights by its judgment are stored in `folder`. Training on several devices equals training on one with the
-    joint batch.
+    The weights with the best probe evaluation are stored in `folder`. Training on several devices equals training on
+    one device with the joint batch.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Pretraining(TrainingModule):
 
     @property
     def seed_rank(self) -> int:
-        """Start all devices with the same seed: `JointDraws` splits their draws."""
+        """Start all devices with the same seed, because `JointDraws` splits the random draws between the devices."""
         return 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:

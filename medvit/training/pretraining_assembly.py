@@ -1,4 +1,4 @@
-"""Assembly of a pretraining: from options and a dataset to objective, loader, guard, module and trainer."""
+"""Assembly of a pretraining run: from options and a dataset to objective, loader, guard, module and trainer."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def assemble_pretraining(
     folder: Path,
     tracker: Tracker,
 ) -> AssembledPretraining:
-    """Return all components of a pretraining run, at the position that the run in the folder reached.
+    """Return all components of a pretraining run; an interrupted run in the folder continues at the step it reached.
 
     `teacher` is the checkpoint of a first pretraining, for self-distillation.
     """
@@ -158,7 +158,7 @@ def assemble_pretraining(
 def _optim(
     config: PretrainingOptions, objective: ObjectiveConfig, way: PeftConfig, *, is_continued: bool
 ) -> OptimConfig:
-    """Return the optimizer options: those given, else as the objective and the initial weights propose."""
+    """Return the optimizer options: those given, else those proposed for the objective and the initial weights."""
     proposed = objective.OPTIM
     if is_continued:
         trains_whole = isinstance(way, FullConfig | ExploraConfig)

@@ -38,8 +38,8 @@ class KeepLast(Checkpoint):
     """Atomic writer of the state to resume from: after every epoch, and at the step at which a signal came.
 
     Signals are handled between two steps, when weights, optimizer and teacher are consistent; then the run ends as
-    interrupted. All processes of a run stop at the same step, even if the signal reaches only one. Being a checkpoint
-    callback of Lightning, it runs after the module's own end of the epoch.
+    interrupted. All processes of a run stop at the same step, even if the signal reaches only one. Because it is a
+    checkpoint callback of Lightning, it runs after the module's own hooks at the end of the epoch.
     """
 
     def __init__(self, path: Path) -> None:

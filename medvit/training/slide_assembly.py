@@ -32,7 +32,7 @@ class AssembledSlides:
         """Return the training of the heads on embedded slides.
 
         Raises:
-            DataError: If their tiles differ in size or scale.
+            DataError: If the tiles of the slides differ in size or scale.
         """
         model = SlideModelConfig(
             backbone=self.start.config,

@@ -102,7 +102,7 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
     """Return the tile size and scale that all slides share; scales may differ slightly between scanners.
 
     Raises:
-        DataError: If their sizes or scales differ.
+        DataError: If the sizes or scales of the tiles differ.
     """
     sizes, mpps = {slide.grid.size for slide in slides}, [slide.grid.mpp for slide in slides]
     if len(sizes) > 1 or max(mpps) > SAME_SCALE * min(mpps):
@@ -187,7 +187,7 @@ class SlideTraining:
 
     @property
     def leftovers(self) -> list[str]:
-        """Files that only an unfinished run needs, in its folder."""
+        """Names of the files in the folder of a run that only an unfinished run needs."""
         return [_home(Path(), member).name for member in range(self.bags.members)]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:

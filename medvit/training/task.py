@@ -41,7 +41,7 @@ class TaskAssignment:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Index of each class in the labels of a row; empty if the target is the mask."""
+        """Classes of the label; empty if the target is the mask."""
         return self.classes if self.kind == "classification" else ()
 
     @property
@@ -67,7 +67,7 @@ class TaskAssignment:
 def require_fitting(
     ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check options about axes, by their keys: sizes have one number per axis, axes exist.
+    """Check options about axes, given by key: `sizes` must have one number per axis, and `axes` must exist.
 
     Raises:
         ConfigError: If an option does not fit images of `ndim` axes.
@@ -137,8 +137,9 @@ def _task(manifest: Manifest, label: str) -> Task:
 def choose_preprocess(manifest: Manifest) -> Preprocess:
     """Return a preprocessing for the kind of image that is most frequent, by default.
 
-    Images are resized to 224 x 224 and, if all have 8 bits, scaled by that range, else normalized individually; volumes
-    keep their spacing, and get a soft tissue window if all are CT, else are normalized individually.
+    Images are resized to 224 x 224. If all have 8 bits, they are scaled by that range; otherwise each is normalized by
+    itself. Volumes keep their spacing. If all are CT, a soft tissue window is applied; otherwise each is normalized by
+    itself.
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:

@@ -123,7 +123,7 @@ def resolve_precision(precision: Precision) -> Precision:
 
 
 class CompileBlocks(Callback):
-    """Compiler of transformer blocks in place, one by one: identical blocks of a width are compiled only once."""
+    """Callback that compiles transformer blocks one by one, in place; blocks of equal shape are compiled only once."""
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compile the blocks; names of weights do not change."""

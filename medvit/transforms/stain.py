@@ -155,7 +155,10 @@ def draw_stain(strength: Positive, generator: np.random.Generator) -> StainChang
 
 
 def apply_stain(pixels: Float[Tensor, "b 3 h w"], change: StainChange) -> Float[Tensor, "b 3 h w"]:
-    """Return images with changed amounts of hematoxylin, eosin and residual; glass is unchanged (Tellez et al. 2019)."""
+    """Return images with changed amounts of hematoxylin, eosin and residual (Tellez et al., 2019).
+
+    Glass is unchanged.
+    """
     import torch
 
     basis = pixels.new_tensor(HED)

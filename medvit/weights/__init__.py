@@ -198,9 +198,9 @@ def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) ->
 
 
 def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
-    """Drop the biases of DINOv3 that are all zero, except the masked biases of keys.
+    """Drop the biases of queries, keys and values in DINOv3 if those of queries and values are all zero.
 
-    A model without them is equivalent.
+    DINOv3 masks the biases of keys, so a model without these biases is equivalent.
     """
     for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)

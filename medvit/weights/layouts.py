@@ -137,7 +137,7 @@ def with_patch_positions(
 def _reading(
     count: int, sizes: list[int], rank: int, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[int, tuple[int, ...]]:
-    """Return how many types of prefix tokens have positions (none, class token, also registers), and the grid."""
+    """Return how many types of prefix tokens (class token, then registers) have positions, and the grid."""
     patches = [count - sum(sizes[:num_tokens]) for num_tokens in range(len(sizes) + 1)]
     if file_grid is not None:
         if math.prod(file_grid) in patches and len(file_grid) == rank:

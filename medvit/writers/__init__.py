@@ -3,7 +3,7 @@
 A format is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `WRITER`. The file name of the module is the name in `outputs=[...]`. A writer declares the tasks it supports and
 whether it *applies* to a prediction of an image. It *writes* files into an empty folder, from which they are moved into
-the study's folder. If the source does not allow the format, such as a segmentation without positions, the writer
+the study's folder. If the source does not allow the format (a segmentation requires positions, for example), the writer
 refuses with the reason, and the other writers continue (`medvit.writers.outputs`). To add a format, add a file and its
 test (docs/how-to/add-a-writer.md).
 """
@@ -48,7 +48,7 @@ class Study:
     """Other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
-        """Return the identifier of the series of one of its images, or else its place in the study."""
+        """Return the series identifier of an image of the study, or if it has none, the position in the study."""
         return item.identity.series or f"{self.name}#{self.items.index(item)}"
 
 
@@ -134,13 +134,13 @@ class ResultWriter(Protocol[ContextT]):
     """Tasks whose models it supports."""
 
     def applies(self, item: Item, prediction: Any) -> bool:
-        """Return whether it applies to a `Prediction` or a `SlideFinding`."""
+        """Return whether this format applies to a prediction, which is a `Prediction` or a `SlideFinding`."""
 
     def write(self, context: ContextT, folder: Path) -> Sequence[str]:
         """Write files into an empty folder; return notes for human review, which do not name patients.
 
         Raises:
-            MedvitError: A subclass, if the source does not allow it; the text does not name a patient.
+            MedvitError: A subclass, if the source does not allow the format; the text does not name a patient.
         """
 
 
@@ -150,10 +150,10 @@ def writers() -> tuple[ResultWriter[Any], ...]:
 
 
 def writer(name: str) -> ResultWriter[Any]:
-    """Return the writer of a name.
+    """Return the writer with a name.
 
     Raises:
-        ValueError: With the nearest known name and the list.
+        ValueError: If no writer has this name; the message has the nearest known name and the list of names.
     """
     known = {one.name: one for one in writers()}
     if name not in known:

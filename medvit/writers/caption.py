@@ -1,4 +1,4 @@
-"""Caption of a picture: a line of text, each name with a square of its color."""
+"""Caption of a picture: a line of names, each after a square of its color."""
 
 from __future__ import annotations
 

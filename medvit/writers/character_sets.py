@@ -46,9 +46,9 @@ COPIED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
 def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
     """Convert the texts of a header to a character set that highdicom accepts: its own if possible, else UTF-8.
 
-    A misspelt term is read as the intended one. Texts that are not ASCII although no character set is declared are read
-    as UTF-8 if valid, else as Latin-1, and the returned note states which; else it is empty. Texts other than
-    `IDENTITY` that are invalid in the declared character set are removed.
+    A misspelt name of a character set is read as the intended one. If no character set is declared, texts that are not
+    ASCII are read as UTF-8 if valid, else as Latin-1, and the returned note states which; otherwise, the note is empty.
+    Texts other than `IDENTITY` that are invalid in the declared character set are removed.
 
     Raises:
         UnsupportedError: If name or IDs of the patient are invalid in the declared character set.
@@ -72,7 +72,8 @@ def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
 def _undeclared(header: Dataset) -> str:
     """Return the encoding of non-ASCII texts in a header without a declared character set.
 
-    Empty if all are ASCII. Only texts at the top of the header are checked: those that highdicom copies.
+    The result is empty if all texts are ASCII. Only texts at the top of the header are checked: those that highdicom
+    copies.
     """
     found = b""
     for tag in header.keys():  # noqa: SIM118 (raw elements)
@@ -112,9 +113,9 @@ def _spelt(term: str) -> str:
 
 
 def _encodings(terms: Sequence[str]) -> list[str]:
-    """Return the Python encodings with which pydicom decodes.
+    """Return the Python encodings with which pydicom decodes texts under these terms.
 
-    Only ASCII if the declaration is missing or contains an unknown term.
+    The only encoding is ASCII if the declaration is missing or contains an unknown term.
     """
     from pydicom.charset import python_encoding
 
@@ -123,7 +124,7 @@ def _encodings(terms: Sequence[str]) -> list[str]:
 
 
 def _decode(dataset: Dataset, encodings: list[str], *, is_rewritten: bool) -> None:
-    """Decode all texts with the given encodings, within sequences too, where an item may declare its own."""
+    """Decode all texts with the given encodings, also within sequences, whose items may declare their own encodings."""
     from pydicom.valuerep import PersonName
 
     dataset.set_original_encoding(*dataset.original_encoding, encodings)
@@ -152,9 +153,9 @@ def _remove_lost(header: Dataset, terms: Sequence[str]) -> None:
 
 
 def _elements(dataset: Dataset, representations: Sequence[str]) -> Iterator[DataElement]:
-    """Return the elements of some value representations.
+    """Return the elements that have one of these value representations.
 
-    An unreadable one is removed, and no other is read.
+    Elements of other value representations are not read. Unreadable elements are removed.
     """
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)

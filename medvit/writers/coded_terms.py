@@ -24,7 +24,7 @@ ABNORMAL_WORDS = re.compile(
 def property_type(name: str, codes: Mapping[str, str]) -> Concept:
     """Return the coded term of a class.
 
-    The one given in `codes`, else the one of this name in DICOM's SNOMED CT dictionary, else a private one.
+    It is the term given in `codes`, else the term of this name in DICOM's SNOMED CT dictionary, else a private one.
 
     Raises:
         ConfigError: If the given code is not `SCHEME:VALUE:MEANING`.
@@ -37,7 +37,7 @@ def property_type(name: str, codes: Mapping[str, str]) -> Concept:
 def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str, Concept]:
     """Return the coded term of each class.
 
-    Private values that would be equal, as of `<5 mm` and `>5 mm`, get a hash.
+    Private code values that would be equal, such as those of `<5 mm` and `>5 mm`, are distinguished by a hash.
     """
     found = {name: property_type(name, codes) for name in classes}
     times = Counter(concept.value for concept in found.values() if concept.scheme == PRIVATE_SCHEME)
@@ -52,7 +52,8 @@ def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str
 def label_of(name: str) -> str:
     """Return the name of a class as a DICOM label: one value of at most 64 characters (PS3.5 6.2, LO).
 
-    A backslash, which would divide it into two values, becomes a slash; truncated names are distinguished by a hash.
+    A backslash, which would divide the label into two values, becomes a slash. Truncated names are distinguished by a
+    hash.
     """
     text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name.replace("\\", "/")).split())
     return text if len(text) <= LABEL_LENGTH else f"{text[: LABEL_LENGTH - 9]} {_hash(name)}"

@@ -55,7 +55,7 @@ def base_level(headers: Sequence[Dataset]) -> Dataset:
     """Return the header of the image at full resolution.
 
     Raises:
-        UnsupportedError: If the files do not include one.
+        UnsupportedError: If no header is of an image at full resolution.
     """
     whole = [
         header for header in headers if "VOLUME" in header.get("ImageType", ()) and "TotalPixelMatrixRows" in header

@@ -1,4 +1,4 @@
-"""DICOM Segmentation (PS3.3 A.51) of a mask, on the slices and in the study of its source."""
+"""Mask as a DICOM Segmentation (PS3.3 A.51) on the slices of its source, in the study of the source."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
 def fit_texts(sources: Sources, classes: Sequence[str], codes: Mapping[str, str]) -> None:
     """Convert the headers of the source to UTF-8 if classes or their codes are not ASCII.
 
-    An object has one character set.
+    This is necessary because a DICOM object has only one character set.
     """
     if not all(text.isascii() for text in (*classes, *(codes.get(name, "") for name in classes))):
         for header in sources.headers:
@@ -111,7 +111,7 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
-    """Set the frame numbers to those in the source, which may have more frames than were given."""
+    """Set the referenced frame numbers to those in the source file, which may have more frames than were segmented."""
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
             for source in derivation.get("SourceImageSequence", ()):
@@ -120,7 +120,7 @@ def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Suppress the libraries' log and warnings: they quote identifiers of the source."""
+    """Suppress logs and warnings of libraries, because they quote identifiers of the source."""
     for library in ("highdicom", "pydicom"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def present_labels(mask: Int[Array, "*s"]) -> list[int]:
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     """Return the mask in the frames of its source (frames, rows, columns).
 
-    In the order of the source's headers or frames.
+    The frames are in the order of the source's headers or frames.
 
     Raises:
         GeometryError: If the mask is not on the pixel grid of the source.
@@ -187,7 +187,7 @@ def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, 
 
 
 def algorithm(maker: Maker) -> Any:
-    """Return the origin of a result, as an algorithm."""
+    """Return the origin of a result as highdicom's description of an algorithm."""
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 
@@ -200,7 +200,7 @@ def algorithm(maker: Maker) -> Any:
 
 
 def coded(concept: Concept) -> Any:
-    """Return a coded term as highdicom has it."""
+    """Return a coded term as an object of highdicom."""
     import highdicom as hd
 
     return hd.sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
@@ -227,7 +227,7 @@ class DicomSegWriter:
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Return whether it is from a DICOM series."""
+        """Return whether the item is from a DICOM series."""
         return prediction.mask is not None and item.reader == DICOM.name
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:

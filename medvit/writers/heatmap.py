@@ -64,14 +64,14 @@ def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
 
 
 def _levels(heat: HeatMap) -> list[int]:
-    """Pixels of a cell at each level, down to the first level that fits into one tile."""
+    """Pixels per side of a map cell at each level, down to the first level that fits into one tile."""
     side = max(heat.values.shape)
     first = next((pixels for pixels in CELLS if side * pixels <= MAX_SIDE), 1)
     return [pixels for pixels in CELLS if pixels <= first and (pixels == first or 2 * pixels * side > TILE)]
 
 
 def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:
-    """Tiles of a level row by row, cells enlarged to this many pixels; padded with white at the far edges."""
+    """Tiles of a level, row by row, with `pixels` pixels per side of each map cell; the far edges are white."""
     step = TILE // pixels
     rows, columns = cells.shape[:2]
     for top in range(0, rows, step):
@@ -83,7 +83,10 @@ def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "
 
 
 class HeatmapWriter:
-    """Writer of `attention.tif` and, for each class with a map, `class-INDEX-NAME.tif`; each may fail by itself."""
+    """Writer of `attention.tif` and, for each class with a map, `class-INDEX-NAME.tif`.
+
+    If one file fails, the others are still written.
+    """
 
     name, title = "heatmap", "heat map"
     tasks: Sequence[ModelTask] = ("slide",)

@@ -27,9 +27,9 @@ def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
 
 
 def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j k"], Affine]:
-    """Return the mask of a volume, axes in the order of its source file if that is a NIfTI, else in RAS+ order.
+    """Return the mask of a volume in the axis order of its source file if that is NIfTI, else in RAS+ order.
 
-    So label map and image of a NIfTI overlay voxel by voxel also in tools that ignore the affine.
+    Tools that ignore the affine can thus overlay the label map on a NIfTI image voxel by voxel.
     """
     assert prediction.mask is not None
     assert prediction.affine is not None
@@ -46,7 +46,7 @@ class NiftiWriter:
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Return whether it is a volume with a known affine."""
+        """Return whether the item is a volume with a known affine."""
         return prediction.mask is not None and prediction.mask.ndim == 3 and prediction.affine is not None
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:

@@ -17,7 +17,7 @@ LACKS = "there is no"
 
 
 def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | None]) -> list[str]:
-    """Write an output to a path, a file or a folder; return the notes of its writer, or why it is missing.
+    """Write an output to a path (file or folder); return the notes of its writer, or why the output is missing.
 
     Raises:
         OutputError: If nothing can be written, as on a full disk.

@@ -15,7 +15,7 @@ from medvit.writers import ImageContext, ModelTask
 
 
 def write_png(path: Path, mask: Int[Array, "h w"]) -> None:
-    """Write a label map as a grayscale image, whose pixel value is the class index."""
+    """Write a label map as a grayscale image whose pixel values are the class indices."""
     from PIL import Image as Picture
 
     Picture.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)).save(path)
@@ -28,7 +28,7 @@ class PngWriter:
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Return whether it is a 2D image."""
+        """Return whether the item is a 2D image."""
         return prediction.mask is not None and prediction.mask.ndim == 2
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Preview image for checking a result at a glance: slices through its middle, plain and with the classes."""
+"""Preview image for checking a result at a glance: slices through its center, without and with the classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ PERCENTILES = (1.0, 99.0)
 
 
 def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
-    """Write a PNG: for a volume, the axial, coronal and sagittal slice, the patient's right or front on the left.
+    """Write a PNG of an image, or of the axial, coronal and sagittal slice of a volume.
+
+    The left side of a slice is the patient's right, or the front in the sagittal slice.
 
     For a segmentation, a second row shows the same slices with the classes in color. The last line names the classes
     with their colors or probabilities.
@@ -88,10 +90,11 @@ def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
 
 
 def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
-    """Return where the slices cross: on each axis, the most central slice among those that show most classes.
+    """Return the position at which the three slices cross, which is chosen to show as many classes as possible.
 
-    If nothing was found, this is the middle of the volume. A class counts by the square root of its area, so that small
-    classes are shown in addition to large ones.
+    On each axis, the score of a slice is the sum of the square roots of the areas of its classes. The square root keeps
+    large classes from hiding small ones. Of the slices with nearly the highest score (`NEARLY`), the one nearest to the
+    median position of the mask is chosen. If the mask is empty, the result is the center of the volume.
     """
     found = np.nonzero(mask)
     if not found[0].size:

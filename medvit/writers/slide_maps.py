@@ -40,7 +40,7 @@ class SlideFinding:
         return np.array(chosen)
 
     def heat_classes(self) -> Sequence[int]:
-        """Return the classes that get a map: of two classes, only the second."""
+        """Return the classes that get a map: all, or only the second if there are two."""
         return [1] if len(self.classes) == 2 else range(len(self.classes))
 
 
@@ -58,13 +58,13 @@ class HeatMap:
 
 
 def attention_map(finding: SlideFinding) -> HeatMap:
-    """Return attention as ranks: for each tile, the fraction of tiles with less attention (ties by order)."""
+    """Return a map of attention ranks: for each tile, the fraction of tiles with less attention (ties by order)."""
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
     return _map(finding, (order + 1) / len(order))
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
-    """Return the probability of a class for each tile as a bag of one tile."""
+    """Return a map of the probabilities of a class, each for a tile by itself (as a bag of one tile)."""
     return _map(finding, finding.reading.scores[:, label])
 
 

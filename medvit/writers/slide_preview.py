@@ -24,7 +24,7 @@ GAP = 8
 
 
 def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None:
-    """Write a PNG: the slide without overlay, with attention and with each class map, and below, the top tiles.
+    """Write a PNG: the slide without overlay, with attention, and with each class map; the top tiles are below.
 
     Each part has a caption below it.
     """

@@ -45,8 +45,9 @@ class Sources:
     """Headers of a series to which a result can refer, one per file, in the order of the files.
 
     `affine` maps (column, row, slice) to RAS+ mm; it is None for a 2D image. `made_up` names the identifiers that the
-    files lack. For one multi-frame instance, the header is reduced to the frames of the volume, in their order;
-    `frames` are their numbers in the file, from 0. `notes` are for readers of the result.
+    files lack. If the source is one multi-frame instance, its header is reduced to the frames of the volume, in the
+    order of the volume. `frames` are the numbers of these frames in the file, from 0. `notes` are for readers of the
+    result.
     """
 
     headers: tuple[Dataset, ...] = field(repr=False)

@@ -1,8 +1,8 @@
 """Fast reading of TIFF slides without OpenSlide, if both decoders return the same pixels.
 
 OpenSlide paints each region on a transparent canvas; cutting the region out of decoded tiles is six times as fast. In a
-generic TIFF, OpenSlide reads the first image, rotates tiles one by one and supports few compressions. tifffile
-therefore reads generic TIFF, and OpenSlide only confirms that it decodes the same pixels.
+generic TIFF, OpenSlide reads only the first image, rotates each tile by itself, and supports few compressions. Generic
+TIFF is therefore read by tifffile, and OpenSlide is used only to confirm that both decode the same pixels.
 """
 
 from __future__ import annotations

@@ -122,9 +122,9 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
 
 
 def magnified(tile: TileRow, mpp: float) -> TileRow | None:
-    """Return a tile of equal size and center at about `mpp` microns per pixel, moved to be inside the slide.
+    """Return a tile of the same pixel size and center at about `mpp` microns per pixel, moved to be inside the slide.
 
-    Return None if the slide has a lower resolution than `mpp`, or is smaller than such a tile.
+    The result is None if the slide has a lower resolution than `mpp`, or is smaller than such a tile.
     """
     slide = tile.slide
     assert slide is not None

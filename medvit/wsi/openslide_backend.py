@@ -31,7 +31,7 @@ def _cache(process: int) -> Any:
 
 
 def vendor(path: Path) -> str:
-    """Return OpenSlide's name of the format of a file; empty if it does not recognize it."""
+    """Return OpenSlide's name of the format of a file; empty if OpenSlide does not recognize the file."""
     import openslide
 
     return openslide.OpenSlide.detect_format(path) or ""

@@ -40,7 +40,7 @@ LARGE = 2**25
 class Slide:
     """Open slide: positions are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
 
-    `mpp` is the pixel size in microns at level 0, from the file, or else as given.
+    `mpp` is the pixel size in microns at level 0: as stated in the file, or as given if the file does not state it.
     """
 
     def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:

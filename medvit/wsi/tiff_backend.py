@@ -190,7 +190,7 @@ def _segment_size(page: Any) -> tuple[int, int]:
 
 
 def _filled(page: Any, index: int) -> tuple[int, int]:
-    """Return the numbers of rows and columns of a strip or tile that are inside the image; the rest is arbitrary."""
+    """Return how many rows and columns of a strip or tile are inside the image; pixels outside are arbitrary."""
     rows, columns = _segment_size(page)
     row, column = divmod(index, -(-page.imagewidth // columns))
     height, width = size_of(page)

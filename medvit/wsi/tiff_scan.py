@@ -88,9 +88,9 @@ def _is_rival(one: Any, largest: Any) -> bool:
 
 
 def _is_level(page: Any, of: Any) -> bool:
-    """Return whether a page that tifffile did not assign to the largest image is a level of it.
+    """Return whether a page is a level of the largest image, although tifffile did not assign it to that image.
 
-    Such a page is marked as reduced, and similar to the largest image.
+    It is one if it is marked as reduced and is similar to the largest image.
     """
     return bool((page.is_reduced or page.is_subifd) and page.is_tiled == of.is_tiled and _is_smaller(page, of))
 

@@ -128,7 +128,7 @@ def tile_mpp(slide: Slide, wished: float) -> float:
 def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, "n 2"]:
     """Return corners (x, y) ordered by squares of `SQUARE` x `SQUARE` file tiles, and row by row within a square.
 
-    The file's tiles of a square are decoded once and fit into a cache, however wide the slide is.
+    The file tiles in a square fit into a cache, so each is decoded only once, however wide the slide is.
     """
     x, y = corners.T
     square = SQUARE * tile_side

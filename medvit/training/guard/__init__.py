@@ -4,8 +4,8 @@ Continued pretraining may fail silently: the loss remains flat while the feature
 probe evaluation with the best previous one, including that of the initial weights. If the new one is worse, the guard
 ends the run with the best weights.
 
-All probe evaluations use the same images and labels, so scores are compared pairwise, image by image: a drop counts if
-it exceeds `drop` and twice the standard error of the mean paired difference.
+All probe evaluations use the same images and labels, so two scores are compared image by image. A lower score counts if
+the difference exceeds both `drop` and twice the standard error of the mean paired difference.
 """
 
 from __future__ import annotations
@@ -110,8 +110,9 @@ class Guard:
 
     `best` is the probe evaluation whose weights are kept.
 
-    `verdict` is the reason why the run ends early. Random initial weights are not a floor: a falling score is reported
-    but ends nothing, since early learning fluctuates. A collapse, or a rising reconstruction error, still ends the run.
+    `verdict` is the reason why the run ends early. If the initial weights are random, a falling score is reported, but
+    it does not end the run, because early learning fluctuates. A collapse, or a rising reconstruction error, still ends
+    it.
     """
 
     def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
@@ -148,7 +149,7 @@ class Guard:
         return self.verdict if self.config.action == "rollback" else ""
 
     def describe_rollback(self) -> str:
-        """Return why the run ended early and which weights are saved instead of the last ones; empty if it did not."""
+        """Return why the run ended early and which weights are saved instead of the last ones; else an empty text."""
         best, last, reason = self.best, self.last, self.close()
         if best is None or last is None or not reason:
             return ""
@@ -186,7 +187,7 @@ class Guard:
 
     @property
     def _worse(self) -> AlarmKind:
-        """Meaning of a worse score of probe or neighbors."""
+        """Kind of alarm for a worse score of the probe or of nearest neighbors."""
         return "low" if self.starts_random else "fall"
 
     @property
@@ -195,9 +196,9 @@ class Guard:
         return None if self.starts_random and self.best is self.start else self.best
 
     def _is_best(self, reading: ProbeReading) -> bool:
-        """Return whether a probe evaluation is the best without alarm: highest score, else lowest error.
+        """Return whether a probe evaluation is the best so far: by its score, or without a score by its error.
 
-        Ties go to the later one.
+        If two are equal, the later one is the best.
         """
         if self._floor is None or self.best is None:
             return True
@@ -228,7 +229,10 @@ class Guard:
             )
 
     def _of_rank(self, reading: ProbeReading, before: ProbeReading, allowed: float) -> AlarmKind:
-        """Return the alarm of a rank below the hard bound; None if it was never above."""
+        """Return the kind of alarm for an effective rank below the bound `rank_hard`.
+
+        It is only `low` if the rank was never above this bound.
+        """
         if self._highest_rank < self.config.rank_hard:
             return "low"
         if math.isnan(reading.reconstruction):

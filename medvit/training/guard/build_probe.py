@@ -32,10 +32,11 @@ def build_probe(
 ) -> Probe | None:
     """Return a probe on the training images and, for the queries, the validation images of a manifest.
 
-    Of slides, on tiles.
+    For slides, the images are tiles.
 
-    If there are too few validation images, training images of patients outside the bank are queries too. At most
-    `num_rebuilt` images are reconstructed. None if readings are off or there are fewer than two images.
+    The training images form the bank, in which the nearest neighbors of each query are found. If there are too few
+    validation images, training images of patients outside the bank are queries too. At most `num_rebuilt` images are
+    reconstructed. The result is None if readings are off or there are fewer than two images.
     """
     found = slides or SlidesConfig()
     if are_tiles(manifest, start.preprocess):
@@ -68,9 +69,9 @@ def _bank_and_queries(
 
 
 def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
-    """Return training images for the bank and for the queries, with separate patients.
+    """Return training images for the bank and for the queries; no patient is in both.
 
-    The bank has at least half of them.
+    Patients with at least half of the images are available for the bank.
     """
     images: dict[str, list[str]] = {}
     for row in manifest.filter(lambda row: row.split == "train"):
@@ -131,14 +132,18 @@ def _tissue_probe(
 
 
 def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "n p"]:
-    """Indices of the patches of each image to compare, in their order: all, or the same number of each image."""
+    """Indices of the patches to compare in each image, ascending: all patches, or the same number for each image."""
     count = min(num_patches, max(1, MAX_PATCHES // num_images))
     noise = torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: tuple[Views, ...], seed: int) -> Probe:
-    """Return a crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
+    """Return a probe that asks for the study of an image.
+
+    The bank has a crop of one image of each study. The query is a crop of another image of the study, or of the same
+    image if the study has only one.
+    """
     pairs = _pairs(train.manifest, config.knn_images, seed)
     generator = np.random.default_rng(seed)
     crops: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -151,9 +156,10 @@ def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: 
 
 
 def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
-    """Two images of each study, or one twice; studies with several come first.
+    """Two images of each study, or its only image twice; studies with several images come first.
 
-    They are a third of the study apart from each other and from its ends, where slices of a volume show little tissue.
+    The two images are at one third and two thirds of the study, since slices at the ends of a volume show little
+    tissue.
     """
     studies: dict[tuple[str, str], list[Row]] = {}
     for row in manifest:
@@ -173,7 +179,7 @@ def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
-    """Return the foreground class that covers most of a patch, or background if foreground covers less than a tenth."""
+    """Return the foreground class that covers most of each patch; background if no class covers more than a tenth."""
     assert sample.target is not None
     inside = patchify(
         resize_mask(sample.target.where(sample.target != IGNORED, 0), size)[None, None].float(), patch_size

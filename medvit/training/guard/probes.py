@@ -1,7 +1,8 @@
 """Probes that evaluate a representation during training, on a fixed set of images with labels.
 
-The labels depend on the dataset: the class of an image; without classes, the tissue of a patch, from label maps;
-without label maps, the study of an image, whose nearest neighbor should be another image or crop of that study.
+The labels depend on the dataset. If images have classes, the label is the class of an image. Else, if there are label
+maps, it is the tissue of a patch. Otherwise, it is the study of an image: the nearest neighbor of an image should be
+another image, or another crop, of the same study.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ProbeConfig(Config):
 
 @dataclass(frozen=True)
 class Probe:
-    """Images for evaluating a representation; `question` names the labels, `views` are crops as in training."""
+    """Images for evaluating a representation; `question` names the kind of labels, `views` are crops as in training."""
 
     question: Literal["class", "tissue", "study"]
     bank: tuple[Tensor, ...]
@@ -164,7 +165,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Features:
-    """Return features of images: a vector to compare (N, D), one for a linear probe (N, E), patches (N * P, D)."""
+    """Features of images: vectors to compare (N, D), vectors for a linear probe (N, E), and patches (N * P, D)."""
 
     images: Float[Tensor, "n d"]
     wide: Float[Tensor, "n e"]

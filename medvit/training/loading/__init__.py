@@ -1,5 +1,5 @@
-"""Loaders of training batches: choice and order of images, and their crops.
+"""Loaders of training batches: selection, order and crops of images.
 
 An epoch has a fixed length. Its random draws depend only on the seed and the epoch, so a resumed run repeats the
-uninterrupted one, on any number of processes.
+uninterrupted one. This holds for any number of processes.
 """

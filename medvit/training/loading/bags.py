@@ -112,8 +112,9 @@ def divide(
 ) -> tuple[list[int], list[int]]:
     """Return indices of the training and the validation rows of a head; no patient is in both.
 
-    Without folds, these are the splits. Otherwise patients are dealt into folds at random, again for every `folds`
-    heads; with the `classes` of the rows, class by class, so that each fold has its share.
+    Without folds, these are the splits of the dataset. With folds, patients are distributed over the folds at random,
+    and anew after every `folds` heads. If the `classes` of the rows are given, each fold gets about the same share of
+    each class.
     """
     if not folds:
         chosen = {row.patient_id for row in rows if row.split == "val"}

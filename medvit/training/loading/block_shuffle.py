@@ -1,4 +1,4 @@
-"""Random order that still reads files forward: neighbors remain close, batches contain many slides."""
+"""Random order of samples for fast reading: neighbors in a file are read together, yet a batch has many slides."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK, AT_ONCE = 32, 64
 
 @dataclass(frozen=True)
 class Blocks:
-    """Samples stored in files, `lengths` of them in each, in an order for fast reading."""
+    """Blocks of neighboring samples in files; `lengths` are the numbers of samples in each file."""
 
     lengths: tuple[int, ...]
 
     def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-        """Return all indices once, in blocks of neighbors that are shuffled and interleaved, `AT_ONCE` at a time.
+        """Return each index once, in a random order of blocks; `AT_ONCE` blocks at a time are interleaved.
 
-        The first block boundary is random each time.
+        The first block boundary of each file is random in each call.
         """
         blocks = self._cut(generator)
         shuffled = [blocks[n] for n in generator.permutation(len(blocks))]
@@ -39,6 +39,6 @@ class Blocks:
 
 
 def _dealt(blocks: Sequence[Int[np.ndarray, "b"]]) -> Int[np.ndarray, "n"]:
-    """Return the first of each block, then the second of each, and so on."""
+    """Return the first index of each block, then the second index of each block, and so on."""
     ranks = np.concatenate([np.arange(len(block)) for block in blocks])
     return np.asarray(np.concatenate(blocks)[np.argsort(ranks, kind="stable")])

@@ -51,10 +51,10 @@ class EpochSampler(Sampler[Draw]):
     """Sampler that draws images in successive random orders, `draws_per_epoch` per epoch in each training process.
 
     A resumed run skips the first `skip` draws of its first epoch, which the interrupted run has used. With `weights`,
-    images are drawn with these probabilities and with replacement instead, as for rare classes. With `alternation`,
+    images are instead drawn with these probabilities and with replacement, as for rare classes. With `alternation`,
     batches of two kinds of images alternate. With `patients`, each random order spreads the images of a patient evenly,
-    so that a batch contains as few of one patient as possible; with `blocks`, orders instead run forward through the
-    files of the samples.
+    so that a batch contains as few images of one patient as possible. With `blocks`, orders are instead those of
+    `Blocks.order`, which reads the files of the samples fast.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class EpochSampler(Sampler[Draw]):
 def spread(
     order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """Return a random order rearranged so that a group of k members has one in each kth part of it.
+    """Return a random order rearranged: if it is divided into k parts, a group of k members has one in each part.
 
     `groups` gives the group of each image, from 0. The members of a group keep their order.
     """
@@ -182,8 +182,8 @@ def epoch_loader(
 ) -> DataLoader[Any]:
     """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues.
 
-    With `num_first`, batches of the first `num_first` samples and of the others alternate; with `patients`, the patient
-    of each sample, samples of one patient are spread apart.
+    With `num_first`, batches of the first `num_first` samples alternate with batches of the others. `patients` gives
+    the patient of each sample; if it is set, samples of one patient are spread over the epoch.
     """
     return draw_loader(
         config,

@@ -15,7 +15,7 @@ from medvit.types import Sample
 
 
 class ViewsOfStudy:
-    """Views of a sample and, if configured, of another image of its study, by the seed alone.
+    """Views of a sample and, if configured, of another image of its study; they are determined by the seed alone.
 
     If a study has only one image, all views are of that image.
     """

@@ -86,12 +86,12 @@ class ViewStream:
 
     @property
     def make(self) -> ViewsOfStudy:
-        """View dataset of samples, by their seeds."""
+        """Transform from a sample and a seed to views."""
         return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity, key=self.key), self.samples)
 
 
 class ByKind:
-    """View dataset of samples of either kind."""
+    """Transform from a sample of either kind and a seed to views."""
 
     def __init__(self, streams: Sequence[ViewStream]) -> None:
         self.makers: dict[Kind, ViewsOfStudy] = {stream.preprocess.kind: stream.make for stream in streams}
@@ -121,6 +121,6 @@ def feed(
 
 
 def _patients_of_slices(samples: Samples) -> list[str] | None:
-    """Patient of each sample if slices of volumes are among them: neighbors should not meet in a batch."""
+    """Patient of each sample if some are slices of volumes, since neighboring slices should not be in one batch."""
     rows = samples.manifest.rows
     return [row.patient_id for row in rows] if any(isinstance(row, SliceRow) for row in rows) else None

@@ -1,4 +1,4 @@
-"""Profiling of a few training steps: FLOPs, memory and time, which the other steps of the run repeat."""
+"""Profiling of a few training steps: FLOPs, memory and time, assumed to be the same in all other steps of the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Measured:
 
 
 class Meter(Checkpoint):
-    """Profiler of the steps of a short run. As a callback for checkpoints it comes last at the end of an epoch."""
+    """Profiler of the steps of a short run. Lightning runs it last in an epoch, because it is a checkpoint callback."""
 
     def __init__(self) -> None:
         self.measured = Measured()
@@ -85,7 +85,7 @@ class Meter(Checkpoint):
 
 @contextlib.contextmanager
 def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
-    """Sum the storages that autograd keeps, each once, and without the weights."""
+    """Return a context that sums the bytes that autograd keeps, without weights; each storage counts only once."""
     own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
     seen: set[int] = set()
 
@@ -101,7 +101,7 @@ def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
 
 
 def attention_on_cpu() -> dict[Any, Any]:
-    """FLOP formulas for torch's attention on a CPU, which its counter lacks."""
+    """FLOP formulas for torch's attention on a CPU, which torch's FLOP counter lacks."""
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:

@@ -1,4 +1,4 @@
-"""Resource estimate of training on slides: tiles are embedded once, a few of them timed; then heads are trained."""
+"""Resource estimate of training on slides; the embedding of a few tiles is timed and extrapolated to all tiles."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PlannedSlides:
         return self.num_waiting * self.slides[0].embeddings.width * DTYPE.itemsize
 
     def tile_s(self, num_workers: int) -> float:
-        """Seconds per tile: reading processes run in parallel to embedding."""
+        """Seconds per tile if `num_workers` processes read tiles while the main process embeds them."""
         return max(self.read_s / num_workers, self.embed_s) if num_workers else self.read_s + self.embed_s
 
 
@@ -63,7 +63,9 @@ def plan_slides(
     work: Path,
     failures: list[str],
 ) -> PlannedSlides:
-    """Time a few tiles. Missing embeddings are replaced by sparse files in `work`, read as zeros.
+    """Return the training slides and the time per tile, measured on a few tiles.
+
+    Missing embeddings are not computed: a sparse file in `work`, which reads as zeros, replaces them.
 
     `failures` gets a line for each slide without tiles.
 
