@@ -32,7 +32,7 @@ class AppliesTo(Config):
     training images, if they have only one.
     """
     kind: Kind = "volume"
-    """Kind of the series. The default is the kind of the training images."""
+    """Kind of the series. If you do not set it, the kind of the training images replaces the default."""
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
 

@@ -26,8 +26,8 @@ class BagConfig(Config):
     members: Count = 5
     """Number of heads, trained from different seeds. The model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """Number of folds of the train and val patients. Each head selects its epoch on one fold and is trained on the
-    others. 0: every head is trained on the train split and selects its epoch on the val split.
+    """Number of folds into which the train and val patients are divided. Each head selects its epoch on one fold and is
+    trained on the others. 0: every head is trained on the train split and selects its epoch on the val split.
     """
     tiles: Count = 2048
     """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""
