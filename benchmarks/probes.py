@@ -103,7 +103,7 @@ def compared(
 ) -> dict[str, dict[str, dict[str, object]]]:
     """Return the mean over seeds and its gain over the baseline, with 95 % intervals, by probe, metric and method.
 
-    The intervals are from a bootstrap over images, whose resamples are the same for all methods and seeds. The values
+    The intervals are from a bootstrap over patients, whose resamples are the same for all methods and seeds. The values
     of single seeds are listed in addition.
     """
     found: dict[str, dict[str, dict[str, object]]] = {}

@@ -115,8 +115,9 @@ def find_overlaps(
     or rotated copies. The pixels of two images are compared if their hashes differ in at most `max_distance` bits.
     Without rotation or mirroring, they are also compared if the hashes differ in up to twice as many bits, or if the
     images are nearest neighbors by their lowest frequencies. Images are linked if their fine structure agrees, which
-    also finds shifted or cropped copies. Volumes and smooth images are linked if they are correlated. Groups are
-    transitive: two images that are linked to a third are in one group.
+    also finds shifted or cropped copies. Volumes and smooth images are linked if they are correlated and their hashes
+    differ in at most `max_distance` bits. Groups are transitive: two images that are linked to a third are in one
+    group.
 
     Raises:
         DataError: If a store lacks pixels that are required for the comparison.
