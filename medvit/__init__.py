@@ -59,7 +59,8 @@ _HOMES = {
 class StageRoom(ModuleType):
     """Package that shares its name with a stage and can be called as that stage.
 
-    `medvit.NAME(...)` therefore works before and after the package is imported.
+    Importing such a package makes it the attribute `medvit.NAME`. Because it can be called, `medvit.NAME(...)` works
+    both before and after the import.
     """
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

@@ -30,10 +30,8 @@ _declared: list[object] = []
 class _BeforeTorchvision(MetaPathFinder):
     """Import finder that declares the operators when torchvision or a submodule is first imported.
 
-    It never finds a module itself.
-
-    The first import seen may be a submodule: `import torchvision` may already be running when it imports torch, which
-    installs this finder.
+    It never finds a module itself. It also acts on submodules of torchvision: if a program imports torchvision first,
+    torchvision imports torch, and torch installs this finder while the import of torchvision is already running.
     """
 
     has_acted = False

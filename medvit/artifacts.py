@@ -177,7 +177,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` are values by name.
+    """Evaluation of a model: `metrics.json`, `report.html` and `predictions.parquet`.
 
     `metrics` maps metric names to values. `lines` are (name, text) pairs with the main figures, for a summary.
 
@@ -195,7 +195,8 @@ class Report:
     def read(cls, folder: str | Path) -> Report:
         """Return the report in a folder.
 
-        `metrics` contains the values alone, NaN if undefined; `metrics.json` also contains their confidence intervals.
+        Its `metrics` contain only the values, which are NaN if undefined. The file `metrics.json` also contains their
+        confidence intervals.
 
         Raises:
             DataError: If the folder is not a report, or is damaged.

@@ -1,4 +1,4 @@
-"""Keys of the recorded attributes of an image, and the groups by image quality that are derived from them."""
+"""Keys of the attributes that are recorded for an image, and strata of image quality that are derived from them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Config(BaseModel):
     )
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Options of earlier versions with their present names, which may be in a group, as `labeling.table`."""
+    """Earlier name of an option -> its present name, which may be in a group, such as `labeling.table`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:
-        """Accept a single name for a list of names: `modality=CT` as well as `modality=[CT]`.
+        """Accept a single name where a list of names is expected: `modality=CT` as well as `modality=[CT]`.
 
         A name with a comma is refused, with the hint that several names are written as a list: `modality=[CT,MR]`.
         """
@@ -85,7 +85,8 @@ class Config(BaseModel):
         """Return the config described by a tree of plain values.
 
         Raises:
-            ConfigError: One sentence for every key that is unknown, missing or has a wrong value; `source` is named.
+            ConfigError: If a key is unknown, missing or has a wrong value. The message names `source` and has one
+                sentence for every such key.
         """
         try:
             return cls.model_validate(tree)
@@ -140,11 +141,11 @@ def to_yaml(tree: Tree) -> str:
 def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
     """Return options under their present names, and log a warning for each earlier name.
 
-    The value `none` becomes `off` if `off` is a choice of the option, and null if the option may be None. A null given
-    to any other option is dropped, so that its default applies.
+    The value `none`, as in earlier versions, becomes `off` if `off` is a choice of the option, and null if the option
+    may be None. A null given to any other option is dropped, so that its default applies.
 
     Raises:
-        ValueError: If an option is given under both names.
+        ValueError: If an option is given under both its earlier and its present name.
     """
     named: Tree = {}
     for name, value in _moved(kind, given).items():
@@ -166,10 +167,10 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options at their present places: options that were renamed, possibly into a group that exists already.
+    """Return options, with each renamed option moved to its present name, which may be in a group.
 
     Raises:
-        ValueError: If an option is given under both names.
+        ValueError: If an option is given under both its earlier and its present name.
     """
     tree = {key: value for key, value in given.items() if key not in kind.RENAMED}
     for key, value in given.items():
@@ -222,7 +223,7 @@ def _is_one_name(given: Any) -> bool:
 def _are_names(kind: type[BaseModel], key: str) -> bool:
     """Return whether an option is a list of texts.
 
-    A single number is not accepted as a list: its length would be a guess.
+    Only for such lists is a single value accepted: the length of a list of numbers would be a guess.
     """
     annotation = kind.model_fields[key].annotation
     if get_origin(annotation) in (Union, UnionType):
@@ -312,9 +313,9 @@ def _quoted(value: object) -> str:
 
 
 class ChoiceError(ValueError):
-    """Error that carries the errors of a choice made by name through pydantic.
+    """Error in the options of a component that was chosen by name, such as an objective.
 
-    Messages thus give the full option names.
+    pydantic passes it on with the validation errors of the component, from which messages take the full option names.
     """
 
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
@@ -323,14 +324,16 @@ class ChoiceError(ValueError):
 
 
 def _names_in(kind: type[BaseModel], group: str) -> list[str]:
-    """Return the option names of one group, such as `trainer`; without a group, the names of all groups."""
+    """Return the option names of one group, such as `trainer`; if `group` is empty, all top-level names."""
     start = f"{group}." if group else ""
     names = (key.name.removeprefix(start) for key in keys(kind) if key.name.startswith(start))
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
 def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = None) -> str:
-    """Return the end of an error sentence about an unknown name: the nearest known name, or all names if few.
+    """Return the end of an error sentence about an unknown name: the nearest known name.
+
+    If no known name is near, return the list of known names, or nothing if the list is long.
 
     `renamed` maps earlier names to present ones; for an earlier name, the sentence gives the present one.
     """
@@ -366,7 +369,7 @@ class Key:
 
 @runtime_checkable
 class OffersChoices(Protocol):
-    """Interface of a field annotation whose value is a choice made by name (see `medvit.registry`)."""
+    """Interface of the annotation of a field that takes a component by its name (see `medvit.registry.Chosen`)."""
 
     default: str
 
@@ -380,8 +383,8 @@ class OffersChoices(Protocol):
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
     """Return every option of a config type in the order of definition; nested options have dotted names.
 
-    For a choice made by name, the options of its default choice are returned; with `every_variant`, those of every
-    choice, and the earlier names of options too.
+    For a field that takes a component by its name, such as an objective, the options of the default component are
+    returned. With `every_variant`, the options of all components are returned, and also the earlier names of options.
     """
     found: list[Key] = []
     for name, field in kind.model_fields.items():
@@ -418,7 +421,7 @@ def groups(kind: type[BaseModel]) -> dict[str, str]:
     """Return the top-level option groups of a config type with their descriptions.
 
     The description is the first line of the class. If two groups have the same class, the second is described by the
-    first sentence of its field.
+    first sentence of the help text of its field.
     """
     found: dict[str, str] = {}
     for name, field in kind.model_fields.items():

@@ -83,7 +83,10 @@ def _group() -> Any:
 
 
 def exactly(device: torch.device) -> torch.autocast:
-    """Return a context that disables 16-bit computation, for losses: they are differences of nearly equal numbers."""
+    """Return a context that disables 16-bit computation.
+
+    Losses need it, because they are differences of nearly equal numbers.
+    """
     import torch
 
     return torch.autocast(device.type, enabled=False)

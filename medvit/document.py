@@ -77,7 +77,10 @@ SCREEN_DPI = 96
 
 @dataclass(frozen=True)
 class Table:
-    """Table: a header and rows, where the first cell of a row is its heading. Numbers are recognized by their type."""
+    """Table: a header and rows, where the first cell of a row is its heading.
+
+    Cells of type int or float are displayed as numbers.
+    """
 
     head: Sequence[str]
     lines: Sequence[Sequence[object]]
@@ -85,7 +88,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Sentences in a list."""
+    """Bulleted list of sentences."""
 
     lines: Sequence[str]
 
@@ -101,7 +104,7 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, caption: str, figure: Figure) -> Picture:
-        """Return a rendered figure; equal figures give identical bytes."""
+        """Render a figure as a PNG; equal figures give identical bytes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
@@ -127,7 +130,8 @@ class Section:
 class Document:
     """Document of sections.
 
-    `tone` highlights its first sentence if that reports a problem; `facts` describe its subject.
+    `opening` is its first text; the tone `warning` highlights it if it reports a problem. `facts` describe the subject
+    of the document.
     """
 
     title: str

@@ -125,7 +125,8 @@ def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
 def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
     """Write an affine into a NIfTI header as the sform, and also as the qform if a qform can represent it.
 
-    A qform cannot represent shear; written anyway, it would move the voxels for readers that prefer the qform.
+    A qform cannot represent shear. If it were written nevertheless, readers that prefer the qform would place the
+    voxels wrongly.
     """
     header.set_sform(affine.matrix, code=SCANNER)
     header.set_qform(affine.matrix, code=SCANNER)
@@ -199,7 +200,8 @@ def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tu
 def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, "i j"]]) -> None:
     """Copy planes into a volume whose contiguous axis runs across the planes.
 
-    Bands of all planes are copied one after the other; a band fits into the CPU cache.
+    A few neighboring columns of all planes form a band. The bands are copied one after the other, because each fits
+    into the CPU cache.
     """
     num_i, num_j = planes[0].shape
     evenly = _evenly_spaced(planes)
@@ -217,9 +219,10 @@ def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, 
 
 
 def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j k"] | None:
-    """Return planes that are evenly spaced in memory as one array without a copy; None for other planes.
+    """Return planes as one array without a copy, if they are evenly spaced in memory; None for other planes.
 
-    Planes spaced by multiples of a memory page would share cache lines; for them, copying in bands is faster.
+    None is also returned for planes that are spaced by a multiple of a memory page: they would share cache lines, and
+    copying them in bands is faster.
     """
     addresses = [plane.__array_interface__["data"][0] for plane in planes]
     steps = {after - before for before, after in pairwise(addresses)}

@@ -101,7 +101,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Return the libraries with thread pools that are loaded at the first call."""
+    """Return the libraries with thread pools, as loaded when this function is first called."""
     import numpy  # noqa: F401 -- it brings its own
     from threadpoolctl import ThreadpoolController
 

@@ -1,7 +1,7 @@
 """Measured voxels of an image (finite and not padding), and the values that replace unmeasured ones.
 
 The store preserves every voxel exactly. All computations on intensities (flags, statistics, interpolation,
-normalization) use the functions of this module to exclude unmeasured voxels, so that they exclude the same ones.
+normalization) use the functions of this module and therefore exclude the same voxels.
 """
 
 from __future__ import annotations
@@ -34,17 +34,15 @@ def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
 
 
 def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..."]]:
-    """Convert parts of one image (frames, slices) to float32, judged by the range of all parts.
+    """Convert the parts of one image (frames, slices) to float32, the type in which models compute.
 
-    Models compute in float32.
-
-    Integers and parts of at most 32 bits are returned unchanged; all other parts are converted to one common type.
-    Whole numbers that float32 cannot represent (above 2^24) become integers and remain exact. Other values are rounded
-    to float32 if the rounding error is at most `ROUNDING` of the range of the image. NaN and infinities remain; values
-    beyond float32 become infinite and count as non-finite.
+    Integers and parts of at most 32 bits are returned unchanged; all other parts are converted to one common type,
+    which is chosen by the values of all of them. Whole numbers that float32 cannot represent (above 2^24) become
+    integers and remain exact. Other values are rounded to float32 if the rounding error is at most `ROUNDING` of the
+    range of the image. NaN and infinities remain; values beyond float32 become infinite and count as non-finite.
 
     Raises:
-        UnsupportedError: If rounding would change more, as for small differences on a large offset.
+        UnsupportedError: If rounding would change a value by more, as for small differences on a large offset.
     """
     is_wide = [part.dtype.kind == "f" and part.dtype.itemsize > 4 for part in parts]
     wide = [part for part, known in zip(parts, is_wide, strict=True) if known]
@@ -71,7 +69,7 @@ def _narrowed_wide(parts: Sequence[Float[Array, "..."]]) -> list[Num[Array, "...
 
 
 def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
-    """Return values as float32, including whole numbers.
+    """Return values as float32. Unlike in `narrowed`, large whole numbers are also rounded.
 
     Raises:
         UnsupportedError: If the conversion changes a value by more than `ROUNDING` of the range of the values.

@@ -12,7 +12,8 @@ from medvit.records import Row
 def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
     """Return the assumed patients among the patients of a set of images.
 
-    For images without a patient identifier, each image, series or study counts as a patient.
+    If images have no patient identifier, each image, series or study counts as a patient; such a patient is called
+    assumed.
     """
     named: dict[str, bool] = {}
     for row in rows:
@@ -22,7 +23,7 @@ def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class PatientCount:
-    """Number of patients; `assumed` of them have no identifier, which the text of this object mentions."""
+    """Number of patients; `assumed` of them have no patient identifier (see `assumed_patients`)."""
 
     total: int
     assumed: int = 0

@@ -78,7 +78,7 @@ class Progress:
                 self._write(self._line(now))
 
     def close(self) -> None:
-        """Remove the bar; if lines were written before, write a last one."""
+        """Remove the bar, and write a last line if the work took at least `FIRST_S`."""
         self._bar.close()
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:

@@ -121,7 +121,7 @@ class Item:
     frames: tuple[tuple[int, int], ...] = ()
     """(number in `files`, frame) of each slice in order, for multi-frame files; empty: one slice per file."""
     part: str = ""
-    """Its part of its series, such as `echo time 30 ms`; computed words, never free text."""
+    """Name of the part of a series that this image is, such as `echo time 30 ms`; never free text from the file."""
     is_resampled: bool = False
     """Whether the slices do not form a regular grid, so that reading resamples them to one."""
     nifti_form: NiftiForm | None = None
@@ -129,7 +129,7 @@ class Item:
     assumed_axes: AnatomicalAxes | None = None
     """Anatomical axes to assume for a file that names none."""
     values: Values = "stored"
-    """Requested values; applied as far as the file allows."""
+    """Requested pixel values, such as stored values or SUV; applied if the file allows it."""
     mapping: str = ""
     """Label of the requested real-world value mapping, where `values` is mapped."""
     identity: Identity = field(default_factory=Identity)
@@ -140,7 +140,7 @@ class Item:
     mask: Path | None = None
     """Label map on the grid of the image."""
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """Facts on each file that its reader has already found, so that reading need not find them again."""
+    """What the reader has already found about each file; it need not be found again when the image is read."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ TextKind = Literal["note", "name", "date"]
 class FileText:
     """Text that a file contains in addition to its pixels.
 
-    `place` names the position of the text by the file format, never by content.
+    `place` names where the text is stored, in terms of the file format, such as a DICOM element. It never repeats
+    content.
     """
 
     text: str = field(repr=False)
@@ -220,7 +221,7 @@ class Row:
     intercept: float = 0.0
     unit: str = ""
     part: str = ""
-    """Its part of its series, such as `echo time 30 ms`."""
+    """Name of the part of a series that this image is, such as `echo time 30 ms`."""
     flags: tuple[Flag, ...] | None = None
     """Suspected faults of the image; None if not checked, as in older datasets."""
     perceptual_hash: str | None = None
@@ -231,13 +232,15 @@ class Row:
     padding: Padding | None = None
     """Stored padding values (pixels without a measurement), where the file declares any."""
     fallback: str = ""
-    """Values option that the file did not allow, such as `values.pet=SUVbw`: the values are those stored."""
+    """Option such as `values.pet=SUVbw` that the file did not allow; the values are then those stored in the file."""
     num_not_finite: int | None = None
     """Number of NaN or infinite pixels over all channels; None if zero, or not counted."""
     patient_is_assumed: bool | None = None
-    """Whether the patient is assumed (`Patient.is_assumed`); unset where ingest did not record it yet."""
+    """Whether the patient is assumed (`Patient.is_assumed`); None in older datasets, which do not record it."""
     patient_any_issuer: str = ""
-    """Pseudonym of the PatientID alone, where several issuers assigned it and `patient_id` is of one of them."""
+    """Pseudonym of the PatientID without its issuer. Set only if several issuers assigned this PatientID; `patient_id`
+    is then specific to one issuer.
+    """
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies.

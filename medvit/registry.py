@@ -1,22 +1,21 @@
 """Registry of components, such as metrics, which users choose by name and medvit finds by their files.
 
-A room is a package that offers choices, such as `medvit.objectives`. There are two kinds. For a choice with options, a
-file defines a config class with a `name` and a `build` method:
+A room is a package whose files offer components to choose from, such as `medvit.objectives`. To add a component, add a
+file. There are two kinds of components. For a component with options, the file defines a config class with a `name` and
+a `build` method:
 
-@register
+    @register
     class Mae(ObjectiveConfig):
         name: Literal["mae"] = "mae"
 
-and a field of the type `Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]` accepts `{name: mae,
-mask_ratio: 0.9}`. For a choice without options, a file defines a constant with a `name`, such as `READER` of
-`medvit.readers`, and `occupants("medvit.readers", "READER")` returns all of them. Adding one is adding a file.
+A config field of the type `Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]` then accepts
+`{name: mae, mask_ratio: 0.9}`. For a component without options, the file defines a constant with a `name`, such as
+`READER` in `medvit.readers`; `occupants("medvit.readers", "READER")` returns all of them.
 
-The file may also be part of another package, which names it as an entry point of the room:
+The file may also be in another installed package, whose pyproject.toml declares it as an entry point of the room:
 
-The file may also be in another installed package that declares it as an entry point of the room:
-
-A config class there names its room, `@register(room="medvit.objectives")`. `extend` does the same for this
-process alone, `extended` for a `with` block.
+    [project.entry-points."medvit.objectives"]
+    rotation = "my_package.rotation"
 
 The config class in that file names its room: `@register(room="medvit.objectives")`. `extend` adds a module for the
 current process only, `extended` for a `with` block.
@@ -56,7 +55,7 @@ def register(*, room: str) -> Callable[[type[ConfigT]], type[ConfigT]]: ...
 def register(config: type[ConfigT] | None = None, *, room: str = "") -> Any:
     """Register a config class as a choice of a room, under the default value of its field `name`.
 
-    For use as a decorator.
+    Used as a decorator: `@register`, or `@register(room="medvit.objectives")` in another package.
 
     If `room` is unset, the room is the package that contains the file of the class.
 
@@ -77,7 +76,9 @@ def _register(config: type[ConfigT], room: str) -> type[ConfigT]:
 
 
 def extend(room: str, module: str) -> None:
-    """Add a module of another package to a room, for this process; an entry point adds it for every process.
+    """Add a module of another package to a room, for this process only.
+
+    To add a module for every process, declare an entry point.
 
     Raises:
         ConfigError: If the module cannot be imported, or adds a name that the room already has.
@@ -144,9 +145,9 @@ def find(room: str, name: str) -> type[Config]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Annotation of a config field whose value names a choice of a room; `default` applies if no name is given.
+    """Annotation of a config field that takes a component of a room by its name, `default` if no name is given.
 
-    An `optional` field may also be unset; the stage then chooses.
+    An `optional` field may also be unset; the stage then chooses the component.
     """
 
     room: str

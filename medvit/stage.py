@@ -61,17 +61,16 @@ class StageConfig(Config):
     OUTPUT: ClassVar[str] = "output"
     """Key that names the output folder."""
     MAY_CHANGE: ClassVar[tuple[str, ...]] = ("resume", "tracking")
-    """Keys that may differ between an unfinished run and its continuation; those in groups with dots."""
+    """Keys that may differ between an unfinished run and its continuation; keys in groups have dotted names."""
     IS_DISTRIBUTED: ClassVar[bool] = False
-    """Whether the recipe uses several processes if the command is started several times; otherwise one does everything.
-    """
+    """Whether the processes of a distributed run share the work. If False, rank 0 does all of it."""
     IS_PRIVATE: ClassVar[bool] = False
     """Whether the output names patients, so that only its owner may read it."""
     USES_TORCH: ClassVar[bool] = True
-    """Whether anything is drawn with torch, whose import takes seconds."""
+    """Whether the stage draws random numbers with torch. If False, torch is not seeded: its import takes seconds."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
-    """Keys that follow from the data or a checkpoint, those in groups with dots: the recipe sets their values
-    (`Run.in_force`).
+    """Keys whose values follow from the data or a checkpoint and are set by the recipe (`Run.in_force`). Keys in groups
+    have dotted names.
     """
 
     seed: int = 0
@@ -101,17 +100,17 @@ class Run:
     inputs: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    """One line per failed item; any makes the exit status 3."""
+    """One line per failed item. If there are any, the exit status is 3."""
     learned: set[str] = field(default_factory=set)
     """Training patients of the checkpoints that were read (`medvit.leakage.seen_patients`)."""
     tree: Tree = field(default_factory=dict)
     """Resolved options, as in `config.yaml`."""
     leftovers: set[str] = field(default_factory=set)
-    """Files and folders that only an unfinished run needs: removed once the folder has its final name, since until then
-    the run may be interrupted and must find them again.
+    """Files and folders that only an unfinished run needs. They are removed once the folder has its final name, because
+    the run may be interrupted until then and would need them to continue.
     """
     leads: bool = True
-    """False in other ranks than 0, which take part in the training and write nothing."""
+    """Whether this process is rank 0. Other ranks take part in the training and write nothing."""
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
         """Read a dataset and record it as an input of this run."""

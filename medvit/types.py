@@ -50,13 +50,13 @@ class Image:
     """Bounds of the stored padding values, if the file declares any."""
 
     fallback: str = ""
-    """Requested values that the file did not allow, as `values.pet=SUVbw`; empty if they were applied."""
+    """Option such as `values.pet=SUVbw` that the file did not allow; empty if the requested values were applied."""
     mapping: str = ""
     """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`, if any."""
     offered: str = ""
-    """Labels and units of the mappings in its file that were not applied."""
+    """Labels and units of the real-world value mappings in the file that were not applied."""
     plane_mm: tuple[float, float] | None = None
-    """Distance of rows and of columns, of slices of volumes."""
+    """Distance between rows and between columns in mm, for slices of volumes."""
 
     def without_gaps(self) -> Image:
         """Return the image with padding and non-finite voxels replaced by a background (`medvit.measured.filled`)."""

@@ -41,11 +41,11 @@ _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def document_values(file: Path) -> Iterator[IdentifyingValue]:
-    """Yield the values in a document.
+    """Yield the values in a document that may identify a patient.
 
     Raises:
         NotAnImageError: If the file is not a document of a supported format.
-        DataError: A subclass, if the document cannot be read completely; readable values are yielded first.
+        DataError: If the document cannot be read completely. The values that could be read are yielded first.
     """
     if OF_SYSTEMS.fullmatch(file.name) or PUBLISHED.fullmatch(file.name):
         return
@@ -112,7 +112,7 @@ def _cell(cell: str, column: str) -> Iterator[FileText]:
 
 
 def _days(match: re.Match[str]) -> Iterator[str]:
-    """Yield a date as year, month and day; if it is ambiguous, also with day and month swapped."""
+    """Yield a matched date as YYYYMMDD; if day and month may be in either order, yield both dates."""
     if match[1]:
         yield f"{match[1]}{match[2]}{match[3]}"
         return
@@ -123,7 +123,7 @@ def _days(match: re.Match[str]) -> Iterator[str]:
 
 
 def _sheets(file: Path) -> Iterator[Iterator[Sequence[str]]]:
-    """Return the sheets of a workbook (ECMA-376, 18.3), reading only the cells."""
+    """Yield the sheets of a workbook (ECMA-376, 18.3) as rows of cells, and then its comments."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.file_size > 16 * MAX_BYTES for entry in entries.values()):
@@ -164,10 +164,10 @@ def _column(place: str, number: int) -> int:
 
 
 def _fields(value: Any, key: str) -> Iterator[IdentifyingValue]:
-    """Yield the values of a JSON document.
+    """Yield the identifying values of a JSON document, or of the value of one `key` in it.
 
-    If a key is a DICOM keyword, as converters write them, the profile decides whether its value identifies; otherwise
-    the name of the key decides.
+    If the key is a DICOM keyword, as in files written by converters, the strictest de-identification profile decides
+    whether the value identifies a patient. Otherwise, the name of the key decides.
     """
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 

@@ -72,7 +72,7 @@ class Matcher:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """Return the needles in bytes that are not text."""
+        """Return the needles in bytes that are not text, ignoring needles of fewer than `min_bytes` bytes."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:
@@ -124,9 +124,9 @@ def _slots(windows: Array) -> UInt64[Array, "n"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Return whether a match is a whole needle.
+    """Return whether a match from `begin` to `end` stands alone, so that it is not a coincidence.
 
-    A number that is part of a longer number, or of a hash, is not.
+    A number within a longer number or a hash does not stand alone, nor does a short word within a longer word.
     """
     before, after = content[max(begin - 2, 0) : begin], content[end : end + 2]
     text = needle.text

@@ -47,7 +47,7 @@ class NameForm:
 
 
 def name_forms(name: str) -> Iterator[NameForm]:
-    """Yield the forms of a value of VR PN, or of a name as people write it; nothing for a placeholder."""
+    """Yield the forms of a name, whether DICOM (VR PN) or people wrote it; nothing for a placeholder."""
     for group in name.casefold().split("="):
         words = [word for word in words_of(group) if not word.isdigit()]
         if not words or is_placeholder(group):

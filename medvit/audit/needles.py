@@ -3,8 +3,9 @@
 For DICOM files, these are all values that the basic profile removes (`medvit.deidentification.identifiers`); for other
 images, the texts that their readers find in addition to pixels (`Reader.texts`); for tables and texts, everything
 (`medvit.audit.documents`); and for all files, the names of the file and its folders. Two groups are excluded and
-counted: values that would be found anywhere (`medvit.audit.rarity`), and values that the files also contain in elements
-that identify nobody, such as the manufacturer, or a repetition time in the name of a protocol.
+counted. The first is values that would be found anywhere (`medvit.audit.rarity`). The second is values that the files
+also contain in elements that identify nobody: the manufacturer, for example, or a repetition time that is repeated in
+the name of the protocol.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Needle:
     is_in_copy: bool = True
     """Whether the value must not occur in a de-identified copy either."""
     is_weak: bool = False
-    """Whether the value is dropped if the files also contain it in a harmless place."""
+    """Whether the value is dropped if the files also contain it in an element that identifies nobody."""
     shape: Shape = "text"
     """Matching rule."""
     is_common: bool = False
@@ -61,10 +62,10 @@ class Needle:
         return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:
-        """Return the needle of a text that two sources contain.
+        """Merge this needle with `other`, which comes from a second element with the same `text`.
 
-        It is weak only if both needles are weak. A weak needle does not determine whether the copy may contain the
-        text.
+        The result is weak only if both needles are weak. If one of them is weak, the other one alone decides whether a
+        de-identified copy may contain the text.
         """
         decisive = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
         return Needle(
@@ -80,11 +81,11 @@ class Needle:
 
 @dataclass(frozen=True)
 class IdentifyingValues:
-    """Identifying values of one file, its texts that may be shown, and dates by patient."""
+    """Identifying values of one file, its patient, and in `shown` the texts that identify nobody."""
 
     values: tuple[IdentifyingValue, ...] = ()
     gone: frozenset[str] = field(default=frozenset(), repr=False)
-    """Texts that the profile of the copy removes."""
+    """Texts that the profile of the de-identified copy removes."""
     shown: frozenset[str] = field(default=frozenset(), repr=False)
     patient: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
@@ -113,9 +114,9 @@ class ReadValues:
     profile: Profile
 
     def __call__(self, file: Path) -> IdentifyingValues:
-        """Return the values of a file, from the reader of its format or as a document.
+        """Return the identifying values of a file, which may be an image or a document.
 
-        Unreadable files are reported.
+        If the file cannot be read completely, `unread` in the result states the reason.
         """
         found: list[FileText] = []
         try:
@@ -127,7 +128,11 @@ class ReadValues:
         return self._of_texts(found, file)
 
     def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
-        """Return the identifying values among texts; for DICOM, also their elements and the texts that may be shown."""
+        """Return the identifying values among the texts `found` in a file.
+
+        For DICOM, the result also contains the patient, the texts that the profile removes, and those that identify
+        nobody.
+        """
         of_dicom = [text for text in found if text.tag is not None]
         gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
         identifying_ones = tuple(dict.fromkeys(value for value in map(identifying, found) if value is not None))
@@ -160,7 +165,7 @@ def _begins_as_dicom(file: Path) -> bool:
 
 
 def _is_shown(text: FileText) -> bool:
-    """Return whether the strictest profile keeps a text, so that it identifies nobody anywhere."""
+    """Return whether a text identifies nobody: even the strictest de-identification profile keeps its element."""
     if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
         return False
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
@@ -178,9 +183,9 @@ def collect_needles(
 ) -> Needles:
     """Return the needles from the file names of a source and from the values of its `num_files` files.
 
-    Words in `ignored` are excluded. The names of `classes` are excluded if they occur in places of the source where
-    they may stand by chance, as in a table, but not if they name a patient. The name of the source folder is excluded
-    if it is part of `dataset`, the chosen name of the dataset.
+    Words in `ignored` are excluded. The names of `classes` are excluded where the source may contain them by chance, as
+    in a table, but not where they name a patient. The name of the source folder is excluded if it is part of `dataset`,
+    the chosen name of the dataset.
     """
     class_forms = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
     collector = _Collector({word for text in ignored for word in words_of(text)}, class_forms)

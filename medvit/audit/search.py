@@ -100,7 +100,7 @@ class Search:
 
 
 def by_pseudonym(needles: Needles, pseudonyms: dict[str, str]) -> Needles:
-    """Return the same search with dates by the pseudonym of their patient."""
+    """Return the needles with the dates of each patient listed under the patient's pseudonym."""
     return replace(needles, dates={pseudonyms[patient]: days for patient, days in needles.dates.items()})
 
 
@@ -245,7 +245,10 @@ def _texts(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _is_time(element: DataElement) -> bool:
-    """Return whether an element is only a time of day, which copies keep and which study numbers often contain."""
+    """Return whether an element contains only times of day.
+
+    These are not searched: de-identified copies keep them, and their digits often occur in study numbers.
+    """
     return str(element.VR) == "TM" and all(_TIME.fullmatch(text) for text in texts(element.value))
 
 

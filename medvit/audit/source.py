@@ -72,7 +72,7 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
 
 
 def keyed_search(needles: Needles, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
-    """Return the search, with the days by which the site's key shifts the dates of each patient in a DICOM copy.
+    """Return the search for needles, with the days by which the site's key shifts each patient's dates in a DICOM copy.
 
     Without a key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether
     the patients of the dataset come from DICOM files; in that case, a warning is logged if none of them is in the
@@ -95,7 +95,7 @@ def keyed_search(needles: Needles, manifest: Manifest, key: Path, *, is_by_patie
 
 
 def _warn_of_strangers(needles: Needles, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
-    """Warn if patients of the source have pseudonyms, and none of them is in the dataset."""
+    """Warn if none of the patients that the source names by PatientID is in the dataset."""
     known = {row.patient_id for row in manifest}
     here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
     if known and here and not known & here:
