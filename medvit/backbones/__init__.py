@@ -30,10 +30,10 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Carried:
-    """Adapter of an earlier training run, from a checkpoint with the adapter merged into its backbone weights."""
+    """Adapter from an earlier training run; the backbone weights of its checkpoint already contain it."""
 
     way: Tree
-    """Options of `medvit.peft` by which the backbone was adapted."""
+    """Options of `medvit.peft` with which the adapter was trained."""
     weights: Mapping[str, Tensor]
     """Trained weights of the adapted backbone, by name."""
 
@@ -52,9 +52,9 @@ class Backbone(nn.Module, ABC):
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
     mask_token: Tensor | None = None
-    """Mask token (D) from pretraining, which masking objectives start from."""
+    """Mask token (D) from pretraining; masking objectives continue to train it."""
     carried: Carried | None = None
-    """Adapter of pretraining, if the checkpoint has one; adapting may consume it."""
+    """Adapter from pretraining, if the checkpoint has one. None after `peft=continue` has resumed it."""
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
@@ -68,9 +68,9 @@ class Backbone(nn.Module, ABC):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return patch tokens with positions, before any block, and their grid.
+        """Return patch tokens with position embeddings, before the first block, and their grid.
 
-        Patches in `hidden` are replaced by the mask token, and then have positions too.
+        Patches in `hidden` are replaced by the mask token before the position embeddings are added.
         """
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Backbone(nn.Module, ABC):
     ) -> list[Float[Tensor, "b t d"]]:
         """Encode embedded patches; return all tokens after each block in `layers`, before the final norm.
 
-        `ids` are the row-major indices, within the grid, of the patches that are given; None if all are given.
+        If `patches` are only some patches of the grid, `ids` are their row-major indices within it. None: all patches.
         """
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
@@ -135,9 +135,9 @@ class BackboneConfig(Config, ABC):
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
 
     def in_training_as(self, other: BackboneConfig) -> Self:
-        """Return the options of the same backbone.
+        """Return these options, except for options that affect only training, which are taken from `other`.
 
-        Options that affect training, but neither weights nor features, are taken over from `other`.
+        Such options, for example drop path, change neither the weights nor the features of the backbone.
         """
         return self
 

@@ -18,7 +18,11 @@ from medvit.errors import DataError
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """Attention of the class token in the last block: `whole` (B, K, P + N), sums to 1; `maps` (B, K, *grid)."""
+    """Attention of the class token in the last block, for each of K heads.
+
+    `whole` (B, K, P + N) is the attention to prefix and patch tokens, which sums to 1; `maps` (B, K, *grid) is its part
+    for the patches.
+    """
 
     whole: Float[Tensor, "b k t"]
     maps: Float[Tensor, "b k *g"]

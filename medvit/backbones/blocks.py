@@ -42,9 +42,9 @@ class RotaryBlock(EvaBlock):
 
 
 def stops_early(block: Any) -> bool:
-    """Return whether computing only selected tokens is efficient.
+    """Return whether a block can compute only selected tokens efficiently.
 
-    A compiled block would be recompiled for each number of tokens.
+    A compiled block cannot: it would be recompiled for each number of tokens.
     """
     return getattr(block, "_compiled_call_impl", None) is None
 
@@ -59,7 +59,7 @@ def _some(
     branch: Callable[[Tensor], Tensor],
     drop_path: nn.Module,
 ) -> Float[Tensor, "m d"]:
-    """Return the selected tokens with the output of a residual branch added; drop path applies to whole images."""
+    """Apply a residual branch to the tokens selected by `wanted`; drop path applies to whole images."""
     some = tokens[wanted]
     added = branch(some)
     if isinstance(drop_path, nn.Identity) or not drop_path.training:

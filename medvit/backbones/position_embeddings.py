@@ -26,10 +26,11 @@ def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4
 
 @lru_cache(maxsize=32)
 def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
-    """Return sines, then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
+    """Return the sines and cosines by which timm rotates queries and keys, as DINOv3 does in 2D.
 
-    Patch centers are in [-1, 1] along each axis. The axes share the head_width / 2 angles equally; in 3D, features left
-    over by the division (4 of 64) are not rotated. Each angle rotates a pair of features that are half a head apart.
+    The result (N, 2 * head_width) contains the sines, then the cosines. Patch centers are in [-1, 1] along each axis.
+    The axes share the head_width / 2 angles equally; in 3D, features left over by the division (4 of 64) are not
+    rotated. Each angle rotates a pair of features that are half a head apart.
     """
     num_angles = head_width // 2
     num_frequencies = num_angles // len(grid)

@@ -1,7 +1,7 @@
 """timm model that is equivalent to a vision transformer of medvit: architecture, arguments, weights.
 
-timm stores position embeddings as weights, while the default backbone computes sines and cosines; these are therefore
-written out for the patches of one image size. The architecture is chosen by two properties that only its timm entry
+timm stores position embeddings as weights, while the default backbone computes sines and cosines; sines and cosines are
+therefore stored as weights for one image size. The timm architecture is chosen by two properties that only a timm entry
 point can set: the class of the MLP and the epsilon of the norms. Everything else is set by arguments, which override
 those of the entry point.
 """

@@ -157,9 +157,9 @@ class ViT(Backbone):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return patch tokens with positions, before any block, and their grid.
+        """Return patch tokens with position embeddings, before the first block, and their grid.
 
-        Patches in `hidden` are replaced by the mask token, and then have positions too.
+        Patches in `hidden` are replaced by the mask token before the position embeddings are added.
         """
         shape = tuple(pixels.shape[2:])
         if len(shape) != self.ndim or pixels.shape[1] != self.channels:
@@ -240,7 +240,7 @@ class ViT(Backbone):
     ) -> list[Tensor]:
         """Return tokens after each of the blocks `layers`, before the norm.
 
-        With `wanted`, the last block computes only these.
+        With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible.
         """
         prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
@@ -270,7 +270,10 @@ def transformer_block(width: int, heads: int) -> nn.Module:
 
 
 def packed_swiglu_ratio(width: int) -> float:
-    """Return the packed width of gate and value of a SwiGLU over the token width: 2 * 2/3 * 4 in 1/8 (DINOv2)."""
+    """Return the width of gate and value of a SwiGLU together, as a multiple of the token width.
+
+    As in DINOv2, each of them is 2/3 of the usual MLP width (4 times the token width), rounded up to a multiple of 8.
+    """
     hidden = -(-(4 * width * 2 // 3) // 8) * 8
     return (2 * hidden + 0.5) / width  # timm truncates the product
 

@@ -37,7 +37,7 @@ SHOWN_REASONS = 30
 
 @dataclass(frozen=True)
 class _Measured:
-    """Measurements on sampled images: intensities by modality, and fractions of voxels by label-map class."""
+    """Measurements on sampled images: intensities by modality, and the fraction of voxels in each label-map class."""
 
     num_images: int
     intensities: Sequence[Intensities]

@@ -70,7 +70,9 @@ class CardFolder:
 
 
 def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, ...]:
-    """Return every variable that both datasets have, the largest effect first.
+    """Return the variables that both datasets have, with the largest effect first.
+
+    Variables with fewer than `MIN_VALUES` values in one of the datasets are excluded.
 
     Raises:
         DataError: If a store lacks pixels that are to be measured.
@@ -118,7 +120,7 @@ def _measured(
 
 
 def _rank(found: EffectSize) -> float:
-    """Return a sort key for effects: the largest bound that an effect exceeds, then its size."""
+    """Return a sort key for effects: the size class (none to large), and within a class the magnitude."""
     sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
     return sizes[found.size] + (min(abs(found.effect), 9.0) / 10 if np.isfinite(found.effect) else found.ks / 10)
 
@@ -139,12 +141,12 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """Return a sentence on the variables that only one dataset has, which cannot be compared."""
+    """Return a sentence that lists variables that only dataset `key` has; empty if there are none."""
     return f"Only {key} has: {'; '.join(sorted(known))}." if known else ""
 
 
 def _too_few(known: Set[str]) -> str:
-    """Return a sentence on the variables that have too few values in one of the datasets."""
+    """Return a sentence that lists variables with too few values in one of the datasets; empty if there are none."""
     left = "; ".join(sorted(known))
     return f"Not compared, as one of them has fewer than {MIN_VALUES} values: {left}." if left else ""
 

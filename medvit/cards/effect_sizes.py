@@ -58,7 +58,8 @@ class EffectSize:
     def size(self) -> str:
         """Size of the effect: none, small, medium or large; judged by the distance `ks` if `effect` is non-finite.
 
-        If the samples have no name in common, the size is large, although the corrected V of a few names is nearly 0.
+        If the samples have no name in common, the size is large, even if there are so few values that V with bias
+        correction is nearly 0.
         """
         if self.kind == "names" and self.ks > 1.0 - 1e-9:
             return SIZES[-1]

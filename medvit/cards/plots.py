@@ -30,7 +30,7 @@ NUM_BINS = 40
 
 @dataclass(frozen=True)
 class Intensities:
-    """1st, 50th and 99th percentile of the intensities of sampled images (N, 3) of one modality, in `unit`."""
+    """Percentiles (1st, 50th and 99th) of the intensities of N sampled images of one modality, (N, 3), in `unit`."""
 
     modality: str
     unit: str
@@ -114,7 +114,7 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:
-    """Return, for each axis, the numbers of pixels along it over all images that have the axis."""
+    """Return, for each axis, the numbers of pixels of all images along it; images without the axis are skipped."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for row in manifest:
         for axis, size in zip("IJK" if len(row.shape) == 4 else ("rows", "columns"), row.shape[1:], strict=True):

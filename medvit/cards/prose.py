@@ -52,9 +52,9 @@ class CardHead(Config):
     assumed_patients: int = 0
     """Number of assumed patients: images, series or studies without an identifier, counted as a patient each."""
     classes: dict[str, int] = Field(default_factory=dict)
-    """Number of images by class, for prose on data whose images have one label each."""
+    """Number of images by class, for data whose images have one label each."""
     hash: str = ""
-    """Hash of the manifest; depends on the site's key, so prose has none."""
+    """Hash of the manifest. It depends on the site's key, so a card written by people does not state it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_prose(path: Path) -> Prose:
 
 
 def find_prose(path: Path | None, name: str) -> Prose | None:
-    """Return the card at a path, or else the card that medvit includes for a dataset of this name."""
+    """Return the card at a path or, without a path, the card that medvit includes for a dataset of this name."""
     kept = PROSE_FOLDER / f"{name}.md"
     if path is None and not kept.is_file():
         return None

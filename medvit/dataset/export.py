@@ -1,9 +1,9 @@
 """Export of a dataset to files for other programs: NIfTI volumes, PNG images, label maps, and one JSON per image.
 
-Pixels of a NIfTI keep their stored type, and its header gives their meaning (`scl_slope`, `scl_inter`), so a reader
-that applies the scaling gets the real unit. A PNG stores unsigned integers of 8 or 16 bits. Other values are mapped to
-16 bits (8 for color images), and the JSON gives slope and intercept. As in the manifest, patients are identified by
-pseudonyms only.
+A NIfTI file keeps the stored type of the pixels. Its header contains the scaling (`scl_slope`, `scl_inter`), so a
+reader that applies it gets values in their real unit. A PNG stores unsigned integers of 8 or 16 bits. Other values are
+mapped to 16 bits (8 for color images), and the JSON gives slope and intercept. As in the manifest, patients are
+identified by pseudonyms only.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ class ExportImage:
         return f"{row.image_id}{suffix}{ending}"
 
     def _sidecar(self, row: Row, scaled: Scaled) -> dict[str, Any]:
-        """Return all known about a row as plain values; `dtype`, `slope` and `intercept` are those of the file."""
+        """Return the content of the JSON: everything known about a row.
+
+        The data type, slope and intercept are those of the exported file.
+        """
         names = [self._name(row, "")] + ([self._name(row, "-mask")] if row.mask is not None else [])
         affine = None if row.affine is None else np.reshape(row.affine, (4, 4)).tolist()
         return {

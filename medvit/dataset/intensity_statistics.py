@@ -19,7 +19,7 @@ PERCENTILES = (1, 50, 99)
 
 
 def sampled_rows(manifest: Manifest) -> list[Row]:
-    """Return up to `SAMPLED_IMAGES` rows spread evenly over the manifest, fewer if the images are large."""
+    """Return up to `SAMPLED_IMAGES` rows that are spread evenly over the manifest; fewer if the images are large."""
     if not manifest.rows:
         return []
     voxels = np.mean([float(np.prod(row.shape)) for row in manifest])

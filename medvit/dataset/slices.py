@@ -99,7 +99,7 @@ class SlicesConfig(Config):
 
 @dataclass(frozen=True)
 class SliceRow(Row):
-    """Slice `number` of a stored volume as an image, counted along the volume axis `across`.
+    """Slice of a stored volume, as a row of kind image; `number` is its index along the volume axis `across`.
 
     Content addresses are those of the volume. Rows and columns are in display orientation: the top is A (axial) or S
     (coronal, sagittal); the left is R (axial, coronal) or A (sagittal).
@@ -109,7 +109,7 @@ class SliceRow(Row):
     number: int = 0
     neighbors: int = 0
     plane_mm: tuple[float, float] | None = None
-    """Distance of rows and of columns."""
+    """Distance between rows and between columns, in mm."""
 
 
 def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
@@ -124,7 +124,7 @@ def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
 def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
     """Yield every slice of a volume in order, as images with their neighbors as channels.
 
-    `config` names the single plane.
+    `config` must name exactly one plane.
     """
     across = across_of(image, config)
     for number in range(image.pixels.shape[1 + across]):
@@ -133,7 +133,10 @@ def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
 
 
 def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j k"]:
-    """Return the label maps of all slices, stacked to one label map of the volume in its original axis order."""
+    """Stack the label maps of all slices into a label map of the volume, in its original axis order.
+
+    Slices are in display orientation; `across` is the axis of the volume along which they were cut.
+    """
     return np.stack([plane.swapaxes(-1, -2)[::-1, ::-1] for plane in planes], axis=across)
 
 

@@ -89,14 +89,20 @@ class BurnedInConfig(Config):
 
 @dataclass(frozen=True)
 class Risk:
-    """Reason to check an image: its header `declares` text, or images of its type often have text (`is_risky`)."""
+    """Reason to check an image for burned-in text, if any.
+
+    `declares`: its header declares burned-in text. `is_risky`: images of its type often have burned-in text.
+    """
 
     declares: bool = False
     is_risky: bool = False
 
 
 def risk(item: Item, modality: str = "") -> Risk:
-    """Return the risk that an image has burned-in text, from its header; `modality` applies if the file states none."""
+    """Return the risk of burned-in text in an image, from its header.
+
+    `modality` is used if the file does not state one.
+    """
     if item.reader != "dicom":
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):
@@ -114,7 +120,9 @@ def risk(item: Item, modality: str = "") -> Risk:
 
 
 def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
-    """Return the image after applying the policy on burned-in text, and the treatment as one word.
+    """Check an image for burned-in text and apply the policy; return the image and its treatment.
+
+    The treatment is `masked` or `kept`, or empty if no text was found.
 
     Raises:
         BurnedInError: If the image seems to have burned-in text and the policy is to exclude it, or the text cannot be
@@ -208,9 +216,9 @@ def _masked(pixels: Num[Array, "c h w"], lines: Iterable[TextLine]) -> Num[Array
 
 
 def _masked_volume(image: Image, item: Item, lines: Iterable[TextLine]) -> Num[Array, "c i j k"]:
-    """Return the voxels with the lines of every plane blanked in all planes.
+    """Return the voxels with text blanked: a line that was found in one plane is blanked in all planes.
 
-    Text in one plane may appear fainter in other planes.
+    The other planes may contain the same text, but too faint to be found.
     """
     stored = _as_stored(image, item)
     masked = blanked(rearrange(stored, "c w h p -> h w p c"), lines, stored.min())

@@ -1,8 +1,7 @@
 """De-identification of a DICOM data set (PS3.15 Annex E), without changes to its pixel data.
 
-Every replacement of an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets the
-same pseudonym or UID in every data set of the site, and all dates of one patient are shifted by the same number of
-days.
+An identifier is replaced by its keyed hash (`pseudonyms`). The same patient, study or instance therefore gets the same
+pseudonym or UID in every data set of the site, and all dates of one patient are shifted by the same number of days.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writin
 
 @dataclass(frozen=True)
 class _Cleaning:
-    """Cleaning of one data set; `forbidden` are the identifying words in lower case."""
+    """Cleaning of one data set; `forbidden` are its identifying words, in lower case."""
 
     profile: Profile
     by: Replacements
@@ -210,7 +209,7 @@ class _Cleaning:
         return not any(word in text for word in self.forbidden if len(word) >= MIN_SUBSTRING)
 
     def _is_plain_number(self, element: DataElement, vr: str) -> bool:
-        """Return whether a value is a number, whatever its VR, and not an identifier."""
+        """Return whether the value of a numeric element may be kept: it is a number, and not an identifier."""
         if vr in ("DS", "IS") and not all(_NUMBER.fullmatch(text) for text in texts(element.value)):
             return False
         if vr not in ("IS", "DS", "UL", "UV", "SV", "SL"):
@@ -253,7 +252,7 @@ def _plain_texts(element: DataElement) -> list[str]:
 
 
 def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
-    """Add the identifiers that a DICOM file must have but the source lacks."""
+    """Add to the copy the identifiers that every DICOM file must have, if the source lacks them."""
     meta = source.file_meta
     if not copy.get("SOPClassUID"):
         copy.SOPClassUID = str(meta.get("MediaStorageSOPClassUID") or "")

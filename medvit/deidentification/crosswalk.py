@@ -14,7 +14,7 @@ COLUMNS = ("pseudonym", "original")
 
 
 def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Path:
-    """Add (pseudonym, original) pairs to `KEY.crosswalk/DATASET.csv`, of mode 0600; return its path.
+    """Add (pseudonym, original) pairs to the file `KEY.crosswalk/DATASET.csv`, with mode 0600; return its path.
 
     Raises:
         OutputError: If the crosswalk cannot be written.

@@ -59,16 +59,16 @@ def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
 
 
 def is_identifying_word(word: str) -> bool:
-    """Return whether a word or number is long enough to identify someone."""
+    """Return whether a word or number is so long that it may identify someone."""
     if word.isdigit():
         return len(word.lstrip("0")) >= MIN_NUMBER
     return len(word) >= (MIN_WORD if word.isascii() else 2)
 
 
 def identifying(text: FileText, profile: Profile = STRICT) -> IdentifyingValue | None:
-    """Return a text of a file as an identifying value if the profile does not keep it, else None.
+    """Return a text of a file as an identifying value if it may identify a patient, else None.
 
-    Outside DICOM, any text may identify.
+    A text of a DICOM element may identify a patient if `profile` does not keep it. Outside DICOM, any text may.
     """
     if not text.text.strip():
         return None

@@ -23,7 +23,7 @@ def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return the studies that several patients share, with these patients, sorted; `pairs` are (study, patient)."""
+    """Return each study that several patients share, with these patients, sorted; `pairs` are (study, patient)."""
     patients: dict[str, set[str]] = defaultdict(set)
     for study, patient in pairs:
         patients[study].add(patient)
@@ -33,8 +33,8 @@ def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
     """Return the candidates, with separate patients for the same PatientID if several issuers assigned it.
 
-    Only patients known by their PatientID are separated; other names are used as they are. `refused` are the identities
-    of images of the source that are not candidates.
+    Only patients that are identified by their PatientID are separated, not those that are identified by a path, for
+    example. `refused` are the identities of images of the source that are not candidates.
     """
     patients = patients_of([*(candidate.item.identity for candidate in candidates), *refused])
     return tuple(
@@ -46,9 +46,9 @@ def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = 
 
 
 def with_shared_uids(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates, each with the study and series UIDs that its patient shares with another patient.
+    """Return the candidates with `shared_uids`: study and series UIDs that their patient shares with another patient.
 
-    The images of the other patient may all be among `refused`.
+    `refused` are the identities of images that are not candidates; the other patient may have only such images.
     """
     own = [one.item.identity for one in candidates]
     whose = patients_of([*own, *refused])

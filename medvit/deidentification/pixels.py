@@ -23,9 +23,10 @@ OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 
 def tidy(copy: Dataset, source: Dataset) -> None:
-    """Shorten (7FE0,0010) PixelData to the length its header declares, and clear overlays in unused bits of `source`.
+    """Remove from the pixel data of `copy` all bytes and bits that are not pixels.
 
-    Other pixel data remain identical, byte for byte.
+    PixelData is shortened to the length that its header declares. If `source` stores overlays in unused bits of the
+    pixels, these bits are cleared. Pixel values do not change.
     """
     from pydicom.pixels.utils import get_expected_length
 
@@ -43,10 +44,10 @@ def tidy(copy: Dataset, source: Dataset) -> None:
 
 
 def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
-    """Return the frames of a data set as stored, decoded as the DICOM reader does, with colors as RGB.
+    """Return the decoded frames of a data set with their stored values; colors are RGB, as in the DICOM reader.
 
     Raises:
-        DataError: A subclass, if the frames cannot be decoded.
+        DataError: If the frames cannot be decoded.
     """
     _settle_syntax(dataset)
     laid = layout(dataset)
@@ -56,7 +57,7 @@ def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
 def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
     """Fill text lines with black in all frames of a data set; compressed pixels become uncompressed.
 
-    Uncompressed pixels keep their byte order, and so do lookup tables and all other data stored as words.
+    The byte order of uncompressed pixels, lookup tables and all other data that are stored as words does not change.
 
     Raises:
         UnsupportedError: If the pixels cannot be changed in place.
@@ -107,7 +108,7 @@ def _black(frame: Num[Array, "h w *c"], dataset: Dataset) -> Any:
 
 
 def _has_embedded_overlay(dataset: Dataset) -> bool:
-    """Return whether overlays are stored as a bit of each pixel, as before 2004 (PS3.3 C.9.2, retired)."""
+    """Return whether an overlay is stored in an unused bit of each pixel, as before 2004 (PS3.3 C.9.2, retired)."""
     return any(
         (group, 0x0102) in dataset and (group, 0x3000) not in dataset and int(dataset[group, 0x0102].value or 0) > 0
         for group in OVERLAY_GROUPS
@@ -138,9 +139,9 @@ def transfer_syntax(dataset: Dataset) -> str:
 
 
 def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:
-    """Reduce the pixel data of a de-identified copy to pixels, and check that no identifier remains in them.
+    """Remove everything but pixels from the pixel data of a copy, and check that no identifier remains.
 
-    From compressed pixels, only comments and application data are removed.
+    From compressed pixels, comments and application data are removed; the coded samples do not change.
 
     Raises:
         UnreadableError: If the structure of compressed frames is damaged, or a frame still contains a `forbidden` word.

@@ -161,7 +161,7 @@ DATES = frozenset(("DA", "DT", "TM"))
 
 @dataclass(frozen=True)
 class Profile:
-    """Basic profile with options, and the private elements to keep, as `CREATOR:gggg,ee`."""
+    """Basic profile with options; `private` are the private elements to keep, in the form `CREATOR:gggg,ee`."""
 
     options: frozenset[Option]
     private: frozenset[str] = frozenset()
@@ -240,7 +240,10 @@ def _retained(vr: str) -> Action:
 
 
 def _birth(keyword: str) -> Action | None:
-    """Return the action for a date of birth, which the option on dates does not keep; None for other elements."""
+    """Return the action for the date or time of birth; None for other elements.
+
+    Even the option `dates` does not keep them.
+    """
     return {"PatientBirthDate": Action.EMPTY, "PatientBirthTime": Action.REMOVE}.get(keyword)
 
 

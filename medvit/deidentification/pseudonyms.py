@@ -1,7 +1,7 @@
 """Pseudonyms: keyed hashes (HMAC-SHA256, RFC 2104) that replace names, identifiers and paths.
 
 The key is a file that the site keeps private. With the key, the same patient always gets the same pseudonym; without
-it, nobody can find the owner of a pseudonym by hashing possible identifiers.
+the key, nobody can find the patient of a pseudonym by hashing possible identifiers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ MIN_DAYS, MAX_DAYS = 366, 3652
 class Pseudonyms:
     """Pseudonyms of one dataset.
 
-    Identifiers without a meaning outside the dataset are hashed together with the name of the dataset.
+    An identifier that has a meaning only within the dataset, such as a path, is hashed together with the name of the
+    dataset.
     """
 
     def __init__(self, key: bytes, dataset: str) -> None:
@@ -66,9 +67,8 @@ class Pseudonyms:
     def study(self, candidate: Candidate) -> str:
         """Return the pseudonym of an image's study.
 
-        A series without a study counts as a study, and so does an image without both.
-
-        A study identifier that several patients of the source share counts as a separate study for each patient.
+        If the image has no study identifier, its series counts as the study; without a series, the image itself does.
+        If several patients of the source share a study identifier, each of them has a separate study.
         """
         identity = candidate.item.identity
         if identity.study in candidate.shared_uids:
@@ -78,7 +78,7 @@ class Pseudonyms:
         return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
     def shared_study(self, study: str, patient: str) -> str:
-        """Return the pseudonym of the study of one patient if several patients share the study identifier."""
+        """Return the pseudonym of a study for one of several patients that share its identifier."""
         return "s-" + self._digest("study of patient", study, patient)[:12]
 
     def series(self, candidate: Candidate) -> str:
@@ -111,7 +111,7 @@ class Pseudonyms:
         return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
 
     def state(self, *facts: object) -> str:
-        """Return a keyed hash of facts about files, by which a resumed run recognizes files that are finished."""
+        """Return a keyed hash of facts about files, by which a resumed run recognizes finished files."""
         return self._digest("state", *map(str, facts))
 
     def _uid(self, domain: str, uid: str, candidate: Candidate) -> str:
@@ -132,7 +132,10 @@ class SiteNames:
         """Pseudonym of a study -> its identifier, for the site's crosswalk only."""
 
     def study(self, identifier: str, *, patient: str | None = None) -> str:
-        """Return the pseudonym of a study; with `patient`, of the study of that patient if several share the UID."""
+        """Return the pseudonym of a study.
+
+        If several patients share the study identifier, `patient` is one of them; each of them has a separate pseudonym.
+        """
         if patient is None:
             name, original = self._pseudonyms.study(_of(Identity(study=identifier))), identifier
         else:

@@ -1,7 +1,7 @@
 """Imaging words that name nobody; they are kept in descriptors, and an audit ignores them.
 
-A free text is cleaned by keeping only small numbers and the words of this list, not by searching for names: a name that
-nobody thought of is not on the list either.
+A free text is cleaned by keeping only small numbers and the words of this list. It is not cleaned by searching for
+names, because a list of names cannot be complete.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
 
 
 def _is_meaningful(part: str) -> bool:
-    """Return whether a part may be kept alone: a word of three letters, or a word with a digit that is on the list."""
+    """Return whether a part may be kept alone: three letters or more, or, if it has a digit, a word on the list."""
     return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
 
 

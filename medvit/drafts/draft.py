@@ -27,7 +27,7 @@ class DraftOption:
 
 @dataclass(frozen=True)
 class Draft:
-    """Configuration of a stage; the words in `command` follow `medvit` to run it."""
+    """Configuration of a stage. The words in `command`, after `medvit`, are the command that runs it."""
 
     stage: str
     file_name: str
@@ -40,7 +40,10 @@ class Draft:
     """Whether the draft contains a path of the source, which may name patients."""
 
     def tree(self, *also: DraftOption) -> Tree:
-        """Return the options of the YAML file as nested mappings, including the commented-out ones in `also`."""
+        """Return the options of the YAML file as nested mappings.
+
+        Options written as comments are not included, except those in `also`.
+        """
         tree: Tree = {}
         for entry in [*(one for one in self.entries if not one.is_off), *also]:
             *groups, last = entry.key.split(".")
@@ -61,7 +64,7 @@ class Draft:
 
 
 def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -> Iterator[str]:
-    """Yield the text of the options below one group; options of the same group are written together."""
+    """Yield the text of the options in `entries`, indented by `pad`; options of the same group are written together."""
     for head in dict.fromkeys(parts[0] for parts, _ in entries):
         members = [(parts, entry) for parts, entry in entries if parts[0] == head]
         if all(len(parts) == 1 or entry.is_off for parts, entry in members):
@@ -74,7 +77,7 @@ def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -
 
 
 def _option(parts: tuple[str, ...], value: Any) -> str:
-    """Return one line of YAML, with groups in braces."""
+    """Return an option as one line of YAML; groups below the first name are written in braces."""
     for part in reversed(parts[1:]):
         value = {part: value}
     text = yaml.safe_dump({parts[0]: value}, default_flow_style=True, allow_unicode=True, width=float("inf"))

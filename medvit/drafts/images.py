@@ -77,9 +77,9 @@ class Images:
     """Images for the drafted training runs: of one kind, and of one or several modalities."""
 
     group: ImageGroup
-    """Modality; empty if they have several, or do not state it."""
+    """Images of the chosen kind. Their modality is empty if they have several, or do not state it."""
     others: tuple[str, ...]
-    """Other images of the source, in words."""
+    """Number and kind of the other images of the source, in words."""
 
     @classmethod
     def of(cls, survey: Survey) -> Images:
@@ -107,7 +107,7 @@ class Images:
 
     @property
     def are_slides_mixed(self) -> bool:
-        """Whether the images are slides, or ordinary images in addition to slides."""
+        """Whether the source has both slides and ordinary images, and one of these kinds was chosen."""
         return self.group.kind in ("image", "slide") and any("slide" in one or "image" in one for one in self.others)
 
     @property

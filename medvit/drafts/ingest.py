@@ -203,7 +203,7 @@ def _splits(survey: Survey) -> Iterator[DraftOption]:
 
 
 def _split_names(survey: Survey, config: SplitConfig) -> set[Split]:
-    """Return the splits that are not empty, among images with labels or label maps if there are any."""
+    """Return the splits that are not empty; if some images have labels or label maps, only these images count."""
     answered = [one for one in survey.candidates if one.labels or one.item.mask is not None]
     return {split_of(patient, config) for patient in {one.patient.id for one in answered or survey.candidates}}
 

@@ -26,7 +26,7 @@ SKIPPED_TILES = ["pen", "blurred"]
 
 
 def draft_pretrain(images: Images, project: Project) -> Draft:
-    """Return the configuration of a pretraining run for any kind of images: a masked autoencoder."""
+    """Return the configuration of pretraining with a masked autoencoder, which suits every kind of images."""
     about = (
         "Pretrain a backbone on the training images; labels are not used. A masked autoencoder (MAE) works for small "
         "datasets and any modality. For large datasets and GPUs, see the presets of published methods in configs/."
@@ -171,7 +171,10 @@ def _objective(images: Images, machine: Machine) -> Iterator[DraftOption]:
 
 
 def crop_of(images: Images, machine: Machine) -> list[int]:
-    """Return the crop size in whole patches: the median volume, with at most 96 voxels per side (48 on a CPU)."""
+    """Return the sides of a crop in voxels: those of the median volume, at most 96 (48 on a CPU).
+
+    They are rounded up to whole patches.
+    """
     limit, group = 96 if machine.has_gpu else 48, images.group
     sides: Sequence[float] = group.median_shape
     spacing = group.median_spacing_mm

@@ -35,7 +35,7 @@ def write_drafts(drafts: Sequence[Draft], folder: Path) -> None:
 
 
 def next_steps(drafts: Sequence[Draft], folder: Path) -> list[str]:
-    """Return the names of the files, followed by the commands to run next, in order."""
+    """Return lines that name the files, followed by lines with the commands to run next, in order."""
     names = ", ".join(draft.file_name for draft in drafts)
     lines = [
         "",

@@ -76,11 +76,13 @@ def map_items(
 ) -> Iterator[Outcome[ItemT, ResultT]]:
     """Yield the outcomes of all items in order, with a progress display.
 
-    Progress counts items, or their `weights` in some `unit`. Local processes start the last items in descending order
-    of their `costs`, in bytes or anything proportional to time. An error in one item never stops the others. A full
-    disk (`OutputError`) is an outcome, too; the caller decides. An item on which workers died `ATTEMPTS` times becomes
-    an outcome with an error, and so does one that takes longer than `config.item_timeout_s` (`TimeLimitError`). numpy
-    uses one thread per item.
+    Progress counts items, or their `weights` in the given `unit`. `costs` are proportional to the time of each item,
+    such as its size in bytes; local processes start the last items in descending order of cost. numpy uses one thread
+    per item.
+
+    An error in one item never stops the others: it is the outcome of the item. This includes a full disk
+    (`OutputError`), after which the caller decides whether to continue. It also includes items on which workers died
+    `ATTEMPTS` times, and items that took longer than `config.item_timeout_s` (`TimeLimitError`).
 
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
@@ -110,7 +112,10 @@ def map_items(
 
 @dataclass(frozen=True)
 class _Limited(Generic[ItemT, ResultT]):
-    """Function that uses the size limit of the calling process in any process: workers are reused by later maps."""
+    """Function that runs with the size limit of the calling process (`medvit.files.limits`), in any worker process.
+
+    The limit is passed with every call, because a worker is reused by later maps, which may have another limit.
+    """
 
     function: Callable[[ItemT], ResultT]
     max_gib: float

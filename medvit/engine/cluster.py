@@ -1,8 +1,8 @@
 """Processing of items on a Ray cluster, with a time limit per item.
 
-A task is a generator that yields first when it begins, because it may wait long for a free processor, and then yields
-its result (measured: 0.3 ms more per item than a task with one result). Ray retries once a task whose worker died. A
-task that exceeds the limit is canceled by force, which ends its worker even while a decoder holds the GIL.
+A task is a generator that yields twice: when it begins, since it may have waited long for a free processor, and then
+its result (measured: 0.3 ms more per item than a task with one result). If a worker dies, Ray tries its task once more.
+A task that exceeds the limit is canceled by force, which ends its worker even while a decoder holds the GIL.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TICK_S = 1.0
 
 @dataclass
 class _Task(Generic[ItemT]):
-    """Item with the results of its task, and the time at which it was first known to have begun."""
+    """Item with the generator of its task (`answers`), and the time `since` which the task is known to have begun."""
 
     item: ItemT
     answers: Any
     begun: Any = None
-    """Reference of its first answer, an error if the item cannot be pickled."""
+    """Reference to the first answer; getting it raises an error if the item cannot be pickled."""
     since: float | None = None
     is_late: bool = False
 
@@ -74,7 +74,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
 
 
 def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
-    """Return the outcome of the first task when it is available; meanwhile, record when other tasks begin."""
+    """Wait for the first task and return its outcome; meanwhile, record which other tasks begin."""
     task = pending[0]
     try:
         while not task.is_late:

@@ -47,7 +47,7 @@ KILL_S = 5.0
 
 
 class Crew(Generic[ItemT, ResultT]):
-    """Workers for a list of items, each of which is run at most once at a time."""
+    """Worker processes for a list of items; no item is run by two workers at once."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class Crew(Generic[ItemT, ResultT]):
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Assign items with numbers below `before` to workers, in order except for the `LAST` items."""
+        """Assign items with numbers below `before` to workers, in order; the `LAST` items per worker start by cost."""
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
 
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """Yield the next outcomes with the numbers of their items, after waiting for a message from any worker.
+        """Wait for messages from workers, and yield (number of the item, outcome) for each item that ended.
 
-        Nothing is yielded if a worker has only begun, or if an item is to be tried again.
+        A worker that has just begun, or an item that is to be tried again, does not yield an outcome.
 
         Raises:
             MedvitError: If workers die at startup.
@@ -125,7 +125,7 @@ class Crew(Generic[ItemT, ResultT]):
             worker.end()
 
     def _upcoming(self, before: int) -> int | None:
-        """Return the number of the next item, if it is below a number."""
+        """Return the number of the next item to start; None if no item with a number below `before` is waiting."""
         if not self._waiting or self._waiting[0] >= before:
             return None
         if len(self._waiting) > LAST * self._num_workers:
@@ -133,7 +133,10 @@ class Crew(Generic[ItemT, ResultT]):
         return max((number for number in self._waiting if number < before), key=self._costs.__getitem__)
 
     def _next(self) -> _Worker | None:
-        """Return the worker for the next item: a free one or, while enough items remain, one without a queued item."""
+        """Return the worker for the next item; None if no worker can take it.
+
+        This is a free worker or, while enough items remain, a busy worker without a queued item.
+        """
         if len(self._busy) < self._num_workers:
             self._busy.append(_idle.pop() if _idle else _Worker())
             return self._busy[-1]
@@ -179,11 +182,11 @@ class _Worker:
 
     @property
     def spent_s(self) -> float:
-        """Seconds since the worker began its first item."""
+        """Seconds since the worker began its current item."""
         return time.monotonic() - self._since
 
     def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
-        """Send an item to the worker; that a worker is dead is only noticed when its result is received."""
+        """Send an item to the worker. If the worker is dead, this is noticed only when its result is awaited."""
         if not self.given:
             self._since = time.monotonic()
         self.given.append(number)
@@ -193,7 +196,7 @@ class _Worker:
     def answer(self) -> Any:
         """Return the worker's next message; None if the worker died.
 
-        A message is `BEGUN`, lines of the log, or the result and error of the first item.
+        A message is `BEGUN`, a log record, or the result and error of the current item.
         """
         try:
             answer = self.connection.recv()
@@ -215,7 +218,10 @@ _idle: list[_Worker] = []
 
 
 def has_idle_workers() -> bool:
-    """Return whether a worker of an earlier map is idle: then a single item does not need a new process either."""
+    """Return whether a worker of an earlier map is idle.
+
+    In that case, even a single item is processed there, because no process has to be started for it.
+    """
     return bool(_idle)
 
 
@@ -254,7 +260,7 @@ class _Collected(logging.Handler):
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
-    """Receive messages at once, so that neither side blocks on sending.
+    """Receive messages as soon as they arrive, which keeps both sides from blocking when they send.
 
     If receiving ends, because the calling process ended or for lack of memory, the worker ends too.
     """
@@ -265,7 +271,7 @@ def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
 
 
 def _loaded(given: bytes) -> tuple[Callable[[Any], Any], Any]:
-    """Return function and item; if they cannot be loaded, a function that raises the reason."""
+    """Return the unpickled function and item; if they cannot be unpickled, a function that raises the reason."""
     try:
         function, item = pickle.loads(given)
         return function, item

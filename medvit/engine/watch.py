@@ -13,12 +13,10 @@ log = logging.getLogger("medvit")
 
 
 class Watch:
-    """Thread that warns once per item that is in progress for longer than `limit_s`.
+    """Monitor that warns once about each item that is in progress for longer than `limit_s`.
 
-    A thread is started only if there is a limit.
-
-    There is one thread for all items, because a timer for each item costs 0.2 ms per item (measured), and this thread
-    costs less than 0.01 ms.
+    It runs in a thread, which is started only if there is a limit. There is one thread for all items, because a timer
+    for each item costs 0.2 ms per item (measured), and this thread costs less than 0.01 ms.
     """
 
     def __init__(self, title: str, num_items: int, limit_s: float | None) -> None:
