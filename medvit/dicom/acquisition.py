@@ -2,8 +2,8 @@
 
 Datasets are compared by these attributes. A text is kept only if it consists of the plain characters of product names,
 contains no long number or date, and shares no word with the patient's name or identifier, the institution or its staff,
-because an operator may type anything into any field. Ages are whole years; ages of 89 and above form one group (45 CFR
-164.514(b)(2)(i)(C) requires this above 89).
+because an operator may type anything into any field. Ages are whole years; ages of 89 and above form one group, as 45
+CFR 164.514(b)(2)(i)(C) requires for ages above 89.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _first(levels: list[Dataset], keyword: str) -> str:
 
 
 def _pixel_spacing(dataset: FastDataset | Dataset) -> str:
-    """Return the kind of pixel spacing of a projection radiograph."""
+    """Return what the pixel spacing of a projection radiograph refers to, such as the detector."""
     if joined_text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
         return ""
     own, imager = numbers(dataset, "PixelSpacing", 2), numbers(dataset, "ImagerPixelSpacing", 2)

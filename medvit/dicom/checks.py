@@ -70,10 +70,11 @@ def _check_size(header: Header) -> None:
 
 
 def _refuse_without_pixels(header: Header) -> None:
-    """Refuse a complete file that is smaller than its pixels, because pixels are missing.
+    """Refuse a file that is complete but smaller than the pixels its header declares.
 
     Raises:
-        UnreadableError: If pixels are missing from a complete file. A truncated file is accepted here.
+        UnreadableError: If the file is complete and its pixels are missing or wrongly declared. A truncated file is
+            accepted here.
     """
     try:
         elements = open_elements(header.file, specific_tags=tuple(PIXEL_KEYWORDS))

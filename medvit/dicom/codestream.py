@@ -33,7 +33,7 @@ class Codestream:
     samples: int
     bits: int
     is_signed: bool = False
-    """Whether the stream itself has signed values, which only JPEG 2000 can."""
+    """Whether the stream declares signed values, as only JPEG 2000 can."""
 
 
 def read_codestream(encoded: bytes) -> Codestream | None:

@@ -130,9 +130,10 @@ def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_w
 
 
 def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
-    """Refuse additional whole frames.
+    """Check that an element does not contain more frames than the header declares.
 
-    Less than a frame is padding, and YBR_FULL_422 is often stored without subsampling.
+    Less than a whole frame is accepted as padding. YBR_FULL_422 is not checked, because it is often stored without
+    subsampling.
     """
     if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
         raise UnreadableError(
@@ -174,7 +175,7 @@ def _inflated(encoded: bytes, num_bytes: int) -> bytes:
 def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
     """Return the size and bits that a stream declares, after comparing them with the header.
 
-    Fewer bits are accepted.
+    A stream may declare fewer bits than the header.
     """
     claimed = read_codestream(encoded)
     if claimed is None:
@@ -236,7 +237,10 @@ def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, 
 
 
 def _options(layout: PixelLayout) -> dict[str, Any]:
-    """Return the layout as pydicom options, so that missing elements have the same defaults in every decoder."""
+    """Return the layout as options of pydicom's decoder.
+
+    With them, every decoder uses the same defaults for missing elements.
+    """
     return {
         "rows": layout.rows,
         "columns": layout.columns,

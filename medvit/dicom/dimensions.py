@@ -48,9 +48,10 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 
 @dataclass(frozen=True)
 class Dimension:
-    """Dimension along which instances at one position differ, and its elements; the first element present is used.
+    """Dimension along which instances at one position differ, and its elements, of which the first one present is used.
 
-    `is_time` marks the order of acquisition. Times may differ from slice to slice, so ranks may be used in their place.
+    `is_time` marks dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of
+    a value may be used in place of the value.
     """
 
     name: str
@@ -154,7 +155,7 @@ def _values(trait: Dimension, dataset: Dataset | FastDataset, present: Container
 
 @lru_cache(64)
 def _possible_dimensions(present: tuple[int, ...]) -> tuple[Dimension, ...]:
-    """Return the dimensions that a data set with these tags may have.
+    """Return the dimensions that a data set may have if it contains elements with the tags in `present`.
 
     The result is cached, because instances of a series have the same tags.
     """
@@ -174,7 +175,7 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """Return the value of an element; None if the value violates its VR, since an invalid value separates nothing."""
+    """Return the value of an element; None if the value violates its VR, because instances cannot be told by it."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

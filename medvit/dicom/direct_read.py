@@ -1,4 +1,7 @@
-"""Direct read of uncompressed gray pixels, located with the header and read without parsing it again."""
+"""Direct read of uncompressed gray pixels, without parsing the header a second time.
+
+The pixels are located when the header is read.
+"""
 
 from __future__ import annotations
 

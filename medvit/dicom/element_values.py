@@ -54,7 +54,10 @@ PERSONAL = (
 
 
 class PersonalWords(NamedTuple):
-    """Words that name a person, in lower case: single words, and pairs of the name with and without a space."""
+    """Words in lower case that name a person.
+
+    `words` are single words, `name` the words of the patient's name, and `joined` pairs of the latter without a space.
+    """
 
     words: frozenset[str]
     name: frozenset[str]
@@ -62,7 +65,7 @@ class PersonalWords(NamedTuple):
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
-    """Return the `how_many` numbers of an element; None if it is missing or has other values."""
+    """Return the numbers of an element; None if the element is missing, or does not have exactly `how_many` numbers."""
     try:
         values = tuple(float(value) for value in dataset.get(keyword) or ())
     except (TypeError, ValueError):
@@ -107,9 +110,9 @@ CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCN
 def derived_uid(keyword: str, header: Dataset) -> str:
     """Derive a stable UID for a study, series or frame of reference that a header lacks.
 
-    Results use this UID, and a de-identified copy uses its pseudonym. `header` is the header of the first instance of
-    an image. Two patients never get the same UID, although scanners and tools that omit UIDs often repeat frames of
-    reference.
+    DICOM results of predictions use this UID, and a de-identified copy uses its pseudonym. `header` is the header of
+    the first instance of an image. The UID depends on the frame of reference and also on the patient, because scanners
+    and tools that omit UIDs often repeat frames of reference.
     """
     from pydicom.uid import generate_uid
 
@@ -129,7 +132,7 @@ class Terms:
     terms: frozenset[str]
     otherwise: str = ""
     in_copies: str = ""
-    """Replacement in a de-identified copy, where the element may not be empty."""
+    """Replacement in a de-identified copy, for elements that must not be empty."""
 
     def of(self, text: str) -> str:
         """Return the term for a text, in capitals; a text that is not a term becomes `otherwise`, with a warning."""
@@ -169,7 +172,7 @@ def _warn(terms: Terms) -> None:
 
 
 def joined_text(value: object) -> str:
-    """Return the value of an element as text, several values joined by a backslash."""
+    """Return the value of an element as text; several values are joined by a backslash."""
     if value is None:
         return ""
     parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
@@ -177,7 +180,10 @@ def joined_text(value: object) -> str:
 
 
 def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
-    """Return the ASCII text of an element as stored; decoding person names would take most of the time."""
+    """Return the text of an element as stored.
+
+    ASCII text is not decoded by pydicom: decoding person names would take most of the time.
+    """
     raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, FastDataset) else None
     if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
         return raw[1].decode()

@@ -95,7 +95,7 @@ class Header:
     stack: str = ""
     """(0020,9056) StackID of a frame."""
     in_transducer: bool = False
-    """Whether the position is in the frame of an ultrasound transducer, not of the patient."""
+    """Whether the position is relative to an ultrasound transducer, not to the patient."""
     issuer: str = field(default="", repr=False)
     """(0010,0021) IssuerOfPatientID."""
     imager_spacing_mm: tuple[float, ...] | None = None
@@ -122,7 +122,7 @@ class Header:
 
     @property
     def is_of_slices(self) -> bool:
-        """Whether the SOP class (or the modality, if the class is missing) is one of slices: CT, MR, PET."""
+        """Whether images of the SOP class (or, without a class, of the modality) are slices: CT, MR, PET."""
         if not self.sop_class:
             return self.modality in SLICES.values()
         return self.sop_class in SLICES or self.sop_class in ENHANCED
@@ -187,7 +187,7 @@ def read_header(path: Path) -> Header:
 
 
 def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None = None) -> Header:
-    """Return the header in a data set; UIDs that are empty in it are taken from the file meta information.
+    """Return the header in a data set; UIDs that are empty there are taken from the file meta information.
 
     If `num_bytes` is not given, the file size is read from the file system.
     """

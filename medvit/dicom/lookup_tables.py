@@ -21,7 +21,10 @@ MAX_ENTRIES = 2**16
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Entries for stored values from `first` on; lower values map to the first entry, higher values to the last."""
+    """Table with one entry per stored value, starting with the value `first`.
+
+    Lower values map to the first entry, and values above the table to the last entry.
+    """
 
     entries: Num[Array, "n"]
     first: int
@@ -49,8 +52,8 @@ def lookup_table(item: Dataset, *, is_little: bool, is_signed: bool) -> LookupTa
 def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[LookupTable, LookupTable, LookupTable]:
     """Read the red, green and blue tables of a palette, at 8 bits per entry.
 
-    16-bit entries are reduced to their high byte, unless the high byte is 0 in all three tables: then the low byte is
-    the color, regardless of the descriptor.
+    The high byte of a 16-bit entry is the color. If the high byte is 0 in all three tables, the low byte is the color,
+    regardless of the descriptor.
 
     Raises:
         UnreadableError: If a table is missing, or if its descriptor and entries contradict each other.
@@ -125,7 +128,7 @@ def _numbers(value: Any, bits: int, order: str) -> UInt[Array, "n"]:
 
 
 def _expanded(numbers: UInt[Array, "n"], count: int) -> Iterator[int]:
-    """Expand segments to entries (PS3.3 C.7.9.2), at most `count`."""
+    """Yield the entries of a segmented table (PS3.3 C.7.9.2), at most `count`."""
     given, last = 0, 0
     for segment in _segments(numbers):
         values = segment.values if segment.is_discrete else np.linspace(last, segment.end, segment.count + 1)[1:]
@@ -173,7 +176,7 @@ def _segments(numbers: UInt[Array, "n"], kinds: tuple[int, ...] = (0, 1, 2)) -> 
 
 
 def _offset(numbers: UInt[Array, "n"], place: int) -> tuple[int, int]:
-    """Return the offset of the repeated segments, and how many numbers encode it.
+    """Return the offset that an indirect segment stores at `place`, and how many numbers encode the offset.
 
     The offset has 4 bytes, least significant first.
     """

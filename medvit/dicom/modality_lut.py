@@ -1,6 +1,6 @@
 """Meaning of the stored values of a frame: modality table, rescale and unit.
 
-They are read from the instance or its functional groups.
+These are read from the instance or its functional groups.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ NO_TERM = "free text"
 class ValueFacts:
     """Facts about the conversion of a frame to real values.
 
-    Frames that differ in them cannot be compared value by value.
+    Frames that differ in these facts cannot be compared value by value.
 
-    `scaling` is `none`, `rescale`, `table`, `mapping` or `displayed`. `rescale_type` is the type of the rescale or
-    table (with its default applied), or the unit of the mapping.
+    `scaling` is `none`, `rescale`, `table`, `mapping` or `displayed`. `rescale_type` is the type that the file states
+    for the rescale or table (or its default), or the unit of the mapping.
     """
 
     scaling: str = "none"
@@ -49,14 +49,14 @@ class ValueFacts:
     bits: int = 0
     """(0028,0101) BitsStored."""
     label: str = ""
-    """(0040,9210) LUTLabel of the mapping, where it can be shown safely."""
+    """(0040,9210) LUTLabel of the mapping if it cannot name a person, else empty."""
     said_label: str = field(default="", repr=False)
     """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:
         """Return whether values are inverted so that high is bright.
 
-        Never for quantities (values with a unit or a mapping).
+        Quantities, that is, values with a unit or a mapping, are never inverted.
         """
         return self.is_dark_high and not unit and self.scaling != "mapping"
 
@@ -73,9 +73,9 @@ class ValueFacts:
 
 @dataclass(frozen=True)
 class Meaning:
-    """Meaning of values x: real value = `slope` * x + `intercept` in `unit`.
+    """Meaning of stored values: real value = `slope` * x + `intercept`, in `unit`.
 
-    X is the stored value, or its entry in `table`.
+    Here, x is the stored value or, with a `table`, its entry in the table.
     """
 
     slope: float = 1.0
@@ -85,7 +85,7 @@ class Meaning:
     scaling: str = "none"
     """Source of the scaling: none, rescale, table or mapping."""
     rescale_type: str = ""
-    """(0028,1054) RescaleType or (0028,3004) ModalityLUTType after its default, or the unit of a mapping."""
+    """(0028,1054) RescaleType or (0028,3004) ModalityLUTType (or its default), or the unit of a mapping."""
 
 
 def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:
@@ -170,7 +170,7 @@ def _is_ct(dataset: Dataset) -> bool:
 
 
 def _term(dataset: Dataset, terms: Terms, value: object) -> str:
-    """Return the defined term of a rescale or table type; HU for a CT without a type (PS3.3 C.8.2.1.1.2)."""
+    """Return the type of a rescale or table as a defined term; HU for a CT without a type (PS3.3 C.8.2.1.1.2)."""
     text = str(value or "").strip()
     if not text:
         return "HU" if _is_ct(dataset) else UNSPECIFIED

@@ -21,7 +21,7 @@ TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<
 def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     """Return the single gray frame of a data set, possibly a read-only view; None if it needs a decoder.
 
-    A general decoder returns the same values, but takes ten times as long to find that nothing must be decoded.
+    A general decoder returns the same values, but takes ten times as long.
     """
     is_plain = dataset.file_meta.get("TransferSyntaxUID") in NATIVE and dataset.get("SamplesPerPixel") == 1
     if not is_plain or int(dataset.get("NumberOfFrames") or 1) != 1:

@@ -1,7 +1,7 @@
 """Padding of a frame: stored values that mark pixels without a measurement (PS3.3 C.7.5.1.1.2).
 
-The padding elements have the signedness of the pixels, whatever VR was written, and apply before the modality table or
-rescale. With (0028,0121) PixelPaddingRangeLimit, a range of values is padding.
+The padding elements are signed if the pixels are, whatever VR was written. They state stored values, before the
+modality table or rescale. With (0028,0121) PixelPaddingRangeLimit, a range of values is padding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = 
 def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
     """Convert padding to a data type; None if it is outside the range of the type.
 
-    It is clipped to the range of an integer type, or rounded to a floating-point type.
+    The bounds are clipped to the range of an integer type, or rounded to a floating-point type.
     """
     if padding is None:
         return None
@@ -54,7 +54,10 @@ def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
 
 
 def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
-    """Return the padding in terms of the values a table gives; None if measured pixels have these values too."""
+    """Return the padding after a table was applied; None if measured pixels have the same values as padding.
+
+    `stored` are the values before the table, `made` those after it.
+    """
     if padding is None:
         return None
     is_padding = (stored >= padding[0]) & (stored <= padding[1])

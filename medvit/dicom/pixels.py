@@ -38,8 +38,7 @@ MAPPED = Suv(None, f"its values come from its {real_world.ELEMENT}")
 class Frame:
     """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored value + `intercept`, in `unit`.
 
-    64-bit floating-point values are not converted here; `narrowed_frames` converts them by the range of all frames of
-    an image.
+    64-bit floating-point values are kept here; `narrowed_frames` converts them for all frames of an image together.
     """
 
     pixels: Num[Array, "c h w"]
@@ -77,15 +76,14 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
 
     - YBR and palette colors are converted to RGB; the result is (C, H, W), however channels are stored.
     - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame if frames differ.
-    - A real-world value mapping replaces both if the file has one mapping and neither a table nor a rescale, or if
-      `values` is "mapped" and `mapping` is its label; it is never applied if `values` is "unmapped" (PS3.3
-      C.7.6.16.2.11).
+    - A real-world value mapping (PS3.3 C.7.6.16.2.11) replaces table and rescale if `values` is "mapped" and `mapping`
+      is its label. By default, it is also applied if it is the only mapping and the file has neither a table nor a
+      rescale. It is never applied if `values` is "unmapped".
     - Overlays are ignored, including those in unused bits of pixels.
-    - Gray values that the file displays inverted, with low values bright (MONOCHROME1, or (2050,0020)
-      PresentationLUTShape INVERSE, which mean the same in a radiograph), are inverted so that high is bright, within
-      the range of (0028,0101) BitsStored: `2^bits
-    - 1 - x`, or `-1 - x` for signed values. Values with a physical unit (HU, Bq/mL) and mapped values are not inverted,
-      because only their display is inverted, not the quantity.
+    - Gray values of which the file displays low ones bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE,
+      which mean the same in a radiograph) are inverted, so that high values are bright. With (0028,0101) BitsStored n,
+      x becomes `2^n - 1 - x`, or `-1 - x` if values are signed. Values with a physical unit (HU, Bq/mL) and mapped
+      values are not inverted, because the file inverts only their display, not the quantity.
     - The VOI table or window, which is for display only, is applied if `values` is "displayed" and the file has one. If
       the file declares padding, padding becomes 0 and measured values become 1 or more.
 
@@ -233,7 +231,7 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
 def turned(
     stored: Num[Array, "h w"], padding: Padding | None, *, bits: int
 ) -> tuple[Num[Array, "h w"], Padding | None]:
-    """Invert values and their padding, so that high becomes low; inverting twice restores them.
+    """Invert values and their padding, so that high values become low; inverting twice restores them.
 
     Floating-point values are negated; integers are mirrored (see `mirrored`).
     """

@@ -47,13 +47,15 @@ _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/
 
 @dataclass(frozen=True)
 class RealWorldMapping:
-    """Mapping of stored values `first` to `last`: `slope` * value + `intercept`, or a `table` entry, in `unit`.
+    """Mapping of the stored values from `first` to `last` to real values in `unit`.
+
+    A real value is `slope` * stored value + `intercept`, or an entry of `table`.
 
     `flaw` is the reason why the mapping cannot be used; empty if it can be used.
     """
 
     label: str
-    """(0040,9210) LUTLabel if it can be shown safely, else empty."""
+    """(0040,9210) LUTLabel if it cannot name a person, else empty."""
     said_label: str = field(repr=False)
     """The label as in the file, for comparison; never shown."""
     unit: str = ""
@@ -82,10 +84,10 @@ class RealWorldMapping:
 
 
 def mappings(dataset: Dataset, index: int, *, is_signed: bool) -> tuple[RealWorldMapping, ...]:
-    """Return the distinct mappings of a frame: of its own functional groups, the shared ones, or the instance.
+    """Return the distinct mappings of a frame, from its own functional groups, the shared ones, or the instance.
 
-    `is_signed` states whether pixels are signed. The bounds of the mapped range then are signed too, however they were
-    written.
+    `is_signed` states whether pixels are signed. If they are, the bounds of the mapped range are read as signed,
+    whatever VR was written.
     """
     for level in (*groups(dataset, index), dataset):
         items = level.get(KEYWORD) or ()
@@ -118,7 +120,10 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
 
 
 def only(found: Sequence[RealWorldMapping], *, is_rescaled: bool) -> RealWorldMapping | None:
-    """Return the mapping applied by default: the only usable one of a frame without a rescale; else None."""
+    """Return the mapping that is applied by default, else None.
+
+    A frame has such a mapping if it has no rescale and exactly one mapping, which can be used.
+    """
     return found[0] if len(found) == 1 and not is_rescaled and not found[0].flaw else None
 
 
@@ -195,7 +200,7 @@ def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
 
 
 def _unit(item: Dataset) -> tuple[str, bool]:
-    """Return the unit of an item, and whether it is a known unit; an unknown text is not kept."""
+    """Return the unit of an item, and whether it is a known unit; the text of an unknown unit is not kept."""
     code = next(iter(item.get("MeasurementUnitsCodeSequence") or ()), None)
     unit = "" if code is None else text(code, "CodeValue") or text(code, "LongCodeValue")
     if code is None or text(code, "CodingSchemeDesignator") != "UCUM" or not _UCUM.fullmatch(unit):

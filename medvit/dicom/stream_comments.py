@@ -42,7 +42,7 @@ _NOTHING = re.compile(rb"[\x00\xff]*")
 
 @dataclass(frozen=True)
 class Part:
-    """Range of bytes of a stream that is either kept or removed."""
+    """Part of a stream, with the bytes to keep and the bytes to remove."""
 
     kept: bytes = b""
     dropped: bytes = b""
@@ -60,7 +60,7 @@ def without_comments(encoded: bytes, syntax: str) -> bytes:
 
 
 def comments(dataset: Dataset) -> list[bytes]:
-    """Return the comments and other data in the compressed frames of a data set, in addition to their samples.
+    """Return the comments and all other data in the compressed frames of a data set that are not samples.
 
     Raises:
         UnreadableError: If the structure of a frame does not match its transfer syntax.
@@ -96,7 +96,7 @@ def strip_comments(dataset: Dataset, syntax: str) -> None:
 
 
 def frames(dataset: Dataset) -> Iterator[bytes]:
-    """Return the encoded frames of a data set, with their fragments joined.
+    """Yield the encoded frames of a data set; the fragments of each frame are joined.
 
     Raises:
         UnreadableError: If frames are missing.
@@ -249,7 +249,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
 
 
 def _run_lengths(encoded: bytes) -> Iterator[Part]:
-    """Yield an RLE frame without comments: header bytes after the last used offset must be 0 (PS3.5 G.5)."""
+    """Yield the parts of an RLE frame: of its header, bytes after the last used offset are removed (0 in PS3.5 G.5)."""
     number = min(struct.unpack_from("<I", encoded)[0], 15)
     used = 4 + 4 * number
     yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))
@@ -257,7 +257,7 @@ def _run_lengths(encoded: bytes) -> Iterator[Part]:
 
 
 def _ended(encoded: bytes, end: int) -> Iterator[Part]:
-    """Yield the end of a stream; padding bytes after it are not treated as text."""
+    """Yield the end of a stream; bytes after the end are removed unless they are padding."""
     rest = encoded[end:]
     is_padding = _NOTHING.fullmatch(rest) is not None
     yield Part(encoded[end - 2 :]) if is_padding else Part(encoded[end - 2 : end], rest)

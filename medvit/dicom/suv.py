@@ -1,7 +1,7 @@
 """Standardized uptake values (SUV) of PET by body weight, if the file contains all required values; nothing is assumed.
 
-SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq), where the dose is decayed to the time that the
-images are corrected to (PS3.3 C.8.9.1; the vendor-neutral procedure of QIBA's FDG-PET/CT profile).
+SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq), where the dose is decayed to the time to which the
+images are decay-corrected (PS3.3 C.8.9.1; the vendor-neutral procedure of QIBA's FDG-PET/CT profile).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def suv(dataset: Dataset) -> Suv | None:
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """Return the factor that all slices of a series share, or the reason why they do not share one."""
+    """Return the conversion with the factor that all slices of a series share, or with the reason why they do not."""
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:
@@ -141,11 +141,11 @@ def _administration(dataset: Dataset, dose: Dataset, scan: datetime, half_life_s
 
 
 def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
-    """Return the time that images with DecayCorrection START are corrected to.
+    """Return the time to which images with DecayCorrection START are corrected: the start of the scan.
 
-    It is the start of the series, unless that time was written after the acquisition, as in derived series. In that
-    case, GE stores the time in a private element. For other vendors it is computed from (0054,1300) FrameReferenceTime,
-    which counts from the start to the time at which the mean count rate of the frame was reached.
+    It is the series time, unless the series time is later than the acquisition time, as in derived series. In that
+    case, GE stores the start in a private element. For other vendors, the start is computed from (0054,1300)
+    FrameReferenceTime: the time from the start of the scan until the frame had its mean count rate.
     """
     series, acquisition = _moment(dataset, "Series"), _moment(dataset, "Acquisition")
     if acquisition is None:
@@ -178,7 +178,7 @@ def _moment(dataset: Dataset, kind: str) -> datetime | None:
 
 
 def _date_time(text: str, dataset: Dataset) -> datetime | None:
-    """Return a date with a time (PS3.5 6.2 DT) on the clock of the data set."""
+    """Return a date and time (PS3.5 6.2 DT) in the time zone of the data set; None if the text is not such a value."""
     match = re.fullmatch(r"(\d{8})(\d{4,6}(?:\.\d{1,6})?)([+-]\d{4})?", text.strip())
     if match is None:
         return None

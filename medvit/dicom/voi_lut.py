@@ -51,7 +51,9 @@ def displayed(
 
 
 def _brightest(table: LookupTable) -> int:
-    """Return the entry displayed as white: the largest of the declared bits, or less if at most half is used.
+    """Return the table entry that is displayed as white.
+
+    This is the largest entry that the declared bits allow or, if all entries are below half of it, the largest entry.
 
     Many tables declare 16 bits but use only 12; scaled by the declared range, images would be 16 times too dark.
     """

@@ -1,8 +1,8 @@
 """Evaluation: metrics with 95 % intervals, paired comparison, aggregation to patients, a self-contained report.
 
 `selection` chooses the images of a split, and `caveats` collects warnings about them. `options` infers options from
-model and images. `run` predicts and computes metrics, which gives an `Evaluation`. `subject` and `examples` are the
-other parts of a `report`.
+model and images. `run` predicts and computes metrics, which gives an `Evaluation`. `report` writes the evaluation,
+together with its `subject` and `examples`.
 
 Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not
 independent.
@@ -45,7 +45,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The same metrics for several subsets, side by side, with notes for the reader."""
+    """Comparison of the same metrics over several subsets of the images, with a note for the reader."""
 
     title: str
     note: str
@@ -56,8 +56,9 @@ class Breakdown:
 class Evaluation:
     """Result of an evaluation.
 
-    `metrics` with intervals, `columns` of values per image (for `predictions.parquet`), `rows` of the images in the
-    same order, `notes` for readers, as on excluded images; `breakdowns` the metrics of subsets.
+    `metrics` have intervals. `columns` contain values for each image (for `predictions.parquet`), in the order of
+    `rows`. `notes` are for readers of the report, for example about excluded images. `breakdowns` contain the metrics
+    of subsets.
     """
 
     kind: str
@@ -68,7 +69,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
-    """Positive class of two, to which sensitivity, specificity and average precision refer."""
+    """Positive class of a model with two classes, to which sensitivity, specificity and average precision refer."""
 
     @property
     def truth(self) -> Int[Array, "n"]:

@@ -2,13 +2,15 @@
 
 A clinical decision is rarely based on a single photograph. Aggregation works as follows:
 
-- An eye, that is, the images of one laterality of a patient in a study, gets the mean of their probabilities; an image
-  without a laterality counts as a separate eye.
-- A visit (all eyes of a patient in a study) and a patient (all visits) get the probabilities of their worst eye if
-  classes are ordered: by the config, as negative and positive, or as numeric grades. The worst eye is the one with the
-  highest expected class. If classes are not ordered, they get the mean over eyes.
-- The true class of a group is the worst among its images if classes are ordered; otherwise its images must agree, and
-  groups that disagree are excluded.
+- An eye has the images of one laterality of a patient in a study. Its probabilities are the mean over these images. An
+  image without a laterality counts as a separate eye.
+- A visit has all eyes of a patient in a study; a patient has all visits. If classes are ordered, the probabilities of a
+  visit or patient are those of the worst eye, which has the highest expected class. If not, they are the mean over
+  eyes.
+- Classes are ordered if the config orders them, if there are two (negative and positive), or if they are numeric
+  grades.
+- The true class of a group is the worst among its images if classes are ordered. If not, its images must have the same
+  true class; other groups are excluded.
 
 Uncertainty is the entropy of the probabilities of an image (Shannon 1948), over its largest value.
 """
@@ -42,7 +44,7 @@ THIRDS = ("most certain third", "middle third", "least certain third")
 
 @dataclass(frozen=True)
 class Answers:
-    """Truth (N,) and probabilities (N, L) of N images, eyes, visits or patients, and the patient of each."""
+    """True classes (N,), probabilities (N, L) and patients of N items: images, eyes, visits or patients."""
 
     truth: Int[Array, "n"]
     probabilities: Float[Array, "n l"]
@@ -67,7 +69,7 @@ class Answers:
 
 
 def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> Answers:
-    """Return the items of images."""
+    """Return one item per image."""
     visits = tuple((row.patient_id, row.study_id) for row in rows)
     sides = [row.attributes.get(LATERALITY) for row in rows]
     eyes = tuple((visit, side or row.image_id) for visit, side, row in zip(visits, sides, rows, strict=True))
@@ -77,9 +79,11 @@ def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Ar
 def at_level(
     images: Answers, level: AggregationLevel, *, is_ordered: bool, rank: Int[Array, "l"] | None = None
 ) -> Answers:
-    """Return the items of images merged by group; groups with several truths of unordered classes are dropped.
+    """Merge the images of each group, which is an eye, a visit or a patient, into one item.
 
-    `rank` is the severity of each class, from 0; None if they are unordered.
+    If classes are not ordered, a group whose images have different true classes is dropped.
+
+    `rank` is the severity of each class, from 0. None: the classes in their order.
     """
     if level == "image":
         return images
@@ -96,7 +100,7 @@ def at_level(
 def of_patients(images: Answers) -> Answers:
     """Return one item per patient with the mean probabilities of all images.
 
-    Patients with several true classes are dropped.
+    Patients whose images have different true classes are dropped.
     """
     return _together(images, images.patients, _mean, None)
 
@@ -113,7 +117,7 @@ def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
-    """Return whether a later class is more severe, that is, if there are two classes or all classes are numbers."""
+    """Return whether each class is more severe than the one before: if there are two classes, or all are numbers."""
     return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
 
 
@@ -144,7 +148,8 @@ def breakdowns(
 ) -> tuple[Breakdown, ...]:
     """Return metrics with intervals by aggregation level, by quality if images have a score, and by uncertainty.
 
-    `order` names all classes from harmless to worst, `positive` is the index of one of two classes.
+    `order` names all classes from harmless to worst. If there are two classes, `positive` is the index of the positive
+    one.
 
     Raises:
         ConfigError: If `order` does not name exactly the classes.
@@ -196,9 +201,10 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
 def _together(
     parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
 ) -> Answers:
-    """Return one item per key from the items with that key, with the worst true class by `badness`.
+    """Merge the items with the same key into one item, whose probabilities are those of all of them joined by `join`.
 
-    Without `badness`, groups that disagree on the truth are dropped.
+    The true class of the new item is the worst one by `badness`. Without `badness`, items with the same key but
+    different true classes are dropped.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
@@ -220,7 +226,10 @@ def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Floa
 
 
 def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluation:
-    """Return a classification of images, with metrics of patients as `patient_...` if a patient has several images."""
+    """Add metrics over patients, named `patient_...`, to a classification of images.
+
+    If every patient has one image, the classification is returned unchanged.
+    """
     patients = of_patients(answers(images.rows, images.truth, images.probabilities))
     assumed = assumed_patients(images.rows)
     everyone = {row.patient_id for row in images.rows}

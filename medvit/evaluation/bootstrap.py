@@ -1,8 +1,8 @@
 """Bootstrap over patients: intervals of any statistic, and of the difference of two models on the same patients.
 
-Not `scipy.stats.bootstrap`, because it resamples images rather than patients, and a single resample without a case of a
-class makes its interval undefined (measured: intervals half as wide with 4 similar images per patient; none at all for
-an AUROC with 3 positive images among 20).
+`scipy.stats.bootstrap` is not used, for two reasons. It resamples images rather than patients (measured: intervals half
+as wide with 4 similar images per patient). And one resample without a case of some class makes the whole interval
+undefined (measured: for an AUROC with 3 positive images among 20).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
 def bootstrap(
     statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return a statistic over all images, with the 2.5th and 97.5th percentile over resampled patients.
+    """Return the numbers of a statistic over all images, with 2.5th and 97.5th percentiles over resampled patients.
 
-    Patients are drawn with replacement, each with all of its images (Efron and Tibshirani 1993, cluster bootstrap).
-    A resample in which a number is undefined, as for a class without a case, does not count for that number.
+    Patients are drawn with replacement, each with all of its images (Efron and Tibshirani 1993, cluster bootstrap). If
+    a number is undefined in a resample, for example because a class has no case in it, the resample does not count for
+    this number.
     """
     whole = statistic(np.arange(len(patients)))
     drawn = [statistic(indices) for indices in resampled(patients, resamples, seed)]
@@ -33,9 +34,9 @@ def bootstrap(
 
 
 def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Int[Array, "m"]]:
-    """Yield indices of the images of patients drawn with replacement, as many as there are patients.
+    """Yield bootstrap samples: the indices of all images of patients that are drawn with replacement.
 
-    One draw at a time.
+    Each sample has as many draws as there are patients.
     """
     names, member = np.unique(np.array(patients), return_inverse=True)
     images = [np.flatnonzero(member == patient) for patient in range(len(names))]

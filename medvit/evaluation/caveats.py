@@ -1,4 +1,4 @@
-"""Caveats of an evaluation: other pixel values, patients of the train split, near duplicates, assumed patients."""
+"""Caveats of an evaluation: different pixel values, training patients, near duplicates, assumed patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.records import Split
 
 
 def caveats(manifest: Manifest, measured: Manifest, model: ModelConfig | SlideModelConfig, split: Split) -> list[str]:
-    """Return notes for readers: other pixel values, assumed patients, near duplicates of training images."""
+    """Return notes for readers: on pixel values other than in training, assumed patients, copies of training images."""
     notes = other_values(manifest, model) + assumed_patients_note(measured)
     return notes + near_duplicates_in_training(manifest, measured, split)
 
@@ -48,9 +48,9 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
 
 
 def assumed_patients_note(measured: Manifest) -> list[str]:
-    """Return a note on assumed patients.
+    """Return a note if patients are assumed for lack of an identifier.
 
-    Intervals over them, and splits by them, are only as good as the assumption.
+    Intervals over patients, and splits by patient, are then only as good as this assumption.
     """
     note = PatientCount.of(measured).note
     return [f"{note}: intervals may then be too narrow, and the model may have seen the person"] * bool(note)
@@ -59,9 +59,7 @@ def assumed_patients_note(measured: Manifest) -> list[str]:
 def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: Split) -> list[str]:
     """Return a note on images of a split that have a copy or near duplicate in the train split.
 
-    The model may have seen them.
-
-    If pixels cannot be read, the note states that the search failed.
+    Such images may make the metrics too good. If pixels cannot be read, the note states that the search failed.
     """
     images = manifest.filter(lambda row: row.kind != "slide" and row.split in (split, "train"))
     if split == "train" or not images.rows:

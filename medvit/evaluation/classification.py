@@ -24,7 +24,10 @@ def evaluate_classes(
     notes: Sequence[str] = (),
     positive: int = 1,
 ) -> Evaluation:
-    """Return all classification metrics with intervals over patients; `positive` is the index of one of two classes."""
+    """Return all classification metrics with intervals over patients.
+
+    If there are two classes, `positive` is the index of the positive one.
+    """
     estimates = bootstrap(
         lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
         [row.patient_id for row in rows],
@@ -39,11 +42,11 @@ def evaluate_classes(
 def classification_metrics(
     truth: Int[Array, "n"], probabilities: Float[Array, "n l"], classes: Sequence[str], positive: int = 1
 ) -> dict[str, float]:
-    """Return every `ClassMetric` of class indices and probabilities, by its key.
+    """Return the value of every `ClassMetric`, by its key, for true class indices and probabilities.
 
-    With two classes, a metric of one class against the rest is that of the class `positive`; else it is the mean over
-    the classes (as in MedMNIST's evaluator), and `KEY.CLASS` is that of each. The mean is undefined if any class is, so
-    that it always covers the same classes.
+    Some metrics compare one class with the rest. With two classes, such a metric is that of the class `positive`. With
+    more classes, `KEY.CLASS` is the metric of each class, and `KEY` is their mean (as in MedMNIST's evaluator). The
+    mean is undefined if the metric of any class is undefined: it always covers the same classes.
     """
     images = Classified(truth, probabilities, classes, positive)
     known = metrics(ClassMetric)

@@ -1,4 +1,4 @@
-"""Examples of a report: the best, the median and the worst image or slide, drawn."""
+"""Examples of a report: figures of the best, the median and the worst image or slide."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from medvit.wsi.locations import open_row
 def examples(
     manifest: Manifest, predictor: Predictor | SlidePredictor, evaluation: Evaluation, options: EvaluationOptions
 ) -> list[Example]:
-    """Return the best, the median and the worst image by mean Dice, or by the probability of the truth."""
+    """Return the best, the median and the worst image.
+
+    The criterion is the mean Dice or, for a classification, the probability of the true class.
+    """
     if isinstance(predictor, SlidePredictor):
         return slide_examples(manifest, predictor, evaluation, options)
     if evaluation.kind == "segmentation":
@@ -35,7 +38,7 @@ def examples(
 
 
 def mask_examples(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
-    """Return images with the contours of both label maps, chosen by mean Dice."""
+    """Return images with the contours of the true and the predicted label map, chosen by mean Dice."""
     scores, unit, shown = evaluation.columns["dice"], unit_of(manifest), []
     for name, index in examples_to_show(scores).items():
         row = evaluation.rows[index]
@@ -50,7 +53,7 @@ def mask_examples(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
 
 
 def image_examples(manifest: Manifest, evaluation: Evaluation, label: str) -> list[Example]:
-    """Return plain images, chosen by the probability of the truth."""
+    """Return plain images, chosen by the probability of the true class."""
     unit, shown = unit_of(manifest), []
     for row, caption in _by_probability_of_truth(evaluation, label):
         image = load(manifest, row)
@@ -63,7 +66,7 @@ def image_examples(manifest: Manifest, evaluation: Evaluation, label: str) -> li
 def slide_examples(
     manifest: Manifest, predictor: SlidePredictor, evaluation: Evaluation, options: EvaluationOptions
 ) -> list[Example]:
-    """Return slides with their maps and top tiles, chosen by the probability of the truth."""
+    """Return slides with attention maps, class maps and top tiles, chosen by the probability of the true class."""
     shown, model = [], predictor.config
     for row, caption in _by_probability_of_truth(evaluation, model.label):
         one = replace(manifest, rows=(row,))
@@ -85,7 +88,7 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """Return the indices of the best, the median and the worst score, by caption; empty if no score is defined."""
+    """Return the indices of the best, the median and the worst score, by these names; empty if no score is defined."""
     order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
 

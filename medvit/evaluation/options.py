@@ -65,9 +65,10 @@ class EvaluationOptions(Config):
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 
     def resolved(self, model: ModelConfig | SlideModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
-        """Return the options with the resolved positive class, aggregation levels and order of classes.
+        """Return the options, with positive class, aggregation levels and order of classes filled in, and notes.
 
-        A note is included if neither options, model nor dataset name the positive class of two.
+        There is a note if there are two classes, and neither the options, the model nor the dataset name the positive
+        one.
 
         Raises:
             ConfigError: If the requested positive class is not one of two classes.

@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of their metrics, with an interval over the patients they share."""
+"""Comparison of two models on the same images: differences of their metrics, with intervals over the patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MetricTable = Mapping[str, Array]
 
 
 def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Return the differences of an evaluation from another report, on the images that both predict.
+    """Return the metrics of an evaluation minus those of another report, on the images that both predict.
 
     Raises:
         DataError: If they share no image, have different metrics, or disagree about the truth.
@@ -63,9 +63,9 @@ def paired_differences(
 
 
 def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
-    """Return the columns of both.
+    """Return both tables, reduced to the columns that both have.
 
-    Metrics that only one of them has, as from another version, are excluded.
+    A metric that only one of them has, because another version of medvit wrote it, is excluded with a warning.
     """
     measured = [{_mask_metric(name) for name in table} for table in (one, other)]
     unequal = set(one) ^ set(other)

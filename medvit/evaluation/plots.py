@@ -22,7 +22,7 @@ MAX_CURVES = 10
 
 
 def roc_figure(evaluation: Evaluation) -> Figure:
-    """Plot ROC curves, of the positive class if there are two, with their areas."""
+    """Plot the ROC curve of each class, with its area; if there are two classes, only that of the positive one."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -34,7 +34,7 @@ def roc_figure(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall_figure(evaluation: Evaluation) -> Figure:
-    """Plot precision against recall, of the positive class if there are two."""
+    """Plot precision against recall for each class; if there are two classes, only for the positive one."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -73,7 +73,7 @@ def confusion_figure(evaluation: Evaluation) -> Figure:
 
 
 def dice_figure(evaluation: Evaluation) -> Figure:
-    """Plot the Dice of every image by class, with the quartiles."""
+    """Plot the Dice of every image for each class, with quartiles."""
     names = list(evaluation.classes[1:])
     figure = Figure(figsize=(max(3.4, 1.3 * len(names) + 1.2), 3.4), layout="constrained")
     axes = figure.subplots()
@@ -109,9 +109,9 @@ def volume_figure(evaluation: Evaluation) -> Figure:
 
 
 def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
-    """Draw contours of truth and prediction on the image (C, *S), for volumes in three planes through both.
+    """Draw the contours of truth and prediction on an image (C, H, W), or on three planes of a volume.
 
-    Three channels of an image are red, green and blue; of other images and of volumes, the first channel is shown.
+    A 2D image with three channels is shown in color; of all others, the first channel is shown.
     """
     is_color = len(pixels) == 3 and truth.ndim == 2
     pixels = np.moveaxis(pixels, 0, -1) if is_color else pixels[0]

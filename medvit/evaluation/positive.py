@@ -1,4 +1,4 @@
-"""Choice of the positive class of two, and its index."""
+"""Choice of the positive one of two classes, and its index."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from medvit.errors import ConfigError
 def choose_positive(
     classes: Sequence[str], *, asked: str, worst: str, model: str, dataset: str
 ) -> tuple[str, list[str]]:
-    """Return the positive class of two, and a note if none was given; empty for other numbers of classes.
+    """Return the positive one of two classes, and a note if no argument names it.
 
-    It is the one that was `asked` for, else the `worst` of an order, else the one stored in the `model` or the
-    `dataset`.
+    It is the class that was `asked` for; or the `worst` class of the option `order`; or the one stored in the `model`;
+    or the one stored in the `dataset`; or the last class. If there are not two classes, class and notes are empty.
 
     Raises:
-        ConfigError: If the number of classes is not 2, if the name is not a class, or if order and positive differ.
+        ConfigError: If `asked` is not one of two classes, or if `asked` and `worst` differ.
     """
     if asked and (len(classes) != 2 or asked not in classes):
         raise ConfigError(f"positive={asked} is not one of two classes; the model has {', '.join(classes)}")
@@ -35,5 +35,5 @@ def choose_positive(
 
 
 def index_of(positive: str, classes: Sequence[str]) -> int:
-    """Return the index of the positive class of two; 1 if unset."""
+    """Return the index of the positive one of two classes; 1 if unset."""
     return classes.index(positive) if positive else 1

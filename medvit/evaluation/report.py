@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ReportSubject:
-    """Subject of the report: lines of name and text, and a warning if needed."""
+    """Subject of the report: its title, facts by name, and a warning if needed."""
 
     title: str
     facts: Mapping[str, str]
@@ -130,7 +130,7 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
 
 
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
-    """Return numbers for JSON, null if undefined, with the class that they refer to."""
+    """Return metrics for JSON: null if undefined, and with the positive class if they refer to it."""
     return {
         name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
         | ({"positive": positive} if positive and is_of_positive(name) else {})
@@ -156,12 +156,12 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
 
 
 def _measured(keys: Iterable[str]) -> list[Metric]:
-    """Return the metrics of some keys, in their order, each once."""
+    """Return the metrics that the keys belong to, in the order of the keys, each once."""
     return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
 
 
 def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, positive: str) -> Section:
-    """Return the metrics over all classes as a list, and the metrics of each class as a table."""
+    """Return a section with two tables: metrics over all classes, and metrics of each class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_title(name, positive), str(estimate)] for name, estimate in overall.items()]
     tables = [Table(["metric", head], lines)] if overall else []
@@ -183,7 +183,7 @@ def _counts(patients: PatientCount) -> dict[str, int]:
 
 
 def _breakdown(breakdown: Breakdown, positive: str) -> Section:
-    """Return a line per subset, with the metrics for breakdowns."""
+    """Return a section with a table: one line per subset, with the metrics that are shown in breakdowns."""
     known = {name: None for line in breakdown.lines for name in line.metrics if _is_in_breakdowns(name)}
     lines = [
         [line.name, line.num_items, line.patients.cell, *(str(line.metrics[name]) for name in known)]

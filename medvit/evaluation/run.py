@@ -1,4 +1,4 @@
-"""Run of a model on the images or slides of a dataset: all metrics with intervals, and the exclusions."""
+"""Run of a model on the images or slides of a dataset, which gives all metrics with intervals."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ FoundT = TypeVar("FoundT")
 
 @dataclass(frozen=True)
 class Measurement:
-    """Evaluation of models on the images or slides of a dataset, by resolved options.
+    """Evaluation of models on the images or slides of a dataset, with resolved options.
 
-    `notes` are for readers; `failures` gets a line for each image that failed.
+    `notes` are for readers of the report. A line is added to `failures` for each image that fails.
     """
 
     manifest: Manifest
@@ -50,7 +50,7 @@ class Measurement:
         """Predict every image or slide, and return all metrics with their intervals.
 
         Raises:
-            DataError: If all failed.
+            DataError: If all images or slides failed.
         """
         if isinstance(predictor, SlidePredictor):
             return self._of_slides(predictor)
@@ -95,7 +95,7 @@ class Measurement:
         return {"resamples": self.options.resamples, "seed": self.seed}
 
     def _mask_scores(self, predictor: Predictor) -> Iterator[tuple[Row, Scores]]:
-        """Yield the scores of each image; its masks are released afterwards."""
+        """Yield the scores of each image; its label maps are not kept in memory."""
         unit, tolerance_mm = unit_of(self.manifest), self.options.nsd_tolerance_mm
         for row, image, prediction in self._predicted(predictor):
             assert image.mask is not None, "images without a truth are excluded"
@@ -109,7 +109,7 @@ class Measurement:
             yield row, prediction.probabilities
 
     def _predicted(self, predictor: Predictor) -> Iterator[tuple[Row, Image, Prediction]]:
-        """Yield each image with its prediction, with progress; one that fails is skipped."""
+        """Yield each image with its prediction, showing progress; an image that fails is skipped."""
         for row in with_progress(self.manifest, total=len(self.manifest), title="Evaluating", unit="image"):
             try:
                 image = load(self.manifest, row)
@@ -133,7 +133,7 @@ class Measurement:
                 yield slide.row, probabilities
 
     def _collected(self, found: Iterable[tuple[Row, FoundT]], what: str) -> tuple[list[Row], list[FoundT], list[str]]:
-        """Return the rows, the results of each, and all notes, including those on failed rows."""
+        """Return the rows in `found`, their results, and all notes, including notes on failed rows."""
         num_before, total = len(self.failures), len(self.manifest)
         pairs = list(found)
         failures = self.failures[num_before:]
@@ -144,7 +144,7 @@ class Measurement:
 
 
 def notes_on_excluded(failures: Sequence[str], of_all: str) -> list[str]:
-    """Return the number of excluded images, and a list of them with reasons, as far as a page can show them."""
+    """Return a line with the number of excluded images, and a line with the reason for each of the first ones."""
     if not failures:
         return []
     more = [f"and {len(failures) - MAX_EXCLUDED} more, see the log"] if len(failures) > MAX_EXCLUDED else []

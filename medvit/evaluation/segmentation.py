@@ -19,7 +19,7 @@ Scores = dict[str, float]
 
 
 def unit_of(manifest: Manifest) -> LengthUnit:
-    """Return mm if every image has a physical scale, else px: the two cannot be averaged."""
+    """Return mm if every image has a physical scale, else px: distances in mm and in pixels cannot be averaged."""
     return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
 
 
@@ -40,14 +40,16 @@ def score_case(
     tolerance_mm: float,
     unit: LengthUnit = "mm",
 ) -> Scores:
-    """Return every `MaskMetric` of each foreground class, its voxels and, for volumes, `volume_ml`, `true_volume_ml`.
+    """Return every `MaskMetric` and the number of voxels of each foreground class.
+
+    For volumes, the scores `volume_ml` and `true_volume_ml` are added.
 
     In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
     volumes are omitted.
 
-    If both truth and prediction lack a class, all three metrics are undefined. If one of them lacks it, Dice and NSD
-    are 0 and HD95 is the diagonal of the image: a miss must not improve the mean. Predictions where the truth is
-    `IGNORED` do not count.
+    If neither truth nor prediction contains a class, Dice, NSD and HD95 are undefined. If only one of them contains it,
+    Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean. Predictions where the
+    truth is `IGNORED` do not count.
     """
     if len(classes) <= IGNORED and (truth == IGNORED).any():
         found = np.where(truth == IGNORED, 0, found)
@@ -73,7 +75,7 @@ def evaluate_masks(
     seed: int,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Return means over images of all scores, and of their means over the classes, with intervals over patients."""
+    """Return the mean of each score over the images, by class and over all classes, with intervals over patients."""
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
     columns = {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
@@ -87,7 +89,7 @@ def evaluate_masks(
 
 
 def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
-    """Return the means over the images of every defined `MaskMetric`, and every `VolumeMetric`."""
+    """Return the mean of every `MaskMetric` over the images for which it is defined, and every `VolumeMetric`."""
     known = keys_of(MaskMetric)
     found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
     parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]

@@ -1,4 +1,4 @@
-"""Selection of the images to evaluate: those with a truth, of patients the model was not trained on."""
+"""Selection of the images to evaluate: images with a truth, of patients that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ SeenPatients = Literal["refuse", "leave_out", "keep"]
 def with_known_truth(
     manifest: Manifest, model: ModelConfig | SlideModelConfig, row_kind: str
 ) -> tuple[Manifest, list[str]]:
-    """Return the images whose truth is one of the model's classes, and a note on the excluded ones.
+    """Return the images with a truth, and a note on the excluded ones.
+
+    The truth is a label map, or a label that is one of the model's classes.
 
     Raises:
         DataError: If the dataset has no such images, or the dataset's classes are not the model's.
@@ -43,7 +45,9 @@ def with_known_truth(
 
 
 def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:
-    """Return the images of patients that a model was not trained on, or all, and a note on training patients.
+    """Exclude the images of patients that a model was trained on, if `policy` requests it.
+
+    Return the images, and a note if there are such patients.
 
     Raises:
         DataError: If there are training patients and the policy is to refuse, or if no other patient is left.

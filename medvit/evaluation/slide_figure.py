@@ -22,7 +22,10 @@ MAX_HEADS = 6
 
 
 def slide_figure(slide: Slide, finding: SlideFinding, predictor: SlidePredictor) -> Figure:
-    """Draw overview, attention and class maps; tiles with most attention; attention of the backbone on the first."""
+    """Draw a slide with its attention and class maps, and the tiles with the most attention.
+
+    On the first of these tiles, the attention heads of the backbone are shown too.
+    """
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
     above = [("slide", bare), ("attention", overlaid(bare, attention_map(finding), finding, "attention"))]
     for label in finding.heat_classes():

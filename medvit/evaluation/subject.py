@@ -27,7 +27,7 @@ def report_subject(
     model_hash: str,
     seed: int,
 ) -> ReportSubject:
-    """Return model, data and options, and a warning if the metrics are too good."""
+    """Return facts about model, data and options, with a warning if the model was trained or selected on the images."""
     lineage = Lineage.read(options.checkpoint)
     is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
     facts = {
@@ -63,7 +63,7 @@ def surface_tolerance(options: EvaluationOptions, manifest: Manifest) -> str:
 
 
 def read_other(folder: Path, tolerance: str) -> MetricTable:
-    """Return the images of the report named in `against`.
+    """Return the table of predictions in the report named in `against`.
 
     Raises:
         DataError: If the folder does not contain a report, or the report used another surface tolerance.

@@ -1,4 +1,4 @@
-"""Summary of an evaluation in addition to its report: lines and tables for the terminal, numbers for MLflow."""
+"""Summary of an evaluation: lines and tables for the terminal, numbers for MLflow."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def tables(
 
 
 def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
-    """Return the defined numbers, as logged to MLflow: `test.dice`, `test.dice.low`, `test.dice.high`.
+    """Return all defined numbers for MLflow, such as `test.dice`, `test.dice.low` and `test.dice.high`.
 
-    Metrics that refer to the positive class have its name: `test.sensitivity.cancer`.
+    If a metric refers to the positive class, its name ends with the class, as in `test.sensitivity.cancer`.
     """
     metrics = {f"{name}.{positive}" if positive and is_of_positive(name) else name: e for name, e in metrics.items()}
     parts = {"": "value", ".low": "low", ".high": "high"}

@@ -1,4 +1,4 @@
-"""Data files that a header names: only those in the folder of the header are read.
+"""Data files that a header names; only files in the folder of the header, or below it, are read.
 
 Otherwise, a header could make medvit read any file.
 """

@@ -19,9 +19,8 @@ def refusal(files: Sequence[Path], error: MedvitError) -> Refusal:
 def decoding(what: str) -> AbstractContextManager[None]:
     """Return a context that converts any error of a decoder to one sentence about `what`.
 
-    Medvit's errors are unchanged.
-
-    Decoders quote paths and header values in errors and warnings. Both may name a patient, so neither is passed on.
+    Errors and warnings of decoders are not passed on, because they may quote paths and header values, which may name a
+    patient. Errors of medvit are passed on unchanged.
 
     Raises:
         UnreadableError: In place of any error that is not medvit's own.

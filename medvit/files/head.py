@@ -34,5 +34,5 @@ def read_head(path: Path) -> FileHead:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file descriptor; unlike the usual way, opening a named pipe does not wait for a writer."""
+    """Open a file descriptor without waiting: the usual way, opening a named pipe waits for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

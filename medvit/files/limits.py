@@ -25,7 +25,7 @@ UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1
 
 
 def is_uncompressed(transfer_syntax: str) -> bool:
-    """Return whether pixels in a DICOM transfer syntax are uncompressed, and so have the declared size."""
+    """Return whether pixels in a DICOM transfer syntax are uncompressed; only then do they have the declared size."""
     return transfer_syntax in UNCOMPRESSED
 
 
@@ -73,7 +73,7 @@ def allowed_gib() -> float:
 
 @contextmanager
 def allowing(max_gib: float) -> Iterator[None]:
-    """Return a context with another limit."""
+    """Return a context in which the largest size to decompress at once is `max_gib`."""
     before = allowed_gib()
     allow_volumes(max_gib)
     try:
@@ -83,7 +83,7 @@ def allowing(max_gib: float) -> Iterator[None]:
 
 
 def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
-    """Check the size of data that is decompressed at once: an image, a volume, or an array.
+    """Check the size of data to decompress at once: an image, a volume, or an array.
 
     Every reader calls this function before it decodes data that may take more memory than its file.
 

@@ -37,7 +37,10 @@ class FileLock:
     inode: tuple[int, int]
 
     def release(self, *paths: Path) -> None:
-        """Release the lock and remove its file, which is at one of these paths, since its folder may be renamed."""
+        """Release the lock and remove its file.
+
+        The file is at one of `paths`, because its folder may have been renamed.
+        """
         with _GUARD:
             for path in paths:
                 if _inode(path) == self.inode:

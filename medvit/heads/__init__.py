@@ -1,7 +1,8 @@
 """Heads, which map tokens to logits.
 
-A head declares the depths of the backbone that it reads (`layers`, block indices; empty means the last block). It maps
-their tokens, and the pixels they were computed from, to logits (B, L) or (B, L, *S). To add a head, add a file.
+A head declares in `layers` the indices of the backbone blocks whose outputs it reads; empty means the last block. It
+maps the tokens of these blocks, and the pixels they were computed from, to logits (B, L) or (B, L, *S). To add a head,
+add a file.
 
 A `BagHead` reads a bag of tokens, at once or in chunks: the patches of an image, or the tiles of a slide, embedded in
 advance (multiple-instance learning).
@@ -36,7 +37,7 @@ class Head(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class BagOutput:
-    """Output of a bag head: `logits` (B, L), and `attention` (B, K, N), whose K maps each sum to 1 over a bag."""
+    """Output of a bag head: `logits` (B, L), and `attention` (B, K, N): K maps, each of which sums to 1 over a bag."""
 
     logits: Float[Tensor, "b l"]
     attention: Float[Tensor, "b k n"]
@@ -99,10 +100,10 @@ OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default
 
 
 def of_earlier_version(model: Tree) -> Tree:
-    """Return a model description from an earlier version, with the present name of its head.
+    """Return a model description in which the head has its present name.
 
-    Earlier versions used the name `transmil` for the head now called `transformer_mil`; `transmil` is now the published
-    head. Only descriptions of earlier versions have `max_tiles`.
+    Earlier versions used the name `transmil` for the head that is now called `transformer_mil`; `transmil` is now the
+    head of the TransMIL paper. An earlier version wrote `transmil` if there is the option `max_tiles`.
     """
     head = model.get("head")
     if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:

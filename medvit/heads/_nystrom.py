@@ -1,12 +1,12 @@
 """Nystrom attention (Xiong et al., AAAI 2021): softmax attention approximated through a few landmarks.
 
-With landmarks q and k, which are means of consecutive queries Q and keys K, attention is
+The landmarks q and k are means of consecutive queries Q and keys K. With them, attention is
 
-softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
+    softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
 
-whose memory grows linearly with the number of tokens, not quadratically. As published, tokens are padded in front with
-zeros to a multiple of the number of landmarks, and the zeros take part in attention. Since all zeros are equal, a
-single one represents them here: the result is the same, and a short bag costs little.
+and its memory grows linearly with the number of tokens, not quadratically. As published, tokens are padded in front
+with zeros to a multiple of the number of landmarks, and the zeros take part in attention. Since all these zeros are
+equal, one zero with their number as its weight represents them here. The result is the same, and a short bag is cheap.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def iterative_pinv(
 ) -> Float[Tensor, "b h m m"]:
     """Return the pseudo-inverse of row-stochastic matrices by iteration (Razavi et al. 2014; Xiong et al., eq. 11).
 
-    Each landmark represents `counts` equal ones: `matrix` has one row for each group of equal landmarks, and their
-    columns are summed. The result multiplies such rows as the pseudo-inverse of the large matrix would. The initial
-    value is scaled by the largest column sum over the heads of a bag.
+    The matrix represents a larger one, in which landmark m occurs `counts[m]` times: it has one row per group of equal
+    landmarks, and the columns of a group are summed. The result is the pseudo-inverse of the larger matrix in the same
+    form. The initial value is scaled by the largest column sum over the heads of a bag.
     """
     transposed = matrix.mT * counts / counts[:, None]
     column_sums = (matrix * counts[:, None]).sum(dim=-2) / counts
@@ -48,9 +48,10 @@ def iterative_pinv(
 
 
 def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Float[Tensor, "b h m d"], int]:
-    """Return the means of `landmarks` segments of padded tokens, and the number of other, all-zero segments.
+    """Return the means of the segments that contain tokens, and the number of other segments.
 
-    The zeros of a partly padded segment count in its mean.
+    Padded tokens are split into `landmarks` segments; the other segments contain only padding zeros. If a segment
+    contains padding and tokens, its zeros count in its mean.
     """
     size = -(-tokens.shape[-2] // landmarks)
     filled = -tokens.shape[-2] % landmarks
@@ -60,10 +61,12 @@ def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Flo
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Landmark queries and keys (B, H, M, d) as float32; the last may be zero and represent several.
+    """Landmark queries and keys (B, H, M, d) as float32.
 
-    `counts` (M) gives the number of landmarks that each represents; `inverse` (B, H, M, M) is the pseudo-inverse of the
-    attention between landmarks.
+    If there are all-zero landmarks, the last landmark is zero and represents all of them.
+
+    `counts` (M) is the number of landmarks that each of the M landmarks represents; `inverse` (B, H, M, M) is the
+    pseudo-inverse of the attention between landmarks.
     """
 
     queries: Float[Tensor, "b h m d"]
@@ -73,7 +76,7 @@ class Landmarks:
 
     @classmethod
     def of(cls, queries: Float[Tensor, "b h n d"], keys: Float[Tensor, "b h n d"], number: int) -> Landmarks:
-        """Return the landmarks of ordered queries and keys."""
+        """Return `number` landmarks of queries and keys, which are in the order of the tokens."""
         with exactly(queries.device):
             (queries, num_zeros), (keys, _) = segment_means(queries, number), segment_means(keys, number)
             counts = queries.new_ones(queries.shape[-2])
@@ -132,7 +135,11 @@ class NystromAttention(nn.Module):
         return queries, keys, values
 
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
-        """Return terms to add to the logits of each key and of the zero key for all zeros; None without zeros."""
+        """Return terms to add to the attention logits of the keys and of one zero key; None without padding.
+
+        The zero key represents all zeros in front of the tokens. Its term, the logarithm of their number, gives it
+        their weight.
+        """
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:
             return None

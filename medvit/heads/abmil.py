@@ -32,15 +32,15 @@ class AbmilConfig(HeadConfig):
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> AbmilHead:
-        """Return the head for embeddings of the given width."""
+        """Return the head for bags of embeddings with the given width."""
         return AbmilHead(width, num_classes, self)
 
 
 class AbmilHead(BagHead):
     """Logits (B, L) of bags pooled by attention: a_n = softmax(w . (tanh(V h_n) * sigmoid(U h_n))).
 
-    Embeddings are pooled without a projection, so for a bag of one tile, only the last, linear layer is applied: this
-    gives the class scores of a single tile.
+    Embeddings are pooled without a projection. For a bag of one tile, only the last, linear layer is therefore applied;
+    its output is used as the class scores of a single tile.
     """
 
     def __init__(self, width: int, num_classes: int, config: AbmilConfig) -> None:

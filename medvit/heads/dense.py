@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail; tokens of several depths are added to its coarsest level."""
+"""Dense head: a convolutional pyramid for detail, joined by tokens of several blocks at its lowest resolution."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class DenseConfig(HeadConfig):
 class DenseHead(Head):
     """Logits (B, L, *S) at the resolution of the pixels.
 
-    The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it).
-    There, the tokens of each depth are projected and added. A decoder with skip connections restores the resolution, as
-    in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from pixels rather than from upsampled tokens.
+    The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it). At
+    this resolution, the tokens of several backbone blocks are projected, summed and joined with the stem. A decoder
+    with skip connections restores the resolution, as in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from
+    pixels rather than from upsampled tokens.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int) -> None:
@@ -108,5 +109,5 @@ def _resized(features: Float[Tensor, "b d *s"], shape: torch.Size) -> Float[Tens
 
 
 def _channels_last(features: Tensor) -> torch.memory_format:
-    """Return the memory layout in which convolutions in bf16 on a CPU are five times as fast."""
+    """Return the channels-last memory layout, in which convolutions in bf16 on a CPU are five times as fast."""
     return torch.channels_last_3d if features.ndim == 5 else torch.channels_last

@@ -30,11 +30,9 @@ class LinearConfig(HeadConfig):
 
 
 class LinearHead(Head):
-    """Logits (B, L) from [class token, mean of patch tokens], as in DINOv2's linear evaluation (Oquab et al.
+    """Logits (B, L) from [class token, mean of patch tokens], as in the linear evaluation of DINOv2.
 
-    2023, B.3).
-
-    Without prefix tokens, only the mean patch token is used.
+    See Oquab et al. (2023), B.3. Without prefix tokens, only the mean patch token is used.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float) -> None:

@@ -1,7 +1,7 @@
 """Transformer over a bag: tiles attend to one another, then a learned query attends to all of them.
 
-The head has plain pre-norm transformer layers over a limited number of tiles, without positions, so the order of tiles
-is irrelevant. The tiles are pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
+The head applies plain pre-norm transformer layers to a limited number of tiles. It does not use positions, so the order
+of tiles is irrelevant. The tiles are pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
 """
 
 from __future__ import annotations
@@ -89,9 +89,10 @@ class TransformerMilHead(BagHead):
         return BagOutput(self.linear(pooled[:, 0]), attention[:, :, 0].float())
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the mean output over parts of one bag.
+        """Return the output for one bag, as the mean over its parts.
 
-        A part contains every p-th tile, so each part is a sample of the whole slide.
+        A bag of more than `max_tiles` or `chunk` tiles is split into p parts. Each part contains every p-th tile, so it
+        is a sample of the whole slide.
         """
         num_parts = -(-len(tiles) // min(chunk, self.max_tiles))
         attention: Tensor | None = None

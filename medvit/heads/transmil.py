@@ -1,7 +1,7 @@
 """TransMIL (Shao et al., NeurIPS 2021): tiles attend to one another through landmarks, and a class token pools them.
 
-Tiles are arranged as a square in their order, from which convolutions derive positions. Unlike in other bag heads, the
-order of tiles thus matters; it is the order of the slide's tile grid.
+Tiles are arranged in their order as a square, and convolutions over the square encode positions. Unlike in other bag
+heads, the order of tiles therefore matters; it is the order of the slide's tile grid.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class TransmilHead(BagHead):
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
         """Return logits, and the attention of the class token to each tile in the second layer, one map per head.
 
-        Bags of equal size are processed together, bags of different sizes one size after the other, because the square
-        and the landmarks depend on the number of tiles.
+        Only bags of equal size are processed together, because the square and the landmarks depend on the number of
+        tiles.
         """
         tiles = self.project(bags)
         if present is None:

@@ -1,4 +1,4 @@
-"""Choice of the job that processes studies, by the kind of model and the options of inference."""
+"""Choice of the job that processes studies, according to the kind of model and the options of inference."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
     """Return the job that processes studies with the model of a checkpoint.
 
     Raises:
-        ConfigError: If outputs are not for such models, codes are not of their classes, or values are not those that
-            the model was trained on.
+        ConfigError: If an output format does not apply to the kind of model, a code is for a class that the model does
+            not have, or the pixel values are not those that the model was trained on.
     """
     outputs = Outputs.of(options.outputs, checkpoint.kind)
     if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
@@ -49,10 +49,10 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
 
 
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
-    """Return the pixel values that a model was trained on; None if unknown and not given.
+    """Return which pixel values a model was trained on: the `recorded` ones, else the `given` ones, else None.
 
     Raises:
-        ConfigError: If the given ones differ from the recorded ones.
+        ConfigError: If both are set and differ.
     """
     if recorded is None:
         return given

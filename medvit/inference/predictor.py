@@ -1,4 +1,4 @@
-"""Inference with a checkpoint: from an image to the prediction on the same grid."""
+"""Inference with a checkpoint: predicts on the grid of the given image."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class Predictor:
 
     @property
     def kind(self) -> Kind:
-        """Kind of image that it accepts: images or volumes, including those that it cuts into slices."""
+        """Kind of image that the model accepts; volume if it is applied to the slices of volumes."""
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
         """Return probabilities (L,), or a mask on the grid of the given image, with its affine.
 
-        A model of slices gives a volume the mean of the probabilities of all its slices, or their masks in their order.
+        A model of slices predicts every slice of a volume. The result is the mean of their probabilities, or their
+        masks stacked to a volume.
 
         Raises:
             DataError: If the model does not accept the image, or its output is non-finite.
@@ -92,8 +93,8 @@ class Predictor:
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:
     """Return the most probable class of each voxel of a grid of another size over the same field of view.
 
-    Preprocessing preserves the outer faces of the grid (`geometry.rescaled`), which linear interpolation with
-    `align_corners=False` inverts. Classes are processed one by one: in addition to the input, memory is needed for two
+    Preprocessing changes the number of voxels but not the outer faces of the grid (`geometry.rescaled`); linear
+    interpolation with `align_corners=False` reverses this. Classes are processed one by one, which takes memory for two
     volumes of the target size instead of one per class.
     """
     import torch
@@ -113,7 +114,10 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return the device's fast 16-bit type, as in training; probabilities are float32 in any case."""
+    """Return a context in which the model computes in the 16-bit type that is fast on the device, as in training.
+
+    On a device without such a type, the model computes in 32 bits.
+    """
     import torch
 
     dtype = half_precision(device)

@@ -39,7 +39,7 @@ class NoSeriesError(DataError):
 class StudyIndex:
     """Contents of a source: studies ordered by pseudonym, and the number of files that are not images.
 
-    An unreadable image outside of any readable study counts as a study without items.
+    An unreadable image that does not belong to a readable study counts as a study without items.
     """
 
     studies: tuple[Study, ...]
@@ -50,9 +50,9 @@ class StudyIndex:
 def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, applies_to: AppliesTo) -> StudyIndex:
     """Group the items of `source` by study.
 
-    DICOM images are grouped by Study Instance UID (0020,000D), or by folder if it is empty, and by PatientID; any other
-    image is a study. A refused series that fits the model is stored with its study, so that a study with a single,
-    damaged fitting series counts as failed and not as skipped.
+    DICOM images are grouped by patient and by Study Instance UID (0020,000D), or by folder if the UID is empty. Any
+    other image is a study by itself. A refused series that would fit the model is stored with its study: if it is the
+    only one that fits, the study counts as failed, not as skipped.
     """
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
@@ -83,16 +83,17 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
 
 
 class StudyKey(NamedTuple):
-    """Key of a study: its Study Instance UID, which should belong to one patient, and the PatientID."""
+    """Key of a study: its Study Instance UID, and the patient, because patients may share the UID by mistake."""
 
     study: str
     patient: str = ""
 
     @classmethod
     def of(cls, item: Item, source: Path, patient: str) -> StudyKey:
-        """Return the study of an image: for DICOM from its header, or its folder if the header names none.
+        """Return the study of an image.
 
-        Else the image itself.
+        This is the study in the header. Without one, it is the folder of a DICOM image, or the image itself in other
+        formats.
         """
         if item.identity.study:
             return cls(item.identity.study, patient)
@@ -104,13 +105,16 @@ class StudyKey(NamedTuple):
     def name(self, names: SiteNames, *, is_shared: bool) -> str:
         """Return the pseudonym of the study.
 
-        It depends on the patient too if several patients share the identifier.
+        If several patients share the study identifier (`is_shared`), the pseudonym also depends on the patient.
         """
         return names.study(self.study, patient=self.patient) if is_shared else names.study(self.study)
 
 
 def _warn_of(grouped: Sequence[Study], keys: Collection[StudyKey]) -> None:
-    """Warn about studies of several patients, and similar PatientIDs that may be one patient's, by study names."""
+    """Warn about studies of several patients, and about similar PatientIDs that may belong to one patient.
+
+    The warnings name the pseudonyms of the studies.
+    """
     if shared := [study.name for study in grouped if study.num_others]:
         log.warning("predict: several patients share a StudyInstanceUID; each gets a study: %s", ", ".join(shared))
     for alike in spelled_alike(key.patient for key in keys):
@@ -128,7 +132,7 @@ class RefusedHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class Belongings:
-    """Study of each refused image."""
+    """Refused images by study, and `strays`, refused images whose study is unknown."""
 
     refused: dict[StudyKey, list[Refusal]]
     """Refused series that would fit the model; a study with only refused images has an entry too."""
@@ -143,7 +147,7 @@ class Belongings:
         source: Path,
         applies_to: AppliesTo,
     ) -> Belongings:
-        """Find the study from the header of a refused file, else from the DICOM images in its folder."""
+        """Assign each refused file to the study in its header, or else to that of the DICOM images in its folder."""
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
         for key, group in items.items():
             for path in (path for item in group if item.reader == DICOM for path in item.files):
@@ -167,12 +171,12 @@ class Belongings:
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
     """Return the series of a study to which a model applies.
 
-    If several series match, `all` returns every one, `best` returns the one with the most slices, that is, frames or
-    files (then most bytes, then the first identifier), and `one` raises an error.
+    If several series match, `all` returns every one, and `one` raises an error. `best` returns the one with the most
+    slices (frames or files); among equals the one with the most bytes, then the one with the first identifier.
 
     Raises:
-        NoSeriesError: If none fits; the reason lists the study's series by modality and kind.
-        DataError: If the only one that fits was refused, or several fit and `one` was requested.
+        NoSeriesError: If no series fits. The message lists the study's series by modality and kind.
+        DataError: If the only fitting series was refused, or several series fit and `one` was requested.
     """
     fitting = [item for item in study.items if _fits(item, applies_to)]
     if not fitting and study.refusals:

@@ -1,4 +1,4 @@
-"""Job on one slide from its files to its results: tile, embed, predict, write."""
+"""Job that processes the slides of one study: tile, embed, predict, write."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CutTiles = Callable[[Slide], TileGrid]
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """Function that opens the slide stored in some files, and keeps it open in each process that uses it."""
+    """Function object that opens the slide stored in `files`, and keeps it open in each process that calls it."""
 
     files: tuple[Path, ...]
     mpp: float | None = None

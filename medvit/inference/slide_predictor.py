@@ -1,4 +1,4 @@
-"""Inference with a slide model: from a slide and its tiles to probabilities and maps."""
+"""Inference with a slide model: predicts class probabilities and maps from a slide and its tiles."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SlidePredictor:
 
     @property
     def kind(self) -> Kind:
-        """Kind of image that it accepts."""
+        """Kind of image that the model accepts."""
         return "slide"
 
     def embed(
@@ -62,10 +62,10 @@ class SlidePredictor:
         config: EmbeddingConfig,
         failures: list[str],
     ) -> list[EmbeddedSlide]:
-        """Return the slides of a manifest with the embeddings of tiles for the model, as `embed_manifest`.
+        """Return the slides of a manifest with the embeddings of their tiles, made by `embed_manifest` as in training.
 
         Raises:
-            DataError: If all slides fail, or if their tiles are of another size or scale.
+            DataError: If all slides fail, or if the size or scale of tiles differs from that in training.
         """
         skipping = slides.model_copy(update={"skip_tiles": self.config.tiles.skip})
         found = embed_manifest(manifest, skipping, embedder=self.embedder, config=config, failures=failures)
@@ -74,7 +74,7 @@ class SlidePredictor:
         return found
 
     def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
-        """Return the backbone's attention maps on a tile; empty without a class token, or with rotary positions."""
+        """Return the backbone's attention maps on a tile; None without a class token or with rotary positions."""
         backbone = self.model.backbone
         if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
             return None
@@ -97,7 +97,9 @@ class SlidePredictor:
     def __call__(
         self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path
     ) -> SlideReading:
-        """Return the prediction for a slide; embeddings are in a temporary file in `work`, and not in memory.
+        """Embed the tiles of a slide and return the prediction.
+
+        Embeddings are stored in a temporary file in `work`, not in memory.
 
         Raises:
             DataError: If the slide has no tile or cannot be read.

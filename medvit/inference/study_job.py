@@ -1,4 +1,4 @@
-"""Job on one study from its files to its results: choose the series, read, predict, write."""
+"""Job that processes the series of one study: choose the series, read, predict, write."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StudyJob:
     series: SeriesChoice = "best"
     codes: Mapping[str, str] = field(default_factory=dict)
     values: ValuesConfig | None = field(default_factory=ValuesConfig)
-    """Pixel values that the model was trained on; None if unknown: stored values are read, and a note states it."""
+    """Pixel values that the model was trained on. None: unknown; stored values are read, and a note states this."""
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
@@ -78,14 +78,14 @@ class StudyJob:
         return image
 
     def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
-        """Return the pseudonym of the series, with a number if it has several images."""
+        """Return the pseudonym of a series, with a number if an image of the series was already processed."""
         name = self.names.series(study.series_key(item))
         taken = {finding.series for finding in earlier if finding.series.startswith(name)}
         return f"{name}-{len(taken) + 1}" if taken else name
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
-    """Return a line for every class except the background: its probability, or its volume."""
+    """Return a finding for each class: its probability or, for every class except the background, its volume."""
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         return [Finding(series, name, probability=float(value)) for name, value in pairs]

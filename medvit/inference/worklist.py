@@ -1,4 +1,4 @@
-"""Work list of a batch: every study with its outcome, on disk after each one, so that a run can resume.
+"""Work list of a batch: outcomes of all studies, written to disk after each study, so that a run can be resumed.
 
 `status.csv` has one line per study, `predictions.csv` one line per class of a series. Both are replaced atomically
 after each study.
@@ -50,7 +50,7 @@ class StatusRow:
 
 
 class Worklist:
-    """Studies and their outcomes, in a folder; a folder with an unfinished work list is continued."""
+    """Studies and their outcomes; an unfinished work list in the folder is continued."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +66,8 @@ class Worklist:
         A study that fails never stops the others.
 
         Raises:
-            OutputError: If results cannot be written, as on a full disk: later studies would fail too.
+            OutputError: If results cannot be written, for example on a full disk. The run ends, because later studies
+                would fail too.
         """
         waiting = [study for study in studies if self.status(study.name) != "done"]
         if len(waiting) < len(studies):
@@ -110,15 +111,15 @@ class Worklist:
 
     @property
     def lacking(self) -> list[str]:
-        """Return a line for every done study that lacks an output which could not be written."""
+        """Return a line for every study that is done, except that an output could not be written."""
         lines = self.lines.values()
         return [f"{line.study}: {line.reason}" for line in lines if line.status == "done" and LACKS in line.reason]
 
     @property
     def reasons(self) -> list[str]:
-        """Return the most frequent reasons why studies were skipped, failed or lack an output, one per line.
+        """Return the most frequent reasons why studies were skipped, failed or lack an output.
 
-        Each line has the number of such studies.
+        Each line states one reason, and the number of studies.
         """
         reasons = [
             (line.status, line.reason) for line in self.lines.values() if line.status != "done" or LACKS in line.reason

@@ -1,15 +1,15 @@
 """Labels from folders named after classes, or from a table.
 
 A class folder is a folder directly below the folder that contains all images, as in `benign/x.png` and
-`malignant/y.png`; folders named after splits are skipped, as in `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`.
-Since such a folder may also be named after a patient, folder names are not used by default. With
-`labeling.from_folders=auto` they are used if all of these conditions are true:
+`malignant/y.png`. Folders named after splits are skipped, as in `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`.
+Since such a folder may also be named after a patient, folder names are not used by default
+(`labeling.from_folders=off`). With `folder`, they are always used, also for volumes. With `auto`, they are used if all
+of these conditions are true:
 
-- all images are 2D, have no labels, and are directly in such folders, of which there are two to `MAX_CLASSES`; - each
-  folder contains at least `MIN_IMAGES` images and, if files name their patient, several patients; - no folder is named
-  like a folder of images or masks, or like an identifier (four digits in a row, a comma, a caret).
-
-`folder` always uses the names, also for volumes; `off`, the default, never does.
+- All images are 2D, have no labels, and are directly in such folders.
+- There are two to `MAX_CLASSES` such folders.
+- Each folder contains at least `MIN_IMAGES` images and, if files name their patient, several patients.
+- No folder is named like a folder of images or masks, or like an identifier (four digits in a row, a comma, a caret).
 """
 
 from __future__ import annotations

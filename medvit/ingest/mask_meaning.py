@@ -2,15 +2,16 @@
 
 The user may name the values as classes (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), ignore
 values (`labeling.mask_ignore=[255]`), or declare them as instance numbers of one class
-(`labeling.mask_values=instances`). Without these options,
+(`labeling.mask_values=instances`). Without these options, these rules apply:
 
-- if the only values are 0 and 255, or 0 and 65535, they are the background and one class; - if there are few values, as
-  far apart as gray levels (0, 128 and 255), each is a class named by its value. They are refused if a value occurs only
-  between lower and higher ones: it may be an edge made by smoothing or downscaling, or a border class, which only a
-  person can decide; - other values are class numbers. They are refused if at least three of them occur only between
-  lower and higher values and most of the foreground has the highest value: such a map is a smoothed map of one class;
-- 255 or 65535 together with small numbers is refused, since it may mean "not labeled"; many values near 0 and 255 are
-  refused, since they are edges of images that were smoothed or lossily compressed.
+- If the only values are 0 and 255, or 0 and 65535, they are the background and one class.
+- If there are few values, as far apart as gray levels (0, 128 and 255), each is a class named by its value. Such values
+  are refused if all pixels of one of them touch both a lower and a higher value: the value may be an edge made by
+  smoothing or downscaling, or a border class, which only a person can decide.
+- Other values are class numbers. They are refused as the smoothed map of one class if most of the foreground has the
+  highest value, and the pixels of at least three other values touch both lower and higher values.
+- 255 or 65535 together with small numbers is refused, since it may mean "not labeled".
+- Many values near 0 and 255 are refused, since they are edges of images that were smoothed or lossily compressed.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class FastDataset:
     def get(self, key: str | int, default: Any = None) -> Any:
         """Return the value of an element, by keyword or tag; `default` if it is missing.
 
-        Texts and numbers are returned as plain Python values, several values as a tuple; uncompressed pixels are
+        Texts and numbers are returned as plain Python values, and several values as a tuple. Uncompressed pixels are
         returned as a view.
         """
         tag = tag_of(key) if isinstance(key, str) else key
@@ -86,7 +86,7 @@ class FastDataset:
         return None if is_undefined else (vr, bytes(self.content[start:stop]))
 
     def are_plain(self, keywords: Iterable[str]) -> bool:
-        """Return whether `get` can decode all elements of `keywords` that are present without pydicom."""
+        """Return whether `get` can decode all present elements of `keywords` without pydicom."""
         tags = map(tag_of, keywords)
         return all(self._plain(tag) is not LEFT_TO_PYDICOM for tag in tags if tag in self._places)
 
@@ -108,8 +108,8 @@ class FastDataset:
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
         """Return the elements as a pydicom `Dataset`.
 
-        Elements with tags in `decoded`, and those that describe pixels, are decoded immediately, except the types in
-        `OWN_TYPES`.
+        Elements with tags in `decoded`, and those that describe pixels, are decoded immediately, unless their VR is in
+        `OWN_TYPES`. All others are decoded on access.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset
@@ -133,7 +133,7 @@ class FastDataset:
         return self.dataset()
 
     def _of_pydicom(self, decoded: Collection[int]) -> dict[Any, RawDataElement | DataElement]:
-        """Return the elements as pydicom stores them before access.
+        """Return the elements in the raw form in which pydicom stores them before they are accessed.
 
         Elements with tags in `decoded` are decoded immediately.
         """
@@ -170,8 +170,9 @@ def quick(
 ) -> FastDataset | None:
     """Read all elements of a file, or those of `tags`; None if pydicom must read the file.
 
-    Bytes after the last requested element are not examined; `PIXELS` is the last element. A complete file that fits
-    into the buffer `room` is read into it. If pixels are not requested, only `num_bytes` are read at first.
+    Bytes after the last requested element are not examined; without `tags`, the last element is `PIXELS`. A complete
+    file with the length of the buffer `room` is read into it. If pixels are not requested, only `num_bytes` are read at
+    first.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = _last(wanted, with_pixels)
@@ -198,7 +199,7 @@ def quick(
 
 
 def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDataset | None:
-    """Read the elements of `tags` from the beginning of a file; None if more bytes, or pydicom, are needed."""
+    """Read the elements of `tags` from the beginning of a file; None if this requires more bytes or pydicom."""
     wanted = _wanted(tags, False)
     try:
         return _find(beginning.content, beginning.size, wanted, _last(wanted, False))

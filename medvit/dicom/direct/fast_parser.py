@@ -34,7 +34,10 @@ class Unusual(Exception):  # noqa: N818 (not an error: another parser reads the 
 def find_places(
     content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
 ) -> tuple[dict[int, ElementSpan], int]:
-    """Return the locations of the elements from offset `at` up to the tag `last`, and the end of the last element."""
+    """Return the locations of the elements from offset `at` up to the tag `last`, and the offset after the last one.
+
+    `size` is the size of the file. If `tags` is given, only the locations of these elements are returned.
+    """
     found: dict[int, ElementSpan] = {}
     vr, previous, held = None, -1, len(content)
     while at < size:
@@ -64,11 +67,10 @@ def find_places(
 
 
 def find_pixels(content: Bytes, at: int, *, is_implicit: bool) -> Span | None:
-    """Return start and stop of the pixel element; None if more bytes must be read to find it.
+    """Return start and stop of the pixel element; None if its position cannot be found in the bytes read.
 
-    More bytes are needed if the element, or an element that may describe pixels, starts past the bytes read.
-
-    Private elements, overlays and group lengths do not describe pixels and are skipped.
+    The search skips private elements, overlays and group lengths. It ends with None at any other element before the
+    pixels, or at the end of `content`.
     """
     previous = -1
     while at + 8 <= len(content):
@@ -93,7 +95,7 @@ def _long_length(content: Bytes, at: int, vr: bytes) -> int:
 
 
 def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
-    """Return tag, VR, start of the value and length of the value of the element at an offset."""
+    """Return four facts about the element at an offset: tag, VR, start of the value, and length of the value."""
     if is_implicit:
         group, number, length = _implicit(content, at)
         return group << 16 | number, None, at + 8, length
@@ -106,7 +108,7 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
 
 
 def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    """Return the offset just past the delimiter of the sequence, or pixel fragments, whose first item is at `at`."""
+    """Return the offset just past the delimiter of a sequence, or of pixel fragments; `at` is that of the first item."""
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)
         at += 8

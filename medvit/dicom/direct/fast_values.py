@@ -52,10 +52,10 @@ def _remembered(vr: bytes, value: bytes) -> Any:
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
-    """Return a value as a plain Python value, several values as a tuple; `LEFT_TO_PYDICOM` if it is not simple.
+    """Decode a value to a plain Python value, several values to a tuple; return `LEFT_TO_PYDICOM` if it is not simple.
 
-    An empty text is returned as an empty text, an empty number as None. Equal values are the same object, so that the
-    headers of a series share them.
+    An empty text is returned as an empty text, an empty number as None. Equal values are one object, which the headers
+    of a series share.
     """
     if vr is None or len(value) > LONGEST or (vr not in TEXTS and vr not in NUMBERS):
         return LEFT_TO_PYDICOM
