@@ -143,7 +143,7 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
     stray = float(np.abs(heights - np.linspace(0.0, heights[-1], len(heights))).max())
     if high - low > tolerance + 1e-6 or (high - low > GAP_TOLERANCE_MM + 1e-6 and stray > tolerance + 1e-6):
         raise GeometryError(
-            f"slice gaps range from {low:.2f} to {high:.2f} mm; expected one gap within {tolerance:.3g} mm: "
+            f"slice gaps range from {low:.2f} to {high:.2f} mm; expected equal gaps (tolerance {tolerance:.3g} mm): "
             "are slices missing? geometry=resample interpolates them at even steps"
         )
     return float(gaps.mean())

@@ -61,7 +61,7 @@ def test_a_tomogram_that_lacks_a_bscan_is_quarantined_and_the_rest_goes_on(tmp_p
     entries = quarantine.read(manifest.folder)
     assert [entry.code for entry in entries] == ["geometry", "geometry"]
     assert entries[0].reason == (
-        "slice gaps range from 0.25 to 0.50 mm; expected one gap within 0.0625 mm: are slices missing? "
+        "slice gaps range from 0.25 to 0.50 mm; expected equal gaps (tolerance 0.0625 mm): are slices missing? "
         "geometry=resample interpolates them at even steps"
     )
 

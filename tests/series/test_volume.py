@@ -17,7 +17,7 @@ from medvit.series.volume import arrange, group, slice_spacing_mm
 def test_a_missing_slice_is_refused(write_series):
     files, _ = write_series(places_mm=(0, 1, 2, 4, 5))
     with pytest.raises(
-        GeometryError, match=r"slice gaps range from 1\.00 to 2\.00 mm; expected one gap within 0\.1 mm"
+        GeometryError, match=r"slice gaps range from 1\.00 to 2\.00 mm; expected equal gaps \(tolerance 0\.1 mm\)"
     ):
         arrange([read_header(file) for file in files])
 
@@ -42,7 +42,7 @@ def test_thick_slices_rounded_by_the_scanner_are_one_gap_and_a_growing_gap_is_no
     with pytest.raises(GeometryError, match="geometry=resample"):
         slice_spacing_mm(growing, normal)
     missing = np.outer([0.0, 7.0, 14.0, 28.0], normal)
-    with pytest.raises(GeometryError, match=r"within 0\.14 mm"):
+    with pytest.raises(GeometryError, match=r"tolerance 0\.14 mm"):
         slice_spacing_mm(missing, normal)
 
 
