@@ -1,7 +1,7 @@
 """Steps of ingest: scan a source, label, split, flag, store and update.
 
 A step receives the images of a source as `Candidate`s and returns them with more fields set: patients, labels and
-splits. Only then are pixels read and stored, which turns each candidate into a `Taken`. A candidate contains names,
+splits. After that, its pixels are read and stored, and a `Taken` records the result. A candidate contains names,
 identifiers and paths; the row made from it contains only pseudonyms.
 """
 

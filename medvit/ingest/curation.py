@@ -39,7 +39,7 @@ class CurationConfig(Config):
 
 @dataclass(frozen=True)
 class Curated:
-    """Candidates and stored images that are kept, and refusals for the excluded ones."""
+    """Candidates and stored images after curation: those that are kept, and refusals of the others."""
 
     candidates: tuple[Candidate, ...]
     taken: Mapping[str, Taken]
@@ -50,7 +50,7 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
     """Return the fields of `Taken` that are derived from a decoded image: flags, hashes, attributes.
 
     Raises:
-        LateralityError: If the sources of an eye's laterality contradict each other.
+        LateralityError: If the DICOM elements and the path of an eye image do not agree on one side.
     """
     item = candidate.item
     lost = not_finite(image.pixels)
@@ -72,12 +72,12 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
 
 
 def _label(text: str) -> str:
-    """Return the words of a mapping's label that cannot name a person; the label is a free text (VR LO)."""
+    """Return the words of a real-world value mapping's label that cannot name a person; it is free text (VR LO)."""
     return clean(text, allowed=MAPPING_TERMS) or "unnamed"
 
 
 def _labels(offered: str) -> str:
-    """Return the labels of mappings with their units, as in `Image.offered`, reduced to words that name nobody."""
+    """Return the labels and units in `Image.offered`, with each label reduced to words that cannot name a person."""
     pairs = [one.partition(" (") for one in offered.split(", ")]
     return ", ".join(f"{_label(label)}{opening}{unit}" for label, opening, unit in pairs)
 
@@ -96,7 +96,10 @@ def curate(
     *,
     not_fundus: Literal["refuse", "flag"] = "refuse",
 ) -> Curated:
-    """Report duplicates; exclude duplicates as `config` requests, and photographs that do not show a fundus."""
+    """Report duplicates, and exclude images: duplicates if `config` requests it, and photographs without a fundus.
+
+    Such photographs are kept if `not_fundus` is `flag`.
+    """
     groups = duplicates.copies(candidates, taken)
     duplicates.tell(groups, stay=config.duplicates == "keep")
     dropped = duplicates.left_out(groups, taken) if config.duplicates == "drop" else {}

@@ -65,7 +65,7 @@ class Description:
         return self if self.config.card else type(self)(self.config, self.name, fitting(self.prose, rows))
 
     def facts(self, **found: Any) -> Facts:
-        """Return the facts of the dataset: those of the options and the prose, and those given as `found`."""
+        """Return the facts of the dataset: from the options, from the prose, and those given as `found`."""
         rights = self.config.license or (self.prose.head.license if self.prose else "")
         source = self.config.source_url or (self.prose.head.source if self.prose else "")
         return Facts(self.name, license=rights, source=source, description=self.config.description, **found)
@@ -104,7 +104,7 @@ class Dataset:
         return cls(manifest, left_out, prose)
 
     def write(self, run: Run, earlier: Earlier, found: Scan) -> Manifest:
-        """Write manifest, quarantine and card into the folder of a run, and the file states for a later update.
+        """Write manifest, quarantine and card into the dataset folder, and file states for a later update.
 
         Raises:
             OutputError: If a file cannot be written.

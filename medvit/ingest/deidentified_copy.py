@@ -109,7 +109,7 @@ class DeidentifyConfig(Config):
 
 @dataclass(frozen=True)
 class CopyJob:
-    """Files of one image to copy, and how text burned into their pixels is handled."""
+    """Files of one image to copy; `writing` states what ingest did with burned-in text (masked, kept, or empty)."""
 
     candidate: Candidate = field(repr=False)
     files: Mapping[Path, Path] = field(repr=False)
@@ -119,7 +119,10 @@ class CopyJob:
 
 @dataclass(frozen=True)
 class Copied:
-    """Result of a job: the number of files written or found, and whether the slices of its mosaics can be located."""
+    """Result of a job: the number of files that were written or existed already.
+
+    `is_open` is False if the copy lacks elements by which the slices of a Siemens mosaic are located.
+    """
 
     num_files: int
     is_open: bool
@@ -202,8 +205,8 @@ class CopyFiles:
 def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
     """Return the replacements for the identifiers of an image's patient.
 
-    If a patient shares a study or series UID with another patient, all study and series UIDs of that patient are
-    replaced by separate ones, so that references within the copy remain valid.
+    If the patient shares a study or series UID with another patient, all UIDs of the patient are replaced by UIDs that
+    are specific to the patient. References within the copy therefore remain valid.
     """
     patient = candidate.patient
     uid = partial(pseudonyms.uid, patient=patient.id) if candidate.shared_uids else pseudonyms.uid
@@ -211,9 +214,9 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Return replacements for the study and series UIDs that the first file of an image lacks.
+    """Return study and series UIDs for an image whose files lack them, derived from the first file.
 
-    Results use the same UIDs.
+    DICOM results of predictions use the same UIDs.
     """
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)
@@ -293,7 +296,7 @@ def _sweep(folder: Path) -> None:
 def _is_dicom(candidate: Candidate) -> bool:
     """Return whether the files of a candidate are DICOM.
 
-    Among the slide formats, only DICOM states a series.
+    A slide is DICOM if it has a series identifier, which no other slide format states.
     """
     return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
 

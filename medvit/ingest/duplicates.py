@@ -1,9 +1,9 @@
 """Images with identical pixels: all are kept, or duplicates are excluded and listed.
 
-By default, no image is excluded. With `drop`, no pixels are in two splits: among identical images, only those of the
-strictest split (test, then val, then train) are kept. Of these, one image is kept for every distinct set of labels and
-every distinct label map, because medvit cannot decide which of several different labels is right. Constant images do
-not count as duplicates of one another.
+By default, no image is excluded. With `curation.duplicates=drop`, identical images are kept in one split only: the
+strictest one (test, then val, then train). Within this split, one image is kept for each combination of labels and
+label map, because medvit cannot decide which of different labels are right. Constant images do not count as duplicates
+of one another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 
 
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
-    """Log how many images are duplicates, and warn about groups that are in several splits or have several labels."""
+    """Log how many images are duplicates, and warn about groups in several splits or with different labels.
+
+    `stay` states that all duplicates are kept.
+    """
     if not groups:
         return
     log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))

@@ -1,8 +1,8 @@
 """State of a file, for detecting changes: size, modification time, and a digest of its beginning.
 
-A dataset contains `sources.parquet`, which stores a keyed hash of the state of each source file under the file's
-pseudonym. A later ingest of the same source thus detects added, changed and removed files. The table does not contain
-names of files or patients.
+The table `sources.parquet` of a dataset contains, for each source file, the pseudonym of the file and a keyed hash of
+its state. With it, a later ingest of the same source detects added, changed and removed files. The table does not
+contain names of files or patients.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ CARD_ROOMS = ("dataset", "leakage", "cards")
 
 @cache
 def version_of(rooms: tuple[str, ...]) -> str:
-    """Return the `VERSION`s that packages of medvit declare, such as `readers 1, ingest 1`.
+    """Return the `VERSION` of each of several packages of medvit, such as `readers 1, ingest 1`.
 
-    Results of an earlier ingest are reused only if these versions are unchanged. A package raises its `VERSION` when
-    its results change, not when only its source text does (enforced by tests/test_versions.py).
+    Results of an earlier ingest are reused only if these versions are unchanged. The `VERSION` of a package is raised
+    when its results change, not for every change of its code (tests/test_versions.py enforces this).
     """
     return ", ".join(f"{room} {importlib.import_module(f'medvit.{room}').VERSION}" for room in rooms)
 
@@ -123,7 +123,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return the states that `write` stored; empty for a dataset of an earlier version without states."""
+    """Return the states that `write` stored; empty for a dataset without them, made by an earlier version."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}

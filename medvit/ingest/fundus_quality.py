@@ -1,8 +1,8 @@
 """Quality of color fundus photographs: sharpness, exposure and field, each from 0 to 1, and the lowest of the three.
 
 All scores are measured within the field of view, resized to `SIDE` pixels, so that cameras are comparable. The bounds
-are calibrated on the 30 photographs of DRIVE, 1600 photographs of RetinaMNIST, phantoms, and copies of these that were
-blurred, darkened, brightened and cropped:
+are calibrated on the 30 photographs of DRIVE, 1600 photographs of RetinaMNIST, phantoms, and blurred, darkened,
+brightened and cropped copies of all of these:
 
 - Sharpness is the standard deviation of detail finer than `FINE` pixels divided by that of detail up to `COARSE`
   pixels, in the green channel; it is independent of brightness and contrast. It is 0.51 to 0.67 in DRIVE, and 0.40 to
@@ -63,7 +63,7 @@ ultrasound, brain MR, nuclei and tissue, none passes.
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of a photograph, 1 at best and None if not judged; `is_fundus` states whether it shows a fundus."""
+    """Scores of a photograph from 0 to 1 (best), None if not judged; `is_fundus` states whether it shows a fundus."""
 
     is_fundus: bool
     flags: tuple[Flag, ...] = ()
@@ -75,7 +75,7 @@ class Quality:
     def attributes(self) -> dict[str, str]:
         """Return the scores as texts with two decimals, by the names in `KEYS`.
 
-        Empty if the image does not show a fundus.
+        The result is empty if the image does not show a fundus.
         """
         parts = {key: value for key, value in zip(PARTS, self.parts, strict=True) if value is not None}
         if not parts:

@@ -29,7 +29,7 @@ STATE_BYTES = 64
 
 
 class HeaderCache:
-    """Cached headers, by the state of each file; a header is parsed from its entry in `lines` when it is recalled."""
+    """Cached headers by file state, as JSON in `lines`; a header is parsed when it is recalled."""
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines

@@ -1,8 +1,9 @@
-"""Cells of a label table as text: no text is truncated, equal texts compare equal, missing values are recognized.
+"""Cells of a label table as normalized text, with missing values recognized.
 
-Texts are normalized (Unicode NFC) and stripped; a whole number that a program wrote as `1.0` becomes `1`. Ambiguous
-tables are refused: tables with rows longer than the header, two columns of the same name, unclosed quotes, or texts
-such as `None` or `-`, which are a class in some tables and mean a missing value in others.
+Texts are in Unicode NFC and without surrounding spaces, and a whole number that a program wrote as `1.0` becomes `1`.
+Ambiguous tables are refused. A table is ambiguous if it has rows longer than the header, two columns of the same name,
+or unclosed quotes. It is also ambiguous if it has texts such as `None` or `-`, which are a class in some tables and
+mean a missing value in others.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def whole(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a text in a form for comparison that ignores letter case, repeated spaces and zeros around a number."""
+    """Return a text in the form for comparisons that ignore letter case, repeated spaces, and zeros around a number."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
     return plain.rstrip("0").removesuffix(".") if re.fullmatch(r"[-+]?\d+\.\d+", plain) else plain
@@ -87,8 +88,8 @@ def read_grid(path: Path) -> Grid:
     """Return the cells of a CSV file (UTF-8; commas, semicolons or tabs) or of the only sheet of an Excel file.
 
     Raises:
-        DataError: If the file cannot be read, has no rows, has two columns of the same name, or a row longer than the
-            header.
+        DataError: If the file cannot be read or has no rows, two columns have the same name, or a row is longer than
+            the header.
     """
     rows = _sheet_rows(path) if _is_excel(path) else _csv_rows(path)
     if len(rows) < 2:
@@ -100,7 +101,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Sequence[str] | None) -> Grid:
-    """Return the grid with cells of `columns` normalized and missing values empty; log the changes.
+    """Return the grid with missing values of `columns` empty, and whole numbers such as `1.0` as `1`; log the changes.
 
     `missing` lists the texts that mean a missing value. If it is unset, `MISSING` is used, and ambiguous texts are
     refused.
@@ -196,7 +197,10 @@ def _is_excel(path: Path) -> bool:
 
 
 def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
-    """Return the rows of the only sheet with content: values of formulas, dates in ISO 8601, numbers as in CSV."""
+    """Return the rows of the only sheet with content, each with its line number and its cells as text.
+
+    A formula is replaced by its value.
+    """
     from openpyxl import load_workbook
 
     try:
@@ -222,7 +226,10 @@ def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
 
 
 def _cell_text(value: object, shown_as: str) -> str:
-    """Return the value of an Excel cell as text, as it would be written in CSV."""
+    """Return the value of an Excel cell as it would be written in CSV, with dates in ISO 8601.
+
+    `shown_as` is the number format of the cell, which may require leading zeros.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -264,7 +271,10 @@ def _parsed(text: str, delimiter: str) -> list[tuple[int, Sequence[str]]] | csv.
 
 
 def _fitness(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[bool, int]:
-    """Return the score of a delimiter: whether all rows have as many cells as the header, and how many cells."""
+    """Return a score for the delimiter that gave these rows.
+
+    It states whether all rows have as many cells as the header, and the number of cells.
+    """
     if not rows:
         return False, 0
     num_columns = len(rows[0][1])

@@ -38,9 +38,9 @@ KNOWN = frozenset(plain(name) for names in COLUMNS.values() for name in names) |
 
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the columns with one of these names.
+    """Return the columns that have one of these names, ignoring letter case and separators.
 
-    If one is spelled exactly like the first name, return only that column.
+    If a column is spelled exactly like the first name, return only that column.
     """
     if names[0] in columns:
         return [names[0]]
@@ -58,12 +58,15 @@ def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Matches:
-    """Indices of the candidates that a row matches; `is_ambiguous` if the row cannot refer to all of them."""
+    """Indices of the candidates that a row of the label table matches.
+
+    `is_ambiguous` states that the row cannot refer to all of them, for example because two images have the same name.
+    """
 
     indices: Sequence[int] = ()
     is_ambiguous: bool = False
     is_known: bool = True
-    """Whether the source contains the named file, study, series or patient, even if it is not an image."""
+    """Whether the source contains the named file, study, series or patient; the file need not be an image."""
 
 
 class ByFile:

@@ -1,9 +1,10 @@
 """Labels from a table (CSV or Excel) with one row per image, study, series, examination or patient.
 
-One column, the key column, identifies the images of a row. It is `file`, with a path relative to the source (of a file,
-or of a folder for all images in it) or a file name, with or without extension, that no two images share; or it is a
-DICOM identifier (`labeling.by`). The columns `split` and `patient` set split and patient. Every other column is a
-label, or only those listed in `labeling.columns`. A column that may identify people is refused unless it is listed.
+One column, the key column, identifies the images of a row; `labeling.by` selects it. By default it is `file`. Its cells
+are paths relative to the source, of a file or of a folder with all its images, or file names (with or without
+extension) that no two images share. Alternatively, the key column is a DICOM identifier. The columns `split` and
+`patient` set split and patient. Every other column is a label; if `labeling.columns` is set, only the columns listed
+there are. A column that may identify people is refused unless it is listed.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ MIN_DISTINCT = 20
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Label table that was read, and checked as far as possible without the images."""
+    """Label table whose cells are read and checked; its rows are not yet matched to images."""
 
     path: Path
     by: LabelBy
     key: str
-    """Key column, which names the object of each line."""
+    """Key column, which identifies the images of each row."""
     columns: Mapping[str, str]
-    """The column of each label."""
+    """Label -> its column."""
     split_column: str
     patient_column: str
     lines: tuple[Line, ...] = field(repr=False)
@@ -61,7 +62,7 @@ class LabelTable:
         columns: Sequence[str] = (),
         missing: Sequence[str] | None = None,
     ) -> LabelTable:
-        """Return the table in a file, with the labels in `columns`, or in all columns but the key, split and patient.
+        """Return the table in a file; `columns` are the labels, by default all columns but key, split and patient.
 
         `missing` lists the texts that mean a missing value; if unset, `label_cells.MISSING` is used.
 
@@ -86,13 +87,13 @@ class LabelTable:
     ) -> tuple[Candidate, ...]:
         """Return the candidates with the labels, splits and patients of the table.
 
-        `files` are the paths of all files of the source, so that rows about files that are not images are skipped. With
-        `unmatched="warn"`, rows that match no file in the source are skipped and reported.
+        `files` are the paths of all files of the source: a row about one of these files that is not an image is
+        skipped. With `unmatched="warn"`, rows that match no file in the source are skipped and reported.
 
         Raises:
-            DataError: If a line matches nothing in the source, or several images or patients at once, if no line
-                matches an image, or if two lines differ on one image. Lines are reported by number: names of files and
-                identifiers may identify patients.
+            DataError: If a line matches nothing in the source, or several images or patients at once; if no line
+                matches an image; or if two lines contradict each other on one image. Lines are reported by number,
+                because names of files and identifiers may identify patients.
         """
         find = ByFile(candidates, files) if self.by == "file" else ByIdentifier(candidates, self.by)
         lines_of: dict[int, Line] = {}
@@ -196,7 +197,7 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """Return the column of each label; listed labels are found by name."""
+    """Return the column of each label: those with the names in `columns` or, if it is empty, all possible ones."""
     there = [column for column in grid.columns if column != key]
     chosen = {}
     for name in columns:

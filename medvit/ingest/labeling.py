@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 
 
 def _spelled_out(value: Any) -> Any:
-    """Return a list with the texts that YAML reads as NULL restored."""
+    """Return a list in which None, as YAML reads the text NULL, is replaced by the text NULL."""
     return ["NULL" if text is None else text for text in value] if isinstance(value, list | tuple) else value
 
 
@@ -104,14 +104,17 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels to assign to images: from a table, checked as far as possible without the images, or from folder names."""
+    """Labels to assign to images: from a table, or from folder names.
+
+    The cells of the table are read and checked; its rows are not yet matched to images.
+    """
 
     config: LabelingConfig
     table: LabelTable | None
 
     @classmethod
     def read(cls, config: LabelingConfig) -> Self:
-        """Return the labels, from the table if there is one.
+        """Return the labels to assign; a label table is read if there is one.
 
         Raises:
             DataError: If the table cannot be used.

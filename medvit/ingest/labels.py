@@ -62,7 +62,8 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
 def _in_utf8(name: str) -> str:
     """Return a path as UTF-8 text.
 
-    Bytes that are not UTF-8 are escaped as %E9, so two names never become the same class.
+    Bytes that are not UTF-8 are escaped, such as %E9. They are not replaced, because two folder names could then become
+    the same class.
     """
     return "".join(f"%{ord(one) - 0xDC00:02X}" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in name)
 
@@ -79,7 +80,7 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
 def positive_classes(candidates: Iterable[Candidate], given: Mapping[str, str] | str) -> dict[str, str]:
     """Return the positive class of each label.
 
-    `given` gives it by label, or as a class name that exactly one label has.
+    `given` is either a mapping from labels to positive classes, or a class that exactly one label has.
 
     Raises:
         DataError: If no label, or more than one, has the class, or if the label has more than two classes.
@@ -133,9 +134,9 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
 
 
 def class_folders(candidates: Sequence[Candidate]) -> list[str]:
-    """Return, for each candidate, the name of the first folder in which the candidates differ.
+    """Return the class folder of each candidate, whether or not its name is used as a label.
 
-    Empty if no label applies.
+    This is the first folder of the path in which the candidates differ; empty if a path has no such folder.
     """
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
@@ -150,7 +151,7 @@ def _folders(candidate: Candidate) -> tuple[str, ...]:
 
 
 def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
-    """Whether the folder of each candidate can be its class by all rules of `auto`."""
+    """Return whether the folder of each candidate can be its class by all rules of `auto`."""
     members: dict[str, list[Candidate]] = defaultdict(list)
     for candidate, folder in zip(candidates, folders, strict=True):
         members[folder].append(candidate)

@@ -1,6 +1,6 @@
 """Laterality of eye images, from DICOM elements or words in the path.
 
-It is never guessed, and contradictions are refused.
+The laterality is never guessed, and contradictory sources are refused.
 
 The two eyes of a person are similar, so they must be in the same split. Without patient identifiers, images whose paths
 differ only in the word for the side are therefore assigned to the same patient.
@@ -43,7 +43,7 @@ _SIDE = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(SIDE_WORDS)})(?![A-Za-z])", re.I
 
 
 class LateralityError(DataError):
-    """Error for an image whose sources of laterality name different eyes."""
+    """Error for an image whose DICOM elements and path do not agree on one eye."""
 
     code = "laterality"
 
@@ -69,7 +69,7 @@ GroupPattern = Annotated[str, AfterValidator(one_group)]
 
 
 class EyeConfig(Config):
-    """Facts about eye images (modality OP or OPT) that their pixels do not show."""
+    """Options for eye images (modality OP or OPT): side and view, and photographs that do not show a fundus."""
 
     laterality_from: GroupPattern | None = None
     """Regex with one group that captures the side of the eye from the path: R, L, OD, OS, right or left. Unset: the
@@ -86,7 +86,7 @@ class EyeConfig(Config):
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:
-    """Return side and center of the eye in an image of modality OP or OPT, as far as they are known.
+    """Return the side of the eye and the view (macula or disc) of an image of modality OP or OPT, if they are known.
 
     Raises:
         LateralityError: If two elements, or an element and the path, name different sides, or if the image shows both
@@ -106,7 +106,7 @@ def paired(
     """Assign eye images whose paths differ only in the word for the side to the same patient.
 
     Images of known patients are unchanged. `modality` applies to files that do not state one. If folders are classes,
-    which may differ between the two eyes of a patient, only file names are compared.
+    only file names are compared, because the two eyes of a patient may be of different classes.
     """
     return tuple(_paired(one, one.item.modality or modality, folders_are_classes) for one in candidates)
 
@@ -126,7 +126,7 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """Return the side that the paths of the files name; for slices, the name of their folder counts too."""
+    """Return the sides that the paths of an image's files name; for slices, the name of their folder counts too."""
     names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
     found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}

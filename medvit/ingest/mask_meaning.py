@@ -83,7 +83,7 @@ class MaskCounts:
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """Class of each label-map value: `classes` are (value, class) pairs; empty if the values are the class numbers."""
+    """Class of each label-map value: `classes` are (value, class number) pairs, None if the two are equal."""
 
     classes: tuple[tuple[int, int], ...] | None = None
     names: tuple[str, ...] = ()
@@ -136,9 +136,9 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Return how many pixels of a label map have each value, and how many of these are between other values.
+    """Return how many pixels of a label map have each value, and how many of these pixels are between other values.
 
-    The pixels between other values are counted only if the values may be gray levels or edges of smoothing.
+    Such pixels are counted only if the values may be gray levels or edges of smoothing.
 
     A pixel is between other values if it touches (also at a corner) both a lower and a higher value.
     """
@@ -229,7 +229,10 @@ def meaning_of(
 
 
 def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
-    """Return classes in the order of the mapping; values with the same name are one class."""
+    """Return the meaning of values that the mapping `named` names, with classes in its order.
+
+    Values with the same name are one class.
+    """
     names = tuple(dict.fromkeys(named.values()))
     absent = [value for value in named if value not in there]
     if there and absent:
@@ -274,7 +277,11 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
 
 
 def _are_edges(totals: Counter[int]) -> bool:
-    """Return whether values are edges: many values, or values near black and white with most pixels near white."""
+    """Return whether values are those of a two-valued image that was smoothed or lossily compressed.
+
+    There are then many values, or values near black and near white, and at least half of all bright pixels are near
+    white.
+    """
     top = max(totals)
     near_black, near_white = (any(0 < value - low < EDGE for value in totals) for low in (0, top - EDGE))
     if not WHITES[0] - EDGE <= top <= WHITES[0] or not (len(totals) > MAX_LEVELS or (near_black and near_white)):
@@ -284,7 +291,7 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels if a value occurs only along borders between lower and higher values."""
+    """Refuse gray levels if (nearly) all pixels of one of them touch both a lower and a higher value."""
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(
@@ -296,9 +303,9 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
 
 
 def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse numbers that are shades of one class.
+    """Refuse values that are shades of one class, as in a smoothed label map.
 
-    Most of the foreground then has the highest number, and all other numbers are its edges.
+    At least half of the foreground then has nearly the highest value, and all other values occur only at its edges.
     """
     top = max(totals)
     shades = [value for value in totals if SHADES * top < value < (1 - SHADES) * top]
@@ -351,5 +358,8 @@ def _joined(values: Iterable[int]) -> str:
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
-    """Return the counts of 8-bit values, counted plane by plane, because `bincount` would copy the array to 64 bits."""
+    """Return the counts of 8-bit values.
+
+    They are counted plane by plane, because `bincount` would convert the whole array to 64 bits.
+    """
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)

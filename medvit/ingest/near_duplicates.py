@@ -2,7 +2,7 @@
 
 In a source without patient identifiers, each file counts as a patient, so an image may be in the train split and its
 copy in the test split. `splits.keep_together=near_duplicates` joins patients whose images `medvit leakage` would list
-as identical or near duplicates; joining is transitive.
+as identical or near duplicates. If A is joined with B, and B with C, all three are one group.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = logging.getLogger("medvit")
 class JoinedPatients:
     """Groups of patients whose images are near duplicates of one another.
 
-    `representatives` maps each such patient (by `Patient.id`) to the patient of the group whose hash determines the
-    split. `num_images` counts the images with a near duplicate of another patient.
+    `representatives` maps each patient of a group (by `Patient.id`) to the one patient whose hash determines the split
+    of the group. `num_images` counts the images with a near duplicate of another patient.
     """
 
     representatives: Mapping[str, str]
@@ -91,7 +91,7 @@ def joined_patients(
 
 
 def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
-    """Log how many patients were joined and changed split; warn about groups that official splits separate.
+    """Log how many patients were joined and changed the split; warn about groups that official splits separate.
 
     `before` and `after` are the same candidates with their old and new splits.
     """

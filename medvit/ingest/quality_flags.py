@@ -1,7 +1,8 @@
-"""Quality flags: defects of an image that are visible without knowing its content; each flag is a rule with bounds.
+"""Quality flags: defects of an image that can be seen without knowing its content.
 
-A flag is a hint for people and a filter for training (`skip_flags`); it never refuses an image. Rules check stored
-values, at most `SAMPLED` of them along an axis, except the rule `constant`, which checks all.
+Each flag is a rule with bounds. A flag is a hint for people and a filter for training (`skip_flags`); an image is never
+refused because of a flag. Rules check stored values, at most `SAMPLED` of them along an axis, except the rule
+`constant`, which checks all.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ MIN_PADDED = 0.4
 def flags(image: Image) -> tuple[Flag, ...]:
     """Return the names of all flags that apply to an image, in a fixed order.
 
-    For a constant image, no other flag about pixel values is returned.
+    A constant image gets no other flag about pixel values.
     """
     damaged: tuple[Flag, ...] = () if not_finite(image.pixels) is None else ("not_finite",)
     sampled = _sampled(image.pixels)
@@ -99,7 +100,7 @@ def _sampled(pixels: Num[Array, "c *s"]) -> Num[Array, "c *t"]:
 
 
 def _share_of_8_bits(pixels: Num[Array, "c *s"], padding: Padding | None) -> float:
-    """Return the fraction of its 8 bits that an image uses; 1 if the type has no fixed range."""
+    """Return the fraction of the range 0 to 255 that an 8-bit image uses; 1 for other types."""
     values = measured(pixels, padding)
     if pixels.dtype != np.uint8 or not values.size:
         return 1.0
@@ -121,7 +122,7 @@ def _is_blank(image: Image, pixels: Num[Array, "c *s"]) -> bool:
 
 
 def _neighbor_correlation(pixels: Num[Array, "*s"]) -> float:
-    """Return the Pearson correlation of pixels with their neighbors along the longest axis."""
+    """Return the Pearson correlation of pixels with their next neighbors along the longest axis."""
     along = np.moveaxis(pixels, int(np.argmax(pixels.shape)), 0)
     limit = LINES[pixels.ndim]
     steps = (slice(None, None, -(-size // limit)) for size in along.shape[1:])
@@ -180,7 +181,7 @@ def _middle(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 
 def _within_bands(values: Float[Array, "h w"], level: float) -> Float[Array, "h w"]:
-    """Return the image without outer rows and columns in which most values exceed `level`."""
+    """Return the image without the bright bands at its edges: rows and columns in which most values exceed `level`."""
     is_dark = [(values > level).mean(axis=1 - axis) < BAND for axis in (0, 1)]
     spans = [np.flatnonzero(dark) for dark in is_dark]
     bounds = [slice(span[0], span[-1] + 1) if len(span) else slice(0) for span in spans]

@@ -48,7 +48,10 @@ def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path)
 def way_back(
     candidates: Sequence[Candidate], refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path
 ) -> list[tuple[str, str]]:
-    """Return (pseudonym, original) of all patients, studies, series, images and refused files, for site use only."""
+    """Return the crosswalk of a dataset, for site use only.
+
+    It has (pseudonym, original) pairs of all patients, studies, series, images and refused files.
+    """
     pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
     for candidate in candidates:
         identity = candidate.item.identity
@@ -60,7 +63,7 @@ def way_back(
 
 
 def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms) -> None:
-    """Warn, by pseudonym, about studies that several patients share, and about similar patient IDs.
+    """Warn about studies that several patients share, and about similar patient IDs, naming only pseudonyms.
 
     Similar patient IDs may belong to one patient.
     """
@@ -101,7 +104,7 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
     """Check that at least one image was stored.
 
     Raises:
-        DataError: If no image was stored; the message has the number of files by code and the most frequent reasons.
+        DataError: If no image was stored. The message has the number of files by code, and the most frequent reasons.
     """
     if rows:
         return
@@ -136,7 +139,7 @@ def unmet(made: Sequence[Row]) -> list[str]:
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
     """Return the names of the label-map values 0, 1, 2...
 
-    These are the given names, or else `background`, `class 1` and so on up to the largest value.
+    These are the names in `named` or, without names, `background`, `class 1` and so on up to the largest value.
 
     The result is empty without label maps, or if so many values occur that they are instance numbers, not classes.
     """

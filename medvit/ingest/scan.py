@@ -93,12 +93,15 @@ class Scan:
     files: tuple[str, ...] = field(repr=False)
     stamps: Mapping[Path, Stamp] = field(repr=False)
     refused: tuple[Identity, ...] = field(default=(), repr=False)
-    """Studies of refused DICOM images: their patients may have no image that was taken."""
+    """Patients and studies of refused DICOM images; a patient may have only such images."""
 
 
 @dataclass
 class Remembered:
-    """Cached headers of an earlier scan by file state, and the headers of this scan with the states of their files."""
+    """Headers for the header cache: `memory` has those of an earlier scan, `seen` collects those of this scan.
+
+    Both are stored with the state of the file, which the function `state` computes.
+    """
 
     memory: HeaderCache
     state: StateOf
@@ -113,17 +116,15 @@ def scan(
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
 ) -> Scan:
-    """Return the images of a source, which is a folder, a single file, or a fetched source, without reading pixels.
-
-    Reads no pixels.
+    """Find the images of a source, which is a folder, a single file, or a fetched source, without reading pixels.
 
     The workers of `engine` read the headers. For files whose present state is in `remembered`, only the beginning of
     the file is read.
 
-    The patient of an image is the text that `patient_from` captures from its path; or the DICOM PatientID; or the BIDS
-    subject in its path. Without any of these, the patient is assumed: the nnU-Net case in the path counts as the
-    patient, or the study, or else the path itself, so that each image is a patient. If several issuers assigned the
-    same PatientID, the patient is `ID^^^ISSUER`.
+    The patient of an image is the text that `patient_from` captures from its path; or, if unset, the DICOM PatientID;
+    or the BIDS subject in its path. Without any of these, the patient is assumed: the nnU-Net case in the path, or the
+    study, or the image itself counts as a patient. If several issuers assigned the same PatientID, the patient is
+    `ID^^^ISSUER`.
 
     `slide_mpp` is the pixel size (microns) of slides that do not state theirs; if it is given, plain TIFF images are
     slides.
@@ -157,7 +158,7 @@ def scan(
 
 
 def _as_slide(candidate: Candidate) -> Candidate:
-    """Return a candidate, in which a plain TIFF image becomes a slide."""
+    """Return the candidate as a slide if it is a plain TIFF image, else unchanged."""
     item = candidate.item
     if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
         return candidate
@@ -177,7 +178,7 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
 
 @dataclass
 class _Eye:
-    """Reader of file headers with the workers of an engine; cached headers are not read again."""
+    """Function object that yields the headers of files, from the header cache or read by the workers of an engine."""
 
     root: Path
     engine: EngineConfig
@@ -199,7 +200,7 @@ class _Eye:
             yield seen
 
     def _look(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
-        """Yield the headers of the files, with their stamps from the same read."""
+        """Yield the headers of the files, and record the stamps of the files from the same read."""
         for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
             self.stamps[file] = taken
             yield seen
@@ -240,10 +241,9 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """Return the header of a file with this path set, modified in place, because the object has no other owner yet.
+    """Set the path in the header of a file; return the header, which is modified in place.
 
-    Headers are sent between processes without paths, since pickling and copying paths would take as long as everything
-    else.
+    Headers are sent between processes without paths, because pickling and copying paths would double the time.
     """
     seen = found[0]
     for header in seen.headers:
@@ -315,7 +315,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """Return the split named by the innermost folder with the name of a split."""
+    """Return the split that the innermost folder named after a split names; None without such a folder."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

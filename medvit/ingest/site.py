@@ -1,4 +1,4 @@
-"""Site that makes a dataset: its key, its pseudonyms, and the private files next to the key."""
+"""Site (hospital or group) that makes a dataset: its key, its pseudonyms, and the private files next to the key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Site:
-    """Key file, and the name of the dataset made with it; together they locate the crosswalk."""
+    """Key file of a site, and the name of a dataset; together they locate the crosswalk of the dataset."""
 
     key: Path = field(repr=False)
     name: str
@@ -48,7 +48,9 @@ class Site:
         return HeaderCache(header_cache.lines(self.key, self.name))
 
     def keep_headers(self, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-        """Cache headers for the next ingest, each with the state of its file; without headers, remove the cache.
+        """Cache headers for the next ingest, each with the state of its file.
+
+        If `keeps_headers` is False, remove the cache instead.
 
         Raises:
             OutputError: If the cache cannot be written or removed.

@@ -1,11 +1,11 @@
 """Stable splits into train, val and test by patient, from a hash.
 
-The split of a patient depends only on the patient's identifier, a salt and the two fractions. Adding patients therefore
-changes no existing assignment, and every class has the same expected fraction in each split. The drawback is that a
-small class may be split unevenly; `better_salt` then finds a better salt.
+The split of a patient depends only on the patient's identifier, a salt (`splits.salt`) and the fractions of val and
+test. Adding patients therefore changes no existing assignment, and every class has the same expected fraction in each
+split. The drawback is that a small class may be split unevenly; `better_salt` then finds another salt.
 
-Official splits are kept. If the official splits lack val or test, it is drawn from their training split by the same
-hash.
+Official splits are kept. If the official splits lack val or test, the missing split is drawn from the official training
+split by the same hash.
 
 Patients whose images are near duplicates can be kept together: the hash of one of them then determines the split of
 all.
@@ -79,7 +79,8 @@ class SplitConfig(Config):
 class SplitAssignment:
     """Candidates with their splits, and refusals.
 
-    An image is refused if its patient is in a stricter official split (the order is test, val, train).
+    An image is refused if its patient also has images in a stricter official split: test is stricter than val, and val
+    than train.
     """
 
     candidates: tuple[Candidate, ...]
@@ -91,8 +92,9 @@ def assign(
 ) -> SplitAssignment:
     """Assign a split to every candidate, so that no patient is in two splits.
 
-    `joined` maps patients that are kept together to the one whose hash determines their split. Official splits are
-    kept; patients without an official split get that of the patients they are joined with.
+    `joined` maps each patient of a group that is kept together to the patient whose hash determines the split of the
+    group. Official splits are kept. A patient without an official split gets the official split of the group, if it has
+    one.
     """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
@@ -136,7 +138,10 @@ def split_of(patient: str, config: SplitConfig) -> Split:
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return the identifier to hash for each patient: without the issuer, so that adding an issuer changes no split."""
+    """Return the identifier to hash for each patient.
+
+    It does not contain the issuer: a second issuer in the source must not change any split.
+    """
     found = {}
     for candidate in candidates:
         own, patient = candidate.item.identity.patient, candidate.patient.id
@@ -147,7 +152,7 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """Return a salt that distributes the classes much more evenly than the current one; None if none is needed.
+    """Return a salt that distributes the classes more evenly; None if the current one distributes them well enough.
 
     Only images without official splits count, because official splits do not depend on the salt; `joined` patients
     count as one.
@@ -186,9 +191,9 @@ def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str,
 
 
 def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mapping[tuple[str, str], set[str]]:
-    """Return patients by label and class, and all patients.
+    """Return one set of patients for each (label, class), and one with all patients.
 
-    Joined patients are represented by the one whose hash determines the split.
+    A group of joined patients is represented by the patient whose hash determines its split.
     """
     candidates = list(candidates)
     hashed_as = _hashed_as(candidates)
@@ -201,7 +206,7 @@ def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mappi
 
 
 def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
-    """Return the largest deviation of a class from its expected count in a split, in standard deviations."""
+    """Return the largest deviation of a stratum's number of patients in a split, in standard deviations."""
     worst = 0.0
     for patients in strata.values():
         splits = [split_of(patient, config) for patient in patients]

@@ -1,4 +1,4 @@
-"""Stored state of an ingest, with which a later ingest can update the dataset from the same source."""
+"""State that an ingest stores for later, to update the dataset from the same source."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Earlier:
-    """Link from an earlier dataset, if any, to the one being made; `headers` are the old and new header caches."""
+    """Earlier dataset that an ingest updates, if any; `headers` are the cached headers and those for the new cache."""
 
     folder: Path | None
     site: Site
     headers: Remembered = field(repr=False)
     _known: dict[str, str] = field(default_factory=dict, repr=False)
-    """States of the source files, by pseudonym, once requested."""
+    """Pseudonym of a source file -> its state; filled at the first request."""
 
     @classmethod
     def open(cls, folder: Path | None, run: Run, site: Site) -> Self:
@@ -57,7 +57,7 @@ class Earlier:
             )
 
     def leave(self, found: Scan, card: str, folder: Path) -> None:
-        """Write the states of source files and card into a dataset, and the header cache next to the key.
+        """Write what a later update needs: states of source files and card into the dataset, headers next to the key.
 
         Raises:
             OutputError: If a file cannot be written.

@@ -108,7 +108,10 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
 
 
 def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    """Return the offset just past the delimiter of a sequence, or of pixel fragments; `at` is that of the first item."""
+    """Return the offset just past the delimiter of a sequence, or of pixel fragments.
+
+    `at` is the offset of its first item.
+    """
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)
         at += 8

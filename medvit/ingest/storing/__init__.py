@@ -24,7 +24,7 @@ PROGRESS = "taken.jsonl"
 
 @dataclass(frozen=True)
 class Workplace:
-    """Context of storing: the folder of the dataset, the site, and the workers.
+    """Context in which images are stored: the folder of the dataset, the site, and the workers.
 
     `stamps` are the states of the source files. Unchanged images are reused from the dataset in the folder `earlier`.
     """
@@ -38,7 +38,7 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stored:
-    """Stored images by `Candidate.key`, and refusals."""
+    """Stored images by `Candidate.key`, and refusals of images that could not be stored."""
 
     taken: dict[str, Taken]
     refusals: tuple[Refusal, ...]
@@ -62,7 +62,7 @@ class Way(Protocol):
         """
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of the dataset that replace the given rows of stored candidates.
+        """Return the final rows of the dataset for these rows of stored candidates, such as rows of tiles for a slide.
 
         Raises:
             MedvitError: If an output cannot be written, or an image cannot be read.

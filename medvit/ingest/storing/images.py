@@ -1,8 +1,8 @@
 """Storage of image pixels in the array store; a run can be resumed after every image.
 
 The outcome of each image is a line of a file in the dataset. A resumed run reads these lines and stores only the
-missing images; an update reuses unchanged images of the earlier dataset. Each line has a state, which covers names and
-stamps of the files, the reading options, and the versions of the code that reads and checks images. An image is read
+missing images; an update reuses unchanged images of the earlier dataset. Each line has a state: a hash of the names and
+stamps of the image's files, the options, and the versions of the code that reads and checks images. An image is read
 again if its state changed.
 """
 
@@ -47,9 +47,11 @@ KEPT_BYTES = 2**27
 
 @dataclass(frozen=True)
 class ReadAndStore:
-    """Function object that reads and stores one image with its label map; `modality` applies if the file states none.
+    """Function object that reads and stores one image with its label map.
 
-    `meaning` is the meaning of the label-map values; `values` are the requested quantities.
+    `modality` applies to files that do not state one.
+
+    `meaning` is the meaning of the label-map values; `values` selects which pixel values are read.
     """
 
     store: Path
@@ -63,7 +65,7 @@ class ReadAndStore:
         """Store a candidate; return its record.
 
         Raises:
-            DataError: A subclass, if the image cannot be read, or its label map has a class without a name.
+            DataError: If the image cannot be read, or its label map has a class without a name.
             OutputError: If the store cannot be written.
         """
         from medvit import readers
@@ -107,7 +109,7 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
 class Pixels:
     """Strategy for 2D images and volumes, which puts their pixels and label maps into the store.
 
-    `counts` are the counts of label-map values, by the state of the label-map files.
+    `counts` are pixel counts of label-map values, by the state of the label-map files.
     """
 
     read: ReadAndStore
@@ -115,7 +117,7 @@ class Pixels:
     place: Workplace
 
     def takes(self, kind: Kind) -> bool:
-        """Return whether the kind is not a slide."""
+        """Return whether the kind is image or volume."""
         return kind != "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
@@ -165,8 +167,8 @@ def store_images(
 ) -> Stored:
     """Read and store all images, continuing an unfinished run; a failing image never stops the others.
 
-    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the states of the
-    files, if already known; `counts` is the result of `mask_counts`.
+    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the stamps of the
+    files that are already known; `counts` are those of `Masks`.
 
     Raises:
         OutputError: If the store cannot be written.
@@ -228,7 +230,10 @@ def _with_counts(
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
-    """Link the arrays of another dataset that have one of these states into the store, and add their lines."""
+    """Reuse the images of an earlier dataset that have one of these states.
+
+    Their arrays are linked into the store, and their lines are added to the file `path`.
+    """
     there = Store(earlier / "images")
     with _Lines(path) as lines:
         for state, taken in _done(earlier / PROGRESS, there).items():
@@ -288,7 +293,7 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """Return the records of earlier runs whose arrays the store still contains.
+    """Return the records in a file of stored images, by state, if the store still contains their arrays.
 
     An incomplete last line of the file is removed.
     """

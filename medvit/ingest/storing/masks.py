@@ -21,7 +21,7 @@ from medvit.records import Candidate
 
 @dataclass(frozen=True)
 class Masks:
-    """Pixel counts of each value in label maps, by the state of their files, and the meaning of the values."""
+    """Label maps of a source: pixel counts of each value, by the state of the files, and the meaning of the values."""
 
     counts: Mapping[str, Mapping[str, int]]
     meaning: MaskMeaning
@@ -47,7 +47,7 @@ class CountMaskValues:
     """
 
     def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Return the counts, as texts of `MaskCounts`."""
+        """Return the counts in the form of `MaskCounts.as_texts`."""
         from medvit import readers
 
         found = Counter[str]()
@@ -72,7 +72,7 @@ def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict
 
 
 def mask_state(candidate: Candidate, state: StateOf, stamps: Mapping[Path, Stamp]) -> str:
-    """Return the state of the label maps of an image."""
+    """Return the state of an image's label maps: a hash that changes with their files or the code that reads them."""
     files = mask_files(candidate.item)
     return state("label maps", version_of(READING_ROOMS), *((f.name, *(stamps.get(f) or stamp(f))) for f in files))
 

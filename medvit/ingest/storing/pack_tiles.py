@@ -20,7 +20,10 @@ from medvit.wsi.tiles import TILE_FLAGS, TileGrid
 
 @dataclass(frozen=True)
 class PackSlide:
-    """Worker that stores the listed tiles of a slide in a dataset folder; the key file locates the slide."""
+    """Function object that stores the listed tiles of a slide in a dataset folder.
+
+    The slide files are located next to the key file.
+    """
 
     folder: Path
     key: Path

@@ -1,7 +1,7 @@
 """Whole slides: their tiles are listed, and their pixels remain in the source.
 
-The store contains a low-magnification image of each slide. Its content address identifies the slide, so one scan has
-one address, regardless of its file name and metadata.
+The store contains a low-magnification image of each slide, whose content address identifies the slide. A scan therefore
+has one address, regardless of its file name and metadata.
 
 A slide is finished when `tiles/IMAGE_ID.parquet` exists with the present state of its file and options. A resumed run,
 or an update of an earlier dataset, processes only the other slides.
@@ -48,7 +48,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class ReadSlide:
-    """Worker that lists the tiles of one slide in a dataset folder, and writes images of the slide and its tiles."""
+    """Function object that writes the tile list of a slide into a dataset folder, with a picture of the tiles."""
 
     folder: Path
     config: TilesConfig
@@ -57,7 +57,7 @@ class ReadSlide:
         """List the tiles of a slide; return the record of the slide.
 
         Raises:
-            DataError: A subclass, if the slide cannot be read or has no tissue.
+            DataError: If the slide cannot be read or has no tissue.
             OutputError: If the disk is full.
         """
         slide = open_slide(waiting.candidate.item.files, self.config.slide_mpp)
@@ -136,9 +136,7 @@ class Tiles:
         return Stored(done, tuple(refusals))
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of slides (with packing, of their tiles) after writing the slide locations next to the key.
-
-        With packing, the rows of their tiles.
+        """Write the slide locations next to the key; return the rows of slides or, with packing, of their tiles.
 
         Raises:
             DataError: If a slide to pack can no longer be read.

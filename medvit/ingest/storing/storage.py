@@ -1,4 +1,4 @@
-"""All storage strategies; each is called with the candidates it accepts."""
+"""All storage strategies, each of which is called with the candidates that it accepts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Storage:
 
     @classmethod
     def of(cls, config: TakingConfig, scanning: ScanningConfig, masks: Masks, place: Workplace) -> Self:
-        """Return the strategies for a dataset with these options and this meaning of label-map values."""
+        """Return the storage strategies, one per kind of image, for a dataset with these options and label maps."""
         images, modality, eye = place.folder / "images", scanning.modality, scanning.eye
         read = ReadAndStore(images, modality, masks.meaning, config.values, config.burned_in, eye)
         return cls((Pixels(read, masks.counts, place), Tiles(config.tiles, place)))
@@ -53,7 +53,9 @@ class Storage:
         return stored
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of the dataset, ordered by `image_id`; strategies may replace rows, as by those of tiles.
+        """Return the rows of the dataset, ordered by `image_id`.
+
+        A strategy may replace rows, for example the row of a slide by the rows of its tiles.
 
         Raises:
             MedvitError: If an output cannot be written, or an image cannot be read.

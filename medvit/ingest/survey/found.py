@@ -27,14 +27,14 @@ SHOWN_PATHS = 1000
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Folders that may be classes, with their numbers of images; `are_taken` if their names become labels."""
+    """Folders that may be classes, with the number of images in each; `are_taken` if their names become labels."""
 
     counts: dict[str, int] = field(repr=False)
     are_taken: bool
 
     @property
     def shown(self) -> dict[str, int]:
-        """Class names that cannot name a person, with their numbers of images."""
+        """Class names that may be printed because they cannot name a person, with the number of images of each."""
         return {name: number for name, number in self.counts.items() if names_nobody(name)}
 
 
@@ -73,9 +73,9 @@ class Survey:
     mask_folders: tuple[str, ...]
     refused: tuple[RefusalReason, ...]
     suggested: dict[str, str]
-    """Modalities suggested by words in paths, each with the word, for files that do not state theirs."""
+    """Modality that a word in a path suggests -> that word; for files that do not state their modality."""
     patients: PatientGuess | None
-    """Pattern that would name patients that are now assumed."""
+    """Pattern that would find the identifiers of patients that are now assumed."""
 
     @property
     def num_failures(self) -> int:
@@ -84,7 +84,7 @@ class Survey:
 
     @property
     def num_used(self) -> int:
-        """Number of files of the images that would be used."""
+        """Number of files that belong to images that would be used."""
         return len({file for group in self.groups for one in group.candidates for file in one.item.files})
 
     @property
@@ -205,7 +205,7 @@ def _differing(candidate: Candidate) -> str:
 
 
 def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
-    """Return the refusals grouped by reason, with numbers removed from the reasons; failures come first."""
+    """Return the refusals grouped by reason, failures first; reasons that differ only in numbers are one group."""
     counts: Counter[tuple[str, str]] = Counter()
     texts: dict[tuple[str, str], str] = {}
     for one in refusals:
@@ -217,7 +217,10 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """Return a regex that finds fewer patients in the paths than are assumed; None if no known regex does."""
+    """Return a regex that finds a patient in every path, and fewer patients than are assumed; else None.
+
+    Only a few common regexes are tried.
+    """
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})
     if not assumed or len(assumed) < len(candidates):

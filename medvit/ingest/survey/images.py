@@ -49,7 +49,7 @@ class ImageGroup:
 
     @property
     def weight(self) -> int:
-        """Amount of training data, for comparing groups with one another."""
+        """Amount of training data in the group, for comparing it with other groups."""
         return WEIGHTS[self.kind] * len(self.candidates)
 
     @property
@@ -82,7 +82,7 @@ class ImageGroup:
 
 
 def groups(candidates: Iterable[Candidate], modality: str = "") -> tuple[tuple[ImageGroup, ...], tuple[Refusal, ...]]:
-    """Return images by kind and modality, largest groups first, and refusals of images without a known size.
+    """Return images grouped by kind and modality, largest group first, and refusals of images whose size is unknown.
 
     `modality` applies to files that state none.
     """

@@ -41,7 +41,10 @@ def counted(number: int, what: str) -> str:
 
 
 def classes_in_words(counts: Mapping[str, int]) -> str:
-    """Return classes with their numbers of images; classes whose names may name a person are only counted."""
+    """Return a list of classes with their numbers of images, as text.
+
+    Classes whose names may name a person are only counted.
+    """
     shown = [f"{name} ({number})" for name, number in counts.items() if names_nobody(name)]
     hidden = len(counts) - len(shown)
     rest = len(shown) - SHOWN_CLASSES

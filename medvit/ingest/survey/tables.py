@@ -1,7 +1,7 @@
 """Tables next to the images of a source: their key columns and possible label columns.
 
-A key column is recognized by its name, or by cells that match images. Only then is the first line certain to be a
-header, whose names may be printed; otherwise the first line may describe a patient.
+A key column is recognized by its name, or by cells that match images. If there is a key column, the first line is
+certain to be a header, and its column names may be printed. Without one, the first line may describe a patient.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BY_CONTENT: tuple[LabelBy, ...] = ("file", "study", "series", "patient")
 
 @dataclass(frozen=True)
 class FoundTable:
-    """Table and its possible key column; `classes` maps columns with few classes to their number of classes."""
+    """Table and its key column, if it has one; `classes` maps each possible label column to its number of classes."""
 
     path: Path = field(repr=False)
     num_lines: int = 0
@@ -40,12 +40,12 @@ class FoundTable:
     """Column names; empty if the first line may not be a header."""
     by: LabelBy | None = None
     key: str = ""
-    """Key column, which names the object of each line."""
+    """Key column, which identifies the images of each line."""
     num_matched: int = 0
     """Number of lines that match an image of the source."""
     classes: Mapping[str, int] = field(default_factory=dict)
     problem: str = field(default="", repr=False)
-    """Why ingest would not use it as it is; may quote the path."""
+    """Why ingest would not use the table as it is, empty if it would; may quote the path."""
 
     @property
     def is_usable(self) -> bool:
@@ -128,7 +128,10 @@ def _num_texts(grid: Grid, column: str) -> int:
 
 
 def _classes(grid: Grid, key: str) -> dict[str, int]:
-    """Return the number of classes in each column that has few classes and does not seem to name people."""
+    """Return the number of classes in each possible label column.
+
+    Such a column has few classes and does not seem to name people.
+    """
     missing = {text.casefold() for text in ("", *MISSING)}
     found = {}
     for column in grid.columns:
