@@ -91,7 +91,7 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVa
     opening = f"Medium or large effects: {'; '.join(large)}." if large else "No medium or large effect was found."
     fewest = min((PatientCount.of(manifest) for manifest in (a, b)), key=lambda count: count.total)
     if fewest.total < FEW_PATIENTS:
-        opening += f"One of them has {fewest} only: the intervals are less reliable than they look."
+        opening += f" One of the datasets has only {fewest}: the intervals are less reliable than they look."
     known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
     remarks = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
     remarks.append(_too_few(known[0] & known[1] - {one.name for one in variables}))

@@ -92,7 +92,7 @@ def test_what_too_few_tell_is_said_to_be_left_out(tmp_path: Path) -> None:
     a, b = few(dataset(tmp_path / "a"), 1), dataset(tmp_path / "b")
     comparison.write(tmp_path, a, b, compare(a, b))
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
-    assert "One of them has 1 patient only" in text
+    assert "One of the datasets has only 1 patient" in text
     assert re.search(r"Not compared, as one of them has fewer than 2 values: .*age, years.*; sex", text)
 
 

@@ -37,7 +37,7 @@ def test_two_datasets_are_compared(studies: Path, tmp_path: Path) -> None:
     assert main(["card", *words]) == 0
     text = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
     assert "| modality | large |" in text
-    assert "One of them has 3 patients only" in text
+    assert "One of the datasets has only 3 patients" in text
 
 
 def test_the_card_tells_of_flags_copies_and_scanners(tmp_path: Path) -> None:
