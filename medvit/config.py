@@ -223,7 +223,7 @@ def _is_one_name(given: Any) -> bool:
 def _are_names(kind: type[BaseModel], key: str) -> bool:
     """Return whether an option is a list of texts.
 
-    Only for such lists is a single value accepted: the length of a list of numbers would be a guess.
+    A single value is accepted only for a list of texts: the length of a list of numbers would be a guess.
     """
     annotation = kind.model_fields[key].annotation
     if get_origin(annotation) in (Union, UnionType):

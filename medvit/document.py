@@ -130,8 +130,8 @@ class Section:
 class Document:
     """Document of sections.
 
-    `opening` is its first text; the tone `warning` highlights it if it reports a problem. `facts` describe the subject
-    of the document.
+    `opening` is its first sentence, which the tone `warning` highlights as the report of a problem. `facts` describe
+    the subject of the document.
     """
 
     title: str

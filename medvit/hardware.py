@@ -58,8 +58,8 @@ COLLECTION_THRESHOLDS = 50_000, 20, 20
 def few_collections() -> Iterator[None]:
     """Return a context in which the garbage collector runs less often.
 
-    While hundreds of thousands of objects without reference cycles are kept, such as file headers, the collector would
-    scan them repeatedly, which takes a third of the time of creating them.
+    While hundreds of thousands of objects are created and kept, such as file headers, the collector would scan them
+    repeatedly. These objects have no reference cycles, and the scans take a third of the time.
     """
     before = gc.get_threshold()
     if before[0]:  # 0 disables collection

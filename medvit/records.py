@@ -140,7 +140,7 @@ class Item:
     mask: Path | None = None
     """Label map on the grid of the image."""
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """What the reader has already found about each file; it need not be found again when the image is read."""
+    """Facts that the reader has already found about each file, which need not be found again when the image is read."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Row:
     dataset: str
     split: Split
     shape: tuple[int, ...]
-    """(C, *S)."""
+    """Channels and spatial axes, (C, *S)."""
     dtype: str
     sha256: str
     """Content address of the pixels in the store; for a slide, of its low-power image there."""

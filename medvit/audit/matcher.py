@@ -124,7 +124,7 @@ def _slots(windows: Array) -> UInt64[Array, "n"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Return whether a match from `begin` to `end` stands alone, so that it is not a coincidence.
+    """Return whether a match from `begin` to `end` stands alone; other matches may be coincidences.
 
     A number within a longer number or a hash does not stand alone, nor does a short word within a longer word.
     """

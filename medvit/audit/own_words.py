@@ -1,11 +1,11 @@
 """Words that medvit itself writes into its outputs for any patient; an audit ignores them.
 
 The list was made from the outputs of every stage on phantoms: texts of cards and reports, keys of JSON and YAML,
-columns and notes of tables, DICOM elements, and texts that MLflow and its database write themselves. It also contains
-the options and choices of all configs, and the words of messages. Words of `medvit.deidentification.vocabulary`, words
-too short to be searched for, and all words that came from an image, an identifier or a path were removed. Names of
-people were also removed, even in the names of methods, because a patient may have the same name. A name was kept if it
-is a term or a manufacturer in nearly every output.
+columns and notes of tables, DICOM elements, and texts that MLflow and its database write. It also contains the options
+and choices of all configs, and the words of messages. Words of `medvit.deidentification.vocabulary`, words too short to
+be searched for, and all words that came from an image, an identifier or a path were removed. Names of people were also
+removed, even in the names of methods, because a patient may have the same name. A name was kept if it is a term or a
+manufacturer in nearly every output.
 
 A word that is missing from the list causes a false finding if a patient or a folder has that name; a name that should
 not be in the list hides a true finding.

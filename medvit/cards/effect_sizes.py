@@ -1,9 +1,10 @@
 """Differences between two samples of a variable: effect sizes, with bootstrap intervals over patients.
 
-For numbers: the standardized mean difference (Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988;
-with the mean of both variances, as in Austin, Statistics in Medicine 2009), the Kolmogorov-Smirnov distance of the two
-distributions, and their Wasserstein-1 distance in the unit of the variable. For names: Cramer's V with the bias
-correction of Bergsma (Journal of the Korean Statistical Society 2013).
+For numbers, the effect size is the standardized mean difference (Cohen, "Statistical Power Analysis for the Behavioral
+Sciences", 1988), with the mean of both variances (Austin, Statistics in Medicine 2009). In addition, there are the
+Kolmogorov-Smirnov distance of the two distributions, and their Wasserstein-1 distance in the unit of the variable. For
+names, the effect size is Cramer's V with the bias correction of Bergsma (Journal of the Korean Statistical Society
+2013).
 """
 
 from __future__ import annotations

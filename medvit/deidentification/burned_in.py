@@ -162,8 +162,8 @@ def report(fates: Iterable[str], codes: Iterable[str]) -> None:
 def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -> list[TextLine]:
     """Return the text lines to blank in planes that are known to have text, given the lines found in each plane.
 
-    Lines with a high score are widened, because the letters at the ends of a line, its commas and its accents are often
-    too small or too close together to be detected as letters, and an initial or a two-digit number is not detected as a
+    Lines with a high score are widened. The letters at the ends of a line, its commas and its accents are often too
+    small or too close together to be detected as letters, and an initial or a two-digit number is not detected as a
     separate line.
     """
     chosen: set[TextLine] = set()

@@ -3,11 +3,10 @@
 The actions of Table E.1-1 are read from the copy of the table in dicom-anonymizer (edition 2026c). The implementations
 of these actions in dicom-anonymizer, dicognito and deid are not used: dicom-anonymizer draws UIDs at random in each
 process, dicognito hashes with MD5 and covers only a part of the table, and deid uses recipes instead of the table. The
-columns of the options are listed below.
+columns of the table for the options are written out in this module.
 
-Elements outside the table are restricted too: text is kept only if it is a code or a property of the device, and is
-otherwise reduced to common words; binary values are kept only if they are pixels or lookup tables; unknown elements are
-removed.
+Elements outside the table are restricted too. Text is kept if it is a code or a property of the device, and is reduced
+to common words if not. Binary values are kept only if they are pixels or lookup tables. Unknown elements are removed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 
 @dataclass(frozen=True)
 class Dimension:
-    """Dimension along which instances at one position differ, and its elements, of which the first one present is used.
+    """Dimension along which instances at one position differ. Of its elements, the first one present is used.
 
     `is_time` marks dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of
     a value may be used in place of the value.

@@ -54,7 +54,7 @@ class ValueFacts:
     """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:
-        """Return whether values are inverted so that high is bright.
+        """Return whether values are inverted, so that high values are bright.
 
         Quantities, that is, values with a unit or a mapping, are never inverted.
         """

@@ -249,7 +249,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
 
 
 def _run_lengths(encoded: bytes) -> Iterator[Part]:
-    """Yield the parts of an RLE frame: of its header, bytes after the last used offset are removed (0 in PS3.5 G.5)."""
+    """Yield the parts of an RLE frame; unused bytes of its header, which should be 0 (PS3.5 G.5), are removed."""
     number = min(struct.unpack_from("<I", encoded)[0], 15)
     used = 4 + 4 * number
     yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))

@@ -1,4 +1,4 @@
-"""Pool of local worker processes, each of which has its next item queued.
+"""Pool of local worker processes. In addition to its current item, each worker has its next item queued.
 
 If a worker dies, only its current item is affected: another worker tries it once more, and the queued item is given to
 another worker. A worker that exceeds the time limit is killed, even if its decoder hangs; its item fails and is not

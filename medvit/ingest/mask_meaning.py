@@ -138,9 +138,8 @@ class MaskMeaning:
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
     """Return how many pixels of a label map have each value, and how many of these pixels are between other values.
 
-    Such pixels are counted only if the values may be gray levels or edges of smoothing.
-
-    A pixel is between other values if it touches (also at a corner) both a lower and a higher value.
+    A pixel is between other values if it touches (also at a corner) both a lower and a higher value. Such pixels are
+    counted only if the values may be gray levels or edges of smoothing.
     """
     values = _pixels(labels)
     is_gray = 3 <= len(values) <= MAX_LEVELS and max(values) >= LEAST_GRAY
@@ -291,7 +290,7 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels if (nearly) all pixels of one of them touch both a lower and a higher value."""
+    """Refuse gray levels if (nearly) all pixels of one level touch both a lower and a higher value."""
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(

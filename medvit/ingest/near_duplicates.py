@@ -1,4 +1,4 @@
-"""Grouping of patients whose images are near duplicates, so that they are in the same split.
+"""Grouping of patients whose images are near duplicates, to assign them to the same split.
 
 In a source without patient identifiers, each file counts as a patient, so an image may be in the train split and its
 copy in the test split. `splits.keep_together=near_duplicates` joins patients whose images `medvit leakage` would list
