@@ -111,10 +111,12 @@ def is_extended() -> bool:
 
 
 def occupants(room: str, constant: str) -> tuple[Any, ...]:
-    """Return the constants with the given name from all modules of a room, sorted by their `name`.
+    """Return the components of a room, sorted by their attribute `name`.
+
+    A component is the value of a module's constant, such as `METRIC`; `constant` is the name of that constant.
 
     Raises:
-        ConfigError: If two constants have the same name, or a module of another package cannot be imported.
+        ConfigError: If two components have the same `name`, or a module of another package cannot be imported.
     """
     if (room, constant) not in _occupants:
         found: dict[str, tuple[str, Any]] = {}

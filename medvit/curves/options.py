@@ -29,15 +29,17 @@ class CurveOptions(Config):
     output: Path
     """New folder for the figure, the tables and the scores of all runs."""
     finetune: Path
-    """YAML file of `medvit finetune` with the task. `checkpoint` or `backbone.weights` in it are the given weights of
-    the arms given and continued.
+    """YAML file of `medvit finetune` with the task. The arms `given` and `continued` start from the weights that this
+    file sets as `checkpoint` or `backbone.weights`.
     """
     pretrain: Path | None = None
     """YAML file of `medvit pretrain` for the pretraining on all training images, labeled or not. Unset: no pretraining,
     or that of `pretrained`.
     """
     pretrained: tuple[Path, ...] = ()
-    """Checkpoints already pretrained on the training images of this dataset, one per seed, instead of `pretrain`."""
+    """Existing checkpoints to use instead of `pretrain`: pretrained on the training images of this dataset, one per
+    seed.
+    """
     arms: tuple[Arm, ...] | None = None
     """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
     given: those in `finetune`. continued: the given ones, pretrained further on all training images. Unset: scratch,
@@ -50,23 +52,25 @@ class CurveOptions(Config):
     draws: Count = 10
     """Random draws of labeled patients for each amount."""
     pretrainings: Count = 3
-    """Pretrainings with different seeds. Draws are dealt over them."""
+    """Number of pretraining runs, each with its own seed. The draws of labels are distributed evenly over these runs."""
     split: Split = "test"
     """Split with the test patients."""
     rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
-    """Learning rates to choose from, the same for every arm."""
+    """Candidate learning rates, the same for every arm."""
     lengths: tuple[Count, ...] = (100, 300, 1000)
-    """Numbers of steps to choose from, the same for every arm."""
+    """Candidate numbers of steps, the same for every arm."""
     strengths: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2)
-    """Inverse regularization strengths of the logistic regression on pixels to choose from."""
+    """Candidate values of the inverse regularization strength (C) of the baseline, a logistic regression on pixels."""
     tuning_draws: Count = 2
-    """Draws for the choice of rates and lengths, by scores of training patients outside of the draw."""
+    """Number of draws used to choose learning rate and number of steps. Candidates are scored on training patients that
+    are not in the draw.
+    """
     tuning_images: Count = 500
-    """Maximum number of images that score such a choice."""
+    """Maximum number of images on which a candidate learning rate and number of steps are scored."""
     equal_steps: bool = True
     """Also train from scratch for as many steps as pretraining and fine-tuning take together."""
     resamples: Count = 10_000
-    """Resamples of draws and patients for the intervals."""
+    """Number of bootstrap resamples for the intervals."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @model_validator(mode="after")

@@ -74,7 +74,7 @@ def lines_of(
 
 
 def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Return the lines with corrected p-values and gains of the chosen methods."""
+    """Return the points, with a corrected p-value and a decision on gain for each method that was chosen in tuning."""
     tested = [line for line in lines if _is_tested(line)]
     corrected = dict(zip(map(id, tested), holm([line.effect.p for line in tested if line.effect]), strict=True))
     floor = {

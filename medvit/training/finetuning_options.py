@@ -56,7 +56,7 @@ class FinetuningOptions(TrainingOptions):
     """Label smoothing, for classification."""
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
-    the val split is not used and may be empty, as for a fixed number of steps chosen beforehand.
+    the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""

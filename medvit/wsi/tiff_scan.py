@@ -80,7 +80,11 @@ def _is_beside(series: Any) -> bool:
 
 
 def _is_rival(one: Any, largest: Any) -> bool:
-    """Return whether an image may be a separate scan: not a reduced copy of the largest, nor strips among tiles."""
+    """Return whether an image may be a separate scan.
+
+    It is not if it is a reduced copy of the largest image, or if it is stored in strips although the largest is stored
+    in tiles.
+    """
     page, of = one.keyframe, largest.keyframe
     if page.is_reduced or _is_smaller(page, of):
         return False
