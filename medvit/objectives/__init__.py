@@ -34,6 +34,17 @@ class Twin:
     views: ViewsConfig
 
 
+@dataclass(frozen=True)
+class RunLength:
+    """Amount of data and length of a training run, on which options of an objective depend that are unset."""
+
+    num_images: int
+    """Training images; slices of volumes and tiles of slides count as drawn, one by one."""
+    step_images: int
+    """Images of a step, over all devices."""
+    num_steps: int
+
+
 class Objective(nn.Module, ABC):
     """Pretraining objective of a backbone, without labels."""
 
@@ -98,6 +109,10 @@ class ObjectiveConfig(Config, ABC):
 
     def continued(self, folder: Path) -> Self:
         """Return the objective's options, with the weights that a checkpoint folder stores for the objective."""
+        return self
+
+    def fitted(self, length: RunLength) -> Self:
+        """Return the objective's options, with unset ones that depend on the data and the length of the run."""
         return self
 
     @abstractmethod

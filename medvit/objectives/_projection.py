@@ -16,11 +16,14 @@ from torch.nn import functional as F
 
 from medvit.config import Config, Count
 from medvit.errors import CheckpointError, ConfigError
+from medvit.objectives._prototypes import fitting_prototypes
 from medvit.weights import read_weights
 
 log = logging.getLogger("medvit")
 
 OFF = "off"
+PUBLISHED_PROTOTYPES = 65536
+"""Number of prototypes of a head that is built without a training run (Caron et al., ICCV 2021)."""
 PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1", "last_layer.weight")
 """Names of the prototypes in published heads, by their normalization."""
 
@@ -34,9 +37,10 @@ class ProjectionConfig(Config):
     """Width of the output of the projection head, which is compared with the prototypes."""
     layers: Count = 3
     """Number of linear layers of the projection head, without the prototypes."""
-    prototypes: int = Field(default=65536, ge=2)
-    """Number of prototypes (clusters). Teacher and student output one probability per prototype. A few thousand
-    prototypes are enough for small datasets.
+    prototypes: int | None = Field(default=None, ge=2)
+    """Number of prototypes (clusters). Teacher and student output one probability per prototype. Unset: that of the
+    head to start from, or 4096 (N / 1000)^0.3 for N training images (slices and tiles count one by one), to the nearest
+    power of two from 256 to 65536.
     """
     weights: str | None = None
     """Projection head to start from: a published file, such as dino_head.safetensors of RAD-DINO, or a checkpoint
@@ -66,7 +70,7 @@ class ProjectionConfig(Config):
             return self
         sizes = _sizes(state)
         for key in sorted(self.model_fields_set & sizes.keys()):
-            if getattr(self, key) != sizes[key]:
+            if getattr(self, key) not in (None, sizes[key]):
                 raise ConfigError(
                     f"objective.head.{key} is {getattr(self, key)}; the head kept in {folder} has {sizes[key]}: leave "
                     "it unset to continue with that head, or set objective.head.weights=off for a new one"
@@ -74,25 +78,48 @@ class ProjectionConfig(Config):
         log.info("heads are loaded from %s", folder)
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
+    def fitted(self, num_images: int) -> ProjectionConfig:
+        """Return the options with a number of prototypes.
+
+        It is the given one, else that of the weights of the head, else the one that suits the number of images.
+        """
+        found = self._of_weights()
+        if found.prototypes is not None:
+            return found
+        number = fitting_prototypes(num_images)
+        log.info("Prototypes: %d, for %d training images", number, num_images)
+        return self.model_copy(update={"prototypes": number})
+
     def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
         """Return the head for a backbone of the given width; `part` names the head in a folder with several heads.
 
         Raises:
             CheckpointError: If the published head does not match these options.
         """
-        head = Projection(self, width, with_prototypes=with_prototypes)
+        config = self._of_weights() if with_prototypes else self
+        head = Projection(config, width, with_prototypes=with_prototypes)
         if self.weights not in (None, OFF):
-            path = Path(str(self.weights))
-            source = str(path / head_file(part)) if path.is_dir() else str(path)
-            head.load_published(read_weights(source), source=source)
+            source = self._source(part)
+            head.load_published(read_weights(source), source=str(source))
         return head
+
+    def _source(self, part: str) -> Path:
+        path = Path(str(self.weights))
+        return path / head_file(part) if path.is_dir() else path
+
+    def _of_weights(self) -> ProjectionConfig:
+        """Return the options with the number of prototypes of the weights, if it is unset and they have prototypes."""
+        if self.prototypes is not None or self.weights in (None, OFF):
+            return self
+        number = _sizes(read_weights(self._source("image"))).get("prototypes")
+        return self if number is None else self.model_copy(update={"prototypes": number})
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the options of a head from the shapes of its weights."""
     numbers = sorted(int(name.split(".")[1]) for name in state if re.fullmatch(r"mlp\.\d+\.weight", name))
     shapes = [state[f"mlp.{number}.weight"].shape for number in numbers]
-    sizes = {"layers": len(shapes), "bottleneck": shapes[-1][0]}
+    sizes = {"layers": len(shapes), "bottleneck": shapes[-1][0]} if shapes else {}
     prototypes = next((len(state[name]) for name in PROTOTYPES if name in state), None)
     return (
         sizes
@@ -119,7 +146,8 @@ class Projection(nn.Module):
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1])
-        self.prototypes = nn.Parameter(torch.empty(config.prototypes, config.bottleneck)) if with_prototypes else None
+        number = config.prototypes or PUBLISHED_PROTOTYPES
+        self.prototypes = nn.Parameter(torch.empty(number, config.bottleneck)) if with_prototypes else None
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -133,6 +161,11 @@ class Projection(nn.Module):
         if self.prototypes is None:
             return embedded
         return F.linear(embedded, F.normalize(self.prototypes.float(), dim=-1))
+
+    @property
+    def num_prototypes(self) -> int:
+        """Number of prototypes; 0 without prototypes."""
+        return 0 if self.prototypes is None else len(self.prototypes)
 
     def published(self) -> dict[str, Tensor]:
         """Return the weights of the head under the names of DINOv2."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -17,12 +18,15 @@ from medvit.backbones import Backbone, Hidden
 from medvit.config import Share
 from medvit.distributed import part
 from medvit.losses.distillation import relative_entropy
-from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives import Objective, ObjectiveConfig, RunLength
+from medvit.objectives._averages import PublishedAverage, described
 from medvit.objectives._projection import OFF, Projection, ProjectionConfig, head_file
 from medvit.objectives._schedules import cosine
 from medvit.objectives.figures import similarity_figure
 from medvit.transforms.views import MultiCropConfig
 from medvit.types import Tokens, Views
+
+log = logging.getLogger("medvit")
 
 
 class DistillationConfig(ObjectiveConfig):
@@ -30,8 +34,10 @@ class DistillationConfig(ObjectiveConfig):
 
     head: ProjectionConfig = Field(default_factory=ProjectionConfig)
     """Head of student and teacher."""
-    momentum: Share = 0.996
-    """Momentum of the teacher's moving average at the start of the training run."""
+    momentum: Share | None = None
+    """Momentum of the teacher's moving average at the start of the training run. Unset: the published value, scaled so
+    that the teacher averages over as many images, and over at most a tenth of the steps.
+    """
     momentum_end: Share = 1.0
     """Momentum of the teacher's moving average at the end of the run, reached along a cosine schedule."""
     freeze_prototypes: Share = 0.01
@@ -39,6 +45,8 @@ class DistillationConfig(ObjectiveConfig):
     views: MultiCropConfig = Field(default_factory=MultiCropConfig)
 
     HAS_PROTOTYPES: ClassVar[bool] = True
+    PUBLISHED_MOMENTUM: ClassVar[PublishedAverage] = PublishedAverage(0.996, step_images=1024)
+    """Momentum of the teacher (Caron et al., ICCV 2021); objectives that are built without a training run have it."""
 
     @property
     def head_parts(self) -> tuple[str, ...]:
@@ -54,6 +62,16 @@ class DistillationConfig(ObjectiveConfig):
         """Return the options with the heads of a checkpoint, if it has any."""
         head = self.head.kept_in(folder, self.head_parts, with_prototypes=self.HAS_PROTOTYPES)
         return self if head is self.head else self.model_copy(update={"head": head})
+
+    def fitted(self, length: RunLength) -> Self:
+        """Return the options with the number of prototypes and the momentum that suit a training run."""
+        changes: dict[str, object] = {}
+        if self.HAS_PROTOTYPES:
+            changes["head"] = self.head.fitted(length.num_images)
+        if self.momentum is None:
+            changes["momentum"] = momentum = self.PUBLISHED_MOMENTUM.for_teacher(length)
+            log.info("Momentum of the teacher: %s", described(momentum, length))
+        return self.model_copy(update=changes)
 
 
 class Student(nn.Module):
@@ -78,6 +96,7 @@ class Distillation(Objective):
         super().__init__()
         self.views = config.views
         self.schedule = config
+        self.momentum = config.PUBLISHED_MOMENTUM.momentum if config.momentum is None else config.momentum
         self.student = Student(copy.deepcopy(backbone), nn.ModuleDict(heads))
         self.backbone = backbone.requires_grad_(False)
         self.teacher_heads = copy.deepcopy(self.student.heads).requires_grad_(False)
@@ -112,7 +131,7 @@ class Distillation(Objective):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Update the teacher from the student."""
-        momentum = cosine(self.schedule.momentum, self.schedule.momentum_end, progress)
+        momentum = cosine(self.momentum, self.schedule.momentum_end, progress)
         pairs = [(part(own), part(new)) for own, new in self._pairs()]
         torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
 

@@ -6,21 +6,29 @@ output.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.losses.distillation import Center, cross_view_loss, sinkhorn_knopp
+from medvit.objectives import RunLength
+from medvit.objectives._averages import PublishedAverage, described
+from medvit.objectives._projection import Projection
 from medvit.objectives._schedules import warmed
 from medvit.objectives._student_teacher import Distillation, DistillationConfig, by_view, seen_of
 from medvit.registry import register
 from medvit.types import Losses, Views
+
+log = logging.getLogger("medvit")
+
+CENTER_MOMENTUM = 0.9
+"""Momentum of the center in DINO and DINOv2."""
 
 
 class PrototypesConfig(DistillationConfig):
@@ -40,14 +48,31 @@ class PrototypesConfig(DistillationConfig):
     """Method that prevents collapse to one prototype: centering by a running mean, or balancing each batch
     (Sinkhorn-Knopp).
     """
-    center_momentum: Share = Field(default=0.9)
-    """Momentum of the running mean used for centering."""
+    center_momentum: Share | None = None
+    """Momentum of the running mean used for centering. Unset: 0.9, scaled to the batch as the teacher's, with an
+    average over at most a hundredth of the steps, or 10 steps if that is more.
+    """
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""
 
     def temperature(self, progress: float) -> float:
         """Return the teacher's temperature at a training progress in [0, 1]."""
         return warmed(self.teacher_temperature_start, self.teacher_temperature, self.temperature_warmup, progress)
+
+    def fitted(self, length: RunLength) -> Self:
+        """Return the options with the prototypes, and the momentum of teacher and center, that suit a training run."""
+        found = super().fitted(length)
+        if self.center_momentum is not None:
+            return found
+        momentum = PublishedAverage(CENTER_MOMENTUM, self.PUBLISHED_MOMENTUM.step_images).for_center(length)
+        if self.centering == "centering":
+            log.info("Momentum of the center: %s", described(momentum, length))
+        return found.model_copy(update={"center_momentum": momentum})
+
+    def center_of(self, head: Projection) -> Center:
+        """Return the center of the teacher's logits over the prototypes of a head."""
+        momentum = CENTER_MOMENTUM if self.center_momentum is None else self.center_momentum
+        return Center(head.num_prototypes, momentum)
 
 
 @register
@@ -86,9 +111,10 @@ class Dino(Distillation):
     """DINO with one head on the class token."""
 
     def __init__(self, backbone: Backbone, config: DinoConfig) -> None:
-        super().__init__(backbone, config, {"image": config.head.build(backbone.width)})
+        head = config.head.build(backbone.width)
+        super().__init__(backbone, config, {"image": head})
         self.config = config
-        self.center = Center(config.head.prototypes, config.center_momentum)
+        self.center = config.center_of(head)
 
     def forward(self, views: Views, progress: float) -> Losses:
         """Return the cross-entropy over all pairs of a global crop and another crop, in float32."""

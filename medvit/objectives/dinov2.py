@@ -7,7 +7,7 @@ overlapping tiles. The default is therefore a kernel density (Zimmermann et al.,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
-from medvit.config import Amount, Positive, Share
-from medvit.losses.distillation import Center, cross_view_loss, masked_patch_loss
+from medvit.config import Amount, Positive
+from medvit.losses.distillation import cross_view_loss, masked_patch_loss
 from medvit.losses.feature_spread import coding_rate, kernel_density_loss, koleo_loss
+from medvit.objectives._averages import PublishedAverage
 from medvit.objectives._masked_distillation import MaskedConfig, MaskedDistillation, TeacherStudentTokens
 from medvit.objectives._student_teacher import by_view
 from medvit.objectives.dino import PrototypesConfig, balanced_targets
@@ -32,9 +33,9 @@ PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "off": 0.0}
 class DinoV2Config(MaskedConfig, PrototypesConfig):
     """Options of DINOv2: from local and masked global crops, the student predicts the teacher's output."""
 
+    PUBLISHED_MOMENTUM: ClassVar[PublishedAverage] = PublishedAverage(0.992, step_images=2048)
+
     name: Literal["dinov2"] = "dinov2"
-    momentum: Share = 0.992
-    """Momentum of the teacher's moving average at the start of the training run."""
     teacher_temperature: Positive = 0.07
     """Softmax temperature of the teacher after the warm-up. A lower temperature than the student's sharpens the
     targets.
@@ -57,10 +58,11 @@ class DinoV2(MaskedDistillation):
     """DINOv2 losses over prototypes, with separate centers for images and patches."""
 
     def __init__(self, backbone: Backbone, config: DinoV2Config) -> None:
-        super().__init__(backbone, config, config.heads(backbone.width))
+        heads = config.heads(backbone.width)
+        super().__init__(backbone, config, heads)
         self.config = config
-        self.center = Center(config.head.prototypes, config.center_momentum)
-        self.patch_center = Center(config.head.prototypes, config.center_momentum)
+        self.center = config.center_of(heads["image"])
+        self.patch_center = config.center_of(heads.get("patch", heads["image"]))
 
     def forward(self, views: Views, progress: float) -> Losses:
         """Return the loss terms `dino`, `ibot`, the regularizer and, once it is active, `gram`, in float32."""

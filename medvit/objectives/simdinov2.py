@@ -13,9 +13,10 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from medvit.backbones import Backbone
-from medvit.config import Positive, Share
+from medvit.config import Positive
 from medvit.losses.distillation import alignment, masked_patch_alignment
 from medvit.losses.feature_spread import coding_rate
+from medvit.objectives._averages import PublishedAverage
 from medvit.objectives._masked_distillation import MaskedConfig, MaskedDistillation
 from medvit.objectives._student_teacher import by_view
 from medvit.registry import register
@@ -27,10 +28,9 @@ class SimDinoV2Config(MaskedConfig):
     """Options of SimDINOv2: embeddings of images and masked patches agree, and are spread over the embedding space."""
 
     HAS_PROTOTYPES: ClassVar[bool] = False
+    PUBLISHED_MOMENTUM: ClassVar[PublishedAverage] = PublishedAverage(0.9, step_images=512)
 
     name: Literal["simdinov2"] = "simdinov2"
-    momentum: Share = 0.9
-    """Momentum of the teacher's moving average at the start of the training run."""
     alignment_weight: Positive = 1.0
     """Weight of the cosine loss between the image embeddings of student and teacher."""
     epsilon: Positive = 0.05

@@ -7,8 +7,11 @@ other crops of the image.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -19,11 +22,22 @@ from torch.nn import functional as F
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.distributed import gathered_with_gradient, num_processes, process
+from medvit.errors import ConfigError
 from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
+from medvit.objectives import RunLength
 from medvit.objectives._projector import ProjectorConfig
+from medvit.objectives._prototypes import FEWEST, fitting_prototypes
 from medvit.objectives._view_agreement import AgreementConfig, ViewAgreement
 from medvit.registry import register
 from medvit.types import Losses, Views
+from medvit.weights import read_weights
+
+log = logging.getLogger("medvit")
+
+PROTOTYPES = "prototypes.safetensors"
+"""Checkpoint file with the prototypes, for continued training."""
+PUBLISHED_PROTOTYPES = 3000
+"""Number of prototypes of an objective that is built without a training run (Caron et al., NeurIPS 2020)."""
 
 
 class SwavProjectorConfig(ProjectorConfig):
@@ -41,8 +55,11 @@ class SwavConfig(AgreementConfig):
 
     name: Literal["swav"] = "swav"
     projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
-    prototypes: int = Field(default=512, ge=2)
-    """Number of prototypes, such as 300 for thousands of images and 3,000 for millions."""
+    prototypes: int | None = Field(default=None, ge=2)
+    """Number of prototypes. Unset: that of the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
+    images (slices and tiles count one by one), to the nearest power of two from 256 to 65536, but no more than the
+    images that are balanced together, those of a step and of the queue.
+    """
     temperature: Positive = 0.1
     """Softmax temperature of the predicted assignment to prototypes."""
     epsilon: Positive = 0.05
@@ -57,6 +74,41 @@ class SwavConfig(AgreementConfig):
     """Fraction of the training run after which the queue is used. At first, features change too quickly for a queue."""
     freeze_prototypes: Share = 0.01
     """Fraction of the training run, at its start, in which the prototypes are frozen."""
+
+    def continued(self, folder: Path) -> Self:
+        """Return the same objective with the projector and the prototypes of a checkpoint, if it has them.
+
+        Raises:
+            ConfigError: If sizes in the options differ from those in the checkpoint.
+        """
+        return super().continued(folder)._with_stored_number()
+
+    def fitted(self, length: RunLength) -> Self:
+        """Return the options with the number of prototypes that suits a training run."""
+        found = self._with_stored_number()
+        if found.prototypes is not None:
+            return found
+        balanced = 2 ** int(math.log2(self.queue + length.step_images))
+        number = max(FEWEST, min(fitting_prototypes(length.num_images), balanced))
+        log.info("Prototypes: %d, for %d training images", number, length.num_images)
+        return self.model_copy(update={"prototypes": number})
+
+    def stored_prototypes(self) -> Tensor | None:
+        """Return the prototypes (K, D) in the checkpoint of the projector, if it has any."""
+        path = Path(str(self.projector.weights)) / PROTOTYPES
+        return read_weights(path)["prototypes"] if path.is_file() else None
+
+    def _with_stored_number(self) -> Self:
+        stored = self.stored_prototypes()
+        if stored is None:
+            return self
+        if self.prototypes not in (None, len(stored)):
+            raise ConfigError(
+                f"objective.prototypes is {self.prototypes}; the checkpoint {self.projector.weights} has "
+                f"{len(stored)}: leave it unset to continue with those, or set objective.projector.weights=off for new "
+                "ones"
+            )
+        return self.model_copy(update={"prototypes": len(stored)})
 
     def build(self, backbone: Backbone) -> Swav:
         """Return the objective for a backbone."""
@@ -75,7 +127,10 @@ class Swav(ViewAgreement):
         super().__init__(backbone, config)
         self.config = config
         width = config.projector.width
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))
+        prototypes = config.stored_prototypes()
+        if prototypes is None:
+            prototypes = F.normalize(torch.randn(config.prototypes or PUBLISHED_PROTOTYPES, width), dim=1)
+        self.prototypes = nn.Parameter(prototypes)
         self.register_buffer("queue", torch.zeros(2, config.queue, width))
         self.register_buffer("num_queued", torch.zeros((), dtype=torch.long))
 
@@ -107,6 +162,10 @@ class Swav(ViewAgreement):
             for own, queued in zip(features, earlier, strict=True)
         ]
         return torch.stack([rows[: features.shape[1]] for rows in balanced])
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the projector and the prototypes, for continued training."""
+        return {**super().kept(), PROTOTYPES: {"prototypes": self.prototypes.detach()}}
 
     def before_step(self, progress: float) -> None:
         """Drop the gradient of the prototypes while they are frozen."""

@@ -11,7 +11,8 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.config import Tree
 from medvit.dataset.manifest import Manifest
-from medvit.objectives import ObjectiveConfig
+from medvit.dataset.samples import samples_of
+from medvit.objectives import ObjectiveConfig, RunLength
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
@@ -115,9 +116,11 @@ def assemble_pretraining(
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
+    samples = samples_of(manifest, start.preprocess, config.slides)
+    chosen = chosen.fitted(RunLength(len(samples), config.step_images, config.trainer.steps))
     optim = _optim(config, chosen, way, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)
-    streams = [ViewStream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
+    streams = [ViewStream.of(samples, start.preprocess, start.backbone, objective.views)]
     if objective.twin is not None:
         streams.append(ViewStream.of_twin(manifest, config.other_preprocess, objective.twin))
     resume_from = last_checkpoint(folder)

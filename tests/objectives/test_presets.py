@@ -84,7 +84,7 @@ SAID = {
         "optim.lr": 1e-4,
         "optim.betas": (0.9, 0.95),
     },
-    "mr/pretrain-slices": {"slices.planes": ("acquired",), "objective.epsilon": 0.05, "objective.momentum": 0.9},
+    "mr/pretrain-slices": {"slices.planes": ("acquired",), "objective.epsilon": 0.05},
     "pathology/pretrain": {  # Virchow2: crops of 224 and 98 from 392 pixels at their scale, kernel density
         "objective.views.region": (392, 392),
         "objective.views.local_size": (98, 98),

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
+from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
+from medvit.objectives._prototypes import fitting_prototypes
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
@@ -21,6 +24,7 @@ HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
 DINOV2 = DINO | {"name": "dinov2", "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}
 SIMDINOV2 = DINO | {"name": "simdinov2", "curriculum": {"low_until": 0.5}}
+UNSET = {"name": "dino", "head": {"hidden": 32, "bottleneck": 16}, "views": {"size": [16, 16], "num_local": 2}}
 
 
 def options(data: Path, objective: dict, **more) -> dict:
@@ -36,7 +40,7 @@ def options(data: Path, objective: dict, **more) -> dict:
     } | more
 
 
-@pytest.mark.parametrize("objective", [DINO, DINOV2, SIMDINOV2], ids=lambda o: o["name"])
+@pytest.mark.parametrize("objective", [DINO, DINOV2, SIMDINOV2, UNSET], ids=["dino", "dinov2", "simdinov2", "unset"])
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_path, monkeypatch, objective):
     given = options(images, objective)
     whole = pretrain(output=tmp_path / "whole", **given)
@@ -45,6 +49,26 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
     one, other = (Checkpoint.load(made.folder).state for made in (whole, resumed))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_prototypes_and_momentum_in_force_are_recorded_run_alike_again_and_a_continued_head_keeps_its_number(
+    images: Path, tmp_path: Path
+) -> None:
+    made = pretrain(output=tmp_path / "made", **options(images, UNSET)).folder
+    recorded = read_yaml(made / "config.yaml")["objective"]
+    number = recorded["head"]["prototypes"]
+    num_images = sum(row.split == "train" for row in Manifest.read(images))
+    assert number == fitting_prototypes(num_images)
+    assert recorded["momentum"] == recorded["center_momentum"] == 0.0, "six steps: a tenth is less than one"
+    assert len(load_file(made / "image_head.safetensors")["last_layer.weight_v"]) == number
+    again = PretrainConfig.load(made / "config.yaml", [f"output={tmp_path / 'again'}"])
+    assert read_yaml(pretrain(again).folder / "config.yaml")["objective"] == recorded
+    one, other = (Checkpoint.load(folder).state for folder in (made, tmp_path / "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    small = pretrain(output=tmp_path / "small", **options(images, UNSET | {"head": HEAD})).folder
+    more = options(images, UNSET | {"head": {}}, checkpoint=small, backbone={"name": "vit"}, guard="off")
+    continued = pretrain(output=tmp_path / "continued", **more).folder
+    assert read_yaml(continued / "config.yaml")["objective"]["head"]["prototypes"] == HEAD["prototypes"]
 
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):

@@ -39,22 +39,18 @@ class ViewStream:
     @classmethod
     def of(
         cls,
-        manifest: Manifest,
+        samples: Samples,
         preprocess: Preprocess,
         backbone: Backbone,
         asked: ViewsConfig,
         *,
         key: str = "views",
-        slides: SlidesConfig | None = None,
     ) -> ViewStream:
-        """Return the training images of the kind that the preprocessing accepts; `key` names the options of the crops.
-
-        For slides, located by `slides`, the tiles are the images.
+        """Return the loader of training images, with crops that fit them; `key` names the options of the crops.
 
         Raises:
             ConfigError: If options of the crops do not have the rank of the backbone.
         """
-        samples = samples_of(manifest, preprocess, slides or SlidesConfig())
         own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
         require_fitting(
             backbone.ndim, sizes=own, axes={f"objective.{key}.augment.flipped_axes": asked.augment.flipped_axes}
@@ -77,7 +73,8 @@ class ViewStream:
                 "ingest both into one dataset, or choose another objective"
             )
         chosen = given or choose_preprocess(others).model_copy(update={"channels": twin.backbone.channels})
-        return cls.of(manifest, chosen, twin.backbone, twin.views, key="other_views")
+        samples = samples_of(manifest, chosen, SlidesConfig())
+        return cls.of(samples, chosen, twin.backbone, twin.views, key="other_views")
 
     @property
     def sizes(self) -> dict[str, list[int]]:

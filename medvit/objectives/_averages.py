@@ -1,0 +1,58 @@
+"""Momentum of moving averages that suits the batch and the number of steps.
+
+An average with momentum m covers about 1 / (1 - m) steps, its horizon. For k times the batch, m becomes m^k (the EMA
+scaling rule: Busbridge et al., NeurIPS 2023), so that the horizon in images is the published one. In a small batch or a
+short run, that horizon may exceed the run: the average would keep its initial value. The horizon is therefore bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medvit.objectives import RunLength
+
+TEACHER_SHARE = 0.1
+"""Largest horizon of a teacher, as a fraction of the steps.
+
+With a momentum that rises to 1 along a cosine, the weights of the first step then have a weight of exp(-5) at the end.
+"""
+CENTER_SHARE = 0.01
+"""Largest horizon of a center, as a fraction of the steps, unless `CENTER_STEPS` is more: the center starts at zero."""
+CENTER_STEPS = 10
+"""Horizon of the published center, momentum 0.9."""
+
+
+@dataclass(frozen=True)
+class PublishedAverage:
+    """Momentum in a published recipe, and the number of images in its step."""
+
+    momentum: float
+    step_images: int
+
+    def scaled(self, step_images: int) -> float:
+        """Return the momentum for a step of this many images that averages over as many images as published."""
+        return float(self.momentum ** (step_images / self.step_images))
+
+    def for_teacher(self, length: RunLength) -> float:
+        """Return the momentum of a teacher: scaled, with a horizon of at most a tenth of the steps."""
+        return min(self.scaled(length.step_images), momentum_of(TEACHER_SHARE * length.num_steps))
+
+    def for_center(self, length: RunLength) -> float:
+        """Return the momentum of a center.
+
+        It is scaled, with a horizon of at most a hundredth of the steps, or 10 steps if that is more; never more than a
+        tenth of the steps.
+        """
+        longest = min(max(CENTER_SHARE * length.num_steps, CENTER_STEPS), TEACHER_SHARE * length.num_steps)
+        return min(self.scaled(length.step_images), momentum_of(longest))
+
+
+def momentum_of(horizon: float) -> float:
+    """Return the momentum of an average over this many steps; 0, which follows every step, for one step or less."""
+    return 1.0 - 1.0 / max(1.0, horizon)
+
+
+def described(momentum: float, length: RunLength) -> str:
+    """Return a momentum with its horizon in steps and in images, for a log line."""
+    steps = 1.0 / (1.0 - momentum)
+    return f"{momentum:.6g}, an average over about {steps:.3g} steps or {steps * length.step_images:,.0f} images"
