@@ -101,6 +101,8 @@ class ObjectiveConfig(Config, ABC):
 
     OPTIM: ClassVar[Mapping[str, object]] = {}
     """Optimizer options (`optim.*`) for training from scratch, if other than those of fine-tuning."""
+    HAS_TEACHER: ClassVar[bool] = False
+    """Whether it belongs to the DINO family: a student is trained on the outputs of a teacher."""
 
     @property
     def has_new_head(self) -> bool:
@@ -121,3 +123,4 @@ class ObjectiveConfig(Config, ABC):
 
 
 ObjectiveChoice = Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]
+OptionalObjectiveChoice = Annotated[ObjectiveConfig | None, Chosen("medvit.objectives", default="mae", optional=True)]

@@ -44,6 +44,7 @@ class DistillationConfig(ObjectiveConfig):
     """Fraction of the training run, at its start, in which the prototypes are frozen."""
     views: MultiCropConfig = Field(default_factory=MultiCropConfig)
 
+    HAS_TEACHER: ClassVar[bool] = True
     HAS_PROTOTYPES: ClassVar[bool] = True
     PUBLISHED_MOMENTUM: ClassVar[PublishedAverage] = PublishedAverage(0.996, step_images=1024)
     """Momentum of the teacher (Caron et al., ICCV 2021); objectives that are built without a training run have it."""

@@ -22,6 +22,7 @@ from medvit.training.guard import Guard
 from medvit.training.guard.build_probe import build_probe
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.views import ViewStream, feed
+from medvit.training.objective_choice import choose_objective
 from medvit.training.optim import OptimConfig, continued
 from medvit.training.pretraining import Pretraining
 from medvit.training.pretraining_options import PretrainingOptions
@@ -115,7 +116,7 @@ def assemble_pretraining(
     recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
-    chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
+    chosen = _objective(config, start, pretrained)
     samples = samples_of(manifest, start.preprocess, config.slides)
     chosen = chosen.fitted(RunLength(len(samples), config.step_images, config.trainer.steps))
     optim = _optim(config, chosen, way, is_continued=start.is_trained)
@@ -156,6 +157,17 @@ def assemble_pretraining(
     return AssembledPretraining(
         start, chosen, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams)
     )
+
+
+def _objective(config: PretrainingOptions, start: InitialModel, pretrained: Checkpoint | None) -> ObjectiveConfig:
+    """Return the objective, with the heads of the checkpoint if it has any."""
+    chosen = choose_objective(
+        config.objective,
+        pretrained,
+        getattr(config.backbone, "weights", None),
+        keeps_size=config.preprocess is None and bool(start.preprocess.size),
+    )
+    return chosen if pretrained is None else chosen.continued(pretrained.folder)
 
 
 def _optim(

@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from medvit.dataset.slices import SlicesConfig
-from medvit.objectives import ObjectiveChoice
+from medvit.objectives import OptionalObjectiveChoice
 from medvit.peft import OptionalPeftChoice
 from medvit.training.guard import GuardConfig
 from medvit.training.guard.probes import ProbeConfig
@@ -40,8 +40,10 @@ class PretrainingOptions(TrainingOptions):
     some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset:
     explora for pretrained initial weights, full for random initial weights.
     """
-    objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
-    """Pretraining objective."""
+    objective: OptionalObjectiveChoice = None
+    """Pretraining objective. Unset: the one that `checkpoint` was pretrained with, with its options. For public weights of
+    the DINO family (backbone.weights), dinov2, dino or simdinov2 by their name. Else mae.
+    """
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
