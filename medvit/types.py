@@ -189,3 +189,31 @@ class Prediction:
     probabilities: Float[Array, "l"] | None = None
     mask: Int[Array, "*s"] | None = None
     affine: Affine | None = None
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """Amount of data and length of a training run.
+
+    >>> RunLength(num_images=2000, step_images=16, num_steps=1000).described(300)
+    '4,800 images, 2.4 passes over the training data'
+    """
+
+    num_images: int
+    """Training images; slices of volumes and tiles of slides count as drawn, one by one."""
+    step_images: int
+    """Images of a step, over all devices."""
+    num_steps: int
+
+    def seen(self, step: int) -> int:
+        """Return the number of images in the first `step` steps."""
+        return step * self.step_images
+
+    def passes(self, step: int) -> float:
+        """Return how often each training image is seen in the first `step` steps, on average."""
+        return self.seen(step) / max(1, self.num_images)
+
+    def described(self, step: int, *, noun: str = "images") -> str:
+        """Return the images and the passes over the training images up to a step, for a log, card or plan."""
+        passes = f"{self.passes(step):.3g}"
+        return f"{self.seen(step):,} {noun}, {passes} {'pass' if passes == '1' else 'passes'} over the training data"

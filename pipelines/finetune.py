@@ -144,4 +144,9 @@ def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, s
     task = parts.task
     images = f"{len(task.train)} for training, {len(task.val)} for validation"
     patients = describe_patients([*task.train, *task.val])
-    return {"images": images, "patients": patients, **config.describe(parts.optim), "seed": str(config.seed)}
+    return {
+        "images": images,
+        "patients": patients,
+        **config.describe(parts.optim, num_images=parts.num_images),
+        "seed": str(config.seed),
+    }

@@ -84,4 +84,4 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
 def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
     description = {"objective": parts.objective.name, "images": images, "patients": describe_patients(parts.rows)}
-    return {**description, **config.describe(parts.optim), "seed": str(config.seed)}
+    return {**description, **config.describe(parts.optim, num_images=parts.num_images), "seed": str(config.seed)}

@@ -20,7 +20,7 @@ from medvit.backbones import Backbone
 from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.transforms.views import ViewsConfig
-from medvit.types import Losses, Views
+from medvit.types import Losses, RunLength, Views
 
 MASK_TOKEN = "mask_token.safetensors"
 """Checkpoint file with the mask token, for objectives that mask patches inside the encoder."""
@@ -32,17 +32,6 @@ class Twin:
 
     backbone: Backbone
     views: ViewsConfig
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """Amount of data and length of a training run, on which options of an objective depend that are unset."""
-
-    num_images: int
-    """Training images; slices of volumes and tiles of slides count as drawn, one by one."""
-    step_images: int
-    """Images of a step, over all devices."""
-    num_steps: int
 
 
 class Objective(nn.Module, ABC):

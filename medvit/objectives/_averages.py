@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medvit.objectives import RunLength
+from medvit.types import RunLength
 
 TEACHER_SHARE = 0.1
 """Largest horizon of a teacher, as a fraction of the steps.

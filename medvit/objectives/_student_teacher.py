@@ -18,13 +18,13 @@ from medvit.backbones import Backbone, Hidden
 from medvit.config import Share
 from medvit.distributed import part
 from medvit.losses.distillation import relative_entropy
-from medvit.objectives import Objective, ObjectiveConfig, RunLength
+from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives._averages import PublishedAverage, described
 from medvit.objectives._projection import OFF, Projection, ProjectionConfig, head_file
 from medvit.objectives._schedules import cosine
 from medvit.objectives.figures import similarity_figure
 from medvit.transforms.views import MultiCropConfig
-from medvit.types import Tokens, Views
+from medvit.types import RunLength, Tokens, Views
 
 log = logging.getLogger("medvit")
 

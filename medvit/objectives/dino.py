@@ -17,13 +17,12 @@ from torch import Tensor
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.losses.distillation import Center, cross_view_loss, sinkhorn_knopp
-from medvit.objectives import RunLength
 from medvit.objectives._averages import PublishedAverage, described
 from medvit.objectives._projection import Projection
 from medvit.objectives._schedules import warmed
 from medvit.objectives._student_teacher import Distillation, DistillationConfig, by_view, seen_of
 from medvit.registry import register
-from medvit.types import Losses, Views
+from medvit.types import Losses, RunLength, Views
 
 log = logging.getLogger("medvit")
 

@@ -24,12 +24,11 @@ from medvit.config import Count, Positive, Share
 from medvit.distributed import gathered_with_gradient, num_processes, process
 from medvit.errors import ConfigError
 from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
-from medvit.objectives import RunLength
 from medvit.objectives._projector import ProjectorConfig
 from medvit.objectives._prototypes import FEWEST, fitting_prototypes
 from medvit.objectives._view_agreement import AgreementConfig, ViewAgreement
 from medvit.registry import register
-from medvit.types import Losses, Views
+from medvit.types import Losses, RunLength, Views
 from medvit.weights import read_weights
 
 log = logging.getLogger("medvit")

@@ -121,7 +121,7 @@ def assemble_finetuning(
         model,
         loss,
         optim.for_batch(config.step_images),
-        num_steps=config.trainer.steps,
+        length=config.run_length(len(train)),
         seed=seed,
         folder=folder,
         keep=config.keep,

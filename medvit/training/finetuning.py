@@ -24,7 +24,7 @@ from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
 from medvit.training.sharding import whole
-from medvit.types import Bags, Batch
+from medvit.types import Bags, Batch, RunLength
 
 log = logging.getLogger("medvit")
 
@@ -42,12 +42,12 @@ class Finetuning(TrainingModule):
         loss: Loss,
         optim: OptimConfig,
         *,
-        num_steps: int,
+        length: RunLength,
         seed: int,
         folder: Path,
         keep: Literal["best", "last"] = "best",
     ) -> None:
-        super().__init__(optim, num_steps=num_steps, depth=model.depth, seed=seed)
+        super().__init__(optim, length=length, depth=model.depth, seed=seed)
         self.model, self.loss, self.keep = model, loss, keep
         self.best_path = folder / BEST
         self.best_metric, self.best_step = float("-inf"), 0

@@ -20,7 +20,7 @@ from medvit.seeds import mixed_seed
 from medvit.training.failed_step import Stopped, rows_of, save_stopped
 from medvit.training.optim import OptimConfig
 from medvit.training.sharding import average_replicated, clip, gather, gradient_norm, is_sharded, shard
-from medvit.types import Bags, Batch, Views
+from medvit.types import Bags, Batch, RunLength, Views
 
 SHOWN_ROWS = 8
 
@@ -28,9 +28,10 @@ SHOWN_ROWS = 8
 class TrainingModule(lightning.LightningModule):
     """LightningModule in which every step depends only on the seed and the number of the step."""
 
-    def __init__(self, optim: OptimConfig, *, num_steps: int, depth: int, seed: int) -> None:
+    def __init__(self, optim: OptimConfig, *, length: RunLength, depth: int, seed: int) -> None:
         super().__init__()
-        self.optim, self.num_steps, self.depth, self.seed = optim, num_steps, depth, seed
+        self.optim, self.length, self.depth, self.seed = optim, length, depth, seed
+        self.num_steps = length.num_steps
         self._recalled: dict[str, float] = {}
         self._step_seed = 0
         self._at: tuple[Mapping[str, Tensor], Batch | Bags | Views] | None = None
@@ -102,9 +103,10 @@ class TrainingModule(lightning.LightningModule):
                 self._stop("norm of the gradient", norm.item())
 
     def epoch_of(self, step: int) -> str:
-        """Return the epoch of a step, with the number of epochs and the step itself, for a summary."""
+        """Return the epoch of a step, the number of epochs, the step and the images seen, for a summary."""
         epochs = self.trainer.max_epochs or 1
-        return f"epoch {math.ceil(step * epochs / self.num_steps)} of {epochs} (step {step})"
+        epoch = math.ceil(step * epochs / self.num_steps)
+        return f"epoch {epoch} of {epochs} (step {step}: {self.length.described(step)})"
 
     def outcome(self) -> dict[str, str]:
         """Return the outcome of the training for a summary: names and texts."""

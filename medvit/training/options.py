@@ -23,6 +23,7 @@ from medvit.training.optim import OptimConfig, OptimOptions
 from medvit.training.task import choose_preprocess
 from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
+from medvit.types import RunLength
 
 log = logging.getLogger("medvit")
 
@@ -97,26 +98,32 @@ class TrainingOptions(Config):
         """Images of a step, over all devices."""
         return self.trainer.step_images(self.loader.batch_size)
 
+    def run_length(self, num_images: int) -> RunLength:
+        """Return the length of the training in steps, images and passes over the training images."""
+        return RunLength(num_images, self.step_images, self.trainer.steps)
+
     def report_exposure(self, num_images: int) -> None:
         """Log how often each training image is seen; warn if the training is too short to see each once."""
-        seen = self.trainer.steps * self.step_images
-        length = f"{self.trainer.steps} steps of {self.step_images} images"
+        run = self.run_length(num_images)
+        seen, length = run.seen(run.num_steps), f"{run.num_steps} steps of {run.step_images} images"
         if seen < num_images:
             needed = -(-num_images // (self.step_images * self.trainer.steps_per_epoch))
             once = f"trainer.epochs={needed} sees each once"
             log.warning("%s see %d of %d training images: %s", length, seen, num_images, once)
         else:
-            log.info("%s: each of the %d training images is seen %.3g times", length, num_images, seen / num_images)
+            often = f"each of the {num_images} training images is seen {run.passes(run.num_steps):.3g} times"
+            log.info("%s, %d in all: %s", length, seen, often)
 
     def build_trainer(self, folder: Path, tracker: Tracker, optim: OptimConfig) -> lightning.Trainer:
         """Return the trainer, which stores the state to resume from in `folder`."""
         return self.trainer.build(folder, tracker, optim.clip)
 
-    def describe(self, optim: OptimConfig) -> dict[str, str]:
+    def describe(self, optim: OptimConfig, *, num_images: int) -> dict[str, str]:
         """Return the training settings for the model card."""
+        run = self.run_length(num_images)
         public = getattr(self.backbone, "weights", None) or "scratch"
         return {
             "start": "a pretrained checkpoint" if self.checkpoint else public,
-            "steps": f"{self.trainer.steps} of {self.loader.batch_size} images",
+            "steps": f"{run.num_steps} of {run.step_images} images: {run.described(run.num_steps)}",
             "learning rate": f"{optim.for_batch(self.step_images).lr:g}",
         }

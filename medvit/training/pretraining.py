@@ -26,7 +26,7 @@ from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
 from medvit.training.self_distillation import SelfDistillation
 from medvit.training.sharding import is_sharded, whole
-from medvit.types import Views
+from medvit.types import RunLength, Views
 
 log = logging.getLogger("medvit")
 
@@ -43,7 +43,7 @@ class Pretraining(TrainingModule):
         objective: Objective,
         optim: OptimConfig,
         *,
-        num_steps: int,
+        length: RunLength,
         seed: int,
         probe: Probe | None,
         guard: Guard,
@@ -51,7 +51,7 @@ class Pretraining(TrainingModule):
         folder: Path,
         self_distillation: SelfDistillation | None = None,
     ) -> None:
-        super().__init__(optim, num_steps=num_steps, depth=objective.backbone.depth, seed=seed)
+        super().__init__(optim, length=length, depth=objective.backbone.depth, seed=seed)
         self.objective = objective
         self.guard, self.tracker = guard, tracker
         self.probe = None if guard.config.action == "off" else probe
@@ -181,7 +181,8 @@ class Pretraining(TrainingModule):
             level = (
                 logging.WARNING if self.global_step else logging.INFO
             )  # random initial weights often give near-equal features
-            log.log(level, "guard at step %d: %s", self.global_step, texts[topic])
+            seen = self.length.described(self.global_step)
+            log.log(level, "guard at step %d (%s): %s", self.global_step, seen, texts[topic])
         self._warned = set(texts)
 
     def _act(self) -> None:

@@ -12,7 +12,7 @@ from medvit.backbones import Backbone
 from medvit.config import Tree
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import samples_of
-from medvit.objectives import ObjectiveConfig, RunLength
+from medvit.objectives import ObjectiveConfig
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
@@ -118,7 +118,7 @@ def assemble_pretraining(
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
     samples = samples_of(manifest, start.preprocess, config.slides)
-    chosen = chosen.fitted(RunLength(len(samples), config.step_images, config.trainer.steps))
+    chosen = chosen.fitted(config.run_length(len(samples)))
     optim = _optim(config, chosen, way, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)
     streams = [ViewStream.of(samples, start.preprocess, start.backbone, objective.views)]
@@ -135,7 +135,7 @@ def assemble_pretraining(
     module = Pretraining(
         objective,
         optim.for_batch(config.step_images),
-        num_steps=config.trainer.steps,
+        length=config.run_length(sum(len(stream.samples) for stream in streams)),
         seed=seed,
         probe=build_probe(
             config.monitors,

@@ -35,6 +35,7 @@ from medvit.training.optim import OptimConfig
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
 from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.types import RunLength
 from medvit.wsi.tiles import TileFlag
 
 log = logging.getLogger("medvit")
@@ -174,13 +175,15 @@ class SlideTraining:
     def describe(self) -> dict[str, str]:
         """Return the training settings for the model card."""
         splits = Counter(row.split for row in self.rows)
+        length = self._length(splits["train"])
+        seen = length.described(length.num_steps, noun="slides")
         chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
         return {
             "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
             "patients": describe_patients(self.rows),
             "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
             "heads": f"{self.bags.members}, whose logits are averaged; each chose its epoch on {chosen}",
-            "steps": f"{self.trainer.steps} of {self.loader.batch_size} slides for each head",
+            "steps": f"{length.num_steps} of {length.step_images} slides for each head: {seen}",
             "learning rate": f"{self.optim.lr:g}",
             "seed": str(self.seed),
         }
@@ -217,7 +220,7 @@ class SlideTraining:
             model,
             classification_loss(by_class, smoothing=self.smoothing, balanced=self.balance == "loss"),
             self.optim.for_batch(self.trainer.step_images(self.loader.batch_size)),
-            num_steps=self.trainer.steps,
+            length=self._length(len(learning)),
             seed=seed,
             folder=home,
         )
@@ -234,6 +237,9 @@ class SlideTraining:
         validation = whole_bags([bags[n] for n in held_out])
         trainer = self.trainer.build(home, tracker, self.optim.clip)
         return AssembledHead(module, loader, validation, trainer, resume_from, len(learning))
+
+    def _length(self, num_slides: int) -> RunLength:
+        return RunLength(num_slides, self.trainer.step_images(self.loader.batch_size), self.trainer.steps)
 
     def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
         parts = self.assemble(member, folder, tracker)

@@ -13,10 +13,11 @@ import torch
 from medvit.config import Config
 from medvit.errors import ConfigError
 from medvit.files.atomic import write_weights
-from medvit.objectives import Objective, ObjectiveConfig, RunLength
+from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives._averages import PublishedAverage
 from medvit.objectives._prototypes import fitting_prototypes
 from medvit.registry import find
+from medvit.types import RunLength
 
 Make = Callable[..., Objective]
 LONG = RunLength(num_images=1000, step_images=1024, num_steps=100_000)

@@ -38,7 +38,7 @@ def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_pat
     planned = table(capsys)
     assert planned["images"] == "8  2 a step, seen 175.0 times"
     assert planned["trained weights"].endswith("100.0% of all")
-    assert "700 steps in 7 epochs" in planned["time to finish"]
+    assert "700 steps in 7 epochs: 1,400 images, 175 passes over the training data" in planned["time to finish"]
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
     with (tmp_path / "plan-1" / "plan.csv").open(newline="") as file:
         kept = {line["what"]: f"{line['how_much']}  {line['how_it_is_known']}".strip() for line in csv.DictReader(file)}

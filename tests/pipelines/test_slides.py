@@ -250,7 +250,7 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     planned = {name: rest for name, *rest in plan(config).rows}
     assert planned["slides"][0] == "16"
     assert planned["tiles"] == ["1008", "at most 42 on a slide; 0 are embedded already"]
-    assert planned["time to train"][1] == "2 heads of 30 steps in 2 epochs"
+    assert planned["time to train"][1].startswith("2 heads of 30 steps in 2 epochs: 120 slides, ")
     assert planned["disk, embeddings"][0] == _bytes(
         1008 * 24 * 2
     )  # 16 bits of the class token and of the mean, 12 wide

@@ -73,4 +73,4 @@ def test_a_training_that_does_not_see_every_image_once_is_warned_of(
         config.report_exposure(100)
         config.report_exposure(20)
     assert "10 steps of 4 images see 40 of 100 training images: trainer.epochs=5 sees each once" in caplog.text
-    assert "10 steps of 4 images: each of the 20 training images is seen 2 times" in caplog.text
+    assert "10 steps of 4 images, 40 in all: each of the 20 training images is seen 2 times" in caplog.text

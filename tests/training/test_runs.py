@@ -123,9 +123,12 @@ def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
     one, other = ((made.folder / "model_card.md").read_text() for made in (finetuned, resumed))
     assert "val_dice" in one
+    assert "steps: 6 of 2 images: 12 images, 1.5 passes over the training data" in one
     assert one == other
     assert finetuned.training == resumed.training
-    assert re.fullmatch(r"val_dice 0\.\d+, epoch \d of \d \(step \d+\)", finetuned.training["best"])
+    assert re.fullmatch(
+        r"val_dice 0\.\d+, epoch \d of \d \(step \d+: \d+ images, .* training data\)", finetuned.training["best"]
+    )
 
 
 @pytest.mark.parametrize("stage", [pretrain, finetune], ids=["pretrain", "finetune"])

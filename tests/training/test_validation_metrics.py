@@ -12,7 +12,7 @@ from medvit.models.image import Model, ModelConfig
 from medvit.records import Row
 from medvit.training.finetuning import Finetuning
 from medvit.training.optim import OptimConfig
-from medvit.types import Batch
+from medvit.types import Batch, RunLength
 
 VIT = {"name": "vit", "ndim": 2, "channels": 1, "patch_size": 4, "width": 12, "depth": 4, "heads": 2}
 CLASSES = ("background", "front", "back")
@@ -26,7 +26,9 @@ def finetuning(tmp_path, kind, head, classes=CLASSES) -> Finetuning:
     for weight in model.head.parameters():
         if weight.ndim > 1:  # drawn wider than at the start, so that images are given every class
             torch.nn.init.normal_(weight)
-    return Finetuning(model, lambda logits, targets: logits.sum(), OptimConfig(), num_steps=1, seed=0, folder=tmp_path)
+    return Finetuning(
+        model, lambda logits, targets: logits.sum(), OptimConfig(), length=RunLength(1, 1, 1), seed=0, folder=tmp_path
+    )
 
 
 def validated(module: Finetuning, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[str, float]:

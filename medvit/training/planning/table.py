@@ -14,6 +14,7 @@ from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.planning.profiling import WARMUP_STEPS, Measured
 from medvit.training.planning.slides import PlannedSlides
 from medvit.training.trainer import TrainerConfig
+from medvit.types import RunLength
 
 MEASURED_STEPS = WARMUP_STEPS + 3
 ADAM_BYTES = 8
@@ -64,6 +65,7 @@ def image_rows(
 ) -> tuple[PlanRow, ...]:
     """Return the table for training on images or volumes; `output` is the folder that the run would write to."""
     images = trainer.step_images(loader.batch_size)
+    length = RunLength(sizes.images, images, trainer.steps)
     training_s = trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
     disk = 2 * sizes.resume_bytes + 2 * sizes.checkpoint_bytes
@@ -76,7 +78,7 @@ def image_rows(
         (
             "images",
             str(sizes.images),
-            f"{images} a step, seen {trainer.steps * images / max(1, sizes.images):.1f} times",
+            f"{images} a step, seen {length.passes(length.num_steps):.1f} times",
         ),
         ("operations of a step", f"{_count(measured.flops)}FLOP", "a device, forward and backward, counted"),
         ("speed", f"{_count(measured.flops / measured.step_s)}FLOP/s", "a device, of these, measured"),
@@ -86,7 +88,11 @@ def image_rows(
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
         ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "readings, pictures, validation"),
-        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} epochs"),
+        (
+            "time to finish",
+            _duration(training_s),
+            f"{trainer.steps} steps in {trainer.epochs} epochs: {length.described(length.num_steps)}",
+        ),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes in addition"),
     )
@@ -119,7 +125,9 @@ def slide_rows(
         if workers
         else ("read and embedded alternately; give tiles.num_workers=...")
     )
-    seen = trainer.steps * slides / max(1, sizes.images)
+    length = RunLength(sizes.images, slides, trainer.steps)
+    seen = length.passes(length.num_steps)
+    each = f"{heads} heads of {trainer.steps} steps in {trainer.epochs} epochs"
     return (
         ("weights of the backbone", _count(sizes.backbone), "frozen"),
         ("weights of a head", _count(sizes.trained), f"{heads} heads, one after the other"),
@@ -132,7 +140,7 @@ def slide_rows(
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
         ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "validation on all tiles of its slides"),
-        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} epochs"),
+        ("time to train", _duration(training_s), f"{each}: {length.described(length.num_steps, noun='slides')}"),
         ("time to finish", _duration(embedding_s + training_s), "both"),
         ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "backbone and heads"),
