@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from medvit.objectives.dinov2 import DinoV2Config
+from medvit.training.optim import continued
 from medvit.transforms.views import MultiCropConfig
 from pipelines.pretrain import PretrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(CONFIGS.glob("*/pretrain*.yaml"))
+CONTINUED = [path for path in PRESETS if path.stem.endswith("continue")]
 
 
 def load(path: Path) -> PretrainConfig:
@@ -20,7 +22,7 @@ def load(path: Path) -> PretrainConfig:
 def test_crops_are_whole_patches_of_the_rank_of_the_images(path):
     config = load(path)
     ndim = 2 if config.preprocess is None or config.preprocess.kind == "image" else 3
-    patch = config.backbone.patch_size
+    patch = config.backbone.patch_size or (16 if ndim == 2 else 8)
     patches = (patch,) * ndim if isinstance(patch, int) else patch
     for size in config.objective.views.sizes.values():
         assert len(size) in (0, ndim)
@@ -36,6 +38,25 @@ def test_no_preset_solarizes_or_turns_gray_and_sides_are_kept_where_they_mean_so
         assert views.augment.solarize == views.augment.grayscale == 0
         keeps_sides = path.parent.name in ("chest-xray", "ct-slices", "ct-volumes", "mr")
         assert not (keeps_sides and views.augment.flipped_axes)
+
+
+def test_every_domain_with_a_preset_of_pretraining_has_one_that_continues():
+    assert {path.parent for path in PRESETS} == {path.parent for path in CONTINUED}
+
+
+@pytest.mark.parametrize("path", CONTINUED, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_preset_that_continues_has_a_small_constant_rate_few_steps_and_a_guard_that_keeps_the_best(path):
+    config = load(path)
+    proposed = continued(config.objective.OPTIM, trains_whole_weights=True, has_new_head=config.objective.has_new_head)
+    optim = config.optim.over(proposed)
+    assert optim.schedule == "constant"
+    assert optim.for_batch(config.step_images).lr * optim.pretrained_scale <= 5e-5, "of whole blocks"
+    assert optim.freeze > 0, "heads first"
+    assert config.peft.name == "explora"
+    assert config.guard.action == "rollback"
+    scratch = [load(other) for other in PRESETS if other.parent == path.parent and other not in CONTINUED]
+    assert config.trainer.steps < max(other.trainer.steps for other in scratch)
+    assert config.backbone.weights is None, "the user gives weights or a checkpoint"
 
 
 def test_koleo_is_not_for_slices_and_tiles():
