@@ -21,6 +21,7 @@ from medvit.progress import Progress
 from medvit.tracking import Tracker
 from medvit.training.resume import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
+from medvit.types import RunLength
 
 Trainer: TypeAlias = lightning.Trainer
 """Type of the trainer, for rooms that do not import Lightning."""
@@ -133,7 +134,10 @@ class CompileBlocks(Callback):
 
 
 class StepProgress(Callback):
-    """Progress over all steps of the run, with the time left and the metrics that the modules name for it."""
+    """Progress over all steps of the run, with the time left, the metrics that the modules name for it, and passes.
+
+    Passes are those over the training data.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress(0, title="", is_shown=False)  # an error before the first step expects a bar to close
@@ -149,7 +153,10 @@ class StepProgress(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
         """Advance by one step."""
-        self._progress.note = ", ".join(f"{name}={value:.3g}" for name, value in trainer.progress_bar_metrics.items())
+        values = dict(trainer.progress_bar_metrics)
+        if isinstance(length := getattr(pl_module, "length", None), RunLength):
+            values["passes"] = length.passes(trainer.global_step)
+        self._progress.note = ", ".join(f"{name}={value:.3g}" for name, value in values.items())
         self._progress.update(trainer.global_step - self._progress.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
