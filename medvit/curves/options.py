@@ -52,7 +52,7 @@ class CurveOptions(Config):
     draws: Count = 10
     """Random draws of labeled patients for each amount."""
     pretrainings: Count = 3
-    """Number of pretraining runs, each with its own seed. The draws of labels are distributed evenly over these runs."""
+    """Number of pretraining runs, each with its own seed. The draws of labels are distributed evenly over them."""
     split: Split = "test"
     """Split with the test patients."""
     rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)

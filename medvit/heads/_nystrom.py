@@ -63,9 +63,8 @@ def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Flo
 class Landmarks:
     """Landmark queries and keys (B, H, M, d) as float32.
 
-    All-zero landmarks are merged into one, which is the last. `counts` (M) is the number of original landmarks that each
-    of the M landmarks stands for; `inverse` (B, H, M, M) is the
-    pseudo-inverse of the attention between landmarks.
+    All-zero landmarks are merged into one, which is the last. `counts` (M) is the number of original landmarks that
+    each of the M landmarks stands for; `inverse` (B, H, M, M) is the pseudo-inverse of the attention between landmarks.
     """
 
     queries: Float[Tensor, "b h m d"]

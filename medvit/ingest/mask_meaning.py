@@ -278,8 +278,8 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
 def _are_edges(totals: Counter[int]) -> bool:
     """Return whether values are those of a two-valued image that was smoothed or lossily compressed.
 
-    Such an image has at least half of its bright pixels near white. It also has either many values, or values near black
-    and near white.
+    Such an image has at least half of its bright pixels near white. It also has either many values, or values near
+    black and near white.
     """
     top = max(totals)
     near_black, near_white = (any(0 < value - low < EDGE for value in totals) for low in (0, top - EDGE))
