@@ -41,8 +41,8 @@ class PretrainingOptions(TrainingOptions):
     explora for pretrained initial weights, full for random initial weights.
     """
     objective: OptionalObjectiveChoice = None
-    """Pretraining objective. Unset: the one that `checkpoint` was pretrained with, with its options. For public weights of
-    the DINO family (backbone.weights), dinov2, dino or simdinov2 by their name. Else mae.
+    """Pretraining objective. Unset: the one that `checkpoint` was pretrained with, with its options. For public weights
+    of the DINO family (backbone.weights), dinov2, dino or simdinov2 by their name. Else mae.
     """
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
