@@ -26,6 +26,7 @@ class BlockExpansionConfig(PeftConfig):
     blocks.
     """
 
+    NOT_IN_HUB: ClassVar[str] = "blocks were added, which no method of huggingface/peft does"
     RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
 
     name: Literal["block_expansion"] = "block_expansion"

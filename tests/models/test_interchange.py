@@ -26,10 +26,12 @@ from medvit.models.image import Model, ModelConfig
 from medvit.models.interchange import to_peft, to_timm
 from medvit.peft import PeftConfig
 from medvit.peft.block_expansion import BlockExpansionConfig
+from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.frozen import FrozenConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.peft.rslora import RsLoraConfig
 
 TOLERANCE = 1e-5
 SIZE = (32, 48)
@@ -194,6 +196,9 @@ WAYS: list[tuple[PeftConfig, dict[str, Any]]] = [
         LoraConfig(rank=2, targets=("qkv",)),
         {"positions": "rope", "qkv_bias": False, "registers": 4, "layer_scale": 0.3},
     ),
+    (RsLoraConfig(rank=2), {}),
+    (DoraConfig(rank=2), {"registers": 1}),
+    (DoraConfig(rank=2), {"positions": "rope", "qkv_bias": False}),
     (ExploraConfig(rank=2), {"positions": "learned", "image_size": 32}),
     (ExploraConfig(rank=2), {"positions": "rope", "qkv_bias": False, "layer_scale": 0.3}),
 ]
