@@ -12,8 +12,12 @@ from torch.optim import AdamW
 
 from medvit.config import Amount, Config, Positive, Share
 
-LORA = "lora_"
-"""Part of the names of LoRA factors in peft."""
+ADAPTERS = ("lora_", "ia3_", "vera_")
+"""Parts of the names of adapter weights, which are new and not pretrained."""
+LORA_B = ".lora_B."
+"""Part of the names of the second factors of LoRA, which are zero at the start."""
+UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token")
+"""Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,
     "schedule": "constant",
@@ -155,8 +159,8 @@ class OptimConfig(OptimOptions):
             if weight.requires_grad:
                 scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
-                scale *= self.pretrained_scale if is_of_backbone(name) and LORA not in name else 1.0
-                decays = weight.ndim > 1 and not _is_token(name)
+                scale *= self.pretrained_scale if is_of_backbone(name) and not _is_adapter(name) else 1.0
+                decays = weight.ndim > 1 and not _is_undecayed(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)
         return [
             {
@@ -194,5 +198,10 @@ def is_of_backbone(name: str) -> bool:
     return "backbone." in name
 
 
-def _is_token(name: str) -> bool:
-    return name.rpartition(".")[2] in ("cls_token", "reg_token", "pos_embed", "mask_token")
+def _is_adapter(name: str) -> bool:
+    return any(part in name for part in ADAPTERS)
+
+
+def _is_undecayed(name: str) -> bool:
+    """Whether a weight of several axes is not decayed: tokens, positions, and scales, whose neutral value is 1."""
+    return name.rpartition(".")[2] in UNDECAYED or ".ia3_l." in name

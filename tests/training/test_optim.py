@@ -9,6 +9,7 @@ from medvit.backbones.vit import VitConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
 from medvit.peft.explora import ExploraConfig
+from medvit.peft.ia3 import Ia3Config
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
@@ -62,6 +63,14 @@ def test_biases_norms_and_tokens_do_not_decay():
     decayed = {id(weight) for group in groups if group["weight_decay"] > 0 for weight in group["params"]}
     for name, weight in backbone.named_parameters():
         assert (id(weight) in decayed) == (weight.ndim > 1 and "token" not in name and "pos_embed" not in name), name
+
+
+def test_scales_do_not_decay_and_are_trained_at_the_full_rate():
+    """Decay would move them to 0, and 1 changes nothing."""
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
+    named = [(f"backbone.{name}", weight) for name, weight in Ia3Config().adapt(backbone).backbone.named_parameters()]
+    (group,) = OptimConfig(weight_decay=0.1, pretrained_scale=0.1).groups(named, depth=1)
+    assert (group["weight_decay"], group["scale"]) == (0.0, 1.0)
 
 
 def test_the_rate_follows_the_batch_as_published():
