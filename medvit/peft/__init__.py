@@ -19,7 +19,28 @@ from medvit.errors import CheckpointError
 from medvit.registry import Chosen
 
 
-class Peft(ABC):
+class TrainingHooks:
+    """Calls of the training loop of fine-tuning; by default, they do nothing."""
+
+    def begin(self, num_steps: int) -> None:
+        """Prepare a fine-tuning of `num_steps` optimizer steps, also before it is resumed."""
+
+    def penalty(self) -> Tensor | None:
+        """Return the scalar that the method adds to the loss of every step; None if it adds nothing."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Adjust the adapter after an optimizer step, counted from 1, while its gradients are available."""
+
+    def progress(self) -> Tree:
+        """Return the state of the method beside the weights, from which a training is resumed."""
+        return {}
+
+    def resume(self, progress: Tree) -> None:
+        """Restore the state that `progress` returned."""
+
+
+class Peft(TrainingHooks, ABC):
     """Fine-tuning method, applied to one backbone."""
 
     backbone: Backbone
@@ -97,6 +118,8 @@ class PeftConfig(Config, ABC):
 
     IS_IDENTITY: ClassVar[bool] = True
     """Whether the output of the adapted backbone is initially that of the plain one."""
+    FINETUNING_ONLY: ClassVar[bool] = False
+    """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
     NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes"
     """Reason why the adapter has no equivalent in huggingface/peft; empty if it has one."""
 

@@ -11,6 +11,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.config import Tree
 from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError
 from medvit.objectives import ObjectiveConfig
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
@@ -112,6 +113,11 @@ def assemble_pretraining(
     start = config.start(manifest, pretrained)
     way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
     recorded = way.recorded(start.backbone)
+    if recorded.FINETUNING_ONLY:
+        raise ConfigError(
+            f"peft={recorded.name} changes its adapter during fine-tuning, which pretraining does not support; choose "
+            "explora, lora or full"
+        )
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)

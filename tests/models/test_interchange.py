@@ -25,6 +25,7 @@ from medvit.errors import CheckpointError, ConfigError, OutputError
 from medvit.models.image import Model, ModelConfig
 from medvit.models.interchange import to_peft, to_timm
 from medvit.peft import PeftConfig
+from medvit.peft.adalora import AdaLoraConfig
 from medvit.peft.block_expansion import BlockExpansionConfig
 from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
@@ -204,6 +205,7 @@ WAYS: list[tuple[PeftConfig, dict[str, Any]]] = [
     (Ia3Config(), {}),
     (Ia3Config(targets=("proj", "fc1"), scaled_inputs=("fc1",)), {"positions": "rope", "qkv_bias": False}),
     (VeraConfig(rank=64, matrices_seed=7), {}),
+    (AdaLoraConfig(rank=2, initial_rank=4), {}),
     (ExploraConfig(rank=2), {"positions": "learned", "image_size": 32}),
     (ExploraConfig(rank=2), {"positions": "rope", "qkv_bias": False, "layer_scale": 0.3}),
 ]
