@@ -16,6 +16,7 @@ from medvit.objectives import ObjectiveConfig
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
+from medvit.peft.last_blocks import LastBlocksConfig
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.guard import Guard
@@ -167,6 +168,6 @@ def _optim(
     """Return the optimizer options: those given, else as the objective and the initial weights propose."""
     proposed = objective.OPTIM
     if is_continued:
-        trains_whole = isinstance(way, FullConfig | ExploraConfig)
+        trains_whole = isinstance(way, FullConfig | ExploraConfig | LastBlocksConfig)
         proposed = continued(proposed, trains_whole_weights=trains_whole, has_new_head=objective.has_new_head)
     return config.optim.over(proposed)
