@@ -85,10 +85,10 @@ pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspaci
 planarconfiguration planes planned point points polarity policies policy polygon poor port positions precision predict
 predicted predictions predicts premedication prepared preprocess preprocessing prerelease presentation pretrain
 pretrained pretraining private probabilities probability probable process processes progress proj project promises
-properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
-qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
-ramp random rank rare ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
-received recognized recognizes recompression record recorded recordset rectangle refer referenced references
+prompts properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch
+qform qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy
+raise ramp random rank rare ratio rationale ratios reached read reader readers reading readings reads reason reasons
+recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore
@@ -105,19 +105,19 @@ spacingbetweenslices spacings spans speaks specialneeds specificity specimen spe
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
 stays steps still stop stopped storage store stored straight strategy stream streamable strength stretch structure
 student studydate studyid studyinstanceuid studytime style subfield subsampled such superior supplemental support
-supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags take
-taken takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth terminal
-terms texts their theirs them then there they thickness things third those though threshold throughput tile tiled tiles
-timeout times timestamp tiny tissue title together token tokens told tolerance tool torch totalpixelmatrixrows
-traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer translation transmil
-transparent transport travel trilinear trust trusted truth truths tuning turned turns twice ucum uids uint16 uint8
-unable uncertainty unchanged undefined under underexposed unencrypted unexpected unfinished uni4eye unit unite united
-units unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted update urfound usage
-used user username uses using usual usually value values variable variables variant vary vectors verdict versions
-vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn warning
-wasserstein ways webhooks weight weights what whatever when where whether which while whose widen width windows
-windowwidth wished within words work worker workers works workspace workspaces world worst would wrap write writes
-writing written wrong yaml years your yourself zero zone zscore zstd
+supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags take taken
+takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth terminal terms
+texts their theirs them then there they thickness things third those though threshold throughput tile tiled tiles
+timeout times timestamp tiny tissue title together token tokens told tolerance tool torch totalpixelmatrixrows traceback
+tracker trained trainer transducer transfer transfersyntaxuid transform transformer translation transmil transparent
+transport travel trilinear trust trusted truth truths tuning turned turns twice ucum uids uint16 uint8 unable
+uncertainty unchanged undefined under underexposed unencrypted unexpected unfinished uni4eye unit unite united units
+unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted update urfound usage used
+user username uses using usual usually value values variable variables variant vary vectors verdict versions vertical
+viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn warning wasserstein ways
+webhooks weight weights what whatever when where whether which while whose widen width windows windowwidth wished within
+words work worker workers works workspace workspaces world worst would wrap write writes writing written wrong yaml
+years your yourself zero zone zscore zstd
 """
 
 OWN_WORDS = frozenset(_WRITTEN.split())

@@ -107,15 +107,12 @@ def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig, backbone: Backbo
     way = _described(checkpoint).peft
     weights = _of_backbone(checkpoint, checkpoint.stored_adapter() or {})
     if way is None:
-        reason = "it does not name an adaptation"
+        reason = "it does not name an adaptation; to_timm writes the model"
     else:
-        reason = way.NOT_IN_HUB or (
-            "" if weights else "its adapter.safetensors is missing or has no weights of the backbone"
-        )
+        absent = "its adapter.safetensors is missing or has no weights of the backbone; to_timm writes the model"
+        reason = way.NOT_IN_HUB or ("" if weights else absent)
     if way is None or reason:
-        raise CheckpointError(
-            f"{checkpoint.folder} has no adapter for huggingface/peft: {reason}; to_timm writes the model"
-        )
+        raise CheckpointError(f"{checkpoint.folder} has no adapter for huggingface/peft: {reason}")
     fused = any(".qkv." in name for name in weights)
     if fused and isinstance(config, VitConfig) and config.positions == "rope" and config.qkv_bias:
         raise CheckpointError(

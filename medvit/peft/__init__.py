@@ -120,8 +120,8 @@ class PeftConfig(Config, ABC):
     """Whether the output of the adapted backbone is initially that of the plain one."""
     FINETUNING_ONLY: ClassVar[bool] = False
     """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
-    NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes"
-    """Reason why the adapter has no equivalent in huggingface/peft; empty if it has one."""
+    NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
+    """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
 
     name: str
 
@@ -148,9 +148,7 @@ class PeftConfig(Config, ABC):
         Raises:
             CheckpointError: If huggingface/peft has no equivalent, or the weights do not fit the backbone.
         """
-        raise CheckpointError(
-            f"the adapter has no format in huggingface/peft: {self.NOT_IN_HUB}; to_timm writes the model"
-        )
+        raise CheckpointError(f"the adapter has no format in huggingface/peft: {self.NOT_IN_HUB}")
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
         """Return the method to record in model.yaml: this one, or the method that it continues.

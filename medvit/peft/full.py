@@ -13,7 +13,9 @@ from medvit.registry import register
 class FullConfig(PeftConfig):
     """Train all weights of the backbone."""
 
-    NOT_IN_HUB: ClassVar[str] = "all weights were trained, so a separate adapter does not exist"
+    NOT_IN_HUB: ClassVar[str] = (
+        "all weights were trained, so a separate adapter does not exist; to_timm writes the model"
+    )
 
     name: Literal["full"] = "full"
 

@@ -15,11 +15,11 @@ from medvit.config import Amount, Config, Positive, Share
 
 log = logging.getLogger("medvit")
 
-ADAPTERS = ("lora_", "ia3_", "vera_")
+ADAPTERS = ("lora_", "ia3_", "vera_", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = ".lora_B."
 """Part of the names of the second factors of LoRA, which are zero at the start."""
-UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token")
+UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
 """Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,

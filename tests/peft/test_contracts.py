@@ -7,7 +7,7 @@ by its stored adapter alone. Tolerances are relative to the largest feature.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -17,9 +17,29 @@ from medvit.backbones import Backbone, Carried
 from medvit.backbones.vit import VitConfig
 from medvit.peft import Peft, PeftConfig, Removable
 from medvit.peft.continue_adapter import ContinueConfig
+from medvit.peft.full import FullConfig
+from medvit.peft.lora import LoraConfig
 from medvit.registry import find, names
 
-WAYS = names("medvit.peft")
+
+def ways() -> list[PeftConfig]:
+    """All registered ways, and each once more for every choice among its options that is not the default."""
+    found: list[PeftConfig] = []
+    for name in names("medvit.peft"):
+        kind = find("medvit.peft", name)
+        assert issubclass(kind, PeftConfig)
+        found.append(kind())
+        for key, field in kind.model_fields.items():
+            is_choice = key != "name" and get_origin(field.annotation) is Literal
+            others = [value for value in get_args(field.annotation) if value != field.default] if is_choice else []
+            found += [kind.parse({key: value}) for value in others]
+    return found
+
+
+def label(way: PeftConfig) -> str:
+    return "-".join(str(getattr(way, key)) for key in ("name", *sorted(way.model_fields_set)))
+
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "2D, class token": {"ndim": 2},
     "2D, no prefix, learned": {"ndim": 2, "class_token": False, "positions": "learned", "image_size": 16},
@@ -29,7 +49,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 ROUNDING = 1e-5
 
-every_way = pytest.mark.parametrize("name", WAYS)
+every_way = pytest.mark.parametrize("way", ways(), ids=label)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -37,25 +57,18 @@ def config_of(layout: dict[str, Any]) -> VitConfig:
     return VitConfig(**{"channels": 1, "patch_size": 8, "width": 48, "depth": 3, "heads": 2} | layout)
 
 
-def way_of(name: str) -> PeftConfig:
-    kind = find("medvit.peft", name)
-    assert issubclass(kind, PeftConfig)
-    return kind()
-
-
-def start(name: str, layout: dict[str, Any]) -> Backbone:
+def start(way: PeftConfig, layout: dict[str, Any]) -> Backbone:
     """A backbone without an adapter; for continuing one, a backbone that carries it."""
     torch.manual_seed(0)
     backbone = config_of(layout).build().eval()
     with torch.no_grad():  # initial biases and scales are 0 or 1, which hides errors
         for weight in backbone.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    return pretrained("lora", backbone) if name == ContinueConfig().name else backbone
+    return pretrained(LoraConfig(), backbone) if isinstance(way, ContinueConfig) else backbone
 
 
-def pretrained(name: str, backbone: Backbone) -> Backbone:
+def pretrained(way: PeftConfig, backbone: Backbone) -> Backbone:
     """A backbone with a trained adapter merged, which it carries."""
-    way = way_of(name)
     peft = way.adapt(backbone)
     train(peft)
     weights = peft.state_of(peft.trained())
@@ -96,21 +109,21 @@ def same(found: Tensor, expected: Tensor, *, rounding: float = ROUNDING) -> None
 
 @every_layout
 @every_way
-def test_a_way_starts_as_the_identity_or_declares_that_it_does_not(name: str, layout: dict[str, Any]) -> None:
-    backbone = start(name, layout)
+def test_a_way_starts_as_the_identity_or_declares_that_it_does_not(way: PeftConfig, layout: dict[str, Any]) -> None:
+    backbone = start(way, layout)
     before = features(backbone)[:, -backbone(pixels(backbone)).patches.shape[1] :]
-    found = features(way_of(name).adapt(backbone).backbone)[:, -before.shape[1] :]
-    if way_of(name).IS_IDENTITY:
+    found = features(way.adapt(backbone).backbone)[:, -before.shape[1] :]
+    if way.IS_IDENTITY:
         # Continued factors are separated from the weights and added again.
-        same(found, before, rounding=ROUNDING if name == ContinueConfig().name else 0.0)
+        same(found, before, rounding=ROUNDING if isinstance(way, ContinueConfig) else 0.0)
     else:
         assert (found - before).abs().max() > ROUNDING * before.abs().max()
 
 
 @every_layout
 @every_way
-def test_exactly_the_listed_weights_change_in_training(name: str, layout: dict[str, Any]) -> None:
-    peft = way_of(name).adapt(start(name, layout))
+def test_exactly_the_listed_weights_change_in_training(way: PeftConfig, layout: dict[str, Any]) -> None:
+    peft = way.adapt(start(way, layout))
     before = copy.deepcopy(peft.backbone.state_dict())
     train(peft)
     after = peft.backbone.state_dict()
@@ -120,9 +133,9 @@ def test_exactly_the_listed_weights_change_in_training(name: str, layout: dict[s
 @every_layout
 @every_way
 def test_the_merged_backbone_is_plain_and_gives_the_features_of_the_adapted_one(
-    name: str, layout: dict[str, Any]
+    way: PeftConfig, layout: dict[str, Any]
 ) -> None:
-    peft = way_of(name).adapt(start(name, layout))
+    peft = way.adapt(start(way, layout))
     train(peft)
     expected = features(peft.backbone)
     description = peft.described(config_of(layout))
@@ -137,30 +150,30 @@ def test_the_merged_backbone_is_plain_and_gives_the_features_of_the_adapted_one(
 
 @every_layout
 @every_way
-def test_a_removable_way_leaves_the_weights_of_before(name: str, layout: dict[str, Any]) -> None:
-    peft = way_of(name).adapt(start(name, layout))
+def test_a_removable_way_leaves_the_weights_of_before(way: PeftConfig, layout: dict[str, Any]) -> None:
+    peft = way.adapt(start(way, layout))
     if not isinstance(peft, Removable):
         pytest.skip("its changes are in the weights themselves")
     trained = peft.trained()
     train(peft)
     plain = peft.remove().state_dict()
-    weights = start("", layout).state_dict()
+    weights = start(FullConfig(), layout).state_dict()
     assert plain.keys() == weights.keys()
     for key in weights.keys() - trained:
-        same(plain[key], weights[key], rounding=ROUNDING if name == ContinueConfig().name else 0.0)
+        same(plain[key], weights[key], rounding=ROUNDING if isinstance(way, ContinueConfig) else 0.0)
 
 
 @every_layout
 @every_way
-def test_the_stored_adapter_alone_restores_the_model(name: str, layout: dict[str, Any]) -> None:
-    backbone = start(name, layout)
+def test_the_stored_adapter_alone_restores_the_model(way: PeftConfig, layout: dict[str, Any]) -> None:
+    backbone = start(way, layout)
     again = copy.deepcopy(backbone)
     again.carried = backbone.carried
-    peft = way_of(name).adapt(backbone)
+    peft = way.adapt(backbone)
     train(peft)
     expected, adapter = features(peft.backbone), peft.state_of(peft.trained())
     torch.manual_seed(99)
-    restored = way_of(name).adapt(again)
+    restored = way.adapt(again)
     restored.load(adapter)
     same(features(restored.backbone), expected)
     same(features(restored.merge()), expected)
@@ -168,10 +181,10 @@ def test_the_stored_adapter_alone_restores_the_model(name: str, layout: dict[str
 
 @every_layout
 @every_way
-def test_training_continues_from_the_merged_weights_and_the_adapter(name: str, layout: dict[str, Any]) -> None:
-    if name == ContinueConfig().name:
+def test_training_continues_from_the_merged_weights_and_the_adapter(way: PeftConfig, layout: dict[str, Any]) -> None:
+    if isinstance(way, ContinueConfig):
         pytest.skip("it is the continuation")
-    merged = pretrained(name, start(name, layout))
+    merged = pretrained(way, start(way, layout))
     expected, weights = features(merged), merged.carried.weights if merged.carried else {}
     peft = ContinueConfig().adapt(merged)
     same(features(peft.backbone), expected)
@@ -179,6 +192,6 @@ def test_training_continues_from_the_merged_weights_and_the_adapter(name: str, l
     assert {key for key in peft.trained() if not torch.equal(state[key], weights[key])} == set()
     if isinstance(peft, Removable):
         trained, plain = peft.trained(), peft.remove().state_dict()
-        for key, weight in start(name, layout).state_dict().items():
+        for key, weight in start(way, layout).state_dict().items():
             if key not in trained:
                 same(plain[key], weight)
