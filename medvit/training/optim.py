@@ -15,7 +15,7 @@ from medvit.config import Amount, Config, Positive, Share
 
 log = logging.getLogger("medvit")
 
-ADAPTERS = ("lora_", "ia3_", "vera_", ".adapter.", ".prompts")
+ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = ".lora_B."
 """Part of the names of the second factors of LoRA, which are zero at the start."""

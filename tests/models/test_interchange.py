@@ -34,6 +34,7 @@ from medvit.peft.full import FullConfig
 from medvit.peft.ia3 import Ia3Config
 from medvit.peft.lora import LoraConfig
 from medvit.peft.rslora import RsLoraConfig
+from medvit.peft.selective_lora import SelectiveLoraConfig
 from medvit.peft.vera import VeraConfig
 
 TOLERANCE = 1e-5
@@ -205,6 +206,7 @@ WAYS: list[tuple[PeftConfig, dict[str, Any]]] = [
     (Ia3Config(), {}),
     (Ia3Config(targets=("proj", "fc1"), scaled_inputs=("fc1",)), {"positions": "rope", "qkv_bias": False}),
     (VeraConfig(rank=64, matrices_seed=7), {}),
+    (SelectiveLoraConfig(rank=2), {}),
     (AdaLoraConfig(rank=2, initial_rank=4), {}),
     (ExploraConfig(rank=2), {"positions": "learned", "image_size": 32}),
     (ExploraConfig(rank=2), {"positions": "rope", "qkv_bias": False, "layer_scale": 0.3}),
