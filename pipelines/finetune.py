@@ -69,7 +69,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
     parts.module.restore_best()
     best = parts.model
-    adapter = None if best.is_trained_whole else dict(best.adapter_state())
+    adapter = best.stored_adapter()
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)

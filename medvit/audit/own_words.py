@@ -84,11 +84,11 @@ permissions perpendicular phantoms philips phone photograph photographs photomet
 pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspacing place places plan planarconfiguration
 planes planned point points polarity policies policy polygon poor port positions precision predict predicted predictions
 predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
-pretrainings private probabilities probability probable process processes progress proj project promises properties
-prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform qnms
-quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise ramp
-random rank rare rates ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
-received recognized recognizes recompression record recorded recordset rectangle refer referenced references
+pretrainings private probabilities probability probable process processes progress proj project promises prompts
+properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
+qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
+ramp random rank rare rates ratio rationale ratios reached read reader readers reading readings reads reason reasons
+recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore

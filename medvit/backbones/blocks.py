@@ -1,7 +1,8 @@
-"""Transformer blocks of timm that can compute only selected tokens."""
+"""Transformer blocks of timm that can compute only selected tokens, and have a bottleneck beside their MLP."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,16 +13,40 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
+class Bottleneck(nn.Module):
+    """Adapter beside the MLP of a block: scale * up(ReLU(down(x))) (Chen et al., NeurIPS 2022, AdaptFormer).
+
+    Its input is the residual stream before the norm of the MLP; `up` is zero at the start.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.dropout, self.scale = nn.Dropout(0.0), 1.0
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for weight in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(weight)
+
+    def forward(self, tokens: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Return the tokens to add to the residual stream."""
+        added: Tensor = self.scale * self.up(self.dropout(self.down(tokens).relu()))
+        return added
+
+
 class PlainBlock(Block):
     """Block of timm's vision transformer that can return selected tokens only."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.adapter: Bottleneck | None = None
+
     def forward(self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
         """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
-        if wanted is None:
+        if wanted is None and self.adapter is None:
             every: Tensor = super().forward(x)
             return every
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
-        return _some(x, wanted, lambda some: self.ls2(self.mlp(self.norm2(some))), self.drop_path2)
+        return _fed_forward(x, wanted, lambda some: self.ls2(self.mlp(self.norm2(some))), self.drop_path2, self.adapter)
 
 
 class RotaryBlock(EvaBlock):
@@ -31,14 +56,17 @@ class RotaryBlock(EvaBlock):
         super().__init__(*arguments, **options)
         # With a bias, timm would multiply by the weights of qkv itself, bypassing an update beside the layer.
         self.attn.qkv_bias_separate = True
+        self.adapter: Bottleneck | None = None
 
     def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
         """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
-        if wanted is None:
+        if wanted is None and self.adapter is None:
             every: Tensor = super().forward(x, rope=rope)
             return every
         x = x + self.drop_path1(_scaled(self.attn(self.norm1(x), rope=rope), self.gamma_1))
-        return _some(x, wanted, lambda some: _scaled(self.mlp(self.norm2(some)), self.gamma_2), self.drop_path2)
+        return _fed_forward(
+            x, wanted, lambda some: _scaled(self.mlp(self.norm2(some)), self.gamma_2), self.drop_path2, self.adapter
+        )
 
 
 def stops_early(block: Any) -> bool:
@@ -51,6 +79,20 @@ def stops_early(block: Any) -> bool:
 
 def _scaled(tokens: Tensor, gamma: Tensor | None) -> Tensor:
     return tokens if gamma is None else gamma * tokens
+
+
+def _fed_forward(
+    tokens: Float[Tensor, "b t d"],
+    wanted: Bool[Tensor, "b t"] | None,
+    branch: Callable[[Tensor], Tensor],
+    drop_path: nn.Module,
+    adapter: Bottleneck | None,
+) -> Tensor:
+    """Return all or the selected tokens with the outputs of the MLP branch and of the adapter added."""
+    added = 0.0 if adapter is None else adapter(tokens if wanted is None else tokens[wanted])
+    if wanted is None:
+        return tokens + drop_path(branch(tokens)) + added
+    return _some(tokens, wanted, branch, drop_path) + added
 
 
 def _some(

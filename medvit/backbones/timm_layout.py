@@ -93,6 +93,9 @@ def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int
     if not isinstance(backbone, ViT) or not isinstance(config, VitConfig):
         raise CheckpointError(f"timm has no equivalent of the backbone {config.name!r}; expected vit")
     _refuse_volumes(backbone)
+    if config.deep_prompts or config.adapter_width:
+        added = "prompts of each block" if config.deep_prompts else "bottlenecks beside the MLP of each block"
+        raise CheckpointError(f"the backbone has {added}, which timm does not; load the backbone through medvit")
     wrong = [side for side, patch in zip(image_size, backbone.patch_size, strict=True) if side % patch or side < patch]
     if wrong:
         raise ConfigError(f"image_size is {image_size}; expected multiples of the patch {backbone.patch_size}")

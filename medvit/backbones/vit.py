@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.attention import choose_attention
-from medvit.backbones.blocks import PlainBlock, RotaryBlock, stops_early
+from medvit.backbones.blocks import Bottleneck, PlainBlock, RotaryBlock, stops_early
 from medvit.backbones.position_embeddings import rotations, sincos_positions
 from medvit.config import Count
 from medvit.errors import ConfigError, DataError
@@ -77,6 +77,10 @@ class VitConfig(BackboneConfig):
     """Stochastic depth: probability of skipping the last block in a training step. It falls linearly to 0 at the first
     block.
     """
+    deep_prompts: int = Field(default=0, ge=0)
+    """Number of prompt tokens of each block, which replace those of the block before; `peft=vpt` adds them."""
+    adapter_width: int = Field(default=0, ge=0)
+    """Width of the bottleneck beside the MLP of each block, which `peft=adaptformer` adds; 0 for no bottleneck."""
     save_memory: bool = False
     """Save memory by recomputing activations in the backward pass instead of storing them (gradient checkpointing)."""
     weights: str | None = None
@@ -153,6 +157,39 @@ class ViT(Backbone):
         for token in (self.cls_token, self.reg_token, self.pos_embed):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
+        self.prompts: nn.Parameter | None = None
+        if config.deep_prompts:
+            self.add_prompts(config.deep_prompts, num_blocks=self.depth)
+        if config.adapter_width:
+            self.add_adapters(config.adapter_width)
+
+    def add_prompts(self, count: int, *, num_blocks: int) -> None:
+        """Add prompt tokens (K, P, D) after the other prefix tokens (Jia et al., ECCV 2022).
+
+        K is 1 for prompts of the first block alone, or the number of blocks, each of which has its own. They are
+        initially uniform in +-sqrt(6 / (C * pixels of a patch + D)), as published.
+        """
+        bound = math.sqrt(6 / (self.channels * math.prod(self.patch_size) + self.width))
+        self.prompts = nn.Parameter(torch.empty(num_blocks, count, self.width).uniform_(-bound, bound))
+        self._set_prefix(self.num_prefix_tokens + count)
+
+    def remove_prompts(self) -> nn.Parameter:
+        """Remove the prompts, and return them."""
+        assert self.prompts is not None
+        prompts, self.prompts = self.prompts, None
+        self._set_prefix(self.num_prefix_tokens - prompts.shape[1])
+        return prompts
+
+    def set_registers(self, tokens: Float[Tensor, "1 r d"]) -> None:
+        """Replace the register tokens."""
+        before = 0 if self.reg_token is None else self.reg_token.shape[1]
+        self.reg_token = nn.Parameter(tokens.detach().clone()) if tokens.shape[1] else None
+        self._set_prefix(self.num_prefix_tokens + tokens.shape[1] - before)
+
+    def add_adapters(self, hidden: int) -> None:
+        """Add a bottleneck beside the MLP of each block, whose output is initially zero."""
+        for block in self.blocks:
+            block.adapter = Bottleneck(self.width, hidden).to(next(block.parameters()).device).train(self.training)
 
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
@@ -242,11 +279,14 @@ class ViT(Backbone):
 
         With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible.
         """
-        prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        prompts = None if self.prompts is None else self.prompts[:1]
+        every = (self.cls_token, self.reg_token, prompts)
+        prefix = [token.expand(len(patches), -1, -1) for token in every if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
         options = self._rotations(grid, ids, patches)
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(layers) + 1]):
+            tokens = self._with_prompts_of(number, tokens)
             if wanted is not None and number == max(layers) and stops_early(block):
                 options, wanted = {**options, "wanted": wanted}, None
             if self.save_memory and self.training:
@@ -256,6 +296,20 @@ class ViT(Backbone):
             if number in layers:
                 kept[number] = tokens if wanted is None else tokens[wanted]
         return [kept[number] for number in layers]
+
+    def _with_prompts_of(self, number: int, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return the tokens with the prompts of a block in place of the outputs of those of the block before."""
+        if self.prompts is None or not 0 < number < len(self.prompts):
+            return tokens
+        prompts = self.prompts[number].to(tokens.dtype).expand(len(tokens), -1, -1)
+        end = self.num_prefix_tokens
+        return torch.cat([tokens[:, : end - prompts.shape[1]], prompts, tokens[:, end:]], dim=1)
+
+    def _set_prefix(self, num_prefix_tokens: int) -> None:
+        self.num_prefix_tokens = num_prefix_tokens
+        for block in self.blocks:
+            if isinstance(block, RotaryBlock):  # which does not rotate prefix tokens
+                block.attn.num_prefix_tokens = num_prefix_tokens
 
     def _rotations(self, grid: tuple[int, ...], ids: Tensor | None, patches: Tensor) -> dict[str, Tensor]:
         if self.positions != "rope":

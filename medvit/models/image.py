@@ -132,6 +132,18 @@ class Model(nn.Module):
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 
+    def stored_adapter(self) -> Tree | None:
+        """Return the adapter of a checkpoint: the trained weights, and tensors that they depend on.
+
+        It is None if training changes every weight.
+        """
+        if self.is_trained_whole:
+            return None
+        prefix = "backbone."
+        state = self.adapter_state()
+        names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+        return state | {f"{prefix}{name}": weight for name, weight in self.peft.state_of(names).items()}
+
     def merged_state(self) -> Mapping[str, Tensor]:
         """Return all weights with the adapter merged; the model itself is unusable afterwards."""
         self.backbone = self.peft.merge()

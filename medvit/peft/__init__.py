@@ -8,17 +8,39 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from medvit.backbones import Backbone, BackboneConfig
-from medvit.config import Config
+from medvit.config import Config, Tree
 from medvit.errors import CheckpointError
 from medvit.registry import Chosen
 
 
-class Peft(ABC):
+class TrainingHooks:
+    """Calls of the training loop of fine-tuning; by default, they do nothing."""
+
+    def begin(self, num_steps: int) -> None:
+        """Prepare a fine-tuning of `num_steps` optimizer steps, also before it is resumed."""
+
+    def penalty(self) -> Tensor | None:
+        """Return the scalar that the method adds to the loss of every step; None if it adds nothing."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Adjust the adapter after an optimizer step, counted from 1, while its gradients are available."""
+
+    def progress(self) -> Tree:
+        """Return the state of the method beside the weights, from which a training is resumed."""
+        return {}
+
+    def resume(self, progress: Tree) -> None:
+        """Restore the state that `progress` returned."""
+
+
+class Peft(TrainingHooks, ABC):
     """Fine-tuning method, applied to one backbone."""
 
     backbone: Backbone
@@ -43,8 +65,44 @@ class Peft(ABC):
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Return copies of the named weights of the adapted backbone, which `merge` makes unusable."""
+        """Return the adapter: copies of the named weights of the adapted backbone, which `merge` makes unusable.
+
+        Methods may add tensors that the weights depend on. `load` restores the adapted backbone from them alone.
+        """
         return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load an adapter, as `state_of` returns it, into a backbone adapted from the same initial weights.
+
+        Raises:
+            CheckpointError: If the adapted backbone has no such weights.
+        """
+        require_known(self.backbone, weights)
+        self.backbone.load_state_dict(dict(weights), strict=False)
+
+
+class Removable(Peft):
+    """Fine-tuning method with an adapter that is separate from the weights, and can be removed."""
+
+    @abstractmethod
+    def remove(self) -> Backbone:
+        """Return the plain backbone without the adapter; weights that are trained directly remain as they are.
+
+        The adapted backbone is unusable afterwards.
+        """
+
+
+@dataclass(frozen=True)
+class HubAdapter:
+    """Adapter in the format of huggingface/peft, and the plain backbone that it applies to.
+
+    `settings` is the content of `adapter_config.json`, without the location of the base model; `state` has the names of
+    `adapter_model.safetensors`.
+    """
+
+    settings: Tree
+    state: Mapping[str, Tensor]
+    base: Backbone
 
 
 class Unchanged(Peft):
@@ -60,6 +118,13 @@ class Unchanged(Peft):
 
 class PeftConfig(Config, ABC):
     """Options of a fine-tuning method."""
+
+    IS_IDENTITY: ClassVar[bool] = True
+    """Whether the output of the adapted backbone is initially that of the plain one."""
+    FINETUNING_ONLY: ClassVar[bool] = False
+    """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
+    NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
+    """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
 
     name: str
 
@@ -79,6 +144,14 @@ class PeftConfig(Config, ABC):
         for name, weight in backbone.named_parameters():
             weight.requires_grad_(name in weights)
         return Unchanged(backbone)
+
+    def in_hub(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> HubAdapter:
+        """Return the adapter in the format of huggingface/peft, from a backbone with merged weights of this method.
+
+        Raises:
+            CheckpointError: If huggingface/peft has no equivalent, or the weights do not fit the backbone.
+        """
+        raise CheckpointError(f"the adapter has no format in huggingface/peft: {self.NOT_IN_HUB}")
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
         """Return the method to record in model.yaml: this one, or the method that it continues.

@@ -26,6 +26,7 @@ class BlockExpansionConfig(PeftConfig):
     blocks.
     """
 
+    NOT_IN_HUB: ClassVar[str] = "blocks were added, which no method of huggingface/peft does; to_timm writes the model"
     RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
 
     name: Literal["block_expansion"] = "block_expansion"
@@ -38,11 +39,15 @@ class BlockExpansionConfig(PeftConfig):
         """Return the backbone with new blocks, which are the only trainable ones.
 
         Raises:
-            ConfigError: If the blocks cannot be divided into equal groups.
+            ConfigError: If the blocks cannot be divided into equal groups, or have prompts of their own.
         """
         if backbone.depth % self.num_blocks:
             raise ConfigError(
                 f"peft.num_blocks is {self.num_blocks}; expected a divisor of the backbone's {backbone.depth} blocks"
+            )
+        if getattr(backbone, "prompts", None) is not None:
+            raise ConfigError(
+                "peft=block_expansion cannot add blocks to a backbone with prompts of each block; choose lora"
             )
         backbone.requires_grad_(False)
         group = backbone.depth // self.num_blocks
@@ -74,5 +79,8 @@ def _silent(block: nn.Module) -> nn.Module:
     for name in OUTPUTS:
         layer = copied.get_submodule(name)
         for weight in layer.parameters():
+            nn.init.zeros_(weight)
+    if getattr(copied, "adapter", None) is not None:  # a bottleneck of earlier fine-tuning
+        for weight in copied.get_submodule("adapter.up").parameters():
             nn.init.zeros_(weight)
     return copied

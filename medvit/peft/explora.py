@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive
 from medvit.errors import ConfigError
-from medvit.peft import PeftConfig
-from medvit.peft.lora import Lora, LoraConfig
+from medvit.peft import HubAdapter, PeftConfig
+from medvit.peft._hub import Tuned
+from medvit.peft.lora import LoraConfig
 from medvit.registry import register
 
 
@@ -23,6 +24,8 @@ class ExploraConfig(PeftConfig):
     Low-rank updates are on the fused projection of queries, keys and values. Weights that are missing from the public
     weights, or have another shape there, such as a patch embedding for volumes, are fully trained too.
     """
+
+    NOT_IN_HUB: ClassVar[str] = ""
 
     name: Literal["explora"] = "explora"
     rank: Count = 16
@@ -39,7 +42,7 @@ class ExploraConfig(PeftConfig):
     """Blocks to train fully, counted from 0; -1 is the last block. The ExPLoRA paper trains the last one or two blocks.
     """
 
-    def adapt(self, backbone: Backbone) -> Lora:
+    def adapt(self, backbone: Backbone) -> Tuned:
         """Return the backbone with low-rank updates.
 
         The updates, the chosen blocks, the norms and new weights are trainable.
@@ -63,11 +66,15 @@ class ExploraConfig(PeftConfig):
                 weight.requires_grad_(True)
         return adapted
 
-    def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
+    def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Tuned:
         """Return the backbone with the low-rank updates of an earlier run, which are subtracted from merged weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted
+
+    def in_hub(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> HubAdapter:
+        """Return the adapter in the format of huggingface/peft; fully trained modules are among `modules_to_save`."""
+        return self.go_on(backbone, weights).in_hub(weights)
 
     def _is_whole(self, name: str, whole: set[int], backbone: Backbone) -> bool:
         if name.startswith("blocks.") and int(name.split(".")[1]) in whole:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medvit.backbones import Backbone
 from medvit.peft import PeftConfig, Unchanged
@@ -12,6 +12,8 @@ from medvit.registry import register
 @register
 class FrozenConfig(PeftConfig):
     """Train no weight of the backbone."""
+
+    NOT_IN_HUB: ClassVar[str] = "no weight of the backbone was trained; to_timm writes the model"
 
     name: Literal["frozen"] = "frozen"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medvit.backbones import Backbone
 from medvit.peft import PeftConfig, Unchanged
@@ -12,6 +12,10 @@ from medvit.registry import register
 @register
 class FullConfig(PeftConfig):
     """Train all weights of the backbone."""
+
+    NOT_IN_HUB: ClassVar[str] = (
+        "all weights were trained, so a separate adapter does not exist; to_timm writes the model"
+    )
 
     name: Literal["full"] = "full"
 

@@ -12,6 +12,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneConfig
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
+from medvit.errors import ConfigError
 from medvit.losses.supervised import classification_loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.peft import PeftConfig
@@ -90,6 +91,7 @@ def assemble_finetuning(
     warn_of_ignored(task.kind, **config.set_for_classification)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
     way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
+    require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
     model = Model(
         _describe(config, task, start.config, crop, way, positive_of(task.train.facts, task.targets)), start.backbone
     )
@@ -129,6 +131,19 @@ def assemble_finetuning(
     validation = whole_images(val) if config.keep == "best" else None
     trainer = config.build_trainer(folder, tracker, optim)
     return AssembledFinetuning(start, task, model, optim, module, loader, validation, trainer, resume_from)
+
+
+def require_whole_weights(way: PeftConfig, strategy: str) -> None:
+    """Check that a fine-tuning method works with the strategy for several devices.
+
+    Raises:
+        ConfigError: If the weights are sharded, but the method needs whole weights and gradients.
+    """
+    if way.FINETUNING_ONLY and strategy == "fsdp":
+        raise ConfigError(
+            f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
+            "trainer.strategy=ddp, or peft=lora"
+        )
 
 
 def _describe(

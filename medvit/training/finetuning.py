@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -49,6 +51,7 @@ class Finetuning(TrainingModule):
     ) -> None:
         super().__init__(optim, length=length, depth=model.depth, seed=seed)
         self.model, self.loss, self.keep = model, loss, keep
+        self.peft = model.peft if isinstance(model, Model) else None
         self.best_path = folder / BEST
         self.best_metric, self.best_step = float("-inf"), 0
         self._validated: list[tuple[Tensor, Tensor]] = []
@@ -56,9 +59,30 @@ class Finetuning(TrainingModule):
     def training_step(self, batch: Batch | Bags, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         assert batch.targets is not None
-        value = self.loss(self.model(*batch.inputs), batch.targets)
-        self.log("loss", value.detach(), prog_bar=True)
-        return self.finite({"loss": value}, batch)
+        terms = {"loss": self.loss(self.model(*batch.inputs), batch.targets)}
+        penalty = None if self.peft is None else self.peft.penalty()
+        if penalty is not None:
+            terms["penalty"] = penalty
+        for name, value in terms.items():
+            self.log(name, value.detach(), prog_bar=True)
+        return self.finite(terms, batch)
+
+    def on_train_start(self) -> None:
+        """Prepare the fine-tuning method for the number of steps."""
+        if self.peft is not None:
+            self.peft.begin(self.num_steps)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Run an optimizer step, then let the fine-tuning method adjust its adapter."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.peft is not None:
+            self.peft.after_step(self.global_step + 1)  # Lightning increments the step after this call
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
         """Accumulate a batch of one shape for the metric of the epoch."""
@@ -112,13 +136,16 @@ class Finetuning(TrainingModule):
         return {"best": f"{text}, {self.epoch_of(self.best_step)}"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the best epoch."""
+        """Store the best epoch, and the state of the fine-tuning method."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["peft"] = {} if self.peft is None else self.peft.progress()
         checkpoint["best"] = [self.best_metric, self.best_step]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the best epoch."""
+        """Restore the best epoch, and the state of the fine-tuning method."""
         super().on_load_checkpoint(checkpoint)
+        if self.peft is not None and checkpoint.get("peft"):  # earlier versions stored none
+            self.peft.resume(checkpoint["peft"])
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
     def restore_best(self) -> None:

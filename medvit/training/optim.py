@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -12,8 +13,14 @@ from torch.optim import AdamW
 
 from medvit.config import Amount, Config, Positive, Share
 
-LORA = "lora_"
-"""Part of the names of LoRA factors in peft."""
+log = logging.getLogger("medvit")
+
+ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
+"""Parts of the names of adapter weights, which are new and not pretrained."""
+LORA_B = ".lora_B."
+"""Part of the names of the second factors of LoRA, which are zero at the start."""
+UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
+"""Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,
     "schedule": "constant",
@@ -90,6 +97,10 @@ class OptimOptions(Config):
     """Learning-rate factor of the patch embedding. Unset: the objective's value for pretraining from scratch (0.2 in
     DINOv2), else 1.
     """
+    lora_b_scale: Positive | None = None
+    """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
+    paper recommends 16, with a lower lr. Unset: 1.
+    """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:
     3.
@@ -118,6 +129,7 @@ class OptimConfig(OptimOptions):
     betas: tuple[Share, Share] = (0.9, 0.95)
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     patch_embed_scale: Positive = 1.0
+    lora_b_scale: Positive = 1.0
     clip: Positive = 3.0
 
     def for_batch(self, num_images: int) -> Self:
@@ -147,6 +159,8 @@ class OptimConfig(OptimOptions):
 
     def build(self, module: nn.Module, depth: int) -> AdamW:
         """Return the optimizer of all trainable weights of a module; its backbone, if any, is `module.backbone`."""
+        if self.lora_b_scale != 1.0 and not any(LORA_B in name for name, _ in module.named_parameters()):
+            log.warning("optim.lora_b_scale=%g is ignored: no factor B of LoRA is trained", self.lora_b_scale)
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
@@ -156,8 +170,9 @@ class OptimConfig(OptimOptions):
             if weight.requires_grad:
                 scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
-                scale *= self.pretrained_scale if is_of_backbone(name) and LORA not in name else 1.0
-                decays = weight.ndim > 1 and not _is_token(name)
+                scale *= self.lora_b_scale if LORA_B in name else 1.0
+                scale *= self.pretrained_scale if is_of_backbone(name) and not _is_adapter(name) else 1.0
+                decays = weight.ndim > 1 and not _is_undecayed(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)
         return [
             {
@@ -195,5 +210,10 @@ def is_of_backbone(name: str) -> bool:
     return "backbone." in name
 
 
-def _is_token(name: str) -> bool:
-    return name.rpartition(".")[2] in ("cls_token", "reg_token", "pos_embed", "mask_token")
+def _is_adapter(name: str) -> bool:
+    return any(part in name for part in ADAPTERS)
+
+
+def _is_undecayed(name: str) -> bool:
+    """Whether a weight of several axes is not decayed: tokens, positions, and scales, whose neutral value is 1."""
+    return name.rpartition(".")[2] in UNDECAYED or ".ia3_l." in name

@@ -12,10 +12,12 @@ from medvit.backbones import Backbone
 from medvit.config import Tree
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import samples_of
+from medvit.errors import ConfigError
 from medvit.objectives import ObjectiveConfig
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
+from medvit.peft.last_blocks import LastBlocksConfig
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.guard import Guard
@@ -114,6 +116,11 @@ def assemble_pretraining(
     start = config.start(manifest, pretrained)
     way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
     recorded = way.recorded(start.backbone)
+    if recorded.FINETUNING_ONLY:
+        raise ConfigError(
+            f"peft={recorded.name} changes its adapter during fine-tuning, which pretraining does not support; choose "
+            "explora, lora or full"
+        )
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
@@ -176,6 +183,6 @@ def _optim(
     """Return the optimizer options: those given, else those proposed for the objective and the initial weights."""
     proposed = objective.OPTIM
     if is_continued:
-        trains_whole = isinstance(way, FullConfig | ExploraConfig)
+        trains_whole = isinstance(way, FullConfig | ExploraConfig | LastBlocksConfig)
         proposed = continued(proposed, trains_whole_weights=trains_whole, has_new_head=objective.has_new_head)
     return config.optim.over(proposed)

@@ -1,6 +1,5 @@
-"""Contract of every adaptation: unchanged at the start, mergeable, correct list of trained weights."""
+"""Every adaptation merges with any weights; LoRA trains the named layers. Other contracts: `test_contracts.py`."""
 
-import copy
 import pkgutil
 
 import pytest
@@ -47,15 +46,6 @@ PIXELS = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 def test_every_file_of_the_folder_is_one_way():
     files = [one.name for one in pkgutil.iter_modules(medvit.peft.__path__) if not one.name.startswith("_")]
     assert sorted(find("medvit.peft", way).__module__ for way in WAYS) == [f"medvit.peft.{name}" for name in files]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_adapting_leaves_the_output_unchanged_before_training(way):
-    plain = backbone(way)
-    before = plain(PIXELS).patches
-    adapted = find("medvit.peft", way)().adapt(copy.deepcopy(plain)).backbone.eval()
-    rounding = 1e-5 if way == "continue" else 0.0  # factors are taken out of the weights and added again
-    torch.testing.assert_close(adapted(PIXELS).patches, before, atol=rounding, rtol=rounding)
 
 
 @pytest.mark.parametrize("way", WAYS)

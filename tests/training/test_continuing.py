@@ -7,7 +7,10 @@ from safetensors.torch import load_file, save_file
 from medvit.artifacts import ADAPTER, Checkpoint
 from medvit.backbones.vit import VitConfig
 from medvit.errors import ConfigError
+from medvit.models.image import Model
 from medvit.peft.explora import ExploraConfig
+from medvit.peft.lora import LoraConfig
+from medvit.registry import find, names
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 from tests.training.guard.test_guard import image_options
@@ -138,3 +141,31 @@ def test_finetuning_that_holds_random_weights_fixed_warns(images, tmp_path, capl
     options = finetune_options(images, head=None, backbone={**TINY, "ndim": 2}, peft="frozen")
     finetune(output=tmp_path / "out", **options)
     assert "peft=frozen freezes randomly initialized weights; give checkpoint or backbone.weights" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def with_adapter(start, tmp_path_factory) -> Checkpoint:
+    """A pretrained backbone of three blocks, with an adapter of LoRA merged."""
+    config = VitConfig.parse(start.model["backbone"] | {"depth": 3})
+    peft = LoraConfig(rank=2).adapt(config.build())
+    adapter = peft.state_of(peft.trained())
+    model = {"kind": "backbone", "backbone": config.tree(), "peft": LoraConfig(rank=2).tree()}
+    folder = tmp_path_factory.mktemp("with_adapter") / "x"
+    return Checkpoint(folder, model, start.preprocess, peft.merge().state_dict(), adapter).save()
+
+
+@pytest.mark.parametrize("way", names("medvit.peft"))
+def test_every_way_is_finetuned_into_a_checkpoint_that_is_restored_and_continued(images, with_adapter, tmp_path, way):
+    options = finetune_options(images, head="linear", checkpoint=with_adapter.folder, optim={"lr": 1e-2})
+    options.pop("backbone")
+    made = Checkpoint.load(finetune(output=tmp_path / "out", **options, peft=way).folder)
+    restored = Model.from_checkpoint(made)
+    assert all(torch.equal(weight, made.state[name]) for name, weight in restored.state_dict().items())
+    kind = find("medvit.peft", made.model["peft"]["name"]).parse_saved(made.model["peft"], source="model.yaml")
+    backbone = restored.backbone
+    pixels = torch.randn(2, backbone.channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = backbone(pixels).patches
+    stored = {name.removeprefix("backbone."): w for name, w in (made.stored_adapter() or made.state).items()}
+    weights = {name: weight for name, weight in stored.items() if not name.startswith("head.")}
+    continued = kind.go_on(backbone, weights).backbone.eval()
+    torch.testing.assert_close(continued(pixels).patches, expected, atol=1e-4, rtol=1e-4)

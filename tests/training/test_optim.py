@@ -8,7 +8,10 @@ from safetensors.torch import save_file
 from medvit.backbones.vit import VitConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
+from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
+from medvit.peft.ia3 import Ia3Config
+from medvit.peft.lora import LoraConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
@@ -62,6 +65,31 @@ def test_biases_norms_and_tokens_do_not_decay():
     decayed = {id(weight) for group in groups if group["weight_decay"] > 0 for weight in group["params"]}
     for name, weight in backbone.named_parameters():
         assert (id(weight) in decayed) == (weight.ndim > 1 and "token" not in name and "pos_embed" not in name), name
+
+
+def test_scales_do_not_decay_and_are_trained_at_the_full_rate():
+    """Decay would move them to 0, and 1 changes nothing."""
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
+    named = [(f"backbone.{name}", weight) for name, weight in Ia3Config().adapt(backbone).backbone.named_parameters()]
+    (group,) = OptimConfig(weight_decay=0.1, pretrained_scale=0.1).groups(named, depth=1)
+    assert (group["weight_decay"], group["scale"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("way", [LoraConfig(rank=2), DoraConfig(rank=2), ExploraConfig(rank=2)])
+def test_lora_plus_trains_the_second_factors_alone_at_a_higher_rate(way) -> None:
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
+    named = [(f"backbone.{name}", weight) for name, weight in way.adapt(backbone).backbone.named_parameters()]
+    groups = OptimConfig(lora_b_scale=16.0).groups(named, depth=2)
+    fast = {id(weight) for group in groups if group["scale"] == 16.0 for weight in group["params"]}
+    assert fast == {id(weight) for name, weight in named if name.endswith("lora_B.default.weight")}
+    assert fast
+    assert {group["scale"] for group in groups} == {1.0, 16.0}
+
+
+def test_a_rate_of_factors_that_are_not_trained_is_ignored_with_a_warning(caplog) -> None:
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
+    OptimConfig(lora_b_scale=16.0).build(backbone, depth=1)
+    assert "optim.lora_b_scale=16 is ignored: no factor B of LoRA is trained" in caplog.text
 
 
 def test_the_rate_follows_the_batch_as_published():

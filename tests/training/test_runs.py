@@ -109,6 +109,23 @@ def test_the_last_weights_need_no_validation_images(volumes, tmp_path, monkeypat
     assert "val_dice" not in (whole.folder / "model_card.md").read_text()
 
 
+def test_a_resumed_finetuning_with_a_schedule_of_ranks_repeats_the_uninterrupted_one(
+    volumes, pretrained, tmp_path, monkeypatch
+):
+    way = {"name": "adalora", "rank": 2, "initial_rank": 4, "interval": 1, "final": 0.2}
+    options = finetune_options(volumes, checkpoint=pretrained.folder, peft=way)
+    options.pop("backbone", None)
+    whole = finetune(output=tmp_path / "whole", **options)
+    interrupt(finetune, monkeypatch, after=2, output=tmp_path / "cut", **options)
+    resumed = finetune(output=tmp_path / "cut", resume=True, **options)
+    assert same_weights(whole, resumed)
+
+
+def test_pretraining_with_a_schedule_of_ranks_is_refused(volumes, tmp_path):
+    with pytest.raises(ConfigError, match="peft=adalora changes its adapter during fine-tuning"):
+        pretrain(output=tmp_path / "out", **pretrain_options(volumes, peft="adalora"))
+
+
 def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(
     volumes, finetuned, tmp_path, monkeypatch
 ):

@@ -1,0 +1,152 @@
+"""AdaLoRA: low-rank updates whose ranks follow the importance of the layers, through huggingface/peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from medvit.backbones import Backbone
+from medvit.config import Amount, Below, Count, Positive, Tree
+from medvit.errors import ConfigError
+from medvit.peft._hub import ADAPTER, HubConfig, Tuned
+from medvit.registry import register
+
+MOVING_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""Importance of each parameter, its moving average, and that of its variation, in the allocator of ranks."""
+FACTORS = ("lora_A", "lora_B", "lora_E")
+
+
+@register
+class AdaLoraConfig(HubConfig):
+    """Train W + s P diag(e) Q with e = 0 at the start; less important triplets are pruned (Zhang et al., ICLR 2023).
+
+    s is alpha / initial_rank. The total rank falls along a cubic schedule from initial_rank to rank times the number of
+    layers; layers of higher importance keep more of it. The validation metric selects among all epochs, so that the
+    ranks of the selected epoch may not be reduced completely.
+    """
+
+    FINETUNING_ONLY: ClassVar[bool] = True
+
+    name: Literal["adalora"] = "adalora"
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    """Linear layers of each block that get a low-rank update. Give the last part of their names."""
+    rank: Count = 8
+    """Mean rank of the updates at the end of the schedule."""
+    initial_rank: Count = 12
+    """Rank of every update at the start, at least `rank`."""
+    alpha: Positive = 24.0
+    """Scale of the low-rank updates, which are multiplied by alpha / initial_rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout rate of the inputs of the low-rank updates during training."""
+    warmup: Below = 0.1
+    """Fraction of the steps, at the start, in which all ranks are kept."""
+    final: Below = 0.5
+    """Fraction of the steps, at the end, in which the ranks do not change any more."""
+    interval: Count = 10
+    """Number of steps between two reductions of the ranks."""
+    orthogonality: Amount = 0.1
+    """Weight, in the loss, of the distance of P and Q from orthogonality."""
+
+    @model_validator(mode="after")
+    def _schedule_is_possible(self) -> AdaLoraConfig:
+        if self.warmup + self.final >= 1.0:
+            raise ValueError(
+                f"warmup {self.warmup} and final {self.final} leave no steps to reduce ranks; expected a sum below 1"
+            )
+        if self.initial_rank < self.rank:
+            raise ValueError(f"initial_rank {self.initial_rank} is smaller than rank {self.rank}")
+        return self
+
+    def settings(self, layers: Sequence[str]) -> Any:
+        """Return the configuration of huggingface/peft, whose schedule `AdaLora.begin` sets."""
+        from peft import AdaLoraConfig as HubAdaLoraConfig
+
+        return HubAdaLoraConfig(
+            target_r=self.rank,
+            init_r=self.initial_rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(layers),
+            deltaT=self.interval,
+            orth_reg_weight=self.orthogonality,
+            total_step=1,
+        )
+
+    def tuned(self, backbone: Backbone, layers: Sequence[str]) -> AdaLora:
+        """Return the backbone with low-rank updates of these layers."""
+        return AdaLora(backbone, self.settings(layers), self)
+
+
+class AdaLora(Tuned):
+    """Backbone with low-rank updates P diag(e) Q; pruned triplets have e = 0."""
+
+    def __init__(self, backbone: Backbone, settings: Any, config: AdaLoraConfig) -> None:
+        super().__init__(backbone, settings)
+        self._config = config
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Number of triplets that are in use, by layer."""
+        return {name: int(layer.lora_E[ADAPTER].count_nonzero()) for name, layer in self.layers()}
+
+    def begin(self, num_steps: int) -> None:
+        """Set the schedule of ranks for a number of steps.
+
+        Raises:
+            ConfigError: If there are too few steps to reduce the ranks.
+        """
+        warmup, final = int(self._config.warmup * num_steps), int(self._config.final * num_steps)
+        if num_steps - final <= warmup:
+            raise ConfigError(
+                f"peft=adalora has no steps to reduce ranks: {num_steps} in total, {warmup} by peft.warmup and {final} "
+                "by peft.final; train longer or lower them"
+            )
+        self._settings.total_step, self._settings.tinit, self._settings.tfinal = num_steps, warmup, final
+
+    def penalty(self) -> Tensor:
+        """Return the mean distance of the factors P and Q from orthogonality, times its weight."""
+        factors = [layer.lora_A[ADAPTER] for _, layer in self.layers()]
+        factors += [layer.lora_B[ADAPTER].T for _, layer in self.layers()]
+        with torch.autocast(factors[0].device.type, enabled=False):
+            distances = [(rows @ rows.T - torch.eye(len(rows), device=rows.device)).norm() for rows in factors]
+            return self._config.orthogonality * torch.stack(distances).mean()
+
+    def after_step(self, step: int) -> None:
+        """Update the importance of triplets from the gradients, and prune the least important ones."""
+        self._model.update_and_allocate(step)
+
+    def progress(self) -> Tree:
+        """Return moving averages of the importance, and the triplets that are kept."""
+        allocator = self._model.rankallocator
+        return {name: dict(getattr(allocator, name)) for name in MOVING_AVERAGES} | {
+            "kept": self._settings.rank_pattern
+        }
+
+    def resume(self, progress: Tree) -> None:
+        """Restore moving averages and triplets."""
+        devices = {name: weight.device for name, weight in self.backbone.named_parameters()}
+        for name in MOVING_AVERAGES:
+            found = {key: value.to(devices[key]) for key, value in progress[name].items()}
+            setattr(self._model.rankallocator, name, found)
+        self._settings.rank_pattern = progress["kept"]
+
+    def hub_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return adapter weights under their names in huggingface/peft, without pruned triplets."""
+        trimmed = dict(weights)
+        for layer, kept in self._kept().items():
+            for factor in FACTORS:
+                name = f"{layer}.{factor}.{ADAPTER}"
+                trimmed[name] = weights[name][:, kept] if factor == "lora_B" else weights[name][kept]
+        return super().hub_state(trimmed)
+
+    def hub_settings(self) -> Tree:
+        """Return the settings, with the triplets that are kept in each layer."""
+        pattern = {f"{layer}.lora_E": kept.tolist() for layer, kept in self._kept().items()}
+        return super().hub_settings() | {"rank_pattern": pattern}
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {name: layer.lora_E[ADAPTER].detach()[:, 0] != 0 for name, layer in self.layers()}

@@ -1,0 +1,76 @@
+"""DoRA: low-rank updates of the direction of the weights beside a trained magnitude, through huggingface/peft."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from medvit.backbones import Backbone
+from medvit.errors import CheckpointError
+from medvit.peft._hub import ADAPTER, Tuned
+from medvit.peft._low_rank import LowRankConfig
+from medvit.registry import register
+
+NORM = "direction_norm"
+"""Last part of the names of the norms that an adapter stores beside its weights."""
+
+
+@register
+class DoraConfig(LowRankConfig):
+    """Train m (W + s B A) / ||W + s B A|| per output, with m = ||W|| and B = 0 at the start (Liu et al., ICML 2024).
+
+    s is alpha / rank. The norm is over the inputs of each output; it is a constant for the gradient, as published.
+    """
+
+    VARIANT: ClassVar[dict[str, bool]] = {"use_dora": True}
+
+    name: Literal["dora"] = "dora"
+
+    def tuned(self, backbone: Backbone, layers: Sequence[str]) -> Dora:
+        """Return the backbone with low-rank updates and magnitudes of these layers."""
+        return Dora(backbone, self.settings(layers))
+
+
+class Dora(Tuned):
+    """Backbone with low-rank updates and magnitudes.
+
+    The merged weights alone do not determine the original ones. The adapter therefore also stores the norms of
+    W + s B A (D_out), by which they can be separated again.
+    """
+
+    def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Return the adapter, with a norm per output of every adapted layer."""
+        return super().state_of(names) | {
+            f"{name}.{NORM}": _direction(layer).norm(dim=1) for name, layer in self.layers()
+        }
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load an adapter; its norms are not needed."""
+        super().load({name: weight for name, weight in weights.items() if not name.endswith(f".{NORM}")})
+
+    def unmerge(self, name: str, layer: Any, weights: Mapping[str, Tensor]) -> None:
+        """Remove magnitude and update from the merged weight of a layer, in place.
+
+        Raises:
+            CheckpointError: If the norms are missing, or a magnitude is zero.
+        """
+        if f"{name}.{NORM}" not in weights:
+            raise CheckpointError(
+                f"the adapter has no {name}.{NORM}; expected an adapter.safetensors written by peft=dora"
+            )
+        magnitude = layer.lora_magnitude_vector[ADAPTER].weight.detach().double()
+        if not magnitude.abs().min():
+            raise CheckpointError(
+                f"a magnitude of {name} is zero, so its original weights cannot be restored; use full"
+            )
+        base = layer.get_base_layer().weight
+        direction = base.double() * (weights[f"{name}.{NORM}"].double() / magnitude)[:, None]
+        base.data = (direction - layer.get_delta_weight(ADAPTER).double()).to(base.dtype)
+
+
+def _direction(layer: Any) -> Tensor:
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    update: Tensor = layer.get_delta_weight(ADAPTER).detach()
+    return weight + update

@@ -1,0 +1,121 @@
+"""AdaLoRA: ranks fall to their budget by a schedule, and a resumed or exported adapter has the same ranks."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones.vit import VitConfig
+from medvit.errors import ConfigError
+from medvit.models.interchange import to_peft
+from medvit.peft.adalora import AdaLoraConfig
+from medvit.peft.lora import LoraConfig
+from medvit.training.assembly import require_whole_weights
+
+CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2)
+PIXELS = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+NUM_LAYERS = 8
+
+
+def adapted(**options):
+    torch.manual_seed(0)
+    way = AdaLoraConfig(**{"rank": 2, "initial_rank": 4, "interval": 1} | options)
+    peft = way.adapt(CONFIG.build().eval())
+    peft.begin(20)
+    return peft
+
+
+def train(peft, steps, optimizer=None):
+    """Steps as fine-tuning takes them; the optimizer, for more."""
+    trained = [weight for weight in peft.backbone.parameters() if weight.requires_grad]
+    optimizer = optimizer or torch.optim.AdamW(trained, lr=1e-2, fused=True)
+    for step in steps:
+        optimizer.zero_grad()
+        loss = (peft.backbone(PIXELS).prefix[:, 0] - PIXELS.flatten(1)[:, :32]).square().mean()
+        (loss + peft.penalty()).backward()
+        optimizer.step()
+        peft.after_step(step)
+    return optimizer
+
+
+def test_the_total_rank_falls_from_the_first_to_the_last_budget():
+    peft, totals = adapted(), []
+    optimizer = None
+    for step in range(1, 21):
+        optimizer = train(peft, [step], optimizer)
+        totals.append(sum(peft.ranks.values()))
+    assert totals[:2] == [4 * NUM_LAYERS] * 2, "warm-up of a tenth"
+    assert totals == sorted(totals, reverse=True)
+    assert totals[9:] == [2 * NUM_LAYERS] * 11, "the last half"
+    assert len(set(peft.ranks.values())) > 1, "layers differ in importance"
+
+
+def test_a_resumed_schedule_prunes_the_same_triplets():
+    whole, cut = adapted(), adapted()
+    train(whole, range(1, 21))
+    optimizer = train(cut, range(1, 8))
+    resumed = adapted()
+    resumed.backbone.load_state_dict(cut.backbone.state_dict())
+    resumed.resume(cut.progress())
+    again = torch.optim.AdamW([w for w in resumed.backbone.parameters() if w.requires_grad], lr=1e-2, fused=True)
+    again.load_state_dict(optimizer.state_dict())
+    train(resumed, range(8, 21), again)
+    assert resumed.ranks == whole.ranks
+    for name, weight in whole.backbone.state_dict().items():
+        assert torch.equal(resumed.backbone.state_dict()[name], weight), name
+
+
+def test_orthogonal_factors_have_no_penalty():
+    peft = adapted()
+    assert peft.penalty().item() > 0.1
+    for _, layer in peft.layers():
+        torch.nn.init.orthogonal_(layer.lora_A["default"])
+        torch.nn.init.orthogonal_(layer.lora_B["default"])
+    assert peft.penalty().item() < 1e-5
+
+
+def test_an_exported_adapter_has_the_ranks_without_pruned_triplets(tmp_path):
+    peft = adapted()
+    train(peft, range(1, 21))
+    with torch.no_grad():
+        peft.backbone.blocks[0].mlp.fc1.lora_E["default"].zero_()
+    ranks, way = peft.ranks, AdaLoraConfig(rank=2, initial_rank=4)
+    adapter = peft.state_of(peft.trained())
+    model = {"kind": "backbone", "backbone": CONFIG.tree(), "peft": way.tree()}
+    made = Checkpoint(
+        tmp_path / "model", model, {"kind": "image", "size": [16, 16]}, peft.merge().state_dict(), adapter
+    )
+    folder = to_peft(made.save(), tmp_path / "peft")
+    stored = load_file(folder / "adapter_model.safetensors")
+    pattern = json.loads((folder / "adapter_config.json").read_text())["rank_pattern"]
+    for layer, rank in ranks.items():
+        assert len(stored[f"base_model.model.{layer}.lora_E"]) == sum(pattern[f"{layer}.lora_E"]) == rank
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"warmup": 0.6, "final": 0.5}, "leave no steps to reduce ranks"),
+        ({"rank": 8, "initial_rank": 4}, "initial_rank 4 is smaller than rank 8"),
+    ],
+)
+def test_schedules_that_cannot_work_are_refused(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        AdaLoraConfig.parse(options)
+
+
+def test_too_few_steps_are_refused():
+    peft = adapted(warmup=0.49, final=0.5)
+    with pytest.raises(ConfigError, match=r"peft=adalora has no steps to reduce ranks: 0 in total"):
+        peft.begin(0)
+
+
+def test_sharded_weights_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"peft=adalora needs whole weights and gradients, which trainer\.strategy=fsdp"
+    ):
+        require_whole_weights(AdaLoraConfig(), "fsdp")
+    require_whole_weights(AdaLoraConfig(), "ddp")
+    require_whole_weights(LoraConfig(), "fsdp")

@@ -1,0 +1,53 @@
+"""Variants of LoRA: scale of rsLoRA, magnitude and direction of DoRA."""
+
+import math
+
+import pytest
+import torch
+
+from medvit.backbones.vit import VitConfig
+from medvit.errors import CheckpointError
+from medvit.peft.dora import DoraConfig
+from medvit.peft.lora import LoraConfig
+from medvit.peft.rslora import RsLoraConfig
+
+CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2)
+FC2 = "blocks.1.mlp.fc2"
+
+
+def moved(peft):
+    """The adapted backbone with factors (and magnitudes) away from where they start."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in peft.backbone.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    return peft
+
+
+def backbone():
+    torch.manual_seed(0)
+    return CONFIG.build()
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_the_update_of_rslora_is_larger_than_that_of_lora_by_the_root_of_the_rank(rank):
+    updates = []
+    for kind in (LoraConfig, RsLoraConfig):
+        merged = moved(kind(rank=rank).adapt(backbone())).merge()
+        updates.append(merged.get_parameter(f"{FC2}.weight") - backbone().get_parameter(f"{FC2}.weight"))
+    torch.testing.assert_close(updates[1], math.sqrt(rank) * updates[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_magnitudes_of_dora_are_the_norms_of_the_merged_weights():
+    peft = moved(DoraConfig(rank=2).adapt(backbone()))
+    magnitude = peft.backbone.get_parameter(f"{FC2}.lora_magnitude_vector.default.weight").detach().clone()
+    merged = peft.merge().get_parameter(f"{FC2}.weight")
+    torch.testing.assert_close(merged.norm(dim=1), magnitude.abs(), atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_dora_without_its_norms_is_not_continued():
+    peft = moved(DoraConfig(rank=2).adapt(backbone()))
+    weights = {name: weight for name, weight in peft.state_of(peft.trained()).items() if "norm" not in name}
+    with pytest.raises(CheckpointError, match=r"the adapter has no blocks\.0\.attn\.qkv\.direction_norm; expected"):
+        DoraConfig(rank=2).go_on(peft.merge(), weights)
