@@ -9,6 +9,7 @@ import copy
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,3 +111,15 @@ def note(message: str, *values: object, level: int = logging.INFO) -> None:
     for handler in log.handlers:
         if isinstance(handler, LogFile):
             handler.handle(record)
+
+
+def quiet_libraries(*names: str) -> None:
+    """Keep start-up messages of libraries out of the log, and warnings that their next versions fix.
+
+    All other warnings are shown.
+    """
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

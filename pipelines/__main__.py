@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +237,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Run one stage; return its exit status. With `debug`, errors include their traceback."""
     from medvit.errors import ConfigError, MedvitError, unexpected
-    from medvit.logs import log_to_terminal
+    from medvit.logs import log_to_terminal, quiet_libraries
     from pipelines._help import misspelt
 
     problem = misspelt(_with_options(name, words), words)
@@ -247,15 +246,14 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
 
     log_to_terminal()
     logging.getLogger("medvit").setLevel(logging.DEBUG if debug else logging.NOTSET)
-    _quiet("alembic", "numexpr")
-    _quiet_deprecations()
+    quiet_libraries("alembic", "numexpr")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat a scheduler's termination signal as an interrupt
     try:
         stage: Any = find(name)
         if hasattr(stage, "about"):  # its first word is not a key
             stage, words = stage.about(words)
-        _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
+        quiet_libraries("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))
         failures = stage.run(config).failures
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns an interrupt into an exit
@@ -341,19 +339,6 @@ def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
             f"{len(files)} arguments are not key=value ({', '.join(files)}); expected at most one CONFIG.yaml"
         )
     return (Path(files[0]) if files else None), [word for word in words if "=" in word]
-
-
-def _quiet(*libraries: str) -> None:
-    """Keep start-up messages of libraries, but not their warnings, out of the log."""
-    for library in libraries:
-        logging.getLogger(library).setLevel(logging.WARNING)
-
-
-def _quiet_deprecations() -> None:
-    # Each is about a call inside the named library, which its next version fixes; all other warnings are shown.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
 def _exit(name: str, sentence: str, status: int, debug: bool) -> int:

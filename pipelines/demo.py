@@ -104,7 +104,7 @@ class DemoStages:
 
     config: DemoConfig
 
-    def rounds_of(self, steps: int) -> Tree:
+    def epochs_of(self, steps: int) -> Tree:
         """Return trainer options for epochs of `steps` steps."""
         return {"epochs": self.config.epochs, "steps_per_epoch": steps}
 
@@ -163,7 +163,7 @@ def organs(job: DemoStages, drawn: Path) -> None:
         dataset=volumes,
         **VOLUMES,
         objective={**DECODER, "views": {"size": [48, 48, 32]}},
-        trainer=job.rounds_of(40),
+        trainer=job.epochs_of(40),
     )
     model = job.run(
         finetune,
@@ -173,7 +173,7 @@ def organs(job: DemoStages, drawn: Path) -> None:
         peft="lora",
         optim={"lr": 2e-3},
         loader={"batch_size": 2},
-        trainer=job.rounds_of(50),
+        trainer=job.epochs_of(50),
     )
     job.run(evaluate, "ct-report", checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM)
     job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
@@ -183,7 +183,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
-    model = classifier(job, "radiograph", images, IMAGES, num_steps=(80, 80))
+    model = classifier(job, "radiograph", images, IMAGES, num_steps=(60, 80))
     job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
@@ -203,7 +203,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         objective={**DECODER, "views": {"size": [128, 128], "augment": {"flipped_axes": [0, 1]}}},
         optim={"lr": 1e-3},
         loader={"batch_size": 16},
-        trainer=job.rounds_of(40),
+        trainer=job.epochs_of(40),
     )
     model = job.run(
         finetune,
@@ -215,7 +215,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         bags={"members": 3},
         optim={"lr": 5e-3},
         loader={"batch_size": 8},
-        trainer=job.rounds_of(60),
+        trainer=job.epochs_of(60),
     )
     job.run(evaluate, "slide-report", checkpoint=model, dataset=tiles, slides=slides)
     job.run(predict, "slide-predictions", checkpoint=model, source=drawn / "new-slides")
@@ -224,7 +224,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 def grades(job: DemoStages, drawn: Path) -> None:
     """Grade photographs of the retina; the worse eye determines the grade of a patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
-    model = classifier(job, "eye", photographs, RETINAS, num_steps=(40, 90))
+    model = classifier(job, "eye", photographs, RETINAS, num_steps=(30, 90))
     job.run(evaluate, "eye-report", checkpoint=model, dataset=photographs, order=phantoms.FUNDUS_CLASSES)
     job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
 
@@ -242,7 +242,7 @@ def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_s
         objective=DECODER,
         optim={"lr": 1e-3},
         loader={"batch_size": 32},
-        trainer=job.rounds_of(num_steps[0]),
+        trainer=job.epochs_of(num_steps[0]),
     )
     return job.run(
         finetune,
@@ -252,7 +252,7 @@ def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_s
         peft="full",
         optim={"lr": 1e-3},
         loader={"batch_size": 16},
-        trainer=job.rounds_of(num_steps[1]),
+        trainer=job.epochs_of(num_steps[1]),
     )
 
 

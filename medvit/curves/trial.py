@@ -24,6 +24,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError
 from medvit.inference.predictor import Predictor
+from medvit.logs import quiet_libraries
 from medvit.metrics.dice import dice
 from medvit.records import Row, Split
 from medvit.stage import seed_everything
@@ -177,6 +178,7 @@ def _quiet() -> Iterator[None]:
     """Keep the lines of hundreds of trainings out of the log; errors remain."""
     before = log.level
     log.setLevel(logging.ERROR)
+    quiet_libraries("lightning.pytorch", "lightning.fabric")
     try:
         yield
     finally:
