@@ -33,8 +33,8 @@ class CurveOptions(Config):
     file sets as `checkpoint` or `backbone.weights`.
     """
     pretrain: Path | None = None
-    """YAML file of `medvit pretrain` for the pretraining on all training images, labeled or not. Unset: no pretraining,
-    or that of `pretrained`.
+    """YAML file of `medvit pretrain` for the pretraining on all training images, labeled or not. Unset: no
+    pretraining is run; the checkpoints in `pretrained`, if any, are used.
     """
     pretrained: tuple[Path, ...] = ()
     """Existing checkpoints to use instead of `pretrain`: pretrained on the training images of this dataset, one per
@@ -48,7 +48,7 @@ class CurveOptions(Config):
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
     """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
     labeled: tuple[Positive, ...] = (0.01, 0.05, 0.2, 1.0)
-    """Amounts of labeled training patients: up to 1 a fraction, above 1 a number."""
+    """Amounts of labeled training patients. Values up to 1 are fractions, larger values are numbers of patients."""
     draws: Count = 10
     """Random draws of labeled patients for each amount."""
     pretrainings: Count = 3
