@@ -126,7 +126,7 @@ def test_while_heads_warm_up_the_backbone_stays_bit_for_bit(images, start, tmp_p
 
 def test_random_weights_held_fixed_are_warned_of(images, tmp_path, caplog):
     pretrain(output=tmp_path / "out", **image_options(images, peft="lora"))
-    assert "peft=lora freezes weights that start at random" in caplog.text
+    assert "peft=lora freezes randomly initialized weights" in caplog.text
 
 
 def test_finetuning_from_scratch_trains_every_weight_and_a_checkpoint_is_adapted_by_lora(images, start, tmp_path):
@@ -140,7 +140,7 @@ def test_finetuning_from_scratch_trains_every_weight_and_a_checkpoint_is_adapted
 def test_finetuning_that_holds_random_weights_fixed_warns(images, tmp_path, caplog):
     options = finetune_options(images, head=None, backbone={**TINY, "ndim": 2}, peft="frozen")
     finetune(output=tmp_path / "out", **options)
-    assert "peft=frozen freezes weights that start at random; give checkpoint or backbone.weights" in caplog.text
+    assert "peft=frozen freezes randomly initialized weights; give checkpoint or backbone.weights" in caplog.text
 
 
 @pytest.fixture(scope="module")
