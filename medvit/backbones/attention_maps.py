@@ -1,4 +1,4 @@
-"""Attention maps of the class token, one per head (Chen and Krishnan, 2022).
+"""Attention maps of the class token or a prompt, one per head (Chen and Krishnan, 2022).
 
 On tiles, the heads of a self-supervised transformer attend to different structures, such as nuclei, stroma and glass.
 """
@@ -18,7 +18,7 @@ from medvit.errors import DataError
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """Attention of the class token in the last block, for each of K heads.
+    """Attention of a prefix token, such as the class token, in the last block, for each of K heads.
 
     `whole` (B, K, P + N) is the attention to prefix and patch tokens, which sums to 1; `maps` (B, K, *grid) is its part
     for the patches.
@@ -40,13 +40,13 @@ class HeadMaps:
 
 
 @torch.no_grad()
-def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
-    """Return the attention of the class token in the last block, one map per head.
+def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"], *, token: int = 0) -> HeadMaps:
+    """Return the attention of a prefix token in the last block, one map per head: by default of the class token.
 
     Raises:
         DataError: If the transformer has no class token, or has rotary positions, which are not supported.
     """
-    if vit.cls_token is None or vit.positions == "rope":
+    if (vit.cls_token is None and token == 0) or vit.positions == "rope":
         raise DataError(
             "the backbone has no class token or has rotary positions; attention maps require a class token and "
             "backbone.positions other than rope"
@@ -60,6 +60,6 @@ def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
         hook.remove()
     batch, count, width = seen[0].shape
     parts = attention.qkv(seen[0]).reshape(batch, count, 3, vit.heads, width // vit.heads).permute(2, 0, 3, 1, 4)
-    query, key = attention.q_norm(parts[0][:, :, :1]), attention.k_norm(parts[1])
+    query, key = attention.q_norm(parts[0][:, :, token : token + 1]), attention.k_norm(parts[1])
     whole = (query @ key.transpose(-2, -1) * (width // vit.heads) ** -0.5).softmax(dim=-1)[:, :, 0]
     return HeadMaps(whole, whole[:, :, vit.num_prefix_tokens :].unflatten(2, tokens.grid))

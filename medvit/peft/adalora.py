@@ -100,7 +100,8 @@ class AdaLora(Tuned):
             ConfigError: If there are too few steps to reduce the ranks.
         """
         warmup, final = int(self._config.warmup * num_steps), int(self._config.final * num_steps)
-        if num_steps - final <= warmup:
+        # The last reduction, in step num_steps - final, needs the importance of at least one step before it.
+        if num_steps - final <= max(warmup, 1):
             raise ConfigError(
                 f"peft=adalora has no steps to reduce ranks: {num_steps} in total, {warmup} by peft.warmup and {final} "
                 "by peft.final; train longer or lower them"

@@ -106,10 +106,17 @@ def test_schedules_that_cannot_work_are_refused(options, sentence):
         AdaLoraConfig.parse(options)
 
 
-def test_too_few_steps_are_refused():
-    peft = adapted(warmup=0.49, final=0.5)
-    with pytest.raises(ConfigError, match=r"peft=adalora has no steps to reduce ranks: 0 in total"):
-        peft.begin(0)
+@pytest.mark.parametrize("num_steps", [0, 1, 2])
+def test_too_few_steps_are_refused(num_steps):
+    with pytest.raises(ConfigError, match=f"peft=adalora has no steps to reduce ranks: {num_steps} in total"):
+        adapted().begin(num_steps)
+
+
+def test_three_steps_reduce_the_ranks():
+    peft = adapted()
+    peft.begin(3)
+    train(peft, [1, 2, 3])
+    assert sum(peft.ranks.values()) == 2 * NUM_LAYERS
 
 
 def test_sharded_weights_are_refused():
