@@ -1,7 +1,8 @@
-"""Fine-tuning methods: LoRA, ExPLoRA, block expansion, full and frozen backbones.
+"""Fine-tuning methods: LoRA and its variants, trained scales, prompts, bottlenecks, added blocks, partial and full.
 
-`adapt` prepares a backbone in place and selects its trainable weights; the output of the backbone is initially
-unchanged. `merge` returns a plain backbone with the changes merged. To add a method, add a file.
+`adapt` prepares a backbone in place and selects its trainable weights. The output of the backbone is initially
+unchanged, unless the method declares the opposite (`IS_IDENTITY`). `merge` returns a plain backbone with the changes
+merged. To add a method, add a file; `tests/peft/test_contracts.py` then tests it.
 """
 
 from __future__ import annotations
