@@ -134,8 +134,8 @@ def spread(
 ) -> Int[np.ndarray, "n"]:
     """Return a random order, rearranged so that the members of each group are evenly spaced.
 
-    `groups` gives the group of each image, from 0. If a group has k members, each k-th part of the order contains one
-    of them. The members of a group keep their order.
+    `groups` gives the group of each image, from 0. If a group has k members and the order is divided into k equal
+    parts, each part has one of them. The members of a group keep their order.
     """
     counts = np.bincount(groups)
     starts = generator.random(len(counts))
