@@ -181,7 +181,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Command:
-    """Words of a command line, sorted by their meaning."""
+    """Command line, separated into options (arguments that begin with a hyphen) and the other words."""
 
     words: tuple[str, ...]
     options: frozenset[str]
@@ -235,7 +235,10 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
-    """Run one stage; return its exit status. With `debug`, errors include their traceback."""
+    """Run the stage `name` with the words that follow its name; return the exit status.
+
+    With `debug`, errors include their traceback.
+    """
     from medvit.errors import ConfigError, MedvitError, unexpected
     from medvit.logs import log_to_terminal, quiet_libraries
     from pipelines._help import misspelt
@@ -300,7 +303,10 @@ def overview() -> str:
 
 
 def help_of(name: str, words: Sequence[str] = ()) -> str:
-    """Return the help of a stage: its options in sections, with their types, defaults and meanings, and an example."""
+    """Return the help of a stage: its options in sections, with their types, defaults and meanings, and an example.
+
+    The `words` of the command line choose which variants of options are shown.
+    """
     from pipelines._help import page
 
     entry = STAGES[name]
@@ -311,7 +317,10 @@ def help_of(name: str, words: Sequence[str] = ()) -> str:
 
 
 def _with_options(name: str, words: Sequence[str]) -> str:
-    """Return the name under which options are listed: the stage, or for `plan` a name such as `plan pretrain`."""
+    """Return the name under which the options of a stage are listed.
+
+    It is the name of the stage, or for `plan` a name such as `plan pretrain`.
+    """
     if name != "plan":
         return name
     return "plan finetune" if words[:1] and words[0] == "finetune" else "plan pretrain"

@@ -73,7 +73,10 @@ def summary(root: Path, studies: NewStudies, looks: Sequence[FirstLook]) -> str:
 
 
 def first_look(root: Path, studies: NewStudies, tracking: TrackingConfig) -> list[FirstLook]:
-    """Return two pictures, a report, a DICOM object and, if runs were recorded, the MLflow page."""
+    """Return the outputs to look at first: two pictures, a report and a DICOM object.
+
+    The MLflow page is added if runs were recorded.
+    """
     found = new_dice(root / "ct-predictions", studies)
     organs, slide = max(found, key=found.__getitem__), likeliest(root / "slide-predictions", "tumor")
     segmentation, report = organs / "segmentation.dcm", root / "eye-report" / "report.html"
@@ -109,13 +112,13 @@ def likeliest(predictions: Path, label: str) -> Path:
 
 
 def figures(report: Path, names: tuple[str, ...]) -> list[str]:
-    """Return one line per metric of a report."""
+    """Return one line for each metric of a report whose name begins with one of `names`."""
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return [_figure(name, metrics[name]) for name in metrics if name.startswith(names)]
 
 
 def figures_by_level(report: Path, name: str) -> list[str]:
-    """Return one line with a metric for each level but images: eye, visit and patient.
+    """Return one line with a metric at each aggregation level except images: eye, visit and patient.
 
     Images are omitted because each eye has only one image per visit.
     """
@@ -132,7 +135,7 @@ def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
 def new_dice(predictions: Path, studies: NewStudies) -> dict[Path, float]:
     """Return the mean Dice over organs for each new study, keyed by the folder of the study.
 
-    The predicted NIfTI, which a clinician would open, is compared with the drawn label map.
+    The predicted NIfTI file is compared with the true label map of the phantom.
     """
     organs = range(1, len(phantoms.CT_CLASSES))
     return {

@@ -28,15 +28,15 @@ def options(stage: str) -> tuple[Key, ...]:
 
 
 def groups(stage: str) -> dict[str, str]:
-    """Return the groups of options of a stage with their descriptions."""
+    """Return the names of the option groups of a stage, with their descriptions."""
     return {group: about for name in stage.split() for group, about in dict(listed()[name]["groups"]).items()}
 
 
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
     """Return the help of a stage: the lines in `head`, then its options in sections.
 
-    The options named in `first` form the first section. `words` of the command line choose variants, as in
-    `head=dense`. If they do not choose one, the default variant is shown, or no variant if the default is unset.
+    The options named in `first` form the first section. The `words` of the command line, such as `head=dense`, choose
+    the variants that are shown. Without such a word, the default variant is shown, if there is one.
     """
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     shown = [key for key in options(stage) if key.type != RENAMED and _is_chosen(key, chosen, options(stage))]
@@ -85,7 +85,10 @@ def _below(name: str, group: str) -> str:
 
 
 def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
-    """Return whether an option exists for the variants in `chosen`, or for the default variant of other choices."""
+    """Return whether an option exists in the chosen variants.
+
+    `chosen` gives the variant of some choices, such as `head`. For every other choice, the default variant counts.
+    """
     if not key.variant:
         return True
     field, _, name = key.variant.partition("=")
@@ -94,7 +97,10 @@ def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
 
 
 def _choice(owner: Key, chosen: dict[str, str]) -> str:
-    """Return the variant that is shown for a choice such as `head.name`; `unset` if there is no default."""
+    """Return the chosen variant of a choice such as `head.name`.
+
+    If `chosen` does not contain the choice, the result is its default, which may be `unset`.
+    """
     return chosen.get(owner.name.removesuffix(".name"), chosen.get(owner.name, owner.default))
 
 

@@ -45,7 +45,7 @@ class Outliving:
 
 @contextmanager
 def outliving_readers() -> Iterator[None]:
-    """Return a context in which standard output and error survive a closed pipe, up to the last flush."""
+    """Return a context in which writing to a closed standard output or standard error raises no error."""
     out, err = Outliving(sys.stdout), Outliving(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:

@@ -43,13 +43,13 @@ class CurveConfig(CurveOptions, StageConfig):
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve: its page, and a line for each amount of labels, arm and method."""
+    """Finished curve: its folder, and a point for each number of labels, arm and method (`lines`)."""
 
     folder: Path
     lines: Sequence[CurvePoint]
 
     def summary(self) -> Summary:
-        """Return the score of each arm by amount, and the gains."""
+        """Return the score of the chosen method of each arm at each number of labels, and mark gains."""
         texts = [
             f"{line.num_patients} patients, {line.arm}, {line.way}: {line.mean.mean:.3f}" + " (gain)" * line.is_gain
             for line in self.lines
@@ -128,7 +128,10 @@ def _pretrained(config: CurveConfig, run: Run) -> dict[str, tuple[Path, ...]]:
 
 
 def _starts(config: CurveConfig, pretrained: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Tree, ...]]:
-    """Return the options of fine-tuning that determine the initial weights of each arm."""
+    """Return the fine-tuning options that set the initial weights of each arm.
+
+    An arm with several pretrained checkpoints has one set of options per checkpoint.
+    """
     finetuning, pretraining = config.finetuning(), config.pretraining()
     weights = next((folders[0] for folders in pretrained.values()), finetuning.get("checkpoint"))
     saved = None if weights is None else Checkpoint.load(Path(weights))
@@ -146,7 +149,7 @@ def _starts(config: CurveConfig, pretrained: Mapping[str, tuple[Path, ...]]) -> 
 
 
 def _pretraining_steps(config: CurveConfig) -> int:
-    """Return the steps of a pretraining; 0 if given checkpoints do not record them."""
+    """Return the number of steps of a pretraining run; 0 if the given checkpoints do not record it."""
     if not config.pretrained:
         tree = {**config.pretraining(), "dataset": config.dataset, "output": config.output}
         return PretrainingOptions.parse(tree).trainer.steps
@@ -156,7 +159,7 @@ def _pretraining_steps(config: CurveConfig) -> int:
 
 
 def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run, title: str) -> dict[CurveRun, float]:
-    """Return the score of each run; a run that fails is reported.
+    """Carry out the runs of a trial and return the score of each; a failed run is reported.
 
     Raises:
         DataError: If all fail.

@@ -196,7 +196,10 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
 
 
 def resolved(config: IngestConfig, labeled: Labeled, masks: Masks, facts: Facts) -> dict[str, Any]:
-    """Return the values in use for options that are inferred from the images, the label table or the card text."""
+    """Return the values in use of the options that may be inferred.
+
+    If such an option is unset, its value is inferred from the images, the label table or the text of the data card.
+    """
     named = masks.meaning.option(facts.mask_classes) if facts.mask_classes else config.labeling.mask_classes
     return {
         "labeling.positive": facts.positive,

@@ -54,7 +54,7 @@ CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
 
 @dataclass(frozen=True)
 class GroupMember:
-    """Row and the name of its dataset: `a`, `b`, or empty if there is only one dataset."""
+    """Row of a manifest, and the name of its dataset: `a`, `b`, or empty if there is only one dataset."""
 
     source: str
     row: Row
@@ -97,7 +97,7 @@ class Leakage:
     overlaps: tuple[Overlap, ...]
 
     def summary(self) -> Summary:
-        """Return the number of groups that are in several splits or datasets, by what their images share."""
+        """Return, for each kind of overlap, the number of groups that are in several splits or datasets."""
         crossing = Counter(overlap.check for overlap in self.overlaps if overlap.crosses)
         found = [f"{check} {number}" for check, number in crossing.items()]
         files = {"leakage.html": "report", "hits.csv": "a row for each image of a group"}
@@ -177,10 +177,11 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 
 
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
-    """Yield pairs of images with similar hashes and their distances, most similar first.
+    """Yield pairs of images that may be near duplicates, for a comparison of their pixels.
 
-    Next come pairs whose lowest frequencies are similar, as after cropping. Last come pairs that are similar after one
-    image is rotated or mirrored.
+    Pairs with similar hashes come first, the most similar ones at the front. Then come pairs with similar lowest
+    frequencies, which may be cropped copies. Pairs that are similar after one image is rotated or mirrored come last. A
+    pair has two indices, the number of differing bits, and the rotation, if any.
     """
     hashes = [member.row.perceptual_hash or "" for member in hashed]
     yield from _listed(near_pairs(hashes, WIDER * max_distance), None)
@@ -203,7 +204,7 @@ def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Tu
 
 
 def _hashed(members: Sequence[GroupMember], manifests: Mapping[str, Manifest]) -> list[GroupMember]:
-    """Return the members; hashes are computed for rows of older datasets that lack them."""
+    """Return the members, with a perceptual hash computed for each row of an older dataset without one."""
     lacking = sum(not _is_hashed(member.row) for member in members)
     if lacking:
         log.info("hashing %d images of datasets made before hashes were stored", lacking)
@@ -233,11 +234,11 @@ class Comparison:
         self._look = lru_cache(maxsize=CACHED_LOOKS)(self._prepared)
 
     def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
-        """Return whether two images are near duplicates.
+        """Return whether two images, given by index, are near duplicates.
 
-        Images are compared by fine structure, smooth images and volumes by correlation.
-        Smooth images and volumes must also have hashes within `max_distance`; other images may be shifted or cropped,
-        which changes their hashes.
+        Images with fine structure are compared by this structure. Smooth images and volumes are compared by
+        correlation, and their hashes must differ in at most the allowed number of bits. Images with fine structure may
+        be shifted or cropped, which changes their hashes, so their `distance` is not limited.
         """
         shapes = [len(self.members[number].row.shape) for number in (one, other)]
         if shapes[0] != shapes[1] or (shapes[0] != 3 and distance > self.max_distance):
@@ -258,7 +259,10 @@ def _ordered(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:
 
 
 class Groups:
-    """Disjoint groups of indices, joined pair by pair (union-find), each with the largest distance of its links."""
+    """Disjoint groups of indices, joined pair by pair (union-find).
+
+    Each group records the largest distance of its linked pairs.
+    """
 
     def __init__(self, size: int) -> None:
         self._parents = list(range(size))
@@ -269,7 +273,7 @@ class Groups:
         return self._root(one) == self._root(other)
 
     def join(self, one: int, other: int, distance: int) -> None:
-        """Merge the groups of two indices."""
+        """Merge the groups of two indices, which are linked at a distance."""
         root, branch = self._root(one), self._root(other)
         self._parents[branch] = root
         self._distances[root] = max(distance, self._distances[root], self._distances[branch])

@@ -160,7 +160,7 @@ def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
-    """Return the positive class of each label, if the datasets that declare one agree."""
+    """Return the positive class of each label for which all datasets that declare one declare the same."""
     found: dict[str, set[str]] = {}
     for part in parts:
         for key, name in part.facts.positive.items():

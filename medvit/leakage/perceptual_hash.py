@@ -148,7 +148,10 @@ def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, cou
 
 
 def _nearest(coarse: UInt64[Array, "n"], some: slice, max_distance: int, count: int) -> Int[Array, "m 2"]:
-    """Return pairs of the hashes in the slice `some` with the hashes nearest to them."""
+    """Return pairs of each hash in the slice `some` and the at most `count` hashes nearest to it.
+
+    The hashes of a pair differ in at most `max_distance` bits.
+    """
     distances = np.bitwise_count(coarse[some, None] ^ coarse)
     own = np.arange(len(distances))
     distances[own, own + some.start] = COARSE_BITS + 1
@@ -197,7 +200,10 @@ def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
 
 
 def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int) -> Float[Array, "*t"]:
-    """Average stretches of one axis without copying the array; `tensordot` would copy it and take twice as long."""
+    """Average an array along one axis; row p of `shares` has the weight of each element in average p.
+
+    The array is not copied. `tensordot` would copy it and take twice as long.
+    """
     before, after = pixels.shape[:axis], pixels.shape[axis + 1 :]
     if not after:
         averaged = pixels.reshape(-1, pixels.shape[axis]) @ shares.T
@@ -216,7 +222,10 @@ def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
 
 @cache
 def _averaging(size: int, points: int) -> Float[Array, "p n"]:
-    """Return the weights of `size` pixels in each of `points` equal stretches of their axis."""
+    """Return weights (points, pixels) that average an axis of `size` pixels to `points` values.
+
+    Each value is the mean over one of `points` equal sections of the axis.
+    """
     edges = np.linspace(0, size, points + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(size)[None]
@@ -258,7 +267,10 @@ def _search(queries: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distan
 def _candidates(
     queries: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
-    """Yield index pairs (lower index first), including all pairs with a band that differs in at most `radius` bits."""
+    """Yield pairs of indices, lower index first, that are candidates for similar hashes.
+
+    They include all pairs with a band that differs in at most `radius` bits.
+    """
     if size <= FEW:
         yield from _all_pairs(size)
         return
@@ -282,7 +294,10 @@ def _masks(radius: int) -> UInt16[Array, "m"]:
 def _bounds(
     ordered: UInt16[Array, "n"], keys: UInt16[Array, "n"], masks: UInt16[Array, "m"]
 ) -> tuple[Int[Array, "m n"], Int[Array, "m n"]]:
-    """Return the ranges in `ordered` that equal each key after the bits of each mask are flipped."""
+    """Return, for each mask and key, the start and end of the matching range in `ordered`.
+
+    The range contains the values that equal the key after the bits of the mask are flipped in the key.
+    """
     starts = np.searchsorted(ordered, np.arange(2**BAND_BITS + 1)).astype(np.int32)
     turned = (keys[None] ^ masks[:, None]).astype(np.int64)
     return starts[turned], starts[turned + 1]

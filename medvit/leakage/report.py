@@ -43,7 +43,11 @@ NOTES = (
 
 
 def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
-    """Return a row per kind of overlap: number of groups, groups in several splits or datasets, and images in these."""
+    """Return a table with one row per kind of overlap.
+
+    Each row has the number of groups, the number of groups that are in several splits or datasets, and the number of
+    images in the latter.
+    """
     lines = []
     for check in checks:
         found = [overlap for overlap in overlaps if overlap.check == check]
@@ -53,7 +57,10 @@ def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
 
 
 def crossings(overlaps: Sequence[Overlap]) -> Table:
-    """Return the number of groups of each kind that are in several splits or datasets, by these splits and datasets."""
+    """Return a table of the groups that are in several splits or datasets.
+
+    Groups are counted for each kind of overlap and each combination of splits and datasets.
+    """
     counts = Counter((overlap.check, overlap.places) for overlap in overlaps if overlap.crosses)
     lines = [
         [NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items(), key=_order)
@@ -62,7 +69,10 @@ def crossings(overlaps: Sequence[Overlap]) -> Table:
 
 
 def hits(overlaps: Sequence[Overlap]) -> list[str]:
-    """Return a sentence for each pair of splits or datasets that share patients, studies or images."""
+    """Return one sentence per kind of overlap and combination of splits or datasets.
+
+    It states how many groups they share.
+    """
     return [
         f"{name}: {number} group{'' if number == 1 else 's'} in {places}"
         for name, places, number in crossings(overlaps).lines
@@ -91,7 +101,10 @@ def write(
 
 
 def _of_assumed(manifests: Mapping[str, Manifest]) -> list[str]:
-    """Return a note for each dataset with assumed patients: two of these may be one person, which is not detected."""
+    """Return a note for each dataset whose patients are partly assumed, not known from identifiers.
+
+    Two assumed patients may be one person, and this overlap is not found.
+    """
     counts = ((manifest.facts.name, PatientCount.of(manifest)) for manifest in manifests.values())
     lost = "who is then not found as the same patient"
     return [f"{name}: {count.note}, {lost}." for name, count in counts if count.assumed]

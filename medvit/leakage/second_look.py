@@ -64,7 +64,10 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Look:
-    """Image prepared for alignment with other images; values that only likely copies require are computed on demand."""
+    """Image prepared for a comparison with other images.
+
+    Values that are required only for likely copies are computed on demand.
+    """
 
     grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
@@ -163,7 +166,10 @@ def _windowed(rough: Float[Array, "r r"]) -> Float[Array, "9 r r"]:
 
 
 def _placed(one: Look, other: Look) -> Placement:
-    """Return the placement of one image on the other that most windows support."""
+    """Return the placement of one image on the other with which most windows agree.
+
+    If too few windows agree, the placement is only a shift, without stretching.
+    """
     centers = _centers()
     whole, windows = one.spectrum, other.window_spectra
     there = centers + _displacements(whole, windows)
@@ -181,7 +187,10 @@ def _placed(one: Look, other: Look) -> Placement:
 
 @cache
 def _slanted() -> tuple[Int[Array, "p"], Int[Array, "p"]]:
-    """Return pairs of windows that differ in row and column, from which shift and stretch can be computed."""
+    """Return all pairs of windows that differ in both row and column.
+
+    Each pair determines a shift and a stretch factor along each axis.
+    """
     first, second = np.triu_indices(9, 1)
     is_slanted = (_centers()[first] != _centers()[second]).all(axis=1)
     return first[is_slanted], second[is_slanted]
@@ -224,7 +233,10 @@ def _on_grid(stretch: Float[Array, "2"], shift: Float[Array, "2"]) -> Placement:
 
 
 def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:
-    """Return the fine structure of an image placed on another image, and a mask of the points that it covers."""
+    """Return the fine structure of an image, resampled onto another image by a placement.
+
+    The second result is a mask of the points that the resampled image covers.
+    """
     laid, covered = detail, []
     for axis in (0, 1):
         place = (np.arange(SIDE) - placement.shift[axis]) / placement.stretch[axis]
@@ -239,7 +251,10 @@ def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Arra
 def _correlations(
     one: Float[Array, "h w"], other: Float[Array, "h w"], covered: Bool[Array, "h w"]
 ) -> Float[Array, "b"]:
-    """Return the correlations of blocks that are at least half covered and have fine structure in at least one look."""
+    """Return the correlation of two images in each block of their common grid.
+
+    Only blocks count that are at least half covered and have fine structure in at least one of the images.
+    """
     inside = _blocks(covered.astype(np.float32))
     number = np.maximum(inside.sum(axis=1), 1.0)
     parts = [_blocks(part) * inside for part in (one, other)]

@@ -118,7 +118,10 @@ def mask_weights(mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m"]:
 
 
 def relative_entropy(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """Return the mean entropy of rows as a fraction of its maximum, log K; near 0 or 1, a teacher is uninformative."""
+    """Return the mean entropy of rows as a fraction of its maximum, log K.
+
+    A value near 0 or 1 means that the teacher is uninformative.
+    """
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=-1).mean()
     return entropy / torch.tensor(float(probabilities.shape[-1])).log().to(entropy)
 
@@ -134,7 +137,10 @@ def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) 
 def masked_patch_alignment(
     student: Float[Tensor, "m d"], targets: Float[Tensor, "m d"], weights: Float[Tensor, "m"], *, num_crops: int
 ) -> Float[Tensor, ""]:
-    """Return the cosine over masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
+    """Return the mean cosine over masked patches (SimDINOv2: Wu et al., ICML 2025).
+
+    Patches are weighted, and the sum is divided by the number of crops, as in `masked_patch_loss`.
+    """
     with exactly(student.device):
         cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)
         return (cosine * weights).sum() / num_crops

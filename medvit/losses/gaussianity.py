@@ -19,7 +19,8 @@ MAX_FREQUENCY, NUM_KNOTS = 3.0, 17
 def draw_directions(width: int, count: int, *, device: torch.device | str = "cpu") -> Float[Tensor, "d k"]:
     """Return random unit vectors as columns, the same on every device of a run.
 
-    The leading axis of size 1 prevents `JointDraws` from treating the rows as images of the batch.
+    They are drawn with an additional first axis of size 1, so that `JointDraws` does not treat them as images of the
+    batch.
     """
     return F.normalize(torch.randn(1, width, count, device=device)[0], dim=0)
 

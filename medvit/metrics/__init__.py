@@ -50,9 +50,10 @@ LAST = 1000
 
 @dataclass(frozen=True)
 class Classified:
-    """Truth (N,) and probabilities (N, L) of N images; `positive` is the index of the positive class if there are two.
+    """True classes (N,) and predicted probabilities (N, L) of N images.
 
-    The predicted class of an image is the most probable one; of two classes, the one with a probability above 0.5.
+    If there are two classes, `positive` is the index of the positive one. The predicted class of an image is the most
+    probable one. If there are two, it is the class with a probability above 0.5.
     """
 
     truth: Int[Array, "n"]
@@ -77,7 +78,7 @@ class Classified:
 
     @property
     def targets(self) -> Sequence[int]:
-        """Classes that are compared with all others: the positive one of two classes, else every class."""
+        """Classes for one-vs-rest metrics: the positive class if there are two classes, else every class."""
         return [self.positive] if len(self.classes) == 2 else range(len(self.classes))
 
 
@@ -152,7 +153,7 @@ class ClassMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMetric(Metric):
-    """Segmentation metric, computed per image and class; an image with NaN does not count."""
+    """Segmentation metric, computed per image and class; an image for which it is NaN does not count."""
 
     task = "segmentation"
     is_per_image = True

@@ -30,7 +30,10 @@ def area(cases: Float[Array, "t"], controls: Float[Array, "t"]) -> float:
 
 
 def one_vs_rest_auroc(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
-    """Compute AUROC of each class against the others; NaN for a class that all or none of the images have."""
+    """Compute the AUROC of each class against all other classes.
+
+    It is NaN for a class if all images, or no images, belong to it.
+    """
     return np.array([auroc(truth == label, probabilities[:, label]) for label in range(probabilities.shape[1])])
 
 

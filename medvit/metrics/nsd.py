@@ -17,9 +17,9 @@ from medvit.metrics._surface import boxed
 
 
 def nsd(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float, ...], tolerance: float) -> float:
-    """Compute the fraction of both surfaces that is near the other one.
+    """Compute the fraction of both surfaces that is within `tolerance` of the other surface.
 
-    Near means within `tolerance`, which has the unit of the spacing.
+    The tolerance has the unit of the spacing.
     """
     if not true.any() or not given.any():
         return 0.0 if true.any() or given.any() else float("nan")

@@ -14,7 +14,10 @@ from medvit.metrics.confusion import ratio
 
 
 def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute, for each class, the fraction of the images of other classes not predicted as it; NaN without them."""
+    """Compute, for each class, the fraction of the images of other classes that are not predicted as this class.
+
+    The result is NaN for a class if all images belong to it.
+    """
     others = counts.sum() - counts.sum(axis=1)
     given = counts.sum(axis=0) - np.diag(counts)
     return ratio(others - given, others)

@@ -78,13 +78,16 @@ class Embeddings:
 
 
 class EmbeddingStore:
-    """Folder of embeddings of one kind; `facts` are all inputs they depend on, and `key` is the hash of these facts."""
+    """Folder of embeddings that were computed in the same way.
+
+    `facts` describe everything that the embeddings depend on; `key` is the hash of these facts.
+    """
 
     def __init__(self, folder: Path, key: str, facts: Mapping[str, object]) -> None:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the stored embeddings of a slide, which is given by name; None if they are missing or damaged."""
+        """Return the stored embeddings of the slide with a name; None if they are missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None

@@ -39,8 +39,8 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
     size.
 
     Raises:
-        CheckpointError: If timm has no such transformer (as for volumes) or gives other features for it, or the weights
-            do not fit their description.
+        CheckpointError: If timm does not have the architecture (such as a transformer for volumes), if its model
+            computes different features, or if the weights do not match their description.
         ConfigError: If a side of the image is not a multiple of the patch size.
         OutputError: If the folder is not empty.
     """
@@ -50,11 +50,14 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
 
 def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
-    """Write the adapter of a checkpoint for huggingface/peft, as of LoRA, DoRA or ExPLoRA; return the folder.
+    """Write the adapter of a checkpoint for huggingface/peft; return the folder.
 
-    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model: to the public model that training
-    started from, or to `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. Modules
-    that ExPLoRA trained fully are among `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
+    The adapter may be of LoRA, DoRA, ExPLoRA or another method that huggingface/peft supports.
+
+    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model. This may be the public model that
+    training started from. It may also be the base model, which is written into the same folder:
+    `timm.create_model("local-dir:FOLDER/base", pretrained=True)`. Modules that ExPLoRA trained fully are among
+    `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
 
     Raises:
         CheckpointError: If the checkpoint has no such adapter, if peft does not support it, or for the reasons listed
@@ -98,7 +101,7 @@ def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
 
 
 def _of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the backbone under its names, without those of a head."""
+    """Return the backbone weights among the weights of a checkpoint, under the names that the backbone uses."""
     if checkpoint.kind == "backbone":
         return dict(weights)
     prefix = "backbone."
@@ -125,7 +128,11 @@ def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig, backbone: Backbo
 
 
 def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
-    """Return the requested image size, else the training size, else the size for which positions were learned."""
+    """Return the image size for an export.
+
+    It is the requested size, else the training size, else the size for which the backbone has learned positions, else
+    the default.
+    """
     learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
     known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)
     size = next(one for one in known if one is not None)

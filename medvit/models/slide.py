@@ -88,7 +88,7 @@ class SlideModelConfig(Config):
 
 @dataclass(frozen=True)
 class WholeBag:
-    """All tiles of one slide, read on demand, with the class of the slide."""
+    """All tiles of one slide, whose embeddings are read on demand, with the class of the slide."""
 
     embeddings: Embeddings
     targets: Tensor
@@ -105,7 +105,7 @@ class WholeBag:
 
 
 class BagModel(nn.Module):
-    """One head in training, with precomputed embeddings as input."""
+    """Slide head in training; its inputs are precomputed embeddings of tiles."""
 
     depth = 0
 

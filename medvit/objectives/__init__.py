@@ -28,7 +28,7 @@ MASK_TOKEN = "mask_token.safetensors"
 
 @dataclass(frozen=True)
 class Twin:
-    """Backbone of the other dimensionality (2D or 3D) that shares the blocks of the main backbone, and its crops."""
+    """Second backbone for the other dimensionality (2D or 3D), with shared blocks, and options of its crops."""
 
     backbone: Backbone
     views: ViewsConfig
@@ -60,7 +60,10 @@ class Objective(nn.Module, ABC):
 
     @property
     def trained(self) -> Backbone:
-        """Backbone that gradients update; it is also the one to save, unless a teacher is saved instead."""
+        """Backbone that gradients update.
+
+        It is also the backbone to save, unless the objective has a teacher that is saved instead.
+        """
         return self.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
@@ -99,11 +102,14 @@ class ObjectiveConfig(Config, ABC):
         return True
 
     def continued(self, folder: Path) -> Self:
-        """Return the objective's options, with the weights that a checkpoint folder stores for the objective."""
+        """Return the options for continued training from a checkpoint folder.
+
+        The folder may store weights of the objective, such as its head; they are then used as initial weights.
+        """
         return self
 
     def fitted(self, length: RunLength) -> Self:
-        """Return the objective's options, with unset ones that depend on the data and the length of the run."""
+        """Return the options with values for unset options that depend on the length of the run."""
         return self
 
     @abstractmethod

@@ -24,31 +24,37 @@ CENTER_STEPS = 10
 
 @dataclass(frozen=True)
 class PublishedAverage:
-    """Momentum in a published recipe, and the number of images in its step."""
+    """Momentum of a published recipe, and the number of images per step in that recipe."""
 
     momentum: float
     step_images: int
 
     def scaled(self, step_images: int) -> float:
-        """Return the momentum for a step of this many images that averages over as many images as published."""
+        """Return the momentum for steps of `step_images` images.
+
+        The moving average then covers as many images as in the published recipe.
+        """
         return float(self.momentum ** (step_images / self.step_images))
 
     def for_teacher(self, length: RunLength) -> float:
-        """Return the momentum of a teacher: scaled, with a horizon of at most a tenth of the steps."""
+        """Return the momentum of a teacher: the scaled one, but with a horizon of at most a tenth of the steps."""
         return min(self.scaled(length.step_images), momentum_of(TEACHER_SHARE * length.num_steps))
 
     def for_center(self, length: RunLength) -> float:
-        """Return the momentum of a center.
+        """Return the momentum of a center: the scaled one, but with a bounded horizon.
 
-        It is scaled, with a horizon of at most a hundredth of the steps, or 10 steps if that is more; never more than a
-        tenth of the steps.
+        The bound is a hundredth of the steps, but at least 10 steps. In a run of fewer than 100 steps, it is a tenth of
+        the steps.
         """
         longest = min(max(CENTER_SHARE * length.num_steps, CENTER_STEPS), TEACHER_SHARE * length.num_steps)
         return min(self.scaled(length.step_images), momentum_of(longest))
 
 
 def momentum_of(horizon: float) -> float:
-    """Return the momentum of an average over this many steps; 0, which follows every step, for one step or less."""
+    """Return the momentum of an average over `horizon` steps.
+
+    For a horizon of one step or less, it is 0: the average equals the last value.
+    """
     return 1.0 - 1.0 / max(1.0, horizon)
 
 

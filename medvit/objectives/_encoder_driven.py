@@ -55,7 +55,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Return the attended values of each query."""
+        """Return the values that the queries `asking` attend to among the tokens `asked`."""
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.queries(asking), *self.pairs(asked).chunk(2, dim=-1))
@@ -65,7 +65,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderDriven(Objective):
-    """Encoder, which is saved after training, and a decoder over several of its depths."""
+    """Objective with an encoder, which is saved after training, and a decoder that reads several of its depths."""
 
     judged_by = "reconstruction"
 
@@ -99,7 +99,7 @@ class EncoderDriven(Objective):
     def every_patch(
         self, seen: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n d"]:
-        """Return visible and hidden patches in grid order, with their positions."""
+        """Return tokens of all patches in grid order, with positions added; hidden patches are mask tokens."""
         num_hidden = masking.ids_restore.shape[1] - seen.shape[1]
         hidden = self.mask_token.to(seen.dtype).expand(len(seen), num_hidden, -1)
         ids = masking.ids_restore[..., None].expand(-1, -1, seen.shape[-1])
@@ -135,5 +135,8 @@ class EncoderDriven(Objective):
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """Return the blocks at the end of each quarter of an encoder, counted from 1; for a shallow encoder, all blocks."""
+    """Return the last block of each quarter of an encoder with `depth` blocks, counted from 1.
+
+    If there are fewer than four blocks, all blocks are returned.
+    """
     return tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)}))

@@ -69,7 +69,7 @@ class GramConfig(Config):
     """Maximum number of randomly drawn patches per crop to compare. Memory grows with the square of this number."""
 
     def moves(self, progress: float) -> int:
-        """Return how often the anchor has been replaced by the teacher at a training progress in [0, 1]."""
+        """Return how many times the teacher has become the anchor by a training progress in [0, 1]."""
         if progress < self.start:
             return 0
         refreshes = int((progress - self.start) / self.refresh + 1e-9) if self.refresh else 0
@@ -230,7 +230,10 @@ class MaskedDistillation(Distillation):
 
 
 def coarsened(tokens: Tokens, grid: tuple[int, ...]) -> Float[Tensor, "b m d"]:
-    """Return patches of a finer grid resampled to a coarser one: bicubic in 2D as in DINOv3, by averaging in 3D."""
+    """Return patch tokens of a fine grid, resampled to the coarser `grid`.
+
+    In 2D, interpolation is bicubic as in DINOv3; in 3D, tokens are averaged.
+    """
     if tokens.grid == grid:
         return tokens.patches
     maps = tokens.patches.float().transpose(1, 2).unflatten(2, tokens.grid)

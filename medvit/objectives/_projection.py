@@ -48,9 +48,9 @@ class ProjectionConfig(Config):
     """
 
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
-        """Return the options with the heads of a checkpoint folder and their sizes.
+        """Return the options with the heads that a checkpoint folder stores for `parts`, and with their sizes.
 
-        Without stored heads, the options are returned unchanged.
+        If the folder has no heads, the options are returned unchanged.
 
         Raises:
             ConfigError: If sizes in the options differ from those of the stored heads.
@@ -79,9 +79,10 @@ class ProjectionConfig(Config):
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def fitted(self, num_images: int) -> ProjectionConfig:
-        """Return the options with a number of prototypes.
+        """Return the options with the number of prototypes set.
 
-        It is the given one, else that of the weights of the head, else the one that suits the number of images.
+        A given number is kept. If it is unset, it is the number in the weights of the head. Without such weights, it is
+        a number that suits `num_images` training images.
         """
         found = self._of_weights()
         if found.prototypes is not None:
@@ -108,7 +109,10 @@ class ProjectionConfig(Config):
         return path / head_file(part) if path.is_dir() else path
 
     def _of_weights(self) -> ProjectionConfig:
-        """Return the options with the number of prototypes of the weights, if it is unset and they have prototypes."""
+        """Return the options with the number of prototypes in the head's weights.
+
+        If the number is already set, or if there are no prototypes in the weights, the options are returned unchanged.
+        """
         if self.prototypes is not None or self.weights in (None, OFF):
             return self
         number = _sizes(read_weights(self._source("image"))).get("prototypes")

@@ -38,9 +38,9 @@ class ProjectorConfig(Config):
     """
 
     def kept_in(self, folder: Path) -> ProjectorConfig:
-        """Return the options with the projector of a checkpoint and its sizes.
+        """Return the options with the projector that a checkpoint folder stores, and with its sizes.
 
-        Without a stored projector, the options are returned unchanged.
+        If the folder has no projector, the options are returned unchanged.
 
         Raises:
             ConfigError: If sizes in the options differ from those of the stored projector.

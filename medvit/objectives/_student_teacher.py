@@ -110,7 +110,10 @@ class Distillation(Objective):
         return self.student.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the parameters of each head, and the other parameters of the student (Oquab et al., TMLR 2024)."""
+        """Return the parameters in groups, for separate gradient clipping (Oquab et al., TMLR 2024).
+
+        There is a group for each head, and one for all other parameters of the student.
+        """
         heads = [list(head.parameters()) for head in self.student.heads.values()]
         of_heads = {id(weight) for head in heads for weight in head}
         return ([weight for weight in self.parameters() if id(weight) not in of_heads], *heads)
@@ -141,7 +144,10 @@ class Distillation(Objective):
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the teacher's heads; without them, continued pretraining would start with random targets."""
+        """Return the teacher's heads, for continued pretraining.
+
+        Without them, continued pretraining would begin with random targets.
+        """
         return {head_file(name): head.published() for name, head in self._teachers()}
 
     @torch.no_grad()
@@ -160,7 +166,7 @@ class Distillation(Objective):
             yield name, head
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pairs of corresponding teacher and student weights, for all weights that training changes."""
+        """Yield each teacher weight with its student weight, for the weights that training changes."""
         students = (self.student.backbone, self.student.heads)
         for teacher, student in zip((self.backbone, self.teacher_heads), students, strict=True):
             for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -169,7 +175,10 @@ class Distillation(Objective):
 
 
 def tokens_of(backbone: Backbone, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None) -> Tokens:
-    """Return tokens after the last block; patches in `hidden` are replaced by the mask token."""
+    """Return the tokens of images after the last block.
+
+    Patches in `hidden` are replaced by the mask token before the first block.
+    """
     patches, grid = backbone.embed(pixels, hidden)
     tokens = backbone.encode(patches, grid=grid)
     return Tokens(tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :], grid)
@@ -181,9 +190,10 @@ def seen_of(
     mask: Bool[Tensor, "b n"] | None = None,
     hidden: Hidden | None = None,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
-    """Return the class token (or mean patch token) of each image, and the patches where `mask` is True.
+    """Return the class token (or mean patch token) of each image, and the patch tokens where `mask` is True.
 
-    The last block computes only these patches.
+    If there is a class token, the last block computes only these tokens. Patches in `hidden` are replaced by the mask
+    token.
     """
     num_prefix = backbone.num_prefix_tokens
     if not num_prefix:
@@ -205,5 +215,5 @@ def summary(tokens: Tokens) -> Float[Tensor, "b d"]:
 
 
 def by_view(values: Float[Tensor, "n d"], num_images: int) -> Float[Tensor, "v b d"]:
-    """Reshape rows that are ordered view by view, so that views become the first axis."""
+    """Reshape rows that are ordered view by view to (views, images, features)."""
     return values.unflatten(0, (-1, num_images))

@@ -38,7 +38,7 @@ class AgreementConfig(ObjectiveConfig):
         return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective with the projector of a checkpoint, if it has one."""
+        """Return the options with the projector of a checkpoint folder, if it stores one."""
         return self.model_copy(update={"projector": self.projector.kept_in(folder)})
 
 

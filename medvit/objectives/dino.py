@@ -96,7 +96,10 @@ class DinoConfig(PrototypesConfig):
 def balanced_targets(
     config: PrototypesConfig, center: Center, logits: Float[Tensor, "n k"], progress: float, *, learn: bool
 ) -> Float[Tensor, "n k"]:
-    """Return the teacher's probabilities; with `learn`, also update the center with these logits."""
+    """Return the teacher's probabilities over prototypes, centered or balanced by Sinkhorn-Knopp.
+
+    With centering and `learn`, the center is also updated with these logits.
+    """
     temperature = config.temperature(progress)
     if config.centering == "sinkhorn":
         return sinkhorn_knopp(logits, temperature, iterations=config.sinkhorn_iterations)

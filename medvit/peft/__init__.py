@@ -34,7 +34,7 @@ class TrainingHooks:
         """Adjust the adapter after an optimizer step, counted from 1, while its gradients are available."""
 
     def progress(self) -> Tree:
-        """Return the state of the method beside the weights, from which a training is resumed."""
+        """Return the state of the method that its weights do not include, from which training can be resumed."""
         return {}
 
     def resume(self, progress: Tree) -> None:
@@ -55,20 +55,24 @@ class Peft(TrainingHooks, ABC):
         """
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Return options that build the merged backbone: those of the original backbone, unless blocks were added."""
+        """Return the backbone options that build the merged backbone.
+
+        They equal `config` unless the method changed the structure, for example by adding blocks.
+        """
         return config
 
     def trained(self) -> frozenset[str]:
         """Return the names of the trainable weights of the adapted backbone.
 
-        Call it before an objective freezes weights, as it does if the backbone becomes the teacher.
+        Call it before an objective is built: an objective whose teacher is this backbone freezes its weights.
         """
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Return the adapter: copies of the named weights of the adapted backbone, which `merge` makes unusable.
+        """Return the adapter: copies of the named weights of the adapted backbone.
 
-        Methods may add tensors that the weights depend on. `load` restores the adapted backbone from them alone.
+        Methods may add tensors that these weights depend on, so that `load` can restore the adapted backbone from the
+        adapter alone. Call it before `merge`, which makes the adapted backbone unusable.
         """
         return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
@@ -134,9 +138,10 @@ class PeftConfig(Config, ABC):
         """Prepare a backbone in place; afterwards, the trainable parameters are those that require a gradient."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
-        """Prepare a backbone with merged weights of this method for continued training of the same weights.
+        """Prepare a backbone for continued training of the weights that this method trained before.
 
-        `weights` are the weights that the method trained, by name. The output of the backbone does not change.
+        The backbone has these weights merged; `weights` contains them by name. The output of the backbone does not
+        change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.
@@ -147,7 +152,9 @@ class PeftConfig(Config, ABC):
         return Unchanged(backbone)
 
     def in_hub(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> HubAdapter:
-        """Return the adapter in the format of huggingface/peft, from a backbone with merged weights of this method.
+        """Return the adapter in the format of huggingface/peft, together with the plain backbone.
+
+        `backbone` has the adapter merged into its weights; `weights` are those of the adapter, by name.
 
         Raises:
             CheckpointError: If huggingface/peft has no equivalent, or the weights do not fit the backbone.

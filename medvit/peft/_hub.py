@@ -29,9 +29,10 @@ class Tuned(Removable):
         self.backbone = backbone
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Load an adapter that is already merged into the weights, and remove it from them.
+        """Load an adapter, and subtract it from the backbone weights into which it is already merged.
 
-        Other `weights`, such as norms, become trainable as well. The output does not change, up to rounding.
+        The output of the backbone does not change, up to rounding. All `weights`, including those outside of the
+        adapter, such as norms, become trainable.
 
         Raises:
             CheckpointError: If the adapted backbone has no such weights, or the adapter cannot be removed.
@@ -43,7 +44,10 @@ class Tuned(Removable):
             weight.requires_grad_(name in weights)
 
     def unmerge(self, name: str, layer: Any, weights: Mapping[str, Tensor]) -> None:
-        """Remove the adapter `weights` from the merged base weights of a layer, in place: for additive adapters."""
+        """Remove the adapter from the merged base weights of the layer `name`, in place.
+
+        `weights` contains the adapter. This default is for additive adapters; other methods override it.
+        """
         base = layer.get_base_layer().weight
         base.data = (base.double() - layer.get_delta_weight(ADAPTER).double()).to(base.dtype)
 
@@ -105,7 +109,7 @@ class HubConfig(PeftConfig, ABC):
         """Return the configuration of huggingface/peft for an adapter of these layers."""
 
     def tuned(self, backbone: Backbone, layers: Sequence[str]) -> Tuned:
-        """Return the backbone with an adapter on these layers, which alone is trainable."""
+        """Return the backbone with an adapter on these layers. Only the adapter is trainable."""
         return Tuned(backbone, self.settings(layers))
 
     def adapt(self, backbone: Backbone) -> Tuned:
@@ -125,7 +129,7 @@ class HubConfig(PeftConfig, ABC):
         return adapted
 
     def in_hub(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> HubAdapter:
-        """Return the adapter in the format of huggingface/peft, from a backbone with the adapter merged."""
+        """Return the adapter in the format of huggingface/peft, for a backbone into which it was merged."""
         return self.go_on(backbone, weights).in_hub(weights)
 
     def adapt_blocks(self, backbone: Backbone, blocks: Iterable[int]) -> Tuned:
@@ -176,5 +180,5 @@ def _whole_modules(whole: Sequence[str], layers: Sequence[str]) -> tuple[str, ..
 
 
 def _inside(modules: Iterable[str]) -> tuple[str, ...]:
-    """Return the prefixes of the names of weights inside these modules."""
+    """Return the prefixes with which the names of weights in these modules begin."""
     return tuple(f"{name}." for name in modules)

@@ -90,7 +90,7 @@ class AdaLora(Tuned):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Number of triplets that are in use, by layer."""
+        """Number of unpruned triplets of each layer."""
         return {name: int(layer.lora_E[ADAPTER].count_nonzero()) for name, layer in self.layers()}
 
     def begin(self, num_steps: int) -> None:

@@ -38,7 +38,7 @@ class AdaptformerConfig(PeftConfig):
     """Dropout rate of the hidden features of the bottlenecks during training."""
 
     def adapt(self, backbone: Backbone) -> Adaptformer:
-        """Return the backbone with a bottleneck in each block, which alone are trainable.
+        """Return the backbone with a bottleneck in each block. Only the bottlenecks are trainable.
 
         Raises:
             ConfigError: If the backbone is not a `vit`, or has bottlenecks already.

@@ -17,7 +17,7 @@ class BitfitConfig(PeftConfig):
     name: Literal["bitfit"] = "bitfit"
 
     def adapt(self, backbone: Backbone) -> Unchanged:
-        """Return the backbone whose biases alone are trainable.
+        """Return the backbone, in which only the biases are trainable.
 
         Raises:
             ConfigError: If the backbone has no biases.

@@ -36,7 +36,7 @@ class BlockExpansionConfig(PeftConfig):
     """
 
     def adapt(self, backbone: Backbone) -> Expanded:
-        """Return the backbone with new blocks, which are the only trainable ones.
+        """Return the backbone with new blocks. Only the new blocks are trainable.
 
         Raises:
             ConfigError: If the blocks cannot be divided into equal groups, or have prompts of their own.

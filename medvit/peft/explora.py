@@ -67,7 +67,10 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Tuned:
-        """Return the backbone with the low-rank updates of an earlier run, which are subtracted from merged weights."""
+        """Return the backbone with the low-rank updates of an earlier training run as separate weights.
+
+        The updates are subtracted from the backbone weights into which they were merged.
+        """
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

@@ -20,7 +20,7 @@ class LastBlocksConfig(PeftConfig):
     """Number of blocks to train, at most the depth of the backbone. The paper gains most from the first one to four."""
 
     def adapt(self, backbone: Backbone) -> Unchanged:
-        """Return the backbone whose last blocks and final norm alone are trainable.
+        """Return the backbone, in which only the last blocks and the final norm are trainable.
 
         Raises:
             ConfigError: If the backbone has fewer blocks.

@@ -93,7 +93,10 @@ class SelectiveLora(Tuned):
 
 
 class _Gate:
-    """Forward hook that multiplies an update by the gate of its layer; copies of a backbone have their own."""
+    """Forward hook that multiplies the update of a layer by its gate.
+
+    The hook is an object, so that a copy of the backbone has hooks for its own layers.
+    """
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -107,6 +110,6 @@ def _is_active(layer: Any) -> bool:
 
 
 def _gate(layer: Any) -> Tensor:
-    """Return 1 or 0 (1), with the gradient of the score."""
+    """Return the gate of a layer as a tensor of size 1: 1 or 0, with the gradient of the layer's score."""
     score: Tensor = getattr(layer, SCORE)
     return (score >= 0).to(score) + score - score.detach()

@@ -39,7 +39,7 @@ class VptConfig(PeftConfig):
     """Blocks with prompts: shallow adds tokens to the input of the first block alone, deep to that of every block."""
 
     def adapt(self, backbone: Backbone) -> Vpt:
-        """Return the backbone with prompts, which alone are trainable, and without drop path.
+        """Return the backbone with prompts and without drop path. Only the prompts are trainable.
 
         Raises:
             ConfigError: If the backbone is not a `vit`, or has prompts already.

@@ -16,9 +16,10 @@ SAME_PLACE_MM = 0.01
 
 
 def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Iterator[tuple[Path, Array, Array]]:
-    """Yield each NIfTI in a folder with the true and the predicted label map (I, J, K) in RAS+, matched by position.
+    """Yield each predicted NIfTI file in a folder with its true and predicted label map (I, J, K) in RAS+.
 
-    The true label maps are those of the first `num_studies` phantoms of a seed.
+    The true label maps are those of the first `num_studies` phantoms of a seed. The phantom of a file is found by its
+    position in space.
     """
     truths = [ct_labels(number, seed=seed) for number in range(num_studies)]
     for path in sorted(predictions.rglob("*.nii.gz")):

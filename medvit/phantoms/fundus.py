@@ -63,7 +63,7 @@ def _vessels(draw: np.random.Generator, disc: tuple[float, float], size: int) ->
 def _lesions(
     draw: np.random.Generator, label: str, retina: Float[Array, "h w"], scale: float
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
-    """Return dark lesions and bright ones, each 0 to 1."""
+    """Return two images of lesions with values from 0 to 1: dark lesions and bright lesions."""
     specks = _spots(draw, retina, draw.poisson(4), 0.7 * scale) * 0.35
     small, large, exudates = (draw.poisson(mean) for mean in LESIONS[label])
     dark = np.maximum.reduce(

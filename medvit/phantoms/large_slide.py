@@ -50,7 +50,7 @@ def write_large(path: Path, side: int, *, mpp: float = 0.25, seed: int = 0) -> N
 
 
 def _inner(side: int) -> tuple[slice, slice]:
-    """Return the middle of a phantom, where all is tissue."""
+    """Return the rows and columns of the central square of a phantom, which contains only tissue."""
     quarter = side // (4 * COARSE) * COARSE
     return (slice(quarter, side - quarter), slice(quarter, side - quarter))
 
@@ -74,7 +74,10 @@ def _jpeg(pixels: UInt8[Array, "h w 3"]) -> bytes:
 
 
 def _table(size: int, period: int, offsets: list[tuple[int, int]], glass: tuple[int, int]) -> Int64[Array, "2 n"]:
-    """Return the offset and length of each tile of a level, row by row."""
+    """Return the offset and length of each tile of a level in the file, row by row.
+
+    Tiles of tissue repeat the stored images in `offsets` with a period of `period` tiles; all others are `glass`.
+    """
     count = -(-size // TILE)
     row, column = np.mgrid[:count, :count]
     known = np.array([*offsets, glass], np.int64)

@@ -79,7 +79,10 @@ def _smooth(draw: np.random.Generator, shape: tuple[int, ...], size: float) -> F
 
 
 def _pocket(draw: np.random.Generator, y: Float[Array, "f c"], x: Float[Array, "f c"]) -> Float[Array, "f c"]:
-    """Return the height of fluid under the retina, in rows of a B-scan that has 64 rows."""
+    """Return the height of a pocket of fluid under the retina at each position of the volume.
+
+    The height is in rows of a B-scan with 64 rows.
+    """
     center, size = draw.uniform(-0.4, 0.4, 2), draw.uniform(0.25, 0.45)
     bump = 1.0 - ((y - center[0]) ** 2 + (x - center[1]) ** 2) / size**2
     return np.asarray(draw.uniform(8, 14) * np.sqrt(np.clip(bump, 0.0, None)))

@@ -43,7 +43,10 @@ QUALITY = 85
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Nuclei of one kind of cell: number per pixel, radius in pixels and its relative spread, elongation and stain."""
+    """Nuclei of one kind of cell.
+
+    `density` is their number per pixel, `radius` their mean radius in pixels, and `spread` its relative variation.
+    """
 
     density: float
     radius: float
@@ -75,9 +78,9 @@ def slide(
     shape: tuple[int, int] = SHAPE,
     grade: float = GRADES[1],
 ) -> SlidePhantom:
-    """Return one slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`.
+    """Return one slide of class `label`, one of `CLASSES`; the sides in `shape` are multiples of `COARSE`.
 
-    `grade` is the grade of the tumor; 0 draws its nuclei like normal ones.
+    `grade` is the grade of the tumor. With a grade of 0, its nuclei are like normal ones.
     """
     coarse = (shape[0] // COARSE, shape[1] // COARSE)
     labels = _regions(generator, label, coarse)
@@ -187,7 +190,7 @@ def _scaled(kind: Nuclei, cellularity: float, size: float) -> Nuclei:
 
 
 def _graded(grade: float) -> Nuclei:
-    """Return the nuclei of a tumor, between normal ones (0) and those of `TUMOR` (1)."""
+    """Return the nuclei of a tumor: like normal ones for a grade of 0, like `TUMOR` for 1, in between for others."""
     return Nuclei(
         *(float(np.interp(grade, (0, 1), ends)) for ends in zip(astuple(NORMAL), astuple(TUMOR), strict=True))
     )

@@ -119,7 +119,7 @@ def _add_place(dataset: Dataset, extent_mm: tuple[float, float], shape: tuple[in
 
 
 def _profile() -> bytes:
-    """Return the sRGB color profile, without the time of day that its writer puts into bytes 24 to 35."""
+    """Return the sRGB color profile, without its creation time (bytes 24 to 35), which differs between calls."""
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -70,9 +70,9 @@ class MaskReader(Protocol):
     """Reader of a format whose files may be label maps of other images."""
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """Read the label map in a file: labels without scaling, in RAS+ order if the file has an affine.
+        """Read the label map in a file, without scaling. If the file has an affine, the result is in RAS+ order.
 
-        If the file does not define its grid, the geometry options given for `image` are used.
+        If the file does not define its grid, the geometry options that were given for `image` are used.
         """
 
 
@@ -90,10 +90,10 @@ class SizedReader(Protocol):
 
 @runtime_checkable
 class GridReader(Protocol):
-    """Reader of a format whose files may define their grid twice, or not at all."""
+    """Reader of a format in which a file may define its grid twice, or not at all."""
 
     def with_grid(self, grid: GeometryConfig) -> Reader:
-        """Return the same reader with geometry options for files that define their grid twice, or not at all."""
+        """Return the same reader with options for files that define their grid twice, or not at all."""
 
 
 @runtime_checkable
@@ -113,12 +113,15 @@ class SeriesReader(Protocol):
         """Yield the images that the planes with these headers form, and the refusals."""
 
     def with_geometry(self, geometry: Geometry) -> SeriesReader:
-        """Return the same reader with a setting for slices that do not form a regular grid."""
+        """Return the same reader, with `geometry` as the handling of slices that do not form a regular grid."""
 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """Scanned file: its format, and for formats that form series, its headers or its refusal."""
+    """Result of scanning a file: the name of its reader and, if several files form one image, more.
+
+    In that case, it has the headers of the planes in the file, or the reason why the file is refused.
+    """
 
     path: Path = field(repr=False)
     reader: str = ""
@@ -255,7 +258,9 @@ def extent(item: Item) -> Extent | None:
 
 
 def read_masks(item: Item) -> list[LabelMap]:
-    """Read the label maps of an image, as stored: none, one, or one per image of a stack.
+    """Read the stored label maps of an image.
+
+    The list has no label map, one, or, for a stack of 2D images, one per image of the stack.
 
     Raises:
         DataError: A subclass; the message names neither a path nor a patient.

@@ -67,9 +67,10 @@ class Dicom:
         return replace(self, geometry=geometry)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Yield an item per volume or image, and a refusal per irregular series or instance that is not an image.
+        """Yield an item for each volume or image, and a refusal for everything else.
 
-        Pixels are read only from instances that may be copies of one another.
+        Irregular series and instances that are not images are refused. Pixels are read only from instances that may be
+        copies of one another.
         """
         planes: list[Header] = []
         for file in files:
@@ -81,7 +82,10 @@ class Dicom:
         yield from self.join(planes)
 
     def look(self, path: Path, beginning: FileHead | None = None) -> tuple[Header, ...] | Refusal:
-        """Return a header for every plane of a file that contains an image; `beginning` is read if it is not given."""
+        """Return a header for every plane of a file, or a refusal if the file contains no usable image.
+
+        `beginning` has the first bytes of the file, which are read if it is not given.
+        """
         try:
             with decoding("the DICOM header"):
                 return read_planes(path, beginning)
@@ -235,7 +239,10 @@ class Items:
     num_frames: Mapping[Path, int]
 
     def image(self, plane: Header, part: str = "") -> Item:
-        """Return one plane as an item of a 2D image; for a frame of a multi-frame file, the part is its number."""
+        """Return the item of a single plane, which is a 2D image.
+
+        For a frame of a multi-frame file, the name of the part contains the number of the frame.
+        """
         if not part and plane.frame is not None and self.num_frames[plane.file] > 1:
             part = frame_part(plane.frame, self.num_frames[plane.file])
         return self._item([plane], "image", part)
@@ -268,7 +275,7 @@ class Items:
 
 
 def source_affine(item: Item) -> Affine:
-    """Return the grid of a volume in file order: (column, row, plane) to RAS+ mm, planes in the order of the item.
+    """Return the affine from (column, row, plane) in file order to RAS+ mm; planes are in the order of the item.
 
     `geometry.like(mask, image.affine, source_affine(item))` reorders a label map to columns, rows and planes.
 
@@ -309,7 +316,7 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
 def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
     """Read the planes of an item with their pixels.
 
-    If the value mapping that is used by default does not cover all pixels, it is not applied.
+    A DICOM real-world value mapping that is used by default is not applied if it does not cover all pixels.
     """
     planes, frames = zip(*read_pixels(item), strict=True)
     if any(frame.num_unmapped for frame in frames):
@@ -324,7 +331,7 @@ def _is_as_wished(frame: Frame, values: Values) -> bool:
 
 
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:
-    """Return the slices (rows, columns) in one common type, and a frame that describes the meaning of their values."""
+    """Return the slices (rows, columns) in one common type, and one frame that describes the values of all."""
     first = frames[0]
     if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in frames}) > 1:
         return real_values(frames)

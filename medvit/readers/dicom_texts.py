@@ -22,7 +22,7 @@ _WORDS = ("OD", "OF", "OL", "OV", "OW")
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
-    """Yield every text of a file, with the element that contains it, if any.
+    """Yield every text of a file. A text in a DICOM element is yielded with this element.
 
     Raises:
         DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;

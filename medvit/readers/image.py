@@ -200,7 +200,7 @@ class _PngKind(NamedTuple):
 
     @property
     def is_deep_color(self) -> bool:
-        """Return whether the image has several channels of 16 bits, which Pillow would reduce to 8."""
+        """Whether the image has several channels of 16 bits, which Pillow would reduce to 8 bits."""
         return self.bits == 16 and self.color_type != 0
 
 

@@ -71,7 +71,7 @@ class StacksConfig(Config):
 
 @dataclass(frozen=True)
 class Slices:
-    """Geometry of a stack, and the label maps of its images in the same order, if there are any."""
+    """Geometry of a stack of images and, if there are any, the label maps in the order of the images."""
 
     config: StacksConfig
     masks: tuple[Path, ...] = ()

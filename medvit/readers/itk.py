@@ -188,9 +188,10 @@ def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"],
 
 
 def _affine(source: Any, header: TextHeader, assumed: AnatomicalAxes | None) -> Affine:
-    """Return the grid of an image from the anatomical axes that its header names, or from assumed ones.
+    """Return the affine of an image, based on the anatomical axes in its header.
 
-    `source` is an image, or an ITK reader that has read the header.
+    If the header does not name the axes, the `assumed` ones are used. `source` is an image, or an ITK reader that has
+    read the header.
     """
     size = source.GetDimension()
     matrix = np.eye(4)

@@ -33,7 +33,7 @@ MM_PER_UNIT = {
 
 
 def names_axes(header: TextHeader) -> bool:
-    """Return whether the header of a volume states where left, back and head are."""
+    """Return whether the header of a volume states its anatomical axes."""
     if header.is_nrrd:
         return bool(ANATOMICAL.fullmatch(header.get("space"))) and bool(header.get("spacedirections"))
     return bool(_matrix(header)) or _code(header) == IDENTITY

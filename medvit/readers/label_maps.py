@@ -243,7 +243,7 @@ def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
 
 
 def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -> list[_Key]:
-    """Return the pairing keys of a file in a folder of label maps, else an empty list.
+    """Return the pairing keys of a label map in a folder of label maps; an empty list for any other file.
 
     With `in_folders`, only files next to one of these image folders have keys.
     """
@@ -254,7 +254,10 @@ def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -
 
 
 def _keys_beside(file: Path) -> list[_Key]:
-    """Return the pairing keys of an image whose label map may be in a folder next to any of its parent folders."""
+    """Return the pairing keys of an image, one for each folder level at which its label map may be.
+
+    The folder of label maps may be next to the folder of the image, or next to any folder above it.
+    """
     shortened, parts = _IMAGE_STEM.fullmatch(_stem(file)), file.parts[:-1]
     places = ["/".join((*parts[:n], "*", *parts[n + 1 :])) for n in reversed(range(len(parts)))]
     stems = (_stem(file), shortened[1]) if shortened else (_stem(file),)

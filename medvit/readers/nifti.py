@@ -142,7 +142,10 @@ class Nifti:
 
 
 def source_affine(path: Path, form: NiftiForm | None = None) -> Affine:
-    """Return the grid of a volume in stored order, from (i, j, k) to RAS+ mm, whatever unit the file uses."""
+    """Return the affine from stored (i, j, k) to RAS+ mm, converted from the unit of the file.
+
+    `form` selects the sform or the qform if both contradict each other.
+    """
     return _affine(_open(path), form)
 
 
@@ -230,7 +233,10 @@ def _has_two_grids(source: Nifti1Image) -> bool:
 
 
 def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
-    """Return whether sform and qform of one space differ, or whether one mirrors the other."""
+    """Return whether sform and qform contradict each other.
+
+    They do if they refer to the same space but differ, or if one mirrors the other.
+    """
     sform, qform = forms["sform"], forms["qform"]
     is_one_space = int(source.header["sform_code"]) == int(source.header["qform_code"])
     is_mirrored = np.linalg.det(sform.matrix[:3, :3]) * np.linalg.det(qform.matrix[:3, :3]) < 0
@@ -238,7 +244,10 @@ def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
 
 
 def _forms(source: Nifti1Image) -> Mapping[NiftiForm, Affine]:
-    """Return the usable forms, sform first: those with a code above 0 and a matrix that is neither zero nor invalid."""
+    """Return the usable affines among sform and qform, the sform first.
+
+    An affine is usable if its code is above 0 and its matrix is neither zero nor invalid.
+    """
     from nibabel.spatialimages import HeaderDataError
 
     forms: dict[NiftiForm, Affine] = {}

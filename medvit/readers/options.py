@@ -46,11 +46,11 @@ class ValuesConfig(Config):
 
     @staticmethod
     def matter_for(item: Item) -> bool:
-        """Return whether files of this format may offer pixel values other than the stored ones."""
+        """Return whether the file of an item may offer pixel values other than the stored ones."""
         return item.reader == "dicom" and item.modality in ("PT", *RADIOGRAPHS)
 
     def of(self, item: Item) -> Item:
-        """Return the item with a request for the pixel values that are set for its modality."""
+        """Return the item, marked to be read with the pixel values that these options select for its modality."""
         if item.modality == "PT" and self.pet != "stored":
             return replace(item, values=self.pet)
         if item.modality in RADIOGRAPHS and self.radiographs != "stored":
@@ -88,5 +88,5 @@ class GeometryConfig(GridConfig):
 
     @classmethod
     def of(cls, given: Self | Geometry) -> Self:
-        """Return the config itself, or the config that a single word stands for."""
+        """Return a config unchanged; convert a single word, such as `resample`, to a config."""
         return cls(irregular=given) if isinstance(given, str) else given

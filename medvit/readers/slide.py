@@ -91,7 +91,10 @@ class SlideReader:
 
 
 def is_part_of_slide(path: Path) -> bool:
-    """Return whether a file is in the data folder of a slide, which has the same name as the slide (MRXS format)."""
+    """Return whether a file belongs to a slide in MRXS format.
+
+    The data of such a slide are in a folder with the same name as the slide.
+    """
     return any(path.parent.with_name(path.parent.name + suffix).is_file() for suffix in IN_FOLDERS)
 
 

@@ -57,7 +57,7 @@ def check_values(frames: Sequence[Frame]) -> None:
 
 
 def common_padding(frames: Sequence[Frame]) -> Padding | None:
-    """Return the common padding of frames of one type; None if no frame declares padding.
+    """Return the padding that all frames share; None if no frame declares padding. All frames have one type.
 
     Raises:
         ConflictError: If frames declare different padding, and a single range cannot mark the same pixels as padding.

@@ -19,9 +19,10 @@ Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
 
 @dataclass(frozen=True)
 class Checked:
-    """Instances to keep, their identical copies, and groups of instances that claim to be the same one but differ.
+    """Result of a search for duplicate instances.
 
-    `conflicts` are planes with the same position and number. Each group of `namesakes` has images with the same
+    `kept` are the distinct instances, and `copies` are identical copies of them. Planes with the same position and
+    number but different pixels are `conflicts`. Each group of `namesakes` has different images with the same
     (0008,0018) SOPInstanceUID.
     """
 
@@ -76,7 +77,10 @@ def _is_volume(instance: Instance) -> bool:
 
 
 def _claim(instance: Instance) -> Claim:
-    """Return the header of an instance without its file and encoding, for comparison."""
+    """Return the parts of an instance's headers that are equal in all of its copies.
+
+    The file and the encoding of the pixels are not among them.
+    """
     first = instance[0]
     own = "" if _is_volume(instance) else first.instance or str(first.file)
     alike = (first.sop_class, first.image_type, first.number, first.samples, first.frames, first.bits)

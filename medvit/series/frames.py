@@ -65,9 +65,10 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
 
 
 def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
-    """Yield the slices of reconstructed SPECT: the first at the detector's position, the others along the slice normal.
+    """Yield the slices of a reconstructed SPECT volume.
 
-    A negative spacing means against the normal.
+    The first slice is at the position of the detector, the others follow along the slice normal. If the spacing is
+    negative, they follow in the opposite direction.
 
     Raises:
         GeometryError: If an element that determines the position of the slices is missing.

@@ -25,8 +25,9 @@ MIN_SHIFT_MM = 10.0
 
 
 def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
-    """Return the aligned, evenly spaced stacks of parallel planes, shifted within the plane to one another.
+    """Return the stacks that a series of parallel planes consists of.
 
+    The planes of a stack are aligned along the normal and evenly spaced. Different stacks are shifted within the plane.
     Stacks are ordered along the rows, then along the columns. All planes are returned as one stack in doubtful cases:
     if a group has fewer than `MIN_PLANES` planes or uneven gaps, or if groups are less than `MIN_SHIFT_MM` apart.
     """
@@ -51,7 +52,7 @@ def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _is_even(distances: Float[Array, "planes"]) -> bool:
-    """Return whether planes at these distances form one evenly spaced stack, or several at the same distances."""
+    """Return whether the different distances are evenly spaced and enough for a stack; equal ones count once."""
     ordered = np.sort(distances)
     apart = ordered[np.concatenate([[True], np.diff(ordered) > POSITION_TOLERANCE_MM])]
     if len(apart) < MIN_PLANES:

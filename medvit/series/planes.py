@@ -88,7 +88,7 @@ def hash_pixels(path: Path) -> str | None:
 
 
 def _known_frames(item: Item) -> Iterator[Frame]:
-    """Read the frames of single-frame files whose headers are known."""
+    """Yield the frame of each file of an item, for single-frame files whose headers were read before."""
     packed = [header for header in item.headers if not is_uncompressed(header.transfer_syntax)]
     check_allowed(sum(map(_plane_bytes, packed)), sum(header.num_bytes for header in packed))
     # One buffer for all files: a buffer per file would be requested from the system, and zeroed by it, each time.
@@ -104,7 +104,10 @@ def _plane_bytes(plane: Header) -> int:
 
 
 def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
-    """Return start and stop of each file's pixels within one buffer; compressed files occupy no bytes of it."""
+    """Return the start and end of each file's pixels in one buffer for all files.
+
+    Compressed files occupy no bytes of the buffer.
+    """
     lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
     ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
     starts = [0, *ends[:-1]]
@@ -158,14 +161,20 @@ def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
 
 @lru_cache(maxsize=1)
 def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
-    """Return the contents of a multi-frame file, cached: the next requested volume is usually in the same file."""
+    """Return the data set and headers of a multi-frame file.
+
+    The result is cached, because the next requested volume is usually in the same file.
+    """
     return _open(path)
 
 
 def _planes(
     header: Header, dataset: FastDataset | Dataset, more: Callable[[tuple[int, ...]], FastDataset | Dataset]
 ) -> tuple[Header, ...]:
-    """Return the planes of an instance; `more` reads the elements that only some types of instances require."""
+    """Return the headers of all planes of an instance: slices, frames or mosaic tiles.
+
+    `more` reads additional elements from the file, which only multi-frame instances and mosaics require.
+    """
     check(header)
     if header.is_mosaic:
         return mosaic.tiles(header, more(mosaic.TAGS))

@@ -124,9 +124,9 @@ def resample(
 
 @dataclass(frozen=True)
 class _Moved:
-    """Slice shifted onto the plane of a grid, NaN outside; `share` is the measured fraction of each pixel.
+    """Slice after a shift within its plane; values are NaN outside of the slice.
 
-    `share` is None if all pixels were measured.
+    `share` is the fraction of each pixel that comes from measured pixels; None if all pixels were measured.
     """
 
     values: Float[Array, "i j"]
@@ -134,7 +134,11 @@ class _Moved:
 
 
 def _mixed(below: _Moved, above: _Moved, weight: float) -> tuple[Float[Array, "i j"], Bool[Array, "i j"] | None]:
-    """Return values interpolated between two slices, and a mask of pixels whose weight is mostly on gaps, if any."""
+    """Return values interpolated between two slices.
+
+    The second result is a mask of the pixels that come mostly from unmeasured pixels; None if there are no unmeasured
+    pixels.
+    """
 
     def between(one: Float[Array, "i j"], other: Float[Array, "i j"]) -> Float[Array, "i j"]:
         return one if one is other else (1.0 - weight) * one + weight * other
@@ -163,7 +167,10 @@ def _moved_with_gaps(
 
 
 def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
-    """Return the number of even steps from the first to the last slice, and their length, about one typical gap."""
+    """Return the number of evenly spaced slices that replace the given ones, and the distance between them.
+
+    The distance is about one typical gap.
+    """
     gaps = np.diff(distances)
     usual = float(np.median(gaps))
     if gaps.max() > MAX_GAP_RATIO * usual:

@@ -39,9 +39,9 @@ UNITS = {"echo time": "ms", "inversion time": "ms", "flip angle": "degrees", "b-
 
 @dataclass(frozen=True)
 class Subseries:
-    """Planes that form one volume, and the name that distinguishes it from the other parts of its series.
+    """Planes that form one volume, and the names that distinguish the volume within its series.
 
-    `num_positions` is the number of positions in the parts at other times, if parts are separated by time.
+    If volumes are separated by time, `num_positions` is the number of slice positions that a complete volume has.
     """
 
     planes: tuple[Header, ...]
@@ -54,11 +54,11 @@ class Subseries:
         return ", ".join(self.names)
 
     def named(self, name: str) -> Subseries:
-        """Return the same part with another name in front of its names."""
+        """Return the same volume with `name` added in front of its names."""
         return replace(self, names=(name, *self.names))
 
     def check_whole(self) -> None:
-        """Check that a part has as many positions as the parts at other times.
+        """Check that the volume of one time point has as many slices as those of other time points.
 
         Raises:
             GeometryError: If positions are missing, as after an aborted acquisition.
@@ -139,7 +139,10 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Subseries]:
 
 
 def _stacks(planes: Sequence[Header]) -> list[Subseries]:
-    """Return the parts if the planes are parallel stacks side by side; None if all planes may be one stack."""
+    """Return the volumes of planes that form several parallel stacks side by side.
+
+    The result is empty if the planes form only one stack.
+    """
     stacks = side_by_side(planes)
     if len(stacks) == 1:
         return []
@@ -168,7 +171,11 @@ def _by_number(
 
 
 def _ranks(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> list[float] | None:
-    """Return the rank of each plane among the planes at its position; None if counts differ or values are equal."""
+    """Return the rank of each plane's value among the planes at the same position.
+
+    The result is None if a value is missing, if two planes at a position have the same value, or if the number of
+    planes differs between positions.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for n, position in enumerate(positions):
         members[int(position)].append(n)
@@ -241,7 +248,10 @@ def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
 
 
 def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
-    """Return, for each value, the known words that not all values contain."""
+    """Return a name for each value, from the words of the value, such as those of ImageType.
+
+    The first known word that not all values share is used. The name is None if there is no such word.
+    """
     words = [value.upper().split("\\") if isinstance(value, str) else [] for value in values]
     shared = set(words[0]).intersection(*words)
     known = [[COMPONENTS[word] for word in those if word in COMPONENTS and word not in shared] for those in words]
@@ -260,7 +270,10 @@ def _alike(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int]:
-    """Return a function that assigns the same number to orientations that are equal within `AXIS_TOLERANCE`."""
+    """Return a function that numbers orientations.
+
+    Orientations that are equal within `AXIS_TOLERANCE` get the same number.
+    """
     numbers: dict[tuple[float, ...], int] = {}
 
     def place(orientation: tuple[float, ...]) -> int:
@@ -277,7 +290,7 @@ def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int
 def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
     """Group planes by (0020,9056) StackID.
 
-    All planes are one stack if single planes have separate IDs, as some manufacturers write.
+    If a stack would have a single plane, all planes form one group: some manufacturers give each plane its own ID.
     """
     groups: dict[str, list[Header]] = defaultdict(list)
     for plane in planes:

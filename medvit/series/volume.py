@@ -106,7 +106,11 @@ def axes_of(orientation: tuple[float, ...] | None) -> Axes:
 
 @dataclass(frozen=True)
 class Ascent:
-    """Planes of one direction, sorted along their normal (LPS): `positions_mm` (planes, 3) are in the given `order`."""
+    """Planes of equal orientation, sorted along their normal.
+
+    `order` has the index of each plane among the given ones; `positions_mm` (planes, 3) are the sorted positions in
+    LPS.
+    """
 
     axes: Axes
     order: Int[Array, "planes"]
@@ -193,7 +197,7 @@ def _check_alike(headers: Sequence[Header]) -> None:
 
 
 def _different(values: Sequence[tuple[float, ...] | None]) -> Float[Array, "values n"]:
-    """Return the distinct values: usually there is only one."""
+    """Return the distinct values, of which there is usually only one."""
     return np.array(list(dict.fromkeys(values)))
 
 

@@ -41,9 +41,9 @@ SPOOL = ".spool"
 
 @dataclass(frozen=True)
 class Local:
-    """Files of a source on this machine, sorted; `refusals` are files that could not be fetched, and why.
+    """Files of a source on this machine, sorted; all paths are below `root`.
 
-    All paths are below `root`.
+    `refusals` are the files that could not be fetched, each with the reason.
     """
 
     root: Path = field(repr=False)
@@ -81,7 +81,10 @@ class SourceRequest:
             )
 
     def spool(self, *facts: object) -> Spool:
-        """Return the spool for the present state of this location; `facts`, such as a file's size, identify it."""
+        """Return the spool of this location for the present state of its contents.
+
+        `facts`, such as the size of an archive, identify the state. If they change, another spool is used.
+        """
         options = self.options
         parent = self.work / SPOOL if options.spool is None else options.spool.expanduser()
         return Spool.open(parent, (self.location, *facts), is_kept=options.keep, max_gib=options.max_gib)

@@ -155,7 +155,10 @@ class Unpacking:
 
 
 def _safe_name(name: str) -> PurePosixPath | None:
-    """Return the relative path of a member; None if its name is absolute, leaves the folder, or is invalid."""
+    """Return the name of an archive member as a relative path.
+
+    The result is None if the name is absolute, leads out of the folder, or is invalid.
+    """
     text = name.replace("\\", "/")
     parts = PurePosixPath(text).parts
     if (
@@ -221,9 +224,9 @@ def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: ArchiveMember) ->
 
 @contextmanager
 def _explained(spool: Spool) -> Iterator[None]:
-    """Return a context that converts errors of an archive to messages.
+    """Return a context that converts errors of an archive to errors with a message for the user.
 
-    After a final refusal, unpacked files are removed.
+    If the error is final, the files that were already unpacked are removed.
     """
     try:
         yield

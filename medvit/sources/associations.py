@@ -85,10 +85,10 @@ MAX_PDU_BYTES = 2**20
 
 
 def make_punctual(event: Event) -> None:
-    """Limit the length and the time of each message part that a new connection reads.
+    """Limit the length of each message part that a new connection reads, and the time for reading it.
 
-    The timeouts of pynetdicom restart with every byte, and a thread that waits for the next byte cannot be stopped. Use
-    this function as handler of the pynetdicom event EVT_CONN_OPEN.
+    This function is a handler of the pynetdicom event EVT_CONN_OPEN. The timeouts of pynetdicom alone are not
+    sufficient: they restart with every byte, and a thread that waits for the next byte cannot be stopped.
     """
     connection = event.assoc.dul.socket
     timeout_s = event.assoc.ae.dimse_timeout
@@ -162,7 +162,9 @@ def associated(
 
 
 def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) -> int:
-    """Return the status of an answer if it is not a failure, or is a failure in `allowed`, which the caller handles.
+    """Return the status of a server's answer; raise an error if it is a failure.
+
+    A failure listed in `allowed` is returned instead, for the caller to handle. `what` names the request in messages.
 
     Raises:
         CutShortError: If the connection is lost, or the server is temporarily out of resources.

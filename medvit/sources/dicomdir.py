@@ -76,7 +76,10 @@ def _references(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
-    """Return the file below the folder that a reference names, in any form in which media are copied."""
+    """Return the file in a folder that a DICOMDIR refers to; None if it is missing.
+
+    `parts` are the components of the reference. The different forms in which media are copied are all tried.
+    """
     if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
         return None
     path = folder

@@ -44,7 +44,7 @@ class DicomWeb:
         self._root, self._http, self._client, self._timeout_s = root, http, client, timeout_s
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """Return the studies of a patient with a modality; empty arguments match any."""
+        """Return the studies that match a patient and a modality; an empty argument matches any."""
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
         results = self._pages(
             self._client.search_for_studies, filters=_filters(asked), fields=["StudyDate", "StudyDescription"]
@@ -72,7 +72,9 @@ class DicomWeb:
         return list(found.values())
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Stream the series, or its missing instances, into the intake.
+        """Stream the missing instances of a series into the intake.
+
+        With `singly`, each instance is requested separately; without it, the whole series may be requested at once.
 
         Raises:
             CutShortError: If an answer is cut off, or the server is temporarily out of order.

@@ -32,7 +32,10 @@ class Folder:
 
 
 def local(source: Path) -> Local:
-    """Return the files below a folder, with archives refused; if `source` is a file, return that file."""
+    """Return the files of a source except archives, with a refusal for each archive.
+
+    If `source` is a folder, these are the files below it; if it is a file, this file alone.
+    """
     root = source.parent if source.is_file() else source
     found, refusals = _listed(source)
     kept: list[Path] = []
@@ -46,7 +49,7 @@ def local(source: Path) -> Local:
 
 
 def files(source: Path) -> list[Path]:
-    """Return all regular files below a folder, sorted by path; if `source` is a file, return that file.
+    """Return all regular files below a folder, sorted by path; if `source` is a file, return only this file.
 
     Hidden files and folders (a leading dot, `__MACOSX`) are skipped. Links to files are followed, links to folders are
     not.
@@ -58,7 +61,7 @@ def files(source: Path) -> list[Path]:
 
 
 def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
-    """Return the regular files below a folder, sorted, and refusals of other entries, with the reason."""
+    """Return the regular files below a folder, sorted, and a refusal for each entry of another kind."""
     if source.is_file():
         return [source], []
     if source.exists() and not source.is_dir():

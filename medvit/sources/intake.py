@@ -39,10 +39,10 @@ class RemoteStudy:
     description: str = field(default="", repr=False)
 
     def is_meant(self, patient: str, query: Query) -> bool:
-        """Return whether the study matches a query and a patient (empty: any patient).
+        """Return whether the study matches a query and a patient; an empty `patient` matches any.
 
-        An attribute that the server did not return counts as a match.
-        Servers differ in how they match: some ignore the case of a PatientID, or ignore a query key altogether.
+        Servers may return more than was requested: some ignore the case of a PatientID, or a whole query key. The match
+        is therefore checked again here. An attribute that the server did not return counts as a match.
         """
         if patient and self.patient not in ("", patient):
             return False
@@ -130,7 +130,11 @@ class Intake:
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Return why an instance with a requested UID is not the requested one; empty if it is."""
+        """Return why a received instance is not the requested one although it has the requested UID.
+
+        The reason is that it belongs to a different study, series or patient. The text is empty if there is no
+        objection.
+        """
         wrong = [
             what
             for what, found, expected in (
@@ -166,7 +170,7 @@ class Intake:
 
     @contextmanager
     def dropping_halves(self) -> Iterator[Intake]:
-        """Return a context that discards an incomplete instance at its end."""
+        """Return a context that discards the current instance at its end if the instance is incomplete."""
         try:
             yield self
         finally:

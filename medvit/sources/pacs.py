@@ -62,7 +62,7 @@ class Pacs:
         self._peer, self._options, self._receiver = peer, options, receiver
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """Return the studies of a patient with a modality; empty arguments match any."""
+        """Return the studies that match a patient and a modality; an empty argument matches any."""
         results = self._find(
             "STUDY",
             StudyInstanceUID="",
@@ -89,6 +89,8 @@ class Pacs:
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
         """Request the missing instances of a series from the server, which sends them to the intake.
+
+        With `singly`, each instance is requested separately.
 
         Raises:
             CutShortError: If the connection is lost, or some instances were not received.
@@ -201,7 +203,7 @@ def _context(model: str) -> PresentationContext:
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
     """Return presentation contexts for the SOP classes of a series.
 
-    If the server did not return the classes, those of all images are used.
+    If `classes` is empty, because the server did not return them, the contexts are for all image classes.
 
     Each class has one context for uncompressed syntaxes, one for each compressed image syntax, and one for all other
     syntaxes, such as video. A server accepts one syntax per context. It sends instances stored in that syntax as they

@@ -53,7 +53,7 @@ def hold(response: requests.Response, timeout_s: float) -> None:
 
 
 class _Watch:
-    """Thread that ends a stalled transfer."""
+    """Thread that ends a transfer that makes too little progress."""
 
     def __init__(self, end: Any, timeout_s: float) -> None:
         self._end, self._timeout_s = end, timeout_s
@@ -125,7 +125,7 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class PunctualAdapter(HTTPAdapter):
-    """Transport adapter for the library requests, with connections that keep to the timeout."""
+    """Transport adapter for the library requests, whose connections enforce the timeout for complete headers."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Create the connection pools."""

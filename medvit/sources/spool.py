@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 class Spool:
-    """Files of one source in one state.
+    """Private folder with the files of one source, for one state of the source.
 
     The spool is thread-safe, and locked against other processes.
     """
@@ -167,10 +167,11 @@ class SpooledFile:
         self._stream.flush()
 
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
-        """Give the complete file its name; `changed_s` is its modification time, if the source states one.
+        """Move the complete file to its final `name` in the spool, and record it as complete.
 
-        If the modification time is unknown, as for files from servers, a checksum of the content replaces it, so that
-        the same file fetched again counts as unchanged, and a different file as changed.
+        `changed_s` becomes its modification time. If it is unknown, as for files from servers, the modification time is
+        made from a checksum of the content. Fetched again, the same content thus counts as unchanged, and other content
+        as changed.
         """
         self._stream.close()
         changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system

@@ -42,7 +42,7 @@ class Server(Protocol):
     """Connection to a server; used from several threads at once."""
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """Return the studies of a patient with a modality; empty arguments match any."""
+        """Return the studies that match a patient and a modality; an empty argument matches any."""
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """Return the series of a study that match a query, with all their instances."""
@@ -61,7 +61,7 @@ Connect = Callable[[str, RetrieveConfig], AbstractContextManager[Server]]
 
 @dataclass(frozen=True)
 class ServerSource:
-    """Source that is a server, for the schemes of its URLs."""
+    """Source for the locations whose URL has one of the `schemes` of a kind of server."""
 
     name: str
     schemes: tuple[str, ...]
@@ -133,7 +133,10 @@ class Transfer:
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
     def _fetch(self, series: RemoteSeries, progress: Progress) -> tuple[RemoteSeries, str]:
-        """Return the series, and the reason why it is incomplete; an empty reason if it is complete."""
+        """Fetch a series with retries; return it with the reason why it is incomplete.
+
+        The reason is empty if the series is complete.
+        """
         idle = 0
         while missing := self._missing(series):
             reason = "the server lists them and did not send them"
@@ -205,7 +208,9 @@ def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Ev
 
 
 def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
-    """Wait before an attempt; the waiting time increases with each attempt and is partly random.
+    """Wait before the next attempt.
+
+    The waiting time increases with the number of attempts so far (`attempt`) and is partly random.
 
     Raises:
         StoppedError: If the transfer was stopped in the meantime.
@@ -257,7 +262,10 @@ def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threadi
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Return a context that silences the logs of libraries, which quote the messages they send and receive."""
+    """Return a context that silences the logs of network libraries.
+
+    These logs quote the messages that are sent and received, which may name patients.
+    """
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

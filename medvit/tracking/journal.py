@@ -31,7 +31,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """Store to which a journal is sent, and how far the store has received it, in bytes: for records and for files."""
+    """Store to which a journal is sent, and how much of the journal the store has received.
+
+    `records` and `files` are positions in bytes up to which records and files were sent.
+    """
 
     uri: str
     experiment: str
@@ -88,7 +91,7 @@ class Journal:
         return str(runs[-1]["uri"]), str(runs[-1]["experiment"])
 
     def append(self, kind: str, **content: Any) -> None:
-        """Add a record."""
+        """Add a record of a kind with a given content."""
         line = json.dumps({"kind": kind, **content}).encode() + b"\n"
         with self.lock:
             self._stream.write(line)
@@ -114,7 +117,10 @@ class Journal:
         self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
 
     def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
-        """Yield records (or only those of files) from byte `start` on, each with its first and last byte position."""
+        """Yield the records from byte `start` on, each with its first and last byte position.
+
+        With `files`, only the records of files are yielded.
+        """
         with self.lock:
             stream = (self.place / LINES).open("rb")
         with stream:

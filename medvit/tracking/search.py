@@ -16,7 +16,10 @@ MAX_RUNS = 50_000
 
 
 def holds_runs(file: Path, *, besides: str | None) -> bool:
-    """Return whether an SQLite store contains a run other than `besides`; True if it is not an MLflow database."""
+    """Return whether an SQLite store contains a run other than the run with the ID `besides`.
+
+    The result is also True if the file is not an MLflow database.
+    """
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
             found = connection.execute("SELECT 1 FROM runs WHERE run_uuid IS NOT ? LIMIT 1", (besides,)).fetchone()

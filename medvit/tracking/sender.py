@@ -106,7 +106,10 @@ class Sender:
         return self._client
 
     def _found(self, client: MlflowClient) -> State | None:
-        """Return the run that the journal began with, if that run exists in this store and is not deleted."""
+        """Return the state of sending if the run in it can be continued, else None.
+
+        It can be continued if the run was begun in this store and experiment, still exists there and is not deleted.
+        """
         from mlflow.exceptions import MlflowException
 
         state = self.journal.state()
@@ -144,7 +147,7 @@ class Sender:
             self.journal.write_state(self._state)
 
     def _send(self, batch: Sequence[Record]) -> None:
-        """Send records at once, or one by one if the store refuses them together."""
+        """Send records in one request; if the store refuses them, send them one by one."""
         try:
             self._log(batch)
         except Exception:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
@@ -187,7 +190,7 @@ class Sender:
         self._connected.log_inputs(self._state.run_id, datasets=[tagged])
 
     def _pass_over(self, kind: str, error: Exception) -> None:
-        """Report a record that the store will never accept; re-raise any other error."""
+        """Log that a record is skipped, because the store will never accept it; re-raise any other error."""
         if getattr(error, "error_code", None) not in REFUSALS:
             raise error
         if kind not in self._warned:
@@ -195,7 +198,10 @@ class Sender:
             log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
 
     def _send_files(self) -> None:
-        """Send files; files that the store could not receive are retried later and delay no other record."""
+        """Send files. If a file cannot be sent, it and all later files are retried later.
+
+        Records other than files do not wait for them.
+        """
         failed: list[Exception] = []
         for start in self._state.postponed:
             record, _, _ = next(self.journal.read(start, files=True))
@@ -210,9 +216,10 @@ class Sender:
             raise failed[0]
 
     def _has_sent(self, record: Record, failed: list[Exception]) -> bool:
-        """Return whether the store received a file, or will never accept it.
+        """Send the file of a record; return whether it is done, because the store received or finally refused it.
 
-        After a file that could not be received, the others wait too.
+        If sending fails otherwise, the error is added to `failed`. If there is an error in `failed` already, nothing is
+        sent, and the file waits for the next attempt.
         """
         if failed:
             return False

@@ -54,7 +54,7 @@ class Tracker:
         """Record a picture as artifact."""
 
     def dataset(self, name: str, digest: str, context: str) -> None:
-        """Record the dataset that the run reads, by its digest."""
+        """Record the name and the digest of a dataset, and the stage (`context`) that reads or makes it."""
 
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
         """Return a context in which the run's folder is renamed."""
@@ -169,7 +169,10 @@ class MlflowTracker(Tracker):
             )
 
     def _wait_for_end(self) -> None:
-        """Wait until all records are sent or an attempt has failed; do not wait long for a call without an answer."""
+        """Wait until all records are sent or an attempt has failed.
+
+        If a request is not answered, the waiting time is limited.
+        """
         patience_s = self._config.patience_s
         end = time.monotonic() + patience_s
         while not self._ended.wait(0.02):
@@ -202,7 +205,10 @@ class MlflowTracker(Tracker):
             delay_s = min(2 * delay_s, MAX_RETRY_S) if has_failed else RETRY_S
 
     def _rest(self, delay_s: float, has_failed: bool) -> None:
-        """Wait for records, and collect more of them before sending; after a failure, always wait for some time."""
+        """Wait until there are records to send, and then until more of them have been collected.
+
+        If the last attempt has failed, wait for `delay_s` instead.
+        """
         if has_failed:
             self._hurry.wait(delay_s)
         else:

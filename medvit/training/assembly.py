@@ -134,7 +134,7 @@ def assemble_finetuning(
 
 
 def require_whole_weights(way: PeftConfig, strategy: str) -> None:
-    """Check that a fine-tuning method works with the strategy for several devices.
+    """Check that the strategy for several devices keeps weights whole if the fine-tuning method requires it.
 
     Raises:
         ConfigError: If the weights are sharded, but the method needs whole weights and gradients.
@@ -174,6 +174,9 @@ def _describe(
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
-    """Return the given criteria for series; fields that are not given are taken from `followed`."""
+    """Return the criteria by which `medvit predict` selects series.
+
+    Criteria that the user has given come first; unset ones are taken from `followed`.
+    """
     overrides = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
     return followed.model_copy(update=overrides)

@@ -58,7 +58,7 @@ class JointDraws(TorchFunctionMode):
         return (size[0] * self.world, *size[1:])
 
     def _repeated(self, values: Tensor) -> Tensor:
-        """Return a tensor for the joint batch with the rows of this device at their positions.
+        """Return a tensor with the size of the joint batch, in which the rows of this device are at their positions.
 
         The other rows are arbitrary.
         """

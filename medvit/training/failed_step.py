@@ -25,7 +25,10 @@ BatchT = TypeVar("BatchT", Batch, Bags, Views)
 
 @dataclass(frozen=True)
 class Stopped:
-    """Failed step: `tensors` of the batch by field, `weights` before the step, and pseudonyms of its images."""
+    """Training step that failed: its loss terms, the tensors of its batch, and the weights before the step.
+
+    `rows` are the pseudonyms of the images in the batch.
+    """
 
     step: int
     seed: int
@@ -93,7 +96,7 @@ def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
 
 
 def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
-    """Pseudonyms of the images of a batch, or of the studies if the batch has only those."""
+    """Return the pseudonyms of the images of a batch; for a batch of views, those of the studies."""
     return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
 
 

@@ -32,10 +32,11 @@ log = logging.getLogger("medvit")
 
 
 class Finetuning(TrainingModule):
-    """Model in training; `folder` contains the weights with the highest validation metric so far, `best_metric`.
+    """Model in training; its best weights so far are stored in `folder`.
 
-    If the metric is undefined, as for images of only one class, the last epoch counts as the best. With `keep="last"`
-    there is no validation, and the weights of the last step are kept.
+    The best weights are those with the highest validation metric, `best_metric`. If the metric is undefined, as for
+    images of only one class, the last epoch counts as the best. With `keep="last"` there is no validation, and the
+    weights of the last step are kept.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Finetuning(TrainingModule):
             self.peft.after_step(self.global_step + 1)  # Lightning increments the step after this call
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
-        """Accumulate a batch of one shape for the metric of the epoch."""
+        """Add the predictions for a batch to those from which the metric of the epoch is computed."""
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
@@ -121,7 +122,7 @@ class Finetuning(TrainingModule):
         write_weights(self.best_path, adapter)
 
     def figures(self) -> dict[str, float]:
-        """Return the last value of every metric, and the values of the kept epoch."""
+        """Return the last value of every metric, and the values of the epoch whose weights are kept."""
         if self.keep == "last":
             return super().figures()
         best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}

@@ -40,7 +40,10 @@ class InitialModel:
     """Whether the weights come from a checkpoint or a file, rather than random initialization."""
 
     def warn_if_held(self, way: str, *, num_trained: int, num_weights: int) -> None:
-        """Warn if random weights are frozen because a fine-tuning method trains only some weights."""
+        """Warn if randomly initialized weights are frozen by the fine-tuning method `way`.
+
+        This is the case if the method trains only `num_trained` of `num_weights` weights.
+        """
         if not self.is_trained and num_trained < num_weights:
             log.warning(
                 "peft=%s freezes randomly initialized weights; give checkpoint or backbone.weights, or peft=full",
@@ -53,11 +56,11 @@ def start_from(
 ) -> InitialModel:
     """Return the initial backbone and preprocessing: those of the checkpoint if there is one, else those of the config.
 
-    A given `preprocess` replaces that of the checkpoint.
+    A given `preprocess` replaces the preprocessing of the checkpoint.
 
-    With a checkpoint, only the options of `config` that affect training alone apply, such as drop path; others are
-    ignored with a warning. Without a checkpoint and without `preprocess`, preprocessing, rank and channels follow the
-    dataset.
+    With a checkpoint, most options of `config` are ignored with a warning. Only options that affect nothing but
+    training, such as drop path, are used. Without a checkpoint, the rank and channels of the backbone follow the
+    dataset, as does the preprocessing if `preprocess` is unset.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
@@ -83,9 +86,9 @@ def start_from(
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
-    """Return the backbone of a pretrained checkpoint with its weights, and its description.
+    """Return the description and the backbone of a pretrained checkpoint, with its weights.
 
-    Only those options of `training` apply that affect nothing but training, such as drop path.
+    From the options in `training`, only those are used that affect nothing but training, such as drop path.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.

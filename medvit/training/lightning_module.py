@@ -43,7 +43,7 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def seed_rank(self) -> int:
-        """Offset between the seeds of several devices."""
+        """Number that is added to the seed of a step, so that different devices have different seeds."""
         return self.global_rank
 
     def configure_optimizers(self) -> Optimizer:
@@ -103,7 +103,7 @@ class TrainingModule(lightning.LightningModule):
                 self._stop("norm of the gradient", norm.item())
 
     def epoch_of(self, step: int) -> str:
-        """Return the epoch of a step, the number of epochs, the step and the images seen, for a summary."""
+        """Return a text for a summary: the epoch of a step, the number of epochs, the step and the images seen."""
         epochs = self.trainer.max_epochs or 1
         epoch = math.ceil(step * epochs / self.num_steps)
         return f"epoch {epoch} of {epochs} (step {step}: {self.length.described(step)})"
@@ -125,9 +125,9 @@ class TrainingModule(lightning.LightningModule):
         self._recalled = dict(checkpoint["figures"])
 
     def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
-        """Return the sum of the terms of a loss.
+        """Return the sum of the terms of a loss, if it is finite.
 
-        If the sum is not finite, the batch and the weights are saved before any weight changes. `python -m
+        If it is not finite, the batch and the weights are saved before any weight changes. `python -m
         medvit.training.failed_step FILE` inspects them, and `replay` in that module prepares repeating the step.
 
         Raises:

@@ -33,10 +33,11 @@ class _Recorded(Config):
 def choose_objective(
     given: ObjectiveConfig | None, checkpoint: Checkpoint | None, weights: str | None, *, keeps_size: bool
 ) -> ObjectiveConfig:
-    """Return the given objective, else that of the checkpoint with its options, or that of the public weights.
+    """Return the objective of a pretraining run.
 
-    With `keeps_size`, crops have the sizes that they had for the checkpoint. The choice is logged. A given objective
-    without a teacher for weights of the DINO family is logged as a warning.
+    It is the given one, else that of the checkpoint, else the one that trained the public weights, else the default.
+    The choice is logged. With `keeps_size`, an objective from a checkpoint keeps its crop sizes. If weights that were
+    trained with a teacher are given an objective without a teacher, a warning is logged.
     """
     if checkpoint is not None:
         known, source = recorded_objective(checkpoint.folder), str(checkpoint.folder)
@@ -60,7 +61,10 @@ def choose_objective(
 
 
 def recorded_objective(folder: Path) -> ObjectiveConfig | None:
-    """Return the objective in the config of a checkpoint; None if it was not pretrained, or has no config any more."""
+    """Return the objective in the config of a checkpoint.
+
+    The result is None if the checkpoint is not one of pretraining, or if its config is missing.
+    """
     path = folder / CONFIG
     tree = read_yaml(path).get("objective") if path.is_file() else None
     if tree is None:
@@ -83,7 +87,10 @@ def _of_weights(weights: str | None) -> ObjectiveConfig | None:
 
 
 def _for_next_run(objective: ObjectiveConfig, *, keeps_size: bool) -> ObjectiveConfig:
-    """Return the options without those that belonged to one run."""
+    """Return the options of an objective without those that were meant only for the earlier run.
+
+    Crop sizes are also removed, unless `keeps_size` is set.
+    """
     tree = objective.tree()
     for group, keys in (OF_ONE_RUN if keeps_size else {**OF_ONE_RUN, **SIZES}).items():
         options: Tree = tree.get(group, {}) if group else tree

@@ -107,7 +107,11 @@ class OptimOptions(Config):
     """
 
     def over(self, proposed: Mapping[str, object]) -> OptimConfig:
-        """Return complete options: the given ones, else the proposed ones, else the defaults."""
+        """Return complete optimizer options.
+
+        A given option comes first, then the proposed one, then the default. If a learning rate is given, proposed
+        factors for single parts of the model do not apply.
+        """
         given = self.model_dump(exclude_none=True)
         # A given rate applies to all weights, unless their own factor is given too.
         kept = {key: value for key, value in proposed.items() if key not in SCALES or "lr" not in given}
@@ -133,7 +137,7 @@ class OptimConfig(OptimOptions):
     clip: Positive = 3.0
 
     def for_batch(self, num_images: int) -> Self:
-        """Return the same options with the rates for a step of this many images."""
+        """Return the options with learning rates scaled to a step of `num_images` images, according to `scaling`."""
         factor = {"off": 1.0, "linear": num_images / 256, "sqrt": math.sqrt(num_images / 1024)}[self.scaling]
         return self.model_copy(update={"lr": self.lr * factor, "scaling": "off"})
 
@@ -152,7 +156,10 @@ class OptimConfig(OptimOptions):
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def backbone_share(self, progress: float) -> float:
-        """Return the factor of the backbone's learning rate at a training progress: zero, then a ramp to one."""
+        """Return the factor for the learning rate of the backbone at a training progress in [0, 1].
+
+        It is 0 while the backbone is frozen, and then rises linearly to 1.
+        """
         if progress <= self.freeze:
             return 0.0
         return min(1.0, (progress - self.freeze) / self.ramp) if self.ramp else 1.0
@@ -164,7 +171,11 @@ class OptimConfig(OptimOptions):
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
-        """Return parameter groups by layer, weight decay, and backbone or not; `scale` multiplies the learning rate."""
+        """Return the trainable parameters in groups for the optimizer.
+
+        The parameters of a group have the same learning-rate factor (`scale`) and are either decayed or not, and either
+        in the backbone or not.
+        """
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:
             if weight.requires_grad:
@@ -187,7 +198,10 @@ class OptimConfig(OptimOptions):
 
 
 def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has_new_head: bool) -> dict[str, object]:
-    """Return the options for continued pretraining, from those that an objective proposes from scratch."""
+    """Return optimizer options for continued pretraining.
+
+    `proposed` are the options that the objective proposes for pretraining from scratch.
+    """
     return {
         **proposed,
         **CONTINUED,
@@ -197,7 +211,10 @@ def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has
 
 
 def layer_of(name: str, depth: int) -> int:
-    """Layer number: 0 for the embedding, 1 to `depth` for the blocks, then `depth` + 1 (Xiao et al., WACV 2023)."""
+    """Return the layer of a parameter, for layer-wise learning rates (Xiao et al., WACV 2023).
+
+    The embedding is layer 0, the blocks are layers 1 to `depth`, and everything after them is layer `depth` + 1.
+    """
     if not is_of_backbone(name):
         return depth + 1
     if ".blocks." in name:
@@ -215,5 +232,8 @@ def _is_adapter(name: str) -> bool:
 
 
 def _is_undecayed(name: str) -> bool:
-    """Whether a weight of several axes is not decayed: tokens, positions, and scales, whose neutral value is 1."""
+    """Return whether a parameter is excluded from weight decay although it is a matrix.
+
+    These are tokens, positions, and scales, whose neutral value is 1.
+    """
     return name.rpartition(".")[2] in UNDECAYED or ".ia3_l." in name

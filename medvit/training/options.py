@@ -77,10 +77,10 @@ class TrainingOptions(Config):
         return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
 
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
-        """Return the preprocessing to use; None if it is not set.
+        """Return the preprocessing to use; None if the user has set no option of it.
 
-        If options of the preprocessing are set, but not its kind, the missing options are those of the checkpoint, or
-        those chosen for the data.
+        If the user has set some options, but not the kind, the missing ones are those of the checkpoint. Without a
+        checkpoint, they are chosen for the data.
         """
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:

@@ -62,7 +62,10 @@ class Pretraining(TrainingModule):
 
     @property
     def seed_rank(self) -> int:
-        """Start all devices with the same seed, because `JointDraws` splits the random draws between the devices."""
+        """Number that is added to the seed of a step: 0, so that all devices have the same seed.
+
+        `JointDraws` splits the random draws between the devices.
+        """
         return 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
@@ -130,7 +133,7 @@ class Pretraining(TrainingModule):
         return summary
 
     def handed_on(self) -> Backbone:
-        """Return the backbone to save: with its last weights, or with the best ones if the guard decides so."""
+        """Return the backbone to save. It has the best weights if the guard requires it, else the last ones."""
         backbone = self.objective.backbone
         if self.guard.close():
             backbone.load_state_dict(load_file(self.best_path))

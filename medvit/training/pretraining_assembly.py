@@ -89,7 +89,10 @@ class AssembledPretraining:
         return [row for stream in self.streams for row in stream.samples.manifest]
 
     def describe_weights(self) -> str:
-        """Return how the weights are adapted and how many are trained; warn if random ones are frozen."""
+        """Return a text that describes how the weights are adapted and how many are trained.
+
+        Warn if randomly initialized weights are frozen.
+        """
         sizes = {name: weight.numel() for name, weight in self.peft.backbone.named_parameters()}
         trained, total = sum(sizes[name] for name in self.trained), sum(sizes.values())
         self.start.warn_if_held(self.way.name, num_trained=trained, num_weights=total)

@@ -28,7 +28,7 @@ POLITE = (signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of a run: whole epochs, and batches of the epoch it is in."""
+    """Progress of a run: the number of completed epochs, and of batches in the current epoch."""
 
     epochs: int = 0
     batches: int = 0
@@ -56,7 +56,7 @@ class KeepLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Save and stop within an epoch, if asked to, but not while gradients are being accumulated."""
+        """Save and stop if a signal has come, unless gradients are being accumulated."""
         done = batch_and_outputs[2] + 1
         if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
             return
@@ -65,7 +65,7 @@ class KeepLast(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Replace the last checkpoint, and stop if asked to."""
+        """Replace the last checkpoint, and stop if a signal has come."""
         self._save(trainer, Position(trainer.current_epoch + 1))
         if self._asked(trainer):
             raise KeyboardInterrupt

@@ -33,7 +33,10 @@ class SelfDistillationConfig(Config):
 
 
 class SelfDistillation:
-    """Frozen teacher; not a submodule, so it has no gradient and is absent from optimizers and checkpoints."""
+    """Frozen teacher whose features the student is kept close to.
+
+    The teacher is not a submodule, so it is absent from optimizers and checkpoints.
+    """
 
     def __init__(self, checkpoint: Checkpoint, weight: float, student: Backbone) -> None:
         self.teacher = backbone_of(checkpoint)[1].eval().requires_grad_(False)
@@ -46,7 +49,10 @@ class SelfDistillation:
             )
 
     def distance(self, student: Backbone, views: Views) -> Float[Tensor, ""]:
-        """Return the mean squared difference of student and teacher tokens after the last block, for the first view."""
+        """Return the distance of student and teacher for the first view, times the weight of this term.
+
+        The distance is the mean squared difference of their tokens after the last block.
+        """
         pixels = views.crops[0]
         with torch.no_grad():
             there = self.teacher.to(pixels.device)(pixels)

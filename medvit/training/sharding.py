@@ -36,7 +36,7 @@ HOOKS = (
 
 
 def sharded_strategy(num_processes: int) -> ModelParallelStrategy:
-    """Lightning strategy for FSDP2; the state to resume from is one file, as for one process."""
+    """Return the Lightning strategy for FSDP2; the state to resume from is one file, as for one process."""
     return ModelParallelStrategy(
         data_parallel_size=num_processes, tensor_parallel_size=1, save_distributed_checkpoint=False
     )

@@ -58,7 +58,9 @@ def holds_slides(manifest: Manifest, label: str) -> bool:
 
 
 def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
-    """Return the head of slides: gated attention by default. Checked before tiles are embedded, which takes long.
+    """Return the head for slides: the given one, else gated attention.
+
+    Call it before tiles are embedded, which takes long, so that errors are found early.
 
     Raises:
         ConfigError: If the head does not accept bags, or several devices are requested.
@@ -75,7 +77,8 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
 
     `failures` gets a line for each slide of an unknown class.
 
-    With `folds`, validation slides are taken from both splits, and val may be empty.
+    Without `folds`, each of the two splits must have a slide. With `folds`, val may be empty, because validation slides
+    are taken from both splits.
 
     Raises:
         DataError: If there are fewer than two classes, or if a split is empty.
@@ -161,7 +164,10 @@ class SlideTraining:
         return [load_file(_home(folder, member) / BEST) for member in range(self.bags.members)], figures
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return the best validation metric of each head and its step, from the figures of `train`, for a summary."""
+        """Return, for a summary, the best validation metric of each head and its step.
+
+        `figures` are the metrics that `train` returns.
+        """
         names = [f"head {member + 1}" for member in range(self.bags.members)]
         train, val = ([row for row in self.rows if row.split == split] for split in ("train", "val"))
         return trained_on(train, val) | {
@@ -190,7 +196,7 @@ class SlideTraining:
 
     @property
     def leftovers(self) -> list[str]:
-        """Names of the files in the folder of a run that only an unfinished run needs."""
+        """Return the names of the folders for single heads, which only an unfinished run needs."""
         return [_home(Path(), member).name for member in range(self.bags.members)]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:

@@ -30,7 +30,7 @@ CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.
 
 @dataclass(frozen=True)
 class TaskAssignment:
-    """Training target and images: the rows with the target, of the kind the model accepts."""
+    """Task of a model, and the images for it: `train` and `val` contain only images with the target."""
 
     kind: Task
     label: str
@@ -57,7 +57,10 @@ class TaskAssignment:
         return found.pop() or None if len(found) == 1 else None
 
     def odds(self) -> list[float] | None:
-        """Sampling probability of each training image for balanced classes; None for masks."""
+        """Return the relative sampling probability of each training image, with equal weight for all classes.
+
+        The result is None for segmentation.
+        """
         if self.kind == "segmentation":
             return None
         counts = dict(zip(self.classes, self.counts, strict=True))
@@ -67,7 +70,9 @@ class TaskAssignment:
 def require_fitting(
     ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check options about axes, given by key: `sizes` must have one number per axis, and `axes` must exist.
+    """Check that options about axes fit images with `ndim` axes; both arguments map option names to values.
+
+    Each of `sizes` must have one number per axis. Each of `axes` must name only existing axes.
 
     Raises:
         ConfigError: If an option does not fit images of `ndim` axes.
@@ -81,7 +86,9 @@ def require_fitting(
 
 
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
-    """Check that slices and their neighbors remain separate channels, because averaging them would lose depth.
+    """Check that a slice and its neighboring slices remain separate channels after preprocessing.
+
+    Averaging them would lose depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels.
@@ -104,9 +111,9 @@ def warn_of_ignored(task: Task, **options: object) -> None:
 
 
 def assign(manifest: Manifest, preprocess: Preprocess, label: str, *, with_val: bool = True) -> TaskAssignment:
-    """Return classification if images have the label, else segmentation if they have masks.
+    """Return the task of a dataset: classification if images have the label, else segmentation if they have masks.
 
-    Without `with_val`, the validation images are an empty manifest.
+    Without `with_val`, the manifest of validation images is empty.
 
     Raises:
         DataError: If the images have neither, a split is empty, or the dataset has fewer than two classes.
@@ -135,11 +142,11 @@ def _task(manifest: Manifest, label: str) -> Task:
 
 
 def choose_preprocess(manifest: Manifest) -> Preprocess:
-    """Return a preprocessing for the kind of image that is most frequent, by default.
+    """Return the default preprocessing for the most frequent kind of image.
 
-    Images are resized to 224 x 224. If all have 8 bits, they are scaled by that range; otherwise each is normalized by
-    itself. Volumes keep their spacing. If all are CT, a soft tissue window is applied; otherwise each is normalized by
-    itself.
+    Images are resized to 224 x 224. If all of them have 8 bits, they are scaled by that range; otherwise, each image is
+    normalized by its own statistics. Tiles of slides are not resized. Volumes keep their spacing. If all of them are
+    CT, a soft tissue window is applied; otherwise, each volume is normalized by its own statistics.
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:
@@ -161,7 +168,10 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
 def crop_size(
     manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...], limits: Mapping[int, int] = LARGEST_CROP
 ) -> tuple[int, ...]:
-    """Return the largest image, axis by axis, rounded up to whole patches, and no larger than the limit."""
+    """Return the size of training crops: on each axis, the size of the largest image after preprocessing.
+
+    It is limited by `limits`, and rounded up to whole patches.
+    """
     shapes = [prepared_shape(row, preprocess) for row in manifest]
     limit = limits[len(patch_size)]
     largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]

@@ -137,9 +137,9 @@ class CompileBlocks(Callback):
 
 
 class StepProgress(Callback):
-    """Progress over all steps of the run, with the time left, the metrics that the modules name for it, and passes.
+    """Progress bar over all steps of the run.
 
-    Passes are those over the training data.
+    It shows the time left, selected metrics, and the number of passes over the training data.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,10 @@ class CurriculumConfig(Config):
 
 
 def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int, ...]) -> Float[Tensor, "n c *t"]:
-    """Return crops with sides reduced by a factor, in whole patches: bicubic in 2D, by averaging voxels in 3D."""
+    """Return crops whose sides are reduced by a factor and rounded to whole patches.
+
+    In 2D, interpolation is bicubic; in 3D, voxels are averaged.
+    """
     sides = zip(crops.shape[2:], patch_size, strict=True)
     size = tuple(max(1, round(side * factor / patch)) * patch for side, patch in sides)
     if size == tuple(crops.shape[2:]):

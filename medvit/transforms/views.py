@@ -126,7 +126,10 @@ def draw(
 def draw_at_scale(
     config: MultiCropConfig, shape: Sequence[int], size: tuple[int, ...], generator: np.random.Generator
 ) -> CropBox:
-    """Return a random box that spans `config.zoom` image pixels for each pixel of a crop of the given size."""
+    """Return a random box in an image, with a side of about z pixels for each pixel of a crop of the given size.
+
+    The zoom z is drawn from the range `config.zoom`.
+    """
     assert config.zoom is not None
     zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
     return _placed(shape, np.minimum(zoom * np.array(size), shape), generator)
@@ -150,9 +153,10 @@ def cut(pixels: Float[Tensor, "c *s"], box: CropBox, size: tuple[int, ...]) -> F
 
 @dataclass(frozen=True)
 class ImageViews:
-    """Views of one image: global `crops` (V, C, *S), `local` ones (W, C, *s) if any, study pseudonym, and labels.
+    """Views of one image: global crops (V, C, *S) and, if any, local crops (W, C, *s).
 
-    `fine` (V, C, *t) are the global crops at a higher resolution, if requested.
+    `study` is the pseudonym of the study, and `description` has the labels of the image. `fine` (V, C, *t) are the
+    global crops at a higher resolution, if requested.
     """
 
     crops: Float[Tensor, "v c *s"]
@@ -228,7 +232,10 @@ class MakeViews:
 
 
 def _part(image: Sample, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Sample:
-    """Return the region of an image whose first voxel is at these fractions of the possible range."""
+    """Return a region of an image.
+
+    `corner` is the relative position of the region, from 0 to 1 along each axis.
+    """
     shape = tuple(image.pixels.shape[1:])
     box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
     start = (int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True))

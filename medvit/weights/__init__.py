@@ -44,7 +44,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Report on the tensors of a weights file: their names, and how each was handled."""
+    """Report on how each tensor of a weights file was handled, by name."""
 
     source: str
     loaded: tuple[str, ...]
@@ -77,7 +77,10 @@ class Fit:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """Options to set so that the model matches the file; empty if every weight of the file was used."""
+        """Options to set so that the model uses more weights of the file.
+
+        The tuple is empty if there is no such option, for example because every weight was used.
+        """
         return tuple(what for part, what in ADVICE.items() if any(re.search(part, name) for name in self.unexpected))
 
     def __str__(self) -> str:
@@ -198,9 +201,9 @@ def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) ->
 
 
 def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
-    """Drop the biases of queries, keys and values in DINOv3 if those of queries and values are all zero.
+    """Drop the biases of queries, keys and values of DINOv3 if they have no effect.
 
-    DINOv3 masks the biases of keys, so a model without these biases is equivalent.
+    This is the case if those of queries and values are all zero, because DINOv3 masks those of keys.
     """
     for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
@@ -212,10 +215,10 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
     """Return a patch embedding for another number of channels, another patch size, or volumes.
 
-    From three channels to one, kernels are summed, so a gray image gives the same tokens as in RGB; from one to more,
-    they are divided equally. From 2D to 3D, each slice of the patch gets an equal part, so a volume that is constant
-    along its last axis gives the same tokens as its slice. Another patch size uses the pseudo-inverse resize of
-    FlexiViT (Beyer et al., CVPR 2023).
+    From three channels to one, kernels are summed, so a gray image gives the same tokens as in RGB. From one channel to
+    several, the kernel is divided equally among them. From 2D to 3D, each slice of the patch gets an equal part of the
+    kernel, so a volume that is constant along its last axis gives the same tokens as its slice. For another patch size,
+    kernels are resized by the pseudo-inverse of FlexiViT (Beyer et al., CVPR 2023).
     """
     kernel = _adapt_channels(kernel.float(), shape[1])
     size = shape[2 : kernel.ndim]

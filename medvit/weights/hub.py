@@ -45,7 +45,7 @@ def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid
 
 
 def _described_grid(path: Path) -> tuple[int, ...] | None:
-    """Return the grid of learned positions stated in the description of a medvit checkpoint, else None."""
+    """Return the grid of learned positions in the `model.yaml` next to a weights file; None if it is not stated."""
     if not path.is_file():
         return None
     backbone = read_yaml(path).get("backbone")

@@ -85,7 +85,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
 
 
 def _qkv_joined(state: StateDict) -> StateDict:
-    """Return the tensors; queries, keys and values that a file stores separately are stacked as in timm."""
+    """Return the tensors, in which separate queries, keys and values are stacked as in timm."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in state if PART.match(name)]:
         stem, number, kind = PART.sub(r"\1 \2 \3", name).split()
@@ -113,11 +113,9 @@ def side_of(count: int, rank: int) -> int | None:
 def with_patch_positions(
     state: StateDict, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[StateDict, tuple[int, ...] | None]:
-    """Return the tensors with learned positions of patches only, and the grid of these positions.
+    """Return the tensors with learned positions for patches only, and the grid of these positions.
 
-    The grid is None without learned positions.
-
-    Positions of prefix tokens are added to the prefix tokens themselves.
+    Positions of prefix tokens are added to the prefix tokens themselves. Without learned positions, the grid is None.
 
     Raises:
         CheckpointError: If the number of positions fits no grid, or fits several.
@@ -137,7 +135,11 @@ def with_patch_positions(
 def _reading(
     count: int, sizes: list[int], rank: int, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[int, tuple[int, ...]]:
-    """Return how many types of prefix tokens (class token, then registers) have positions, and the grid."""
+    """Return how the `count` learned positions in a file are divided between prefix tokens and patches.
+
+    The first result is the number of types of prefix tokens with positions: class token, then registers. The second
+    result is the grid of the patches.
+    """
     patches = [count - sum(sizes[:num_tokens]) for num_tokens in range(len(sizes) + 1)]
     if file_grid is not None:
         if math.prod(file_grid) in patches and len(file_grid) == rank:
@@ -184,7 +186,10 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
-    """Return the bias of qkv in timm's form for DINOv3: separate biases of queries and values; that of keys is zero."""
+    """Return the tensors with the bias of qkv split as in timm's DINOv3, if the model expects this.
+
+    The biases of queries and values become separate tensors; that of keys, which is zero, is dropped.
+    """
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:
         stem = name.removesuffix("qkv.bias")

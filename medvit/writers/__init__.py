@@ -48,7 +48,10 @@ class Study:
     """Other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
-        """Return the series identifier of an image of the study, or if it has none, the position in the study."""
+        """Return the identifier of an image's series.
+
+        If the image has no series, its position in the study is used.
+        """
         return item.identity.series or f"{self.name}#{self.items.index(item)}"
 
 
@@ -99,7 +102,10 @@ class WriterContext:
     """Pseudonym of the series, if one folder contains results of several series."""
 
     def path(self, folder: Path, stem: str, suffix: str) -> Path:
-        """Return the path of a file: `STEM.SUFFIX`, with the series after the stem if there are several."""
+        """Return the path of an output file, `STEM.SUFFIX`.
+
+        If the study has several series, the name of the series follows the stem.
+        """
         return folder / f"{stem}{'-' * bool(self.series)}{self.series}{suffix}"
 
 

@@ -19,7 +19,7 @@ Color = tuple[int, int, int]
 
 
 def caption(width: int, parts: Sequence[tuple[str, Color | None]]) -> UInt8[Array, "h w 3"]:
-    """Return a line in black on white with texts, each after a square of its color if it has one.
+    """Return a line of text in black on white; a text with a color has a square of this color before it.
 
     Text beyond `width` pixels is cut off.
     """

@@ -24,7 +24,8 @@ ABNORMAL_WORDS = re.compile(
 def property_type(name: str, codes: Mapping[str, str]) -> Concept:
     """Return the coded term of a class.
 
-    It is the term given in `codes`, else the term of this name in DICOM's SNOMED CT dictionary, else a private one.
+    The term in `codes` comes first, then the term of the same name in DICOM's SNOMED CT dictionary. For other classes,
+    a private term is made.
 
     Raises:
         ConfigError: If the given code is not `SCHEME:VALUE:MEANING`.

@@ -25,7 +25,9 @@ NO_UNIT = Concept("UCUM", "1", "no units")
 
 
 def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: Mapping[str, str]) -> None:
-    """Write a group of squares for each class that is the most probable one of a tile, with its measurements.
+    """Write the tiles of a slide as annotations: a group of squares for each class, with measurements.
+
+    The group of a class has the tiles for which it is the most probable class.
 
     Raises:
         UnsupportedError: If the source has no whole-slide image for the coordinates to refer to.

@@ -111,7 +111,10 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
-    """Set the referenced frame numbers to those in the source file, which may have more frames than were segmented."""
+    """Correct the frame numbers by which a segmentation refers to its source.
+
+    The source file may have more frames than were segmented, so the numbers in the file (`frames`) are set.
+    """
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
             for source in derivation.get("SourceImageSequence", ()):
@@ -134,9 +137,9 @@ def present_labels(mask: Int[Array, "*s"]) -> list[int]:
 
 
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
-    """Return the mask in the frames of its source (frames, rows, columns).
+    """Return the mask as frames (frames, rows, columns) on the pixel grid of its source.
 
-    The frames are in the order of the source's headers or frames.
+    There is one frame per header of the source; for a multi-frame source, one per frame. They are in the same order.
 
     Raises:
         GeometryError: If the mask is not on the pixel grid of the source.

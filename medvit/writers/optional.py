@@ -17,7 +17,9 @@ LACKS = "there is no"
 
 
 def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | None]) -> list[str]:
-    """Write an output to a path (file or folder); return the notes of its writer, or why the output is missing.
+    """Write an output to a path (file or folder), and return the notes of its writer.
+
+    If the output cannot be written, return the reason instead. `what` names the output.
 
     Raises:
         OutputError: If nothing can be written, as on a full disk.

@@ -15,7 +15,10 @@ from medvit.wsi.tiles import TileGrid
 
 @dataclass(frozen=True)
 class SlideFinding:
-    """Slide with its tiles and a model's prediction for them; `mpp` and `shape` (H, W) are those of level 0."""
+    """Tiles of a slide and a model's prediction for them.
+
+    `mpp` (microns per pixel) and `shape` (H, W) are those of the slide at level 0.
+    """
 
     grid: TileGrid
     reading: SlideReading
@@ -29,7 +32,10 @@ class SlideFinding:
         return self.grid.side(self.mpp)
 
     def top(self, count: int) -> Int[Array, "k"]:
-        """Return the tiles with the most attention, in descending order; of overlapping tiles, only one."""
+        """Return the `count` tiles with the most attention, in descending order.
+
+        A tile that overlaps a tile with more attention is skipped.
+        """
         chosen: list[int] = []
         for index in np.argsort(-self.reading.attention, kind="stable"):
             apart = np.abs(self.grid.xy[chosen] - self.grid.xy[index]).max(axis=1) if chosen else np.array([np.inf])
@@ -58,13 +64,16 @@ class HeatMap:
 
 
 def attention_map(finding: SlideFinding) -> HeatMap:
-    """Return a map of attention ranks: for each tile, the fraction of tiles with less attention (ties by order)."""
+    """Return a map of attention ranks.
+
+    The rank of a tile is the fraction of tiles with less attention; tiles with equal attention are ranked by order.
+    """
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
     return _map(finding, (order + 1) / len(order))
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
-    """Return a map of the probabilities of a class, each for a tile by itself (as a bag of one tile)."""
+    """Return a map of a class: its probability for each tile, predicted as if the tile were the whole slide."""
     return _map(finding, finding.reading.scores[:, label])
 
 

@@ -104,7 +104,10 @@ def _check_frames(headers: Sequence[Dataset]) -> None:
 
 
 def _align(headers: Sequence[Dataset]) -> None:
-    """Set slices that are parallel within the tolerance of `series.volume` to the orientation of the first."""
+    """Give all slices the orientation of the first slice.
+
+    They may differ within the tolerance of `series.volume`.
+    """
     if PER_FRAME in headers[0]:
         _share(headers[0], "PlaneOrientationSequence")
         _share(headers[0], "PixelMeasuresSequence")

@@ -87,7 +87,7 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
 def _apart(group: Sequence[_Header]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return the files of a slide without identical copies, and the copies.
 
-    Different files with the same UID remain, and opening the slide then fails.
+    If different files have the same UID, all of them are returned; opening the slide then fails.
     """
     first: dict[str, Path] = {}
     parts, copies = list[Path](), list[Path]()
@@ -233,7 +233,7 @@ def _levels(slide: Any, source: Any) -> list[Any]:
 
 
 def siblings(file: Path) -> tuple[Path, ...]:
-    """Return the files of the slide that a file belongs to, all from the folder of that file.
+    """Return all files of the slide to which a DICOM file belongs; they are in the folder of the file.
 
     Raises:
         DataError: If the file is not a level of a slide.

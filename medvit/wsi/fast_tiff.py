@@ -31,7 +31,9 @@ Verdict = Literal["same", "similar", "different", "unknown"]
 
 
 def of_maker(path: Path, maker: str) -> Pyramid:
-    """Open a vendor's slide without OpenSlide, if tifffile returns the same pixels, else with OpenSlide.
+    """Open a slide in the format of a vendor (`maker`).
+
+    If tifffile decodes the same pixels as OpenSlide, it is used, because it is faster; otherwise, OpenSlide is used.
 
     Raises:
         UnsupportedError: If the two decoders give different images.
@@ -93,7 +95,7 @@ def _shapes(pyramid: Pyramid) -> list[tuple[int, int]]:
 
 
 def _verdict(slow: OpenSlidePyramid, fast: TiffPyramid) -> Verdict:
-    """Return the result of comparing the levels that both decoders have."""
+    """Return the result of comparing the pixels of two decoders, for the levels that both have."""
     known = {shape: number for number, shape in enumerate(_shapes(slow))}
     pairs = [(known[shape], number) for number, shape in enumerate(_shapes(fast)) if shape in known]
     found = {_verdict_at(slow, fast, *pair) for pair in pairs}

@@ -122,9 +122,10 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
 
 
 def magnified(tile: TileRow, mpp: float) -> TileRow | None:
-    """Return a tile of the same pixel size and center at about `mpp` microns per pixel, moved to be inside the slide.
+    """Return a tile with the same center and number of pixels, at about `mpp` microns per pixel.
 
-    The result is None if the slide has a lower resolution than `mpp`, or is smaller than such a tile.
+    It is moved if it would extend beyond the slide. The result is None if the slide has a lower resolution than `mpp`,
+    or is smaller than such a tile.
     """
     slide = tile.slide
     assert slide is not None
@@ -204,5 +205,8 @@ _KEPT: dict[int, OrderedDict[tuple[str, ...], Slide]] = {}
 
 
 def _open_slides() -> OrderedDict[tuple[str, ...], Slide]:
-    """Return the open slides of this process: a forked process must not share file handles with its parent."""
+    """Return the slides that are open in this process.
+
+    They are separate for each process, because a forked process must not share file handles with its parent.
+    """
     return _KEPT.setdefault(os.getpid(), OrderedDict())

@@ -38,7 +38,9 @@ def vendor(path: Path) -> str:
 
 
 def maker_texts(path: Path) -> dict[str, str]:
-    """Return the vendor's texts on a slide by the vendor's property names, except numbers that are only measurements.
+    """Return the properties of a slide that its vendor defines, by name.
+
+    Numbers that are only measurements are excluded.
 
     Raises:
         UnreadableError: If OpenSlide cannot open the slide.

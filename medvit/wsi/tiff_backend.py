@@ -134,7 +134,10 @@ _cache, _numbers = _Cache(), count()
 
 
 def short_level(path: Path) -> UnreadableError | None:
-    """Return an error that describes pixels past the end of a TIFF; None if the file is complete. Reads no pixels."""
+    """Return an error if pixels are missing at the end of a TIFF; None if the file is complete.
+
+    No pixels are read.
+    """
     num_bytes = path.stat().st_size
     with opened(path) as file:
         if len(file.pages) == 0:
@@ -173,7 +176,7 @@ def _require_decoder(page: Any) -> None:
 
 
 def _orientation(pages: Sequence[Any]) -> int:
-    """Return the common (274) Orientation of all levels."""
+    """Return the (274) Orientation that all levels have in common."""
     found = {int(page.tags.valueof("Orientation", UPRIGHT)) for page in pages}
     if len(found) > 1 or not found <= set(FLIPS):
         raise UnsupportedError(

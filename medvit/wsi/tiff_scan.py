@@ -82,8 +82,8 @@ def _is_beside(series: Any) -> bool:
 def _is_rival(one: Any, largest: Any) -> bool:
     """Return whether an image may be a separate scan.
 
-    It is not if it is a reduced copy of the largest image, or if it is stored in strips although the largest is stored
-    in tiles.
+    It is not a separate scan if it is a reduced copy of the largest image, or if it is stored in strips although the
+    largest image is stored in tiles.
     """
     page, of = one.keyframe, largest.keyframe
     if page.is_reduced or _is_smaller(page, of):
@@ -92,9 +92,10 @@ def _is_rival(one: Any, largest: Any) -> bool:
 
 
 def _is_level(page: Any, of: Any) -> bool:
-    """Return whether a page is a level of the largest image, although tifffile did not assign it to that image.
+    """Return whether a page is a level of the image `of`, although tifffile did not assign it to that image.
 
-    It is one if it is marked as reduced and is similar to the largest image.
+    It is a level if it is marked as reduced, is smaller than that image, and is stored in tiles or strips as that image
+    is.
     """
     return bool((page.is_reduced or page.is_subifd) and page.is_tiled == of.is_tiled and _is_smaller(page, of))
 
@@ -138,7 +139,11 @@ class _OmePixels:
 
 
 def _ome_um(ome: Sequence[_OmePixels], page: Any) -> tuple[float, float] | None:
-    """Return the pixel size of the image with this page and size; None if two entries differ and match equally well."""
+    """Return the pixel size that the OME-XML entries state for a page.
+
+    An entry matches if it has the size of the page and, preferably, its number. The result is None if no entry matches,
+    or if equally good matches state different pixel sizes.
+    """
     fitting = [one for one in ome if one.size == size_of(page)]
     exact = [one for one in fitting if one.page == page.index]
     sizes = {one.pixel_um for one in exact or fitting}

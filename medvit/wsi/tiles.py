@@ -65,7 +65,7 @@ class TileGrid:
         return len(self.xy)
 
     def has(self, flag: int) -> Bool[Array, "n"]:
-        """Return which tiles have a flag, or one of several flags."""
+        """Return which tiles have at least one of the flags in `flag`."""
         return np.asarray(self.flags & np.uint8(flag)) > 0
 
     def only(self, chosen: Bool[Array, "n"]) -> TileGrid:

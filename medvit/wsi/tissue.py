@@ -140,7 +140,7 @@ def _likeness(one: Float32[Array, "3 h w"], other: Float32[Array, "3 h w"]) -> F
 
 
 def _threshold(chroma: Float32[Array, "n"]) -> float:
-    """Return Otsu's threshold (1979), limited to its bounds."""
+    """Return the threshold of Otsu (1979), limited to a fixed range."""
     low, high = CHROMA
     counts, edges = np.histogram(np.minimum(chroma, 0.5), 256, (0.0, 0.5))
     centers = (edges[:-1] + edges[1:]) / 2

@@ -86,7 +86,7 @@ class ProbeReading:
     """Number of images for the rank, which cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
-        """Return the readings by name."""
+        """Return the measured values by name."""
         names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
         return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
 
@@ -96,9 +96,9 @@ class ProbeReading:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Alarm about a probe evaluation.
+    """Alarm of the guard about a probe evaluation.
 
-    A collapse ends the run at once; a drop must persist.
+    A `collapse` ends the run at once. A `fall` ends the run only if it persists, and `low` is only reported.
     """
 
     kind: AlarmKind
@@ -126,7 +126,10 @@ class Guard:
         self._highest_rank, self._lowest_error = 0.0, math.inf
 
     def take(self, reading: ProbeReading) -> list[Alarm]:
-        """Return the alarms for a new probe evaluation; afterwards, `best is reading` if its weights should be kept."""
+        """Return the alarms for a new probe evaluation, and update `best` and `verdict`.
+
+        If `best` is the new evaluation afterwards, the current weights should be kept.
+        """
         alarms = list(self._alarms(reading))
         kinds = {alarm.kind for alarm in alarms}
         self._falls = self._falls + 1 if "fall" in kinds else 0
@@ -143,13 +146,19 @@ class Guard:
         return alarms
 
     def close(self) -> str:
-        """Return why the last weights must not be saved at the end of a run; empty if they may be saved."""
+        """Return why the best weights must be saved at the end of a run instead of the last ones.
+
+        The text is empty if the last weights may be saved.
+        """
         if not self.verdict and self._falls and self.last is not None:
             self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
         return self.verdict if self.config.action == "rollback" else ""
 
     def describe_rollback(self) -> str:
-        """Return why the run ended early and which weights are saved instead of the last ones; else an empty text."""
+        """Return why the run ended early, and which weights are saved instead of the last ones.
+
+        The text is empty if the last weights are saved.
+        """
         best, last, reason = self.best, self.last, self.close()
         if best is None or last is None or not reason:
             return ""
@@ -187,18 +196,21 @@ class Guard:
 
     @property
     def _worse(self) -> AlarmKind:
-        """Kind of alarm for a worse score of the probe or of nearest neighbors."""
+        """Kind of alarm for a worse score: `fall`, or only `low` if training began with random weights."""
         return "low" if self.starts_random else "fall"
 
     @property
     def _floor(self) -> ProbeReading | None:
-        """Return the best previous probe evaluation, unless it is that of random weights."""
+        """Probe evaluation that new ones are compared with: the best previous one.
+
+        It is None if the best one is that of the random weights at the start.
+        """
         return None if self.starts_random and self.best is self.start else self.best
 
     def _is_best(self, reading: ProbeReading) -> bool:
-        """Return whether a probe evaluation is the best so far: by its score, or without a score by its error.
+        """Return whether a probe evaluation is the best so far, by its score.
 
-        If two are equal, the later one is the best.
+        If it has no score, the reconstruction error decides. Of two equal evaluations, the later one is the best.
         """
         if self._floor is None or self.best is None:
             return True
@@ -229,9 +241,10 @@ class Guard:
             )
 
     def _of_rank(self, reading: ProbeReading, before: ProbeReading, allowed: float) -> AlarmKind:
-        """Return the kind of alarm for an effective rank below the bound `rank_hard`.
+        """Return the kind of alarm for an effective rank below `rank_hard`.
 
-        It is only `low` if the rank was never above this bound.
+        The alarm is only `low` if the rank was never above `rank_hard`. It is also `low` if the images can be
+        reconstructed and other scores have not become worse.
         """
         if self._highest_rank < self.config.rank_hard:
             return "low"
@@ -249,7 +262,7 @@ def _reading(state: Mapping[str, Any]) -> ProbeReading:
 def paired_error(before: ProbeReading, after: ProbeReading) -> float:
     """Return the standard error of the difference of two scores on the same images.
 
-    If the contributions of single images are unknown, it is the standard error of either score.
+    If the contribution of each image is unknown, the result is the larger one of the standard errors of the scores.
     """
     count = len(after.hits)
     if count < 2 or len(before.hits) != count:

@@ -69,9 +69,9 @@ def _bank_and_queries(
 
 
 def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
-    """Return training images for the bank and for the queries; no patient is in both.
+    """Return training images for the bank and training images for the queries; no patient is in both.
 
-    Patients with at least half of the images are available for the bank.
+    Patients with at least half of the images are assigned to the bank, for which at most `num_bank` images are drawn.
     """
     images: dict[str, list[str]] = {}
     for row in manifest.filter(lambda row: row.split == "train"):
@@ -132,14 +132,17 @@ def _tissue_probe(
 
 
 def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "n p"]:
-    """Indices of the patches to compare in each image, ascending: all patches, or the same number for each image."""
+    """Return the indices of the patches to compare in each image, in ascending order.
+
+    They are all patches of an image, or a random subset of equal size for each image.
+    """
     count = min(num_patches, max(1, MAX_PATCHES // num_images))
     noise = torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: tuple[Views, ...], seed: int) -> Probe:
-    """Return a probe that asks for the study of an image.
+    """Return a probe in which the label of an image is its study.
 
     The bank has a crop of one image of each study. The query is a crop of another image of the study, or of the same
     image if the study has only one.
@@ -156,10 +159,10 @@ def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: 
 
 
 def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
-    """Two images of each study, or its only image twice; studies with several images come first.
+    """Return two images of each study; if a study has only one image, this image twice.
 
-    The two images are at one third and two thirds of the study, since slices at the ends of a volume show little
-    tissue.
+    Studies with several images come first. The two images are at one third and two thirds of the study, since slices at
+    the ends of a volume show little tissue.
     """
     studies: dict[tuple[str, str], list[Row]] = {}
     for row in manifest:

@@ -27,10 +27,10 @@ def knn_vote(
 def ridge_logits(
     bank: Float[Tensor, "n d"], labels: Int[Tensor, "n"], queries: Float[Tensor, "m d"]
 ) -> Float[Tensor, "m l"]:
-    """Return a linear probe in closed form: ridge regression on the classes, with equal total weight per class.
+    """Return class scores of the queries from a ridge regression on the labels of the bank.
 
-    Its penalty is the one of `PENALTIES` with the smallest leave-one-out error (Allen, Technometrics 1974), which the
-    singular values give without refitting.
+    All classes have equal total weight. The penalty is the one of `PENALTIES` with the smallest leave-one-out error
+    (Allen, Technometrics 1974), which the singular values give without refitting.
     """
     classes = int(labels.max()) + 1
     counts = torch.bincount(labels, minlength=classes).double()

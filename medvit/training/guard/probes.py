@@ -57,13 +57,17 @@ class ProbeConfig(Config):
     """
 
     def answer(self, row: Row) -> str | None:
-        """Return the value that an image has for the configured label; None if it has none."""
+        """Return the value of the label `knn_label` of an image; None if the image does not have this label."""
         return row.labels.get(self.knn_label) or row.attributes.get(self.knn_label)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Images for evaluating a representation; `question` names the kind of labels, `views` are crops as in training."""
+    """Images on which a representation is evaluated: a bank of labeled images, and query images.
+
+    `question` names the kind of labels. `views` are training crops on which an objective with a reconstruction or a
+    teacher is evaluated.
+    """
 
     question: Literal["class", "tissue", "study"]
     bank: tuple[Tensor, ...]
@@ -79,7 +83,7 @@ class Probe:
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:
         """Return the probe evaluation of an objective and its backbone, which both remain unchanged.
 
-        Under autocast, forward passes are as cheap as in mixed-precision training.
+        Call it under autocast, so that forward passes are as fast as in mixed-precision training.
         """
         modes = [(module, module.training) for module in objective.modules()]
         objective.eval()
@@ -132,7 +136,10 @@ class Probe:
         return _Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _hits(self, bank: _Features, queries: _Features, *, is_linear: bool) -> Float[Tensor, "m"]:
-        """Return the contribution of each query image to the balanced accuracy."""
+        """Predict the labels of the queries from the bank, by nearest neighbors or a linear probe.
+
+        Return the contribution of each query image to the balanced accuracy.
+        """
         of_patches = self.question == "tissue"
         known, asked = (
             part.patches if of_patches else part.wide if is_linear else part.images for part in (bank, queries)
@@ -148,7 +155,10 @@ class Probe:
         return torch.from_numpy(shares).unflatten(0, (len(self.queries), -1)).sum(dim=1)
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
-        """Return the reconstruction error and the teacher's entropy, each NaN if the objective has none."""
+        """Return the reconstruction error and the teacher's entropy.
+
+        Each value is NaN if the objective does not have it.
+        """
         is_rebuilt = objective.judged_by == "reconstruction"
         device = next(objective.parameters()).device
         devices = [device] if device.type == "cuda" else []
@@ -165,7 +175,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Features:
-    """Features of images: vectors to compare (N, D), vectors for a linear probe (N, E), and patches (N * P, D)."""
+    """Features of images: `images` (N, D) for nearest neighbors, and `wide` (N, E) for a linear probe.
+
+    `patches` (N * P, D) are the features of single patches.
+    """
 
     images: Float[Tensor, "n d"]
     wide: Float[Tensor, "n e"]

@@ -44,7 +44,7 @@ class Bag:
 
 
 class DrawnBags(Dataset[tuple[torch.Tensor, Bag]]):
-    """Slides with a random subset of their tiles each time, looked up by `Draw`."""
+    """Dataset of slides; each access with a `Draw` returns a random subset of the tiles of a slide."""
 
     def __init__(self, bags: Sequence[Bag], max_tiles: int) -> None:
         self.bags, self.max_tiles = bags, max_tiles
@@ -110,11 +110,11 @@ def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
 def divide(
     rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Return indices of the training and the validation rows of a head; no patient is in both.
+    """Return indices of the training rows and of the validation rows for one head; no patient is in both.
 
-    Without folds, these are the splits of the dataset. With folds, patients are distributed over the folds at random,
-    and anew after every `folds` heads. If the `classes` of the rows are given, each fold gets about the same share of
-    each class.
+    If `folds` is 0, these are the splits of the dataset. Otherwise, patients are distributed over the folds at random.
+    Head number `member` is validated on one of the folds. After every `folds` heads, patients are distributed again. If
+    the `classes` of the rows are given, each fold gets about the same share of each class.
     """
     if not folds:
         chosen = {row.patient_id for row in rows if row.split == "val"}

@@ -1,4 +1,7 @@
-"""Random order of samples for fast reading: neighbors in a file are read together, yet a batch has many slides."""
+"""Random order of samples for fast reading.
+
+Neighboring samples of a file are read together, and yet a batch has samples of many slides.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ class Blocks:
     lengths: tuple[int, ...]
 
     def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-        """Return each index once, in a random order of blocks; `AT_ONCE` blocks at a time are interleaved.
+        """Return each index once: blocks of neighboring samples are in random order.
 
-        The first block boundary of each file is random in each call.
+        `AT_ONCE` blocks at a time are interleaved, so that a batch contains samples of many blocks. In each call, the
+        files are divided into blocks at different positions.
         """
         blocks = self._cut(generator)
         shuffled = [blocks[n] for n in generator.permutation(len(blocks))]

@@ -33,7 +33,7 @@ class LoaderConfig(Config):
 
 @dataclass(frozen=True)
 class Draw:
-    """Index of an image and the seed of its random draws this time."""
+    """Request for one training sample: the index of the image, and the seed of its random transform."""
 
     index: int
     seed: int
@@ -41,7 +41,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Alternation:
-    """Two kinds of images in alternating batches: images with an index below `num_first`, and the others."""
+    """Order in which batches of two kinds of images alternate.
+
+    Images with an index below `num_first` are of the first kind, all others of the second kind.
+    """
 
     num_first: int
     batch_size: int
@@ -107,7 +110,10 @@ class EpochSampler(Sampler[Draw]):
         return turn * alternation.num_first + self._in_order(turn, nth, sizes[turn])
 
     def _in_order(self, turn: int, nth: int, num_images: int) -> int:
-        """Return the nth image of successive random orders of all images."""
+        """Return image number `nth` of a sequence of random orders.
+
+        Each order contains all images. `turn` distinguishes the sequences of different kinds of images.
+        """
         lap, place = divmod(nth, num_images)
         if (turn, lap) not in self._orders:
             parts = (0, lap) if turn == 0 else (0, lap, turn)
@@ -126,9 +132,10 @@ class EpochSampler(Sampler[Draw]):
 def spread(
     order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """Return a random order rearranged: if it is divided into k parts, a group of k members has one in each part.
+    """Return a random order, rearranged so that the members of each group are evenly spaced.
 
-    `groups` gives the group of each image, from 0. The members of a group keep their order.
+    `groups` gives the group of each image, from 0. If a group has k members and the order is divided into k equal
+    parts, each part has one of them. The members of a group keep their order.
     """
     counts = np.bincount(groups)
     starts = generator.random(len(counts))
@@ -139,7 +146,7 @@ def spread(
 
 
 class TwoKinds:
-    """Concatenated samples of two kinds."""
+    """Concatenation of two sets of samples of different kinds."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self.first, self.second = first, second
@@ -152,13 +159,13 @@ class TwoKinds:
         return self.first[index] if own < 0 else self.second[own]
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """Return a sample, as drawn for training."""
+        """Return a sample for training. The seed determines its random parts, such as the choice of a slice."""
         own = index - len(self.first)
         return self.first.drawn(index, seed) if own < 0 else self.second.drawn(own, seed)
 
 
 class Drawn(Dataset[Any]):
-    """Samples after a random transform, looked up by `Draw`."""
+    """Dataset of samples; each access with a `Draw` returns a sample after a random transform."""
 
     def __init__(self, samples: Samples | TwoKinds, transform: Callable[[Sample, int], Any]) -> None:
         self.samples, self.transform = samples, transform
@@ -183,7 +190,7 @@ def epoch_loader(
     """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues.
 
     With `num_first`, batches of the first `num_first` samples alternate with batches of the others. `patients` gives
-    the patient of each sample; if it is set, samples of one patient are spread over the epoch.
+    the patient of each sample. If `patients` is given, samples of one patient are spread over the epoch.
     """
     return draw_loader(
         config,
@@ -211,7 +218,10 @@ def draw_loader(
     start: Position,
     **order: Any,
 ) -> DataLoader[Any]:
-    """Return a loader of any samples that are looked up by `Draw`; `order` is their order, as for `EpochSampler`."""
+    """Return a loader for a dataset whose samples are accessed with a `Draw`.
+
+    The arguments in `order` determine the order of samples; they are passed to `EpochSampler`.
+    """
     sampler = EpochSampler(
         num_images,
         draws_per_epoch=num_batches * config.batch_size,

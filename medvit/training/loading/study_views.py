@@ -15,7 +15,7 @@ from medvit.types import Sample
 
 
 class ViewsOfStudy:
-    """Views of a sample and, if configured, of another image of its study; they are determined by the seed alone.
+    """Transform from a sample and a seed to views, if configured with views of another image of the same study.
 
     If a study has only one image, all views are of that image.
     """

@@ -46,7 +46,9 @@ class ViewStream:
         *,
         key: str = "views",
     ) -> ViewStream:
-        """Return the loader of training images, with crops that fit them; `key` names the options of the crops.
+        """Return training images with options of crops that fit the images and the backbone.
+
+        `asked` are the options that the user has set; `key` is their name in messages.
 
         Raises:
             ConfigError: If options of the crops do not have the rank of the backbone.
@@ -60,7 +62,9 @@ class ViewStream:
 
     @classmethod
     def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> ViewStream:
-        """Return the training images of the other rank; their preprocessing is chosen for them unless it is given.
+        """Return the training images for the backbone of the other dimensionality.
+
+        `given` is their preprocessing; if it is unset, one is chosen for the images.
 
         Raises:
             DataError: If there are none.
@@ -78,17 +82,17 @@ class ViewStream:
 
     @property
     def sizes(self) -> dict[str, list[int]]:
-        """Return the sizes of crops, by their option."""
+        """Return the sizes of crops, by option name."""
         return {key.rpartition(".")[2]: list(size) for key, size in self.views.sizes.items()}
 
     @property
     def make(self) -> ViewsOfStudy:
-        """Transform from a sample and a seed to views."""
+        """Transform that makes views from a sample and a seed."""
         return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity, key=self.key), self.samples)
 
 
 class ByKind:
-    """Transform from a sample of either kind and a seed to views."""
+    """Transform from a sample and a seed to views, with separate settings for each of two kinds of images."""
 
     def __init__(self, streams: Sequence[ViewStream]) -> None:
         self.makers: dict[Kind, ViewsOfStudy] = {stream.preprocess.kind: stream.make for stream in streams}
@@ -101,7 +105,7 @@ class ByKind:
 def feed(
     config: LoaderConfig, streams: Sequence[ViewStream], *, num_batches: int, seed: int, start: Position
 ) -> DataLoader[Any]:
-    """Return a loader of views: of one stream, or of two with alternating batches."""
+    """Return a loader of views. If there are two streams of images, their batches alternate."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
     return epoch_loader(
@@ -118,6 +122,9 @@ def feed(
 
 
 def _patients_of_slices(samples: Samples) -> list[str] | None:
-    """Patient of each sample if some are slices of volumes, since neighboring slices should not be in one batch."""
+    """Return the patient of each sample if some samples are slices of volumes, else None.
+
+    The patients are needed to keep neighboring slices out of the same batch.
+    """
     rows = samples.manifest.rows
     return [row.patient_id for row in rows] if any(isinstance(row, SliceRow) for row in rows) else None

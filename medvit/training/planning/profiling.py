@@ -85,7 +85,7 @@ class Meter(Checkpoint):
 
 @contextlib.contextmanager
 def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
-    """Return a context that sums the bytes that autograd keeps, without weights; each storage counts only once."""
+    """Return a context that sums the bytes that autograd stores for the backward pass, except weights."""
     own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
     seen: set[int] = set()
 
@@ -123,7 +123,7 @@ def synchronize() -> None:
 
 
 def peak_bytes_held() -> int:
-    """Return the peak memory of the GPU, or without one, of this process with all its libraries."""
+    """Return the peak memory of the GPU; without a GPU, that of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

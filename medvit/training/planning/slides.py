@@ -24,9 +24,10 @@ TIMED_BATCHES = 3
 
 @dataclass(frozen=True)
 class PlannedSlides:
-    """Training slides, and the cost of their missing embeddings.
+    """Training slides, and the cost of embedding those whose embeddings are missing.
 
-    `read_s` and `embed_s` are for one tile; NaN if no embedding is missing.
+    `num_waiting` is the number of tiles to embed. `read_s` and `embed_s` are the seconds for one tile; NaN if there is
+    no tile to embed.
     """
 
     slides: Sequence[EmbeddedSlide]
@@ -93,7 +94,10 @@ def plan_slides(
 def _timed(
     waiting: Sequence[tuple[Row, TileGrid]], slides: SlidesConfig, embedder: Embedder, batch_size: int
 ) -> tuple[float, float]:
-    """Return the seconds to read and to embed a tile of the first readable slide, trying the largest first."""
+    """Return the seconds for reading and for embedding one tile.
+
+    They are measured on one slide: the largest one that can be read.
+    """
     errors = []
     for row, grid in sorted(waiting, key=lambda pair: -len(pair[1])):
         opened = partial(open_row, row, key=slides.key, folder=slides.folder)

@@ -83,7 +83,7 @@ class IntensityAugmentation(Config):
 
 @dataclass(frozen=True)
 class IntensityChange:
-    """Drawn intensity augmentation of a crop; the neutral value of a part leaves the crop unchanged."""
+    """Drawn intensity augmentation of a crop; the default of each part leaves the crop unchanged."""
 
     window: tuple[float, float] | None = None
     stain: StainChange | None = None

@@ -19,7 +19,9 @@ class Augmentation(ErasingAugmentation, IntensityAugmentation, SpatialAugmentati
     """Augmentation of training crops. Zero or an empty list turns an augmentation off, which is the default."""
 
     def unit_scale(self, intensity: Normalization, *, key: str) -> UnitScale | None:
-        """Return the conversion to the original unit if an augmentation requires it; `key` names this config.
+        """Return the conversion of pixels to their original unit; None if no augmentation requires it.
+
+        `key` is the name of these options in messages.
 
         Raises:
             ConfigError: If the preprocessing loses the unit that an augmentation requires.

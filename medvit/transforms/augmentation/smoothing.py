@@ -25,7 +25,7 @@ def smoothed(pixels: Float[Tensor, "c *s"], sigmas: Sequence[float]) -> Float[Te
 
 
 def _smoothed_along(pixels: Tensor, axis: int, sigma: float) -> Tensor:
-    """Return the weighted sum of shifted copies, nearest neighbors first."""
+    """Return pixels smoothed along one axis."""
     side, radius = pixels.shape[axis], max(1, round(3.0 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(radius + 1) / sigma) ** 2).tolist()
     total = weights[0] + 2.0 * sum(weights[1:])

@@ -101,9 +101,10 @@ class CropBox:
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Sampler from an image of `shape` to a crop of `size` pixels, which shows a box of the image, spatially augmented.
+    """Sampler that cuts a crop of `size` pixels from an image of `shape`.
 
-    `spacing` is the voxel size along each axis, in any unit; if unset, voxels are isotropic.
+    The crop shows `box` after the spatial augmentation. `spacing` is the voxel size along each axis, in any unit; if
+    unset, voxels are isotropic.
 
     MONAI's RandAffine is not used, because it rotates voxel indices, rotates after cutting (so that corners are filled
     by repeating the border of the crop), and is slower (measured on one core, pixels and mask of 96 voxels per side: 59
@@ -153,7 +154,10 @@ class CropSampler:
 
     @cached_property
     def _matrix(self) -> Float[np.ndarray, "n m"]:
-        """Return the matrix (n, n + 1) from voxels of the crop, counted from its center, to image voxel indices."""
+        """Return the matrix (n, n + 1) that maps voxels of the crop to voxel indices of the image.
+
+        Voxels of the crop are counted from its center.
+        """
         spacing = np.array(self.spacing or (1.0,) * len(self.size))
         rotation = self.change.rotation / spacing[:, None]
         linear = rotation * (spacing * self._factors * self.change.scales)

@@ -74,9 +74,9 @@ class TrainingCrop:
 
 
 def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
-    """Return the foreground voxel at the fraction `nth` of the list of foreground voxels.
+    """Return the foreground voxel at a relative position `nth` (0 to 1) in the list of all foreground voxels.
 
-    Ignored voxels do not count.
+    Ignored voxels are not in the list. The result is None if the list is empty.
     """
     is_foreground = ((mask > 0) & (mask != IGNORED)).flatten(1)
     counts = is_foreground.sum(dim=1).cumsum(0)

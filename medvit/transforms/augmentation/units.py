@@ -23,7 +23,7 @@ class UnitScale:
     def of(cls, intensity: Normalization, *, key: str, stain: bool, windows: bool) -> UnitScale | None:
         """Return the conversion that stain and windows require; None if neither is used.
 
-        `key` is the option name of their config.
+        `key` is the name of the augmentation options in messages.
 
         Raises:
             ConfigError: If stain or windows are requested, but the preprocessing loses the unit of the image.
