@@ -185,7 +185,11 @@ def _mapped(
     values: Values,
     label: str,
 ) -> Frame:
-    """Return the frame of a file with real-world value mappings, with the requested mapping applied, or with none."""
+    """Return the frame of a file that has real-world value mappings, which are listed in `offered`.
+
+    If `values` is "mapped", the mapping with the given label is applied. If `values` is "unmapped", no mapping is
+    applied. In all other cases, the default mapping is applied if there is one.
+    """
     chosen: RealWorldMapping | None = None
     if values == "mapped":
         chosen = real_world.named(offered, label)

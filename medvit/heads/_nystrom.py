@@ -33,9 +33,10 @@ def iterative_pinv(
 ) -> Float[Tensor, "b h m m"]:
     """Return the pseudo-inverse of row-stochastic matrices by iteration (Razavi et al. 2014; Xiong et al., eq. 11).
 
-    The matrix represents a larger one, in which landmark m occurs `counts[m]` times: it has one row per group of equal
-    landmarks, and the columns of a group are summed. The result is the pseudo-inverse of the larger matrix in the same
-    form. The initial value is scaled by the largest column sum over the heads of a bag.
+    `matrix` is the short form of a larger matrix in which landmark m occurs `counts[m]` times. The short form has one
+    row and one column per distinct landmark, and the columns of equal landmarks are summed. The result is the
+    pseudo-inverse of the larger matrix, also in the short form. The initial value of the iteration is scaled by the
+    largest column sum over the heads of a bag.
     """
     transposed = matrix.mT * counts / counts[:, None]
     column_sums = (matrix * counts[:, None]).sum(dim=-2) / counts

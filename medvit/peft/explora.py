@@ -67,7 +67,10 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Tuned:
-        """Return the backbone with the low-rank updates of an earlier run, which are subtracted from merged weights."""
+        """Return the backbone with the low-rank updates of an earlier run as separate weights.
+
+        The weights of the backbone contain these updates, so the updates are subtracted from them first.
+        """
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

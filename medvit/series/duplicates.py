@@ -21,8 +21,8 @@ Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
 class Checked:
     """Instances to keep, their identical copies, and groups of instances that claim to be the same one but differ.
 
-    `conflicts` are planes with the same position and number. Each group of `namesakes` has images with the same
-    (0008,0018) SOPInstanceUID.
+    `conflicts` are planes of a volume that have the same position and (0020,0013) InstanceNumber but different pixels.
+    Each group of `namesakes` has different images with the same (0008,0018) SOPInstanceUID.
     """
 
     kept: tuple[Instance, ...]

@@ -130,7 +130,10 @@ class Intake:
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Return why an instance with a requested UID is not the requested one; empty if it is."""
+        """Return an error text if a received instance is of another study, series or patient than requested.
+
+        The instance has the UID of a requested instance. The text is empty if study, series and patient are correct.
+        """
         wrong = [
             what
             for what, found, expected in (

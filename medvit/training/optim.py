@@ -164,7 +164,11 @@ class OptimConfig(OptimOptions):
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
-        """Return parameter groups by layer, weight decay, and backbone or not; `scale` multiplies the learning rate."""
+        """Return the parameter groups of the optimizer.
+
+        The weights of a group share three properties: the factor of the learning rate (entry `scale`), whether they
+        decay (`decays`), and whether they belong to the backbone (`of_backbone`).
+        """
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:
             if weight.requires_grad:
