@@ -92,8 +92,9 @@ def one_thread_for_children() -> Iterator[None]:
 def one_blas_thread() -> AbstractContextManager[object]:
     """Return a context in which numpy's linear algebra uses only the calling thread.
 
-    For small matrices, several threads take 1.5 times as long and keep the other cores busy waiting: an ingest then
-    uses twice the processor time. While other work occupies the cores, it takes ten times as long.
+    For small matrices, several threads take 1.5 times as long as one. Waiting threads also keep the other cores busy,
+    so an ingest uses twice the processor time. If the cores are occupied by other work, several threads take ten times
+    as long.
     """
     limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limited

@@ -139,7 +139,10 @@ class Run:
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Record an input by its hash; return whether a resumed run uses the same input as when it began."""
+        """Record an input by its hash; return False if the run is resumed and began with another input.
+
+        In a new run, or if the input is the same, return True.
+        """
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -149,7 +152,7 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Record the values in use for options that were inferred from the data, in place of the requested values.
+        """Replace options in the saved config by the values in use, for options that were inferred from the data.
 
         Options in groups have dotted names, as in `**{"facts.license": "CC0"}`; the other options of the group are
         kept.

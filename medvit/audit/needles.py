@@ -81,7 +81,11 @@ class Needle:
 
 @dataclass(frozen=True)
 class IdentifyingValues:
-    """Identifying values of one file, its patient, and in `shown` the texts that identify nobody."""
+    """Identifying values of one file, and its patient.
+
+    `shown` are the texts of the file that identify nobody. `patient` and `patient_id` are empty if the file is not
+    DICOM.
+    """
 
     values: tuple[IdentifyingValue, ...] = ()
     gone: frozenset[str] = field(default=frozenset(), repr=False)
@@ -95,7 +99,11 @@ class IdentifyingValues:
 
 @dataclass(frozen=True)
 class Needles:
-    """All needles by their text, the number of excluded values, and the dates (DA) of each patient."""
+    """All needles of a source, by their text.
+
+    `num_files` is the number of files of the source, and `num_excluded` the number of values that are not searched for.
+    `dates` are the dates (VR DA) of each patient.
+    """
 
     by_text: Mapping[str, Needle] = field(repr=False)
     num_files: int

@@ -141,7 +141,7 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """Return a sentence that lists variables that only dataset `key` has; empty if there are none."""
+    """Return a sentence that lists the variables `known` only in dataset `key`; empty without such variables."""
     return f"Only {key} has: {'; '.join(sorted(known))}." if known else ""
 
 

@@ -175,7 +175,7 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """Return the value of an element; None if the value violates its VR, because instances cannot be told by it."""
+    """Return the value of an element; None if the element is missing or its value violates the VR."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

@@ -54,9 +54,10 @@ PERSONAL = (
 
 
 class PersonalWords(NamedTuple):
-    """Words in lower case that name a person.
+    """Words that may name a person, in lower case.
 
-    `words` are single words, `name` the words of the patient's name, and `joined` pairs of the latter without a space.
+    `words` are the words of all elements that name people or places. `name` are the first two words of the patient's
+    name. `joined` are pairs of words of the patient's name, written without a space.
     """
 
     words: frozenset[str]

@@ -45,7 +45,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Comparison of the same metrics over several subsets of the images, with a note for the reader."""
+    """The same metrics for several subsets of the images: one line per subset, and a note for the reader."""
 
     title: str
     note: str

@@ -201,9 +201,10 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
 def _together(
     parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
 ) -> Answers:
-    """Merge the items with the same key into one item, whose probabilities are those of all of them joined by `join`.
+    """Merge all items with the same key into one item.
 
-    The true class of the new item is the worst one by `badness`. Without `badness`, items with the same key but
+    Its probabilities are computed by `join` from the probabilities of the merged items. Its true class is the worst
+    true class among them, by the severity `badness` of each class. Without `badness`, items with the same key but
     different true classes are dropped.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)

@@ -130,7 +130,10 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
 
 
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
-    """Return metrics for JSON: null if undefined, and with the positive class if they refer to it."""
+    """Return metrics in the form for JSON.
+
+    Undefined values are null. Metrics that refer to the positive class state this class.
+    """
     return {
         name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
         | ({"positive": positive} if positive and is_of_positive(name) else {})
@@ -156,7 +159,7 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
 
 
 def _measured(keys: Iterable[str]) -> list[Metric]:
-    """Return the metrics that the keys belong to, in the order of the keys, each once."""
+    """Return the distinct metrics that the keys belong to, in the order of the keys."""
     return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
 
 

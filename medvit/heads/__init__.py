@@ -102,8 +102,8 @@ OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default
 def of_earlier_version(model: Tree) -> Tree:
     """Return a model description in which the head has its present name.
 
-    Earlier versions used the name `transmil` for the head that is now called `transformer_mil`; `transmil` is now the
-    head of the TransMIL paper. An earlier version wrote `transmil` if there is the option `max_tiles`.
+    In earlier versions, `transmil` was the name of the head that is now called `transformer_mil`. Now, `transmil` is
+    the head of the TransMIL paper. The description is from an earlier version if its head has the option `max_tiles`.
     """
     head = model.get("head")
     if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:

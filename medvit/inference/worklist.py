@@ -111,7 +111,7 @@ class Worklist:
 
     @property
     def lacking(self) -> list[str]:
-        """Return a line for every study that is done, except that an output could not be written."""
+        """Return a line for every study that is done but lacks an output that could not be written."""
         lines = self.lines.values()
         return [f"{line.study}: {line.reason}" for line in lines if line.status == "done" and LACKS in line.reason]
 
@@ -130,7 +130,7 @@ class Worklist:
 
     @property
     def first_reason(self) -> str:
-        """Return the reason of the first study."""
+        """Return the reason that is recorded for the first study; empty without a reason or without studies."""
         return next((line.reason for line in self.lines.values()), "")
 
     @property

@@ -130,7 +130,11 @@ class Copied:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """Outcome of a copy: a line per image that could not be copied, and notes for review on the other images."""
+    """Outcome of a copy.
+
+    `failures` has a line for each image that could not be copied. `notes` are about copied images that people should
+    review.
+    """
 
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -48,9 +48,9 @@ def kept_together(
     pseudonyms: Pseudonyms,
     folder: Path,
 ) -> SplitAssignment:
-    """Return the splits; if requested, patients whose images are near duplicates are kept in the same split.
+    """Return the splits, with patients whose images are near duplicates in the same split if `config` requests it.
 
-    `assigned` are the splits of the candidates without grouping; `taken` are the images stored in the dataset folder.
+    `assigned` are the splits before such patients are joined. `taken` are the images stored in the dataset `folder`.
 
     Raises:
         DataError: If the store lacks pixels that are required for the comparison.

@@ -93,7 +93,11 @@ def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> 
 
 
 def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[LabelBy | None, str, int, bool]:
-    """Return key type, key column, number of matches, and whether the column was recognized by its name."""
+    """Find the key column of a table: the column whose cells match the most candidates.
+
+    Return the key type, the name of the key column, the number of matching cells, and whether the column was recognized
+    by its name. Without a key column, return (None, "", 0, False).
+    """
     by_name = [(by, columns[0]) for by in COLUMNS if len(columns := find_columns(grid.columns, COLUMNS[by])) == 1]
     best: tuple[LabelBy | None, str, int, bool] = (None, "", 0, False)
     for by, column in by_name:
