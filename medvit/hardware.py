@@ -33,7 +33,7 @@ LARGEST_KEPT_BLOCK = 2**25
 def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     """Let this process reuse freed memory instead of returning it to the system.
 
-    Up to `kept_bytes` are kept (unset: all). Return whether the system supports this.
+    Up to `kept_bytes` of freed memory are kept; all of it if unset. Return whether the system supports this.
 
     A training step frees and reallocates gigabytes, and an ingest allocates one array per slice. By default glibc
     returns large blocks to the system, which must then find and zero each page again: this takes a fifth of the time

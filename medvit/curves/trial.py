@@ -64,7 +64,7 @@ class Pool:
         return cls(train, test, label if has_label else "")
 
     def labeled(self, amount: float, draw: int) -> Manifest:
-        """Draw `amount` training patients (see `nested_draws`) with the seed `draw`; return their images."""
+        """Draw `amount` training patients (`draws.nested_draws`) with the seed `draw`; return their images."""
         patients = nested_draws(patient_classes(self.train.rows, self.label), (amount,), seed=draw)[amount]
         return self.train.filter(lambda row: row.patient_id in patients)
 

@@ -97,7 +97,7 @@ def find_lines(pixels: Num[Array, "h w *c"]) -> tuple[TextLine, ...]:
 
 
 def suspicion(lines: Iterable[TextLine]) -> float:
-    """Return the suspicion, in [0, 1], that an image has text: the score of the best line, raised by further lines."""
+    """Return a score in [0, 1] that an image has text: the score of the best line, increased by further lines."""
     scores = sorted((line.score for line in lines), reverse=True)[:4]
     return 1.0 - float(
         np.prod([1.0 - score * weight for score, weight in zip(scores, (1.0, 0.3, 0.2, 0.1), strict=False)])

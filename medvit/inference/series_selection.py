@@ -132,10 +132,13 @@ class RefusedHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class Belongings:
-    """Refused images by study, and `strays`, refused images whose study is unknown."""
+    """Refused images by study.
+
+    `num_unreadable` counts files whose header cannot be read. `strays` are refused images whose study is unknown.
+    """
 
     refused: dict[StudyKey, list[Refusal]]
-    """Refused series that would fit the model; a study with only refused images has an entry too."""
+    """Refused series that would fit the model. A study whose images are all refused has an entry too."""
     num_unreadable: Counter[StudyKey]
     strays: list[Refusal]
 

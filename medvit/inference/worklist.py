@@ -50,7 +50,7 @@ class StatusRow:
 
 
 class Worklist:
-    """Studies and their outcomes; an unfinished work list in the folder is continued."""
+    """Studies and their outcomes, stored in a folder. An unfinished work list in that folder is continued."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -218,9 +218,9 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Return study and series UIDs for an image whose files lack them, derived from the first file.
+    """Return study and series UIDs, by keyword, for an image whose files lack these UIDs.
 
-    DICOM results of predictions use the same UIDs.
+    The UIDs are derived from the header of the first file, `source`. DICOM results of predictions use the same UIDs.
     """
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)

@@ -63,7 +63,11 @@ ultrasound, brain MR, nuclei and tissue, none passes.
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of a photograph from 0 to 1 (best), None if not judged; `is_fundus` states whether it shows a fundus."""
+    """Quality of a photograph.
+
+    `is_fundus` states whether the photograph shows a fundus. `sharpness`, `exposure` and `field` are scores from 0 to 1
+    (best); each is None if it cannot be judged.
+    """
 
     is_fundus: bool
     flags: tuple[Flag, ...] = ()
@@ -136,7 +140,7 @@ def _has_colors(pixels: Num[Array, "c h w"], disc: Disc | None) -> bool:
 
 
 def _scaled(square: Num[Array, "c s s"]) -> Float[Array, "c t t"]:
-    """Return the channels averaged or interpolated to `SIDE` pixels."""
+    """Return square channels resized to `SIDE` x `SIDE` pixels, by averaging or interpolation."""
     from PIL import Image as Picture
 
     planes = (Picture.fromarray(plane.astype(np.float32)) for plane in square)

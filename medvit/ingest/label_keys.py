@@ -48,7 +48,7 @@ def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
-    """Return the column whose name is most similar to one of these names; empty if all names differ too much."""
+    """Return the column with a name similar to one of `names`, for an error message; empty without a similar name."""
     plains = {plain(column): column for column in columns}
     for name in names:
         for found in get_close_matches(plain(name), plains, n=1):

@@ -152,7 +152,7 @@ def _folders(candidate: Candidate) -> tuple[str, ...]:
 
 
 def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
-    """Return whether the folder of each candidate can be its class by all rules of `auto`."""
+    """Return whether the folder of each candidate can be its class, by all rules of `labeling.from_folders=auto`."""
     members: dict[str, list[Candidate]] = defaultdict(list)
     for candidate, folder in zip(candidates, folders, strict=True):
         members[folder].append(candidate)

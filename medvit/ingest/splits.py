@@ -93,8 +93,8 @@ def assign(
     """Assign a split to every candidate, so that no patient is in two splits.
 
     `joined` maps each patient of a group that is kept together to the patient whose hash determines the split of the
-    group. Official splits are kept. A patient without an official split gets the official split of the group, if it has
-    one.
+    group. Official splits are kept. A patient without an official split gets the official split of another patient in
+    the group, if there is one.
     """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)

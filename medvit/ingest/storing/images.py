@@ -167,8 +167,8 @@ def store_images(
 ) -> Stored:
     """Read and store all images, continuing an unfinished run; a failing image never stops the others.
 
-    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the stamps of the
-    files that are already known; `counts` are those of `Masks`.
+    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the known stamps
+    of source files. `counts` are the pixel counts of label-map values (`Masks.counts`).
 
     Raises:
         OutputError: If the store cannot be written.
