@@ -86,7 +86,7 @@ class StageConfig(Config):
 
 
 def first_free(name: str) -> Path:
-    """Return the first of NAME-1, NAME-2... that does not exist in the current folder."""
+    """Return the first path NAME-1, NAME-2 and so on that does not exist in the current folder."""
     return next(path for path in (Path(f"{name}-{number}") for number in count(1)) if not path.exists())
 
 
@@ -355,7 +355,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _finish_removal(final: Path) -> None:
-    """Remove files left by a run that was killed after its final rename."""
+    """Remove temporary files of a run that was killed after its output got its final name."""
     path = final / UNNEEDED
     if not path.is_file():
         return

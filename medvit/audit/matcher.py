@@ -59,7 +59,7 @@ class Matcher:
             self._table[_slots(starts.T)] = True
 
     def in_text(self, text: str) -> set[Needle]:
-        """Return the needles in a text."""
+        """Return the needles that occur in a text."""
         folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
         composed = folded if folded.isascii() else unicodedata.normalize("NFC", folded)
         words = re.findall(r"[^\W_]+", composed)
@@ -72,7 +72,7 @@ class Matcher:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """Return the needles in bytes that are not text, ignoring needles of fewer than `min_bytes` bytes."""
+        """Return the needles that occur in binary content; needles of fewer than `min_bytes` bytes are ignored."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:

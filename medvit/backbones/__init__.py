@@ -39,7 +39,7 @@ class Carried:
 
 
 class Backbone(nn.Module, ABC):
-    """Backbone from pixels (B, C, *S) to tokens."""
+    """Vision transformer that maps pixels (B, C, *S) to tokens."""
 
     width: int
     depth: int

@@ -164,7 +164,7 @@ class ViT(Backbone):
             self.add_adapters(config.adapter_width)
 
     def add_prompts(self, count: int, *, num_blocks: int) -> None:
-        """Add prompt tokens (K, P, D) after the other prefix tokens (Jia et al., ECCV 2022).
+        """Add learned prompt tokens (K, P, D) after the other prefix tokens (Jia et al., ECCV 2022).
 
         P is `count`, and K is `num_blocks`. If K is 1, only the first block has prompts. If K is the depth, each block
         has its own prompts. The initial values are uniform in +-sqrt(6 / (C * pixels of a patch + D)), as published.

@@ -94,7 +94,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """Return the subject of a report; empty if the folder does not contain one."""
+    """Return the facts about the subject of a report, by name; empty if the folder does not contain a report."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
@@ -102,7 +102,7 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 def page(
     subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> Document:
-    """Return the report as one page."""
+    """Return the report as a document of one page; `differences` are those from another report."""
     positive, title = evaluation.positive, "Difference from the other report"
     sections = [
         _metric_tables("Results", evaluation.metrics, "value [95 % interval]", positive),

@@ -26,13 +26,13 @@ from medvit.types import Tokens
 
 
 class Head(nn.Module, ABC):
-    """Head from the tokens of `layers` to logits."""
+    """Head that maps the tokens after the backbone blocks `layers` to logits."""
 
     layers: tuple[int, ...]
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return logits of a batch; `tokens` are in the order of `layers`."""
+        """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
 
 
 @dataclass(frozen=True)

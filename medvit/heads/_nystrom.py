@@ -76,7 +76,7 @@ class Landmarks:
 
     @classmethod
     def of(cls, queries: Float[Tensor, "b h n d"], keys: Float[Tensor, "b h n d"], number: int) -> Landmarks:
-        """Return `number` landmarks of queries and keys, which are in the order of the tokens."""
+        """Return the landmarks of queries and keys: means over `number` segments of consecutive tokens."""
         with exactly(queries.device):
             (queries, num_zeros), (keys, _) = segment_means(queries, number), segment_means(keys, number)
             counts = queries.new_ones(queries.shape[-2])

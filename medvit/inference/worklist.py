@@ -100,7 +100,7 @@ class Worklist:
         write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))
 
     def status(self, name: str) -> Status | None:
-        """Return the outcome of a study so far."""
+        """Return the outcome of a study; None if the study is not processed yet."""
         line = self.lines.get(name)
         return None if line is None else line.status
 

@@ -350,7 +350,7 @@ def _finish(
 
 
 def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
-    """Return notes on the copy for its readers, in Markdown."""
+    """Return the Markdown text that describes the copy to its users."""
     lines = [
         f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
         "Comments in compressed pixels, unlisted private elements, overlays and curves were removed.",

@@ -121,7 +121,7 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
 
 
 def failures(quarantine: Sequence[Quarantined]) -> list[str]:
-    """Return a line for every quarantine entry that is a failure."""
+    """Return a line for every quarantine entry that is a failure, and not a file that is skipped by design."""
     return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
 
 
