@@ -82,7 +82,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
-        """Return the config described by a tree of plain values.
+        """Return the config described by nested mappings of plain values, as read from YAML.
 
         Raises:
             ConfigError: If a key is unknown, missing or has a wrong value. The message names `source` and has one
@@ -183,7 +183,7 @@ def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
-    """Store a value at a path of a tree, merging groups option by option.
+    """Store a value in nested options, at the path of group and option names; groups are merged option by option.
 
     Return False if the path already has another value.
     """
@@ -374,10 +374,10 @@ class OffersChoices(Protocol):
     default: str
 
     def names(self) -> list[str]:
-        """Return the available names."""
+        """Return the names of the available components."""
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class of the choice with this name."""
+        """Return the config class of the component with this name."""
 
 
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:

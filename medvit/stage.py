@@ -395,7 +395,7 @@ def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
 
 
 def _without(tree: Tree, names: Iterable[str]) -> Tree:
-    """Return a tree without the named options; options in groups have dotted names."""
+    """Return the options in `tree` without the named options; options in groups have dotted names."""
     inner: dict[str, list[str]] = {}
     for name, _, rest in (name.partition(".") for name in names):
         inner.setdefault(name, []).append(rest)

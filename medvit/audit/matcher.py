@@ -101,9 +101,9 @@ class Matcher:
 
 @dataclass(frozen=True, order=True)
 class Trace:
-    """Place where an identifying value was found, and the element of the source that contains the value.
+    """Finding of an audit: the place where an identifying value was found, and the source element with this value.
 
-    A place that could not be searched is reported too; `source` is then the reason.
+    A place that could not be searched is reported too, with `is_unsearched`; `source` is then the reason.
     """
 
     place: str

@@ -49,9 +49,10 @@ def lines_of(
     ways: Sequence[str],
     resamples: int,
 ) -> list[CurvePoint]:
-    """Return one `CurvePoint` for each amount, arm and method, with its effect relative to the best from scratch.
+    """Return one `CurvePoint` for each amount of labels, arm (initial weights) and fine-tuning method.
 
-    `load` returns the scores of a run, and `chosen` contains the settings and scores from tuning.
+    Its effect is relative to the best method from scratch. `load` returns the scores of a run, and `chosen` contains
+    the settings and scores from tuning.
     """
     by_place: dict[Cell, list[CurveRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.draw):

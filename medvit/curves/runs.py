@@ -70,10 +70,10 @@ Cell = tuple[float, str, str]
 
 
 def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRun]:
-    """Yield the runs that tune the settings: one for each amount, tuning draw, arm, method, and settings.
+    """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
-    The amount 1 is skipped, because no training patient is left to evaluate on. `with_pixels` adds the runs of the
-    regression on pixels.
+    An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount 1 is skipped,
+    because no training patient is left to evaluate on. `with_pixels` adds the runs of the regression on pixels.
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
@@ -88,7 +88,7 @@ def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRu
 
 
 def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settings, float]]:
-    """Return the best settings for each combination of amount, arm and method, and their score.
+    """Return the best settings for each amount of labels, arm (initial weights) and method, and their score.
 
     The score of settings is their mean score over the tuning draws.
     """
@@ -106,7 +106,7 @@ def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settin
 def test_runs(
     options: CurveOptions, chosen: Mapping[Cell, tuple[Settings, float]], *, pretraining_steps: int
 ) -> Iterator[CurveRun]:
-    """Yield the runs for the test: one for each amount, draw, arm and method, with the settings chosen in tuning."""
+    """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
     for amount, draw in itertools.product(options.labeled, range(options.draws)):
         tuned = tuned_amount(amount, options.labeled)
         for arm, way in itertools.product(options.arms_in_force(), options.ways):
@@ -120,7 +120,7 @@ def test_runs(
 
 
 def tuned_amount(amount: float, amounts: Iterable[float]) -> float:
-    """Return the amount whose tuned settings apply to `amount`.
+    """Return the amount of labels whose tuned settings apply to `amount`.
 
     This is `amount` itself. The amount 1 (all patients) is not tuned; for it, the largest other amount is returned.
     """

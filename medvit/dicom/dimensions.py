@@ -48,10 +48,11 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 
 @dataclass(frozen=True)
 class Dimension:
-    """Dimension along which instances at one position differ. Of its elements, the first one present is used.
+    """Dimension along which instances at one position differ, such as echo or time.
 
-    `is_time` marks dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of
-    a value may be used in place of the value.
+    The value of an instance is read from the first of the dimension's elements that is present. `is_time` marks
+    dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of a value may be
+    used in place of the value.
     """
 
     name: str

@@ -241,7 +241,7 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """Set the path in the header of a file; return the header, which is modified in place.
+    """Set the path of a file in its header, in place; return the header and the stamp of the file.
 
     Headers are sent between processes without paths, because pickling and copying paths would double the time.
     """
