@@ -82,7 +82,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
-        """Return the config described by a tree of plain values.
+        """Return the config described by nested mappings of plain values, as read from YAML.
 
         Raises:
             ConfigError: If a key is unknown, missing or has a wrong value. The message names `source` and has one
@@ -167,7 +167,7 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options, with each renamed option moved to its present name, which may be in a group.
+    """Return options with each renamed option under its present name; an option may move into a group.
 
     Raises:
         ValueError: If an option is given under both its earlier and its present name.
@@ -183,9 +183,9 @@ def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
-    """Store a value at a path of a tree, merging groups option by option.
+    """Store a value in nested options, at the path of group and option names; groups are merged option by option.
 
-    Return False if another value was there already.
+    Return False if the path already has another value.
     """
     name, *rest = path
     if not rest and name not in tree:
@@ -374,10 +374,10 @@ class OffersChoices(Protocol):
     default: str
 
     def names(self) -> list[str]:
-        """Return the available names."""
+        """Return the names of the available components."""
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class of the choice with this name."""
+        """Return the config class of the component with this name."""
 
 
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
@@ -408,7 +408,10 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
 
 
 def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
-    """Yield the earlier names of options, and of options whose group was renamed."""
+    """Yield the renamed options as `Key`s: the name of each is an earlier name, and its default is the present name.
+
+    An option in a renamed group has an earlier name too, which begins with the earlier name of the group.
+    """
     for old, now in kind.RENAMED.items():
         yield Key(prefix + old, RENAMED, prefix + now, "", variant)
         for key in found:
@@ -420,8 +423,9 @@ def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str
 def groups(kind: type[BaseModel]) -> dict[str, str]:
     """Return the top-level option groups of a config type with their descriptions.
 
-    The description is the first line of the class. If two groups have the same class, the second is described by the
-    first sentence of the help text of its field.
+    The description is the first line of the docstring of the group's class. If two groups have the same class, the
+    description of the second group is the first sentence of the help text of its field. The same applies to a group
+    that takes a component by its name.
     """
     found: dict[str, str] = {}
     for name, field in kind.model_fields.items():
@@ -439,7 +443,7 @@ def _first_sentence(text: str | None) -> str:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """Return the config type that a field is annotated with, even if it is optional; None if it has none."""
+    """Return the config type in the annotation of a field, such as `C` in `C | None`; None without a config type."""
     candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
     return candidates[0] if candidates else None
 

@@ -219,9 +219,9 @@ def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, 
 
 
 def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j k"] | None:
-    """Return planes as one array without a copy, if they are evenly spaced in memory; None for other planes.
+    """Return planes as one array without a copy if they are evenly spaced in memory, else None.
 
-    None is also returned for planes that are spaced by a multiple of a memory page: they would share cache lines, and
+    None is also returned if the spacing is a multiple of a memory page. Such planes would share cache lines, and
     copying them in bands is faster.
     """
     addresses = [plane.__array_interface__["data"][0] for plane in planes]

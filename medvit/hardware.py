@@ -33,7 +33,7 @@ LARGEST_KEPT_BLOCK = 2**25
 def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     """Let this process reuse freed memory instead of returning it to the system.
 
-    Up to `kept_bytes` are kept (unset: all). Return whether the system supports this.
+    Up to `kept_bytes` of freed memory are kept; all of it if unset. Return whether the system supports this.
 
     A training step frees and reallocates gigabytes, and an ingest allocates one array per slice. By default glibc
     returns large blocks to the system, which must then find and zero each page again: this takes a fifth of the time
@@ -92,8 +92,9 @@ def one_thread_for_children() -> Iterator[None]:
 def one_blas_thread() -> AbstractContextManager[object]:
     """Return a context in which numpy's linear algebra uses only the calling thread.
 
-    For small matrices, several threads take 1.5 times as long and keep the other cores busy waiting: an ingest then
-    uses twice the processor time. While other work occupies the cores, it takes ten times as long.
+    For small matrices, several threads take 1.5 times as long as one. Waiting threads also keep the other cores busy,
+    so an ingest uses twice the processor time. If the cores are occupied by other work, several threads take ten times
+    as long.
     """
     limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limited

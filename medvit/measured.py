@@ -36,13 +36,13 @@ def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
 def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..."]]:
     """Convert the parts of one image (frames, slices) to float32, the type in which models compute.
 
-    Integers and parts of at most 32 bits are returned unchanged; all other parts are converted to one common type,
-    which is chosen by the values of all of them. Whole numbers that float32 cannot represent (above 2^24) become
+    Integers and parts of at most 32 bits are returned unchanged. All other parts are converted to one common type,
+    which depends on the values in all these parts. Whole numbers that float32 cannot represent (above 2^24) become
     integers and remain exact. Other values are rounded to float32 if the rounding error is at most `ROUNDING` of the
     range of the image. NaN and infinities remain; values beyond float32 become infinite and count as non-finite.
 
     Raises:
-        UnsupportedError: If rounding would change a value by more, as for small differences on a large offset.
+        UnsupportedError: If the rounding error is larger, as for small differences on a large offset.
     """
     is_wide = [part.dtype.kind == "f" and part.dtype.itemsize > 4 for part in parts]
     wide = [part for part, known in zip(parts, is_wide, strict=True) if known]

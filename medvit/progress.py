@@ -119,7 +119,7 @@ class Progress:
 def with_progress(
     items: Iterable[CountedT], *, total: int, title: str, unit: str = "item", is_shown: bool = True
 ) -> Iterator[CountedT]:
-    """Yield items, counting each as finished when the next is requested."""
+    """Yield items and show the progress; an item counts as finished when the next item is requested."""
     with Progress(total, title=title, unit=unit, is_shown=is_shown) as progress:
         for item in items:
             yield item

@@ -53,14 +53,14 @@ def register(config: type[ConfigT]) -> type[ConfigT]: ...
 @overload
 def register(*, room: str) -> Callable[[type[ConfigT]], type[ConfigT]]: ...
 def register(config: type[ConfigT] | None = None, *, room: str = "") -> Any:
-    """Register a config class as a choice of a room, under the default value of its field `name`.
+    """Register a config class as a component of a room (a package such as `medvit.objectives`).
 
-    Used as a decorator: `@register`, or `@register(room="medvit.objectives")` in another package.
-
-    If `room` is unset, the room is the package that contains the file of the class.
+    The name of the component is the default value of the field `name` of the class. Use it as a decorator: `@register`,
+    or `@register(room="medvit.objectives")` in another package. If `room` is unset, the room is the package that
+    contains the file of the class.
 
     Raises:
-        ConfigError: If the room has another choice of this name.
+        ConfigError: If the room has another component of this name.
     """
     if config is None:
         return lambda given: _register(given, room)
@@ -76,7 +76,7 @@ def _register(config: type[ConfigT], room: str) -> type[ConfigT]:
 
 
 def extend(room: str, module: str) -> None:
-    """Add a module of another package to a room, for this process only.
+    """Add the components of a module of another package to a room (a package of components), for this process only.
 
     To add a module for every process, declare an entry point.
 
@@ -97,7 +97,7 @@ def extend(room: str, module: str) -> None:
 
 @contextmanager
 def extended(room: str, module: str) -> Iterator[None]:
-    """Return a context in which a module of another package belongs to a room, as for a test."""
+    """Return a context in which the components of `module` belong to a room; for tests, for example."""
     extend(room, module)
     try:
         yield
@@ -106,12 +106,12 @@ def extended(room: str, module: str) -> Iterator[None]:
 
 
 def is_extended() -> bool:
-    """Return whether another installed package adds choices to a room."""
+    """Return whether any other installed package adds components to medvit."""
     return any(entry.group.startswith("medvit.") for package in distributions() for entry in package.entry_points)
 
 
 def occupants(room: str, constant: str) -> tuple[Any, ...]:
-    """Return the components of a room, sorted by their attribute `name`.
+    """Return the components of a room (a package such as `medvit.readers`), sorted by their attribute `name`.
 
     A component is the value of a module's constant, such as `METRIC`; `constant` is the name of that constant.
 
@@ -129,15 +129,15 @@ def occupants(room: str, constant: str) -> tuple[Any, ...]:
 
 
 def names(room: str) -> list[str]:
-    """Return the names of the choices of a room, sorted."""
+    """Return the names of the components of a room (a package such as `medvit.objectives`), sorted."""
     return sorted(_load(room))
 
 
 def find(room: str, name: str) -> type[Config]:
-    """Return the config class of the choice with a given name.
+    """Return the config class of the component of a room with a given name.
 
     Raises:
-        ValueError: With the nearest known name and the list.
+        ValueError: If the room does not have this component. The message lists the names, with the nearest one.
     """
     choices = _load(room)
     if name not in choices:
@@ -147,9 +147,10 @@ def find(room: str, name: str) -> type[Config]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Annotation of a config field that takes a component of a room by its name, `default` if no name is given.
+    """Annotation of a config field whose value is a component of a room (a package such as `medvit.objectives`).
 
-    An `optional` field may also be unset; the stage then chooses the component.
+    The user gives the name of the component; `default` is used if no name is given. An `optional` field may also be
+    unset, and the stage then chooses the component.
     """
 
     room: str
@@ -163,11 +164,11 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(self._resolve, serialization=serialize)
 
     def names(self) -> list[str]:
-        """Return the names of the choices of the room."""
+        """Return the names of the components of the room."""
         return names(self.room)
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class of the choice with a given name."""
+        """Return the config class of the component with a given name."""
         return find(self.room, name)
 
     def _resolve(self, value: Any) -> Config | None:
@@ -198,7 +199,7 @@ def _leave(room: str, module: str) -> None:
 
 
 def _modules(room: str) -> Iterator[ModuleType]:
-    """Yield the modules of a room, and the modules that other packages add to it."""
+    """Yield the modules in the package `room`, and the modules that other packages add to the room."""
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):  # code shared by the choices of a room

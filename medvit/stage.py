@@ -86,7 +86,7 @@ class StageConfig(Config):
 
 
 def first_free(name: str) -> Path:
-    """Return the first of NAME-1, NAME-2... that does not exist in the current folder."""
+    """Return the first path NAME-1, NAME-2 and so on that does not exist in the current folder."""
     return next(path for path in (Path(f"{name}-{number}") for number in count(1)) if not path.exists())
 
 
@@ -139,7 +139,10 @@ class Run:
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Record an input by its hash; return whether a resumed run uses the same input as when it began."""
+        """Record an input by its hash; return False if the run is resumed and began with another input.
+
+        In a new run, or if the input is the same, return True.
+        """
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -149,7 +152,7 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Record the values in use for options that were inferred from the data, in place of the requested values.
+        """Replace options in the saved config by the values in use, for options that were inferred from the data.
 
         Options in groups have dotted names, as in `**{"facts.license": "CC0"}`; the other options of the group are
         kept.
@@ -352,7 +355,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _finish_removal(final: Path) -> None:
-    """Remove files left by a run that was killed after its final rename."""
+    """Remove temporary files of a run that was killed after its output got its final name."""
     path = final / UNNEEDED
     if not path.is_file():
         return
@@ -392,7 +395,7 @@ def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
 
 
 def _without(tree: Tree, names: Iterable[str]) -> Tree:
-    """Return a tree without the named options; options in groups have dotted names."""
+    """Return the options in `tree` without the named options; options in groups have dotted names."""
     inner: dict[str, list[str]] = {}
     for name, _, rest in (name.partition(".") for name in names):
         inner.setdefault(name, []).append(rest)

@@ -11,8 +11,8 @@ from pathlib import Path
 class Summary:
     """Contents of an artifact, for the terminal and the log.
 
-    `lines` are (name, text) pairs; a line with an empty name continues the line before. `files` maps names of files in
-    the artifact's folder to descriptions; files that do not exist are not listed.
+    `lines` are (name, text) pairs. A line with an empty name continues the previous line. `files` maps names of files
+    in the artifact's folder to descriptions; files that do not exist are not listed.
     """
 
     lines: Sequence[tuple[str, str]] = ()

@@ -59,7 +59,7 @@ class Matcher:
             self._table[_slots(starts.T)] = True
 
     def in_text(self, text: str) -> set[Needle]:
-        """Return the needles in a text."""
+        """Return the needles that occur in a text."""
         folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
         composed = folded if folded.isascii() else unicodedata.normalize("NFC", folded)
         words = re.findall(r"[^\W_]+", composed)
@@ -72,7 +72,7 @@ class Matcher:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """Return the needles in bytes that are not text, ignoring needles of fewer than `min_bytes` bytes."""
+        """Return the needles that occur in binary content; needles of fewer than `min_bytes` bytes are ignored."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:
@@ -101,9 +101,9 @@ class Matcher:
 
 @dataclass(frozen=True, order=True)
 class Trace:
-    """Place where an identifying value was found, and the element of the source that contains the value.
+    """Finding of an audit: the place where an identifying value was found, and the source element with this value.
 
-    A place that could not be searched is reported too; `source` is then the reason.
+    A place that could not be searched is reported too, with `is_unsearched`; `source` is then the reason.
     """
 
     place: str

@@ -47,7 +47,10 @@ class NameForm:
 
 
 def name_forms(name: str) -> Iterator[NameForm]:
-    """Yield the forms of a name, whether DICOM (VR PN) or people wrote it; nothing for a placeholder."""
+    """Yield the forms of a name, which may be written as in DICOM (VR PN) or as in prose.
+
+    A name that consists of placeholder words has no forms.
+    """
     for group in name.casefold().split("="):
         words = [word for word in words_of(group) if not word.isdigit()]
         if not words or is_placeholder(group):
@@ -65,7 +68,10 @@ def name_forms(name: str) -> Iterator[NameForm]:
 
 
 def written_forms(name: str) -> Iterator[str]:
-    """Yield a person's name as DICOM writes it and as people write it (PS3.5 6.2.1), family name first or last."""
+    """Yield the written forms of a DICOM person name (PS3.5 6.2.1), such as `doe^jane`, in lower case.
+
+    These are the name as it is and, if it has a family and a given name, both in either order with several separators.
+    """
     for group in name.casefold().split("="):
         parts = [part.strip() for part in group.split("^") if part.strip()]
         yield group.strip("^ ")

@@ -81,7 +81,11 @@ class Needle:
 
 @dataclass(frozen=True)
 class IdentifyingValues:
-    """Identifying values of one file, its patient, and in `shown` the texts that identify nobody."""
+    """Identifying values of one file, and its patient.
+
+    `shown` are the texts of the file that identify nobody. `patient` and `patient_id` are empty if the file is not
+    DICOM.
+    """
 
     values: tuple[IdentifyingValue, ...] = ()
     gone: frozenset[str] = field(default=frozenset(), repr=False)
@@ -95,7 +99,11 @@ class IdentifyingValues:
 
 @dataclass(frozen=True)
 class Needles:
-    """All needles by their text, the number of excluded values, and the dates (DA) of each patient."""
+    """All needles of a source, by their text.
+
+    `num_files` is the number of files of the source, and `num_excluded` the number of values that are not searched for.
+    `dates` are the dates (VR DA) of each patient.
+    """
 
     by_text: Mapping[str, Needle] = field(repr=False)
     num_files: int
@@ -109,7 +117,10 @@ class Needles:
 
 @dataclass(frozen=True)
 class ReadValues:
-    """Function object that reads the identifying values of one file; `profile` is that of the de-identified copy."""
+    """Function object that reads the identifying values of one file.
+
+    `profile` is the de-identification profile of the de-identified copy.
+    """
 
     profile: Profile
 
@@ -130,8 +141,8 @@ class ReadValues:
     def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
         """Return the identifying values among the texts `found` in a file.
 
-        For DICOM, the result also contains the patient, the texts that the profile removes, and those that identify
-        nobody.
+        For a DICOM file, the result also contains the patient, the texts that the profile removes, and the texts that
+        identify nobody. `unread` is the reason if the file could not be read completely.
         """
         of_dicom = [text for text in found if text.tag is not None]
         gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
@@ -184,8 +195,8 @@ def collect_needles(
     """Return the needles from the file names of a source and from the values of its `num_files` files.
 
     Words in `ignored` are excluded. The names of `classes` are excluded where the source may contain them by chance, as
-    in a table, but not where they name a patient. The name of the source folder is excluded if it is part of `dataset`,
-    the chosen name of the dataset.
+    in a table, but not where they name a patient. `dataset` is the name of the dataset; the name of the source folder
+    is excluded if it is part of that name.
     """
     class_forms = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
     collector = _Collector({word for text in ignored for word in words_of(text)}, class_forms)

@@ -61,7 +61,9 @@ AnyPlace = Place | StorePlace
 def find_places(
     dataset: Path, copy: Path | None, stores: Sequence[TrackingConfig], others: Sequence[Path], own_run: str | None
 ) -> list[AnyPlace]:
-    """Return the places to search; warn if no store contains a run other than `own_run`, the run of the audit.
+    """Return the places to search: dataset, de-identified copy, MLflow stores, and `others`.
+
+    A warning is logged if no store contains a run other than `own_run`, which is the run of the audit.
 
     Raises:
         DataError: If the copy or one of the other places is missing.

@@ -44,5 +44,8 @@ def is_number_in_parts(text: str) -> bool:
 
 
 def identifying_part(text: str) -> str:
-    """Return the words of prose that may be names or identifiers, those with a capital letter or a digit."""
+    """Return the words of a text that may be names or identifiers, joined by spaces.
+
+    These are the words that begin with a capital letter, and the words that contain a digit.
+    """
     return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))

@@ -48,7 +48,7 @@ def unread_lines(needles: Needles) -> tuple[str, ...]:
 
 
 def summary_of(needles: Needles, places: Sequence[AnyPlace], audited: Audited) -> str:
-    """Return the summary text: needles, places and findings."""
+    """Return the summary text of an audit: numbers of needles, the places that were searched, and the findings."""
     titles = ", ".join(dict.fromkeys(place.title for place in places))
     lines = [
         f"searched for {len(needles.by_text)} texts that identify someone, from {needles.num_files} files, in {titles}",

@@ -138,7 +138,7 @@ def _search_file(file: Path, place: str, matcher: Matcher) -> Iterator[Trace]:
 
 
 def _beside_pixels(file: Path, place: str, matcher: Matcher) -> Iterator[Trace]:
-    """Yield the findings in compressed or encoded texts of an image, as in PNG or EXIF."""
+    """Yield the findings in texts of an image file that are compressed or encoded, such as texts in PNG or EXIF."""
     found: set[Needle] = set()
     try:
         for text in readers.texts(file):
@@ -282,7 +282,10 @@ def _zip(file: Path, place: str, matcher: Matcher) -> Iterator[Trace]:
 
 
 def _unpacked(file: Path, head: bytes) -> tuple[bytes, bool]:
-    """Return the uncompressed content of a file, and whether it is complete."""
+    """Return the content of a file, decompressed if it is gzip, and whether all of it is returned.
+
+    The second result is False if the gzip file is damaged or its content exceeds `MAX_TEXT` bytes.
+    """
     if not head.startswith(b"\x1f\x8b"):
         return file.read_bytes(), True
     try:

@@ -72,11 +72,11 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
 
 
 def keyed_search(needles: Needles, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
-    """Return the search for needles, with the days by which the site's key shifts each patient's dates in a DICOM copy.
+    """Return the search for needles, which can also compare the shifted dates in a de-identified DICOM copy.
 
-    Without a key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether
-    the patients of the dataset come from DICOM files; in that case, a warning is logged if none of them is in the
-    source.
+    With the site's `key`, the number of days by which the copy shifts the dates of each patient is computed. Without a
+    key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether the
+    patients of the dataset are named by their PatientID; if so, a warning is logged if none of them is in the source.
     """
     if not key.expanduser().is_file():
         log.warning(

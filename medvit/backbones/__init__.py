@@ -22,7 +22,7 @@ from medvit.weights import Fit
 
 @dataclass(frozen=True)
 class Hidden:
-    """Patches to replace by the mask token: `mask` (B, N) is True for them, `token` (D) is the learned token."""
+    """Patches to replace by the mask token `token` (D): those for which `mask` (B, N) is True."""
 
     mask: Bool[Tensor, "b n"]
     token: Float[Tensor, "d"]
@@ -30,7 +30,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Carried:
-    """Adapter from an earlier training run; the backbone weights of its checkpoint already contain it."""
+    """Adapter from an earlier training run, which is already merged into the backbone weights of the checkpoint."""
 
     way: Tree
     """Options of `medvit.peft` with which the adapter was trained."""
@@ -39,7 +39,7 @@ class Carried:
 
 
 class Backbone(nn.Module, ABC):
-    """Backbone from pixels (B, C, *S) to tokens."""
+    """Vision transformer that maps pixels (B, C, *S) to tokens."""
 
     width: int
     depth: int

@@ -101,7 +101,7 @@ def _some(
     branch: Callable[[Tensor], Tensor],
     drop_path: nn.Module,
 ) -> Float[Tensor, "m d"]:
-    """Apply a residual branch to the tokens selected by `wanted`; drop path applies to whole images."""
+    """Return the tokens selected by `wanted` with a residual branch applied; drop path applies to whole images."""
     some = tokens[wanted]
     added = branch(some)
     if isinstance(drop_path, nn.Identity) or not drop_path.training:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 @lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
-    """Return fixed position embeddings: each axis gets an equal part of the width, half sines and half cosines.
+    """Return fixed sine-cosine position embeddings of a grid (He et al., CVPR 2022, here also in 3D).
 
-    Features left over by the equal division are zero (He et al., CVPR 2022, here also in 3D).
+    The features are divided equally among the axes, and for each axis into sines and cosines. Features left over by the
+    division are zero.
     """
     num_frequencies = width // (2 * len(grid))
     frequencies = temperature ** -(torch.arange(num_frequencies) / num_frequencies)

@@ -164,10 +164,10 @@ class ViT(Backbone):
             self.add_adapters(config.adapter_width)
 
     def add_prompts(self, count: int, *, num_blocks: int) -> None:
-        """Add prompt tokens (K, P, D) after the other prefix tokens (Jia et al., ECCV 2022).
+        """Add learned prompt tokens (K, P, D) after the other prefix tokens (Jia et al., ECCV 2022).
 
-        K is 1 for prompts of the first block alone, or the number of blocks, each of which has its own. They are
-        initially uniform in +-sqrt(6 / (C * pixels of a patch + D)), as published.
+        P is `count`, and K is `num_blocks`. If K is 1, only the first block has prompts. If K is the depth, each block
+        has its own prompts. The initial values are uniform in +-sqrt(6 / (C * pixels of a patch + D)), as published.
         """
         bound = math.sqrt(6 / (self.channels * math.prod(self.patch_size) + self.width))
         self.prompts = nn.Parameter(torch.empty(num_blocks, count, self.width).uniform_(-bound, bound))
@@ -187,7 +187,7 @@ class ViT(Backbone):
         self._set_prefix(self.num_prefix_tokens + tokens.shape[1] - before)
 
     def add_adapters(self, hidden: int) -> None:
-        """Add a bottleneck beside the MLP of each block, whose output is initially zero."""
+        """Add a bottleneck beside the MLP of each block; the output of a bottleneck is initially zero."""
         for block in self.blocks:
             block.adapter = Bottleneck(self.width, hidden).to(next(block.parameters()).device).train(self.training)
 
@@ -298,7 +298,11 @@ class ViT(Backbone):
         return [kept[number] for number in layers]
 
     def _with_prompts_of(self, number: int, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Return the tokens with the prompts of a block in place of the outputs of those of the block before."""
+        """Return the input tokens of block `number`, with the prompts of this block inserted.
+
+        They replace the outputs of the prompts of the previous block. Tokens are unchanged if the block does not have
+        prompts of its own.
+        """
         if self.prompts is None or not 0 < number < len(self.prompts):
             return tokens
         prompts = self.prompts[number].to(tokens.dtype).expand(len(tokens), -1, -1)
@@ -324,9 +328,10 @@ def transformer_block(width: int, heads: int) -> nn.Module:
 
 
 def packed_swiglu_ratio(width: int) -> float:
-    """Return the width of gate and value of a SwiGLU together, as a multiple of the token width.
+    """Return the hidden width of a SwiGLU, as a multiple of the token width.
 
-    As in DINOv2, each of them is 2/3 of the usual MLP width (4 times the token width), rounded up to a multiple of 8.
+    The hidden width is the sum of the widths of gate and value. As in DINOv2, each of these two is 2/3 of the usual MLP
+    width (4 times the token width), rounded up to a multiple of 8.
     """
     hidden = -(-(4 * width * 2 // 3) // 8) * 8
     return (2 * hidden + 0.5) / width  # timm truncates the product

@@ -120,7 +120,7 @@ def _measured(
 
 
 def _rank(found: EffectSize) -> float:
-    """Return a sort key for effects: the size class (none to large), and within a class the magnitude."""
+    """Return a sort key for effects, which orders them by `size` (none to large), then by magnitude."""
     sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
     return sizes[found.size] + (min(abs(found.effect), 9.0) / 10 if np.isfinite(found.effect) else found.ks / 10)
 
@@ -141,12 +141,12 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """Return a sentence that lists variables that only dataset `key` has; empty if there are none."""
+    """Return a sentence that lists `known`, the variables that only dataset `key` has; empty if `known` is empty."""
     return f"Only {key} has: {'; '.join(sorted(known))}." if known else ""
 
 
 def _too_few(known: Set[str]) -> str:
-    """Return a sentence that lists variables with too few values in one of the datasets; empty if there are none."""
+    """Return a sentence that lists `known`, the variables with too few values; empty if `known` is empty."""
     left = "; ".join(sorted(known))
     return f"Not compared, as one of them has fewer than {MIN_VALUES} values: {left}." if left else ""
 

@@ -114,7 +114,7 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:
-    """Return, for each axis, the numbers of pixels of all images along it; images without the axis are skipped."""
+    """Return, for each axis name, the size of every image along that axis; images without the axis are skipped."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for row in manifest:
         for axis, size in zip("IJK" if len(row.shape) == 4 else ("rows", "columns"), row.shape[1:], strict=True):

@@ -67,7 +67,10 @@ def names(manifest: Manifest) -> dict[str, Observed]:
 
 
 def _of_patients(rows: Iterable[Row], key: str, *, are_numbers: bool = True) -> Observed:
-    """Return the values of an attribute, each once per patient."""
+    """Return the values of the attribute `key`, and the patient of each value.
+
+    A value that several images of a patient have counts once. If `are_numbers`, values are converted to float.
+    """
     pairs = dict.fromkeys((row.patient_id, row.attributes[key]) for row in rows if key in row.attributes)
     patients = [patient for patient, _ in pairs]
     return Observed([float(value) for _, value in pairs] if are_numbers else [value for _, value in pairs], patients)

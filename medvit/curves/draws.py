@@ -1,4 +1,4 @@
-"""Draws of labeled patients: stratified by class, with each smaller amount within the larger ones."""
+"""Random draws of labeled patients, stratified by class; smaller draws are subsets of larger ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from medvit.records import Row
 
 
 def nested_draws(classes: Mapping[str, str], amounts: Sequence[float], *, seed: int) -> dict[float, frozenset[str]]:
-    """Return the labeled patients of each amount, from the class of each patient.
+    """Draw labeled patients at random; return the patients for each amount.
 
-    An amount up to 1 is a fraction of the patients, above 1 a number of them. Every amount has at least one patient of
-    each class, and the classes otherwise have their share.
+    `classes` maps each patient to a class. An amount up to 1 is a fraction of the patients, and a larger amount is a
+    number of patients. Patients of a smaller amount are also in every larger amount. Every amount has at least one
+    patient of each class; apart from that, the proportions of the classes are kept.
 
     Raises:
         ConfigError: If an amount is larger than the number of patients.
@@ -32,7 +33,11 @@ def nested_draws(classes: Mapping[str, str], amounts: Sequence[float], *, seed: 
 
 
 def patient_classes(rows: Sequence[Row], label: str) -> dict[str, str]:
-    """Return the class of each patient: of several, the one that the fewest images have; "" without labels."""
+    """Return the class of each patient.
+
+    If a patient has images of several classes, it is the class that is rarest among all images in `rows`. An image
+    without the label has the class "".
+    """
     counts = Counter(row.labels.get(label, "") for row in rows)
     found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -41,7 +46,11 @@ def patient_classes(rows: Sequence[Row], label: str) -> dict[str, str]:
 
 
 def _stratified_order(classes: Mapping[str, str], seed: int) -> list[str]:
-    """Return all patients in an order whose beginnings have the classes in their proportion, one of each first."""
+    """Return all patients in a random order that is stratified by class.
+
+    The first patients are one of each class. After them, the first n patients have the classes in about the same
+    proportions as all patients, for any n.
+    """
     generator = np.random.default_rng(seed)
     by_class: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(classes):

@@ -30,17 +30,17 @@ class Effect:
 
 
 def mean_over_draws(one: Sequence[ImageScores], *, resamples: int, seed: int = 0) -> Effect:
-    """Return the metric averaged over draws, with its interval; the p-value has no meaning here."""
+    """Return the metric averaged over draws, with its 95 % interval. The p-value of the result is meaningless."""
     return paired_effect(one, None, resamples=resamples, seed=seed)
 
 
 def paired_effect(
     one: Sequence[ImageScores], other: Sequence[ImageScores] | None, *, resamples: int, seed: int = 0
 ) -> Effect:
-    """Return the effect of one method against another: draw r of one is paired with draw r of the other.
+    """Return the mean difference between the metrics of two methods, `one` minus `other`.
 
-    A method without draws, as one score for all, is repeated for each draw. Resamples in which the metric is undefined
-    are dropped.
+    Draw r of `one` is paired with draw r of `other`. If `other` is None, the result is the mean metric of `one`.
+    Resamples in which the metric is undefined are dropped.
 
     Raises:
         ValueError: If the methods have different numbers of draws.

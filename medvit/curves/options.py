@@ -1,4 +1,4 @@
-"""Options of a curve, and the settings of its arms."""
+"""Options of a learning curve, and of the training runs it consists of."""
 
 from __future__ import annotations
 
@@ -81,27 +81,30 @@ class CurveOptions(Config):
 
     @property
     def num_pretrainings(self) -> int:
-        """Number of pretrainings of an arm."""
+        """Number of pretraining runs of each pretrained arm."""
         return len(self.pretrained) or self.pretrainings
 
     @property
     def num_threads(self) -> int:
-        """Threads of torch in each process, so that all processes together use the cores of the machine."""
+        """Number of torch threads per process, chosen so that all processes together use all cores of the machine."""
         return max(1, (os.cpu_count() or 1) // self.engine.num_processes)
 
     def finetuning(self) -> Tree:
-        """Return the options of fine-tuning in the file, complete but for the keys that differ between runs."""
+        """Return the options in the YAML file of fine-tuning, without the keys that the curve sets itself."""
         tree = read_yaml(self.finetune, scalars=AsWritten)
         given = {"checkpoint": tree["checkpoint"]} if tree.get("checkpoint") else {}
         return {key: value for key, value in tree.items() if key not in OF_STAGES} | given
 
     def pretraining(self) -> Tree:
-        """Return the options of pretraining in the file; empty if there is none."""
+        """Return the options in the YAML file of pretraining, without the keys that the curve sets itself.
+
+        The result is empty if there is no such file.
+        """
         tree = {} if self.pretrain is None else read_yaml(self.pretrain, scalars=AsWritten)
         return {key: value for key, value in tree.items() if key not in OF_STAGES}
 
     def check(self) -> None:
-        """Check the files of both stages before any work.
+        """Check the YAML files of pretraining and fine-tuning before any work starts.
 
         Raises:
             ConfigError: If a key or value is wrong, or an arm lacks its weights.
@@ -112,10 +115,12 @@ class CurveOptions(Config):
         self.arms_in_force()
 
     def arms_in_force(self) -> tuple[Arm, ...]:
-        """Return the arms: the given ones, else those for which there are files.
+        """Return the arms (choices of initial weights) to compare.
+
+        These are the arms in the option `arms`. If it is unset, they are all arms whose initial weights are available.
 
         Raises:
-            ConfigError: If an arm lacks its weights.
+            ConfigError: If the initial weights of an arm in `arms` are not available.
         """
         finetuning = self.finetuning()
         has_weights = bool(finetuning.get("checkpoint") or (finetuning.get("backbone") or {}).get("weights"))

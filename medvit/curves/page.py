@@ -1,4 +1,4 @@
-"""Figure and page of a curve: every draw as a dot, tables of scores, effects and all that was tried."""
+"""Figure and page of a learning curve: a plot of all scores, and tables of scores, effects and tried settings."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ COLORS = ("#1f2a44", "#d95f02", "#1b9e77", "#7570b3", "#999999", "#e7298a")
 
 
 def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
-    """Plot the score over the number of labeled patients: a line of means for each arm, and every draw as a dot.
+    """Plot the score over the number of labeled patients.
 
-    Of each arm, the method with the best score on training patients is shown.
+    Each arm has a line through the means over draws, and a dot for each draw. Only the fine-tuning method with the best
+    score on training patients is shown for each arm.
     """
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -58,7 +59,7 @@ def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
 def curve_document(
     title: str, lines: Sequence[CurvePoint], metric: str, protocol: Bullets, tried: Mapping[CurveRun, float]
 ) -> Document:
-    """Return the page: figure, scores, effects, protocol, and every setting that was tried."""
+    """Return the page: figure, scores, effects, protocol, and the tuning scores in `tried`."""
     picture = Picture.of("curve", "Mean over draws; each dot is a draw of labels.", curve_figure(lines, metric))
     gains = [line for line in lines if line.is_gain]
     opening = (

@@ -1,4 +1,4 @@
-"""Pretraining of an arm on all training images, one run for each seed; an interrupted one is resumed."""
+"""Pretraining of an arm on all training images: one run per seed, and interrupted runs are resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class PretrainArm:
-    """Function that pretrains with a seed into a folder of its own; picklable."""
+    """Function object that pretrains with a given seed and writes the checkpoint into a folder for this seed.
+
+    It is picklable, so that several processes can share the runs.
+    """
 
     dataset: Path
     folder: Path
@@ -40,7 +43,7 @@ class PretrainArm:
         return self.folder / f"seed-{seed}"
 
     def __call__(self, seed: int) -> Path:
-        """Pretrain unless the checkpoint is there; return its folder."""
+        """Pretrain unless the checkpoint exists; return the folder of the checkpoint."""
         folder = self.path(seed)
         if (folder / MODEL).is_file() and not any((folder / name).exists() for name in LEFTOVERS):
             return folder
@@ -59,7 +62,7 @@ class PretrainArm:
 
 
 def without_test_images(manifest: Manifest, split: Split) -> Manifest:
-    """Return the training images, without those that have the pixels of a test image."""
+    """Return the training images, except those with the same pixels as a test image; `split` is the test split."""
     pixels = {row.sha256 for row in manifest.split(split)}
     kept = manifest.split("train").filter(lambda row: row.sha256 not in pixels)
     excluded = len(manifest.split("train")) - len(kept)
@@ -69,10 +72,10 @@ def without_test_images(manifest: Manifest, split: Split) -> Manifest:
 
 
 def require_unseen(folder: Path, manifest: Manifest, split: Split) -> None:
-    """Check that no test patient is a training patient of given weights.
+    """Check that the checkpoint in `folder` was not trained on any patient of the test split `split`.
 
     Raises:
-        DataError: If one is.
+        DataError: If it was trained on a test patient.
     """
     seen = seen_patients(folder, manifest.split(split))
     if seen:

@@ -1,4 +1,4 @@
-"""Results of a curve: scores of each arm by amount of labels, and effects against training from scratch."""
+"""Results of a learning curve: scores by number of labels, and effects relative to training from scratch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from medvit.curves.scores import ImageScores, value
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Scores of an arm and method at an amount: each draw, their mean with its interval; the effect is optional.
+    """Scores of one arm (initial weights) and one fine-tuning method `way` for one amount of labels.
 
-    `effect` is the paired difference from training from scratch, `is_chosen` whether this method of the arm had the
-    best score on training patients.
+    `scores` has one score per draw of labels, and `mean` is their mean with its interval. `effect` is the paired
+    difference from the best method from scratch; it is None for that method itself. `is_chosen` states whether `way`
+    had the best score of all methods of the arm on training patients.
     """
 
     amount: float
@@ -30,12 +31,12 @@ class CurvePoint:
     is_chosen: bool
     effect: Effect | None = None
     corrected_p: float | None = None
-    """P-value of the effect after Holm's correction over all effects of chosen methods in the table."""
+    """P-value of the effect after Holm's correction for all effects with `is_chosen`, except those of baselines."""
     is_gain: bool = False
-    """Whether the corrected lower end is above 0 and the mean is not below the baselines."""
+    """Whether the effect is positive with `corrected_p` below .05, and the mean score is not below any baseline."""
 
     def tree(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
 
@@ -48,7 +49,11 @@ def lines_of(
     ways: Sequence[str],
     resamples: int,
 ) -> list[CurvePoint]:
-    """Return a line for each amount, arm and method, with effects against the best method from scratch."""
+    """Return one `CurvePoint` for each amount of labels, arm (initial weights) and fine-tuning method.
+
+    Its effect is relative to the best method from scratch. `load` returns the scores of a run, and `chosen` contains
+    the settings and scores from tuning.
+    """
     by_place: dict[Cell, list[CurveRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.draw):
         by_place[run.amount, run.arm, run.way].append(run)
@@ -74,7 +79,10 @@ def lines_of(
 
 
 def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Return the points, with a corrected p-value and a decision on gain for each method that was chosen in tuning."""
+    """Return the points with `corrected_p` and `is_gain` set, ordered by amount.
+
+    `corrected_p` remains None for baselines, for methods that were not chosen in tuning, and without an effect.
+    """
     tested = [line for line in lines if _is_tested(line)]
     corrected = dict(zip(map(id, tested), holm([line.effect.p for line in tested if line.effect]), strict=True))
     floor = {

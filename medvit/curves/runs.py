@@ -1,4 +1,4 @@
-"""Runs of a curve: which arm, method, settings, amount and draw; and the choice of settings."""
+"""Training runs of a learning curve, and the choice of their settings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ import numpy as np
 from medvit.curves.options import CurveOptions
 
 PIXELS, EQUAL_STEPS = "pixels", "scratch-equal-steps"
-"""Arms that are not initial weights: logistic regression on pixels; from scratch for the steps of all stages."""
+"""Baselines that are listed with the arms.
+
+The first is a logistic regression on pixels. The second is training from scratch for as many steps as pretraining and
+fine-tuning take together.
+"""
 REGRESSION = "regression"
 FIRST_TUNING_DRAW = 1000
-"""Number of the first draw that settings are chosen on, above those of the curve."""
+"""Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run: learning rate and steps, or the inverse regularization strength of a regression."""
+    """Settings of a run.
+
+    For a network, they are learning rate `lr` and number of steps. For the regression on pixels, they are the inverse
+    regularization strength `strength`.
+    """
 
     lr: float = 0.0
     steps: int = 0
@@ -33,7 +41,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class CurveRun:
-    """One training on a draw of labels, and the images that score it: training patients outside, or test patients."""
+    """One training run on a draw of labels, and the evaluation of the trained model.
+
+    If `purpose` is "tuning", the model is evaluated on training patients outside of the draw; if it is "test", on test
+    patients. `arm` names the initial weights, `way` the fine-tuning method, and `amount` the amount of labels.
+    """
 
     purpose: Literal["tuning", "test"]
     arm: str
@@ -44,21 +56,25 @@ class CurveRun:
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the file with the scores of the run, without extension."""
         return f"{self.purpose}-{self.arm}-{self.way}-n{self.amount:g}-d{self.draw}-{self.settings}"
 
     @property
     def is_trained(self) -> bool:
-        """Whether a network is trained, rather than a regression."""
+        """Whether the run trains a network, not the regression on pixels."""
         return self.arm != PIXELS
 
 
 Cell = tuple[float, str, str]
-"""Amount, arm and way."""
+"""Amount of labels, arm (initial weights), and way (fine-tuning method)."""
 
 
 def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRun]:
-    """Yield a run for each amount, tuning draw, arm, way and cell of the grid."""
+    """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
+
+    An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount 1 is skipped,
+    because no training patient is left to evaluate on. `with_pixels` adds the runs of the regression on pixels.
+    """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
     draws = range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
@@ -72,7 +88,10 @@ def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRu
 
 
 def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settings, float]]:
-    """Return the settings with the best mean score over tuning draws, and that score, by amount, arm and way."""
+    """Return the best settings for each amount of labels, arm (initial weights) and method, and their score.
+
+    The score of settings is their mean score over the tuning draws.
+    """
     found: dict[Cell, dict[Settings, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, score in scores.items():
         found[run.amount, run.arm, run.way][run.settings].append(score)
@@ -87,7 +106,7 @@ def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settin
 def test_runs(
     options: CurveOptions, chosen: Mapping[Cell, tuple[Settings, float]], *, pretraining_steps: int
 ) -> Iterator[CurveRun]:
-    """Yield a run for each amount, draw, arm and way with the chosen settings."""
+    """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
     for amount, draw in itertools.product(options.labeled, range(options.draws)):
         tuned = tuned_amount(amount, options.labeled)
         for arm, way in itertools.product(options.arms_in_force(), options.ways):
@@ -101,17 +120,20 @@ def test_runs(
 
 
 def tuned_amount(amount: float, amounts: Iterable[float]) -> float:
-    """Return the amount whose settings are used: its own, or the largest fraction or number below all patients."""
+    """Return the amount of labels whose tuned settings apply to `amount`.
+
+    This is `amount` itself. The amount 1 (all patients) is not tuned; for it, the largest other amount is returned.
+    """
     return amount if amount != 1 else max(each for each in amounts if each != 1)
 
 
 def best_way(chosen: Mapping[Cell, tuple[Settings, float]], amount: float, arm: str, ways: Sequence[str]) -> str:
-    """Return the way of an arm with the best score on training patients."""
+    """Return the fine-tuning method of an arm with the best score in tuning, for an amount of labels."""
     return max(ways, key=lambda way: chosen[amount, arm, way][1])
 
 
 def as_tree(chosen: Mapping[Cell, tuple[Settings, float]]) -> list[dict[str, Any]]:
-    """Return the choice as plain values."""
+    """Return the chosen settings and their scores as plain values, for JSON."""
     return [
         {"amount": amount, "arm": arm, "way": way, **asdict(settings), "score": score}
         for (amount, arm, way), (settings, score) in chosen.items()

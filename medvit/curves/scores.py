@@ -1,4 +1,4 @@
-"""Scores of test images in a file for each run, and their metric under any weights of patients."""
+"""Scores of images, stored in one file per run, and metrics computed from them with weighted patients."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from medvit.records import Row
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Class indices (n,) and predicted probabilities (n, l) of images, with the patient of each as an index (n,)."""
+    """True classes and predicted probabilities of n images.
+
+    `truth` are class indices, and `patient` is the index of the patient of each image.
+    """
 
     truth: Int[Array, "n"]
     probabilities: Float[Array, "n l"]
     patient: Int[Array, "n"]
 
     def metric(self, weights: Float[Array, "r p"]) -> Float[Array, "r"]:
-        """Return the AUROC under each row of patient weights; of several classes, the mean of one against the rest.
+        """Return one AUROC for each row of `weights`, which are the weights of the patients.
 
-        NaN if a class has no weight.
+        With more than two classes, it is the mean of the AUROCs of each class against the rest. It is NaN if all
+        patients of a class have the weight 0.
         """
         each = weights[:, self.patient]
         labels = (1,) if self.probabilities.shape[1] == 2 else range(self.probabilities.shape[1])
@@ -35,13 +39,16 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One score of each image (n,), such as its Dice, with the patient of each as an index (n,)."""
+    """One score for each of n images, such as its Dice; `patient` is the index of the patient of each image."""
 
     score: Float[Array, "n"]
     patient: Int[Array, "n"]
 
     def metric(self, weights: Float[Array, "r p"]) -> Float[Array, "r"]:
-        """Return the mean score under each row of patient weights, where each patient's images are averaged first."""
+        """Return one mean score for each row of `weights`, which are the weights of the patients.
+
+        The scores of each patient's images are averaged first. Images with an undefined score are ignored.
+        """
         num_patients = weights.shape[1]
         known = ~np.isnan(self.score)
         sums = np.bincount(self.patient[known], self.score[known], minlength=num_patients)
@@ -57,12 +64,12 @@ ImageScores = ClassScores | CaseScores
 
 
 def patient_indices(rows: Sequence[Row]) -> Int[Array, "n"]:
-    """Return the patient of each row as an index, in the order of the patients' identifiers."""
+    """Return the index of the patient of each row; patients are numbered in the order of their identifiers."""
     return np.unique([row.patient_id for row in rows], return_inverse=True)[1]
 
 
 def save(path: Path, scores: ImageScores) -> None:
-    """Write scores to a file, whole or not at all."""
+    """Write scores to a file (.npz), atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **vars(scores))
     write_bytes(path, buffer.getvalue())
@@ -76,12 +83,16 @@ def load(path: Path) -> ImageScores:
 
 
 def value(scores: ImageScores) -> float:
-    """Return the metric with equal weights."""
+    """Return the metric of scores with equal weights for all patients."""
     return float(scores.metric(np.ones((1, int(scores.patient.max()) + 1)))[0])
 
 
 def _auroc(positive: Array, scores: Array, weights: Float[Array, "r n"]) -> Float[Array, "r"]:
-    """Return the weighted share of pairs of a case and a control in which the case scores higher; ties count half."""
+    """Return one AUROC for each row of image weights.
+
+    The AUROC is the weighted fraction of pairs of a positive and a negative image in which the positive image has the
+    higher score. A tie counts as half.
+    """
     cases, controls = scores[positive], scores[~positive]
     above = (cases[:, None] > controls).astype(np.float64) + 0.5 * (cases[:, None] == controls)
     case_weights, control_weights = weights[:, positive], weights[:, ~positive]

@@ -1,4 +1,4 @@
-"""A run of a curve: fine-tune on the labels of a draw for a fixed number of steps, and score other images."""
+"""One run of a learning curve: fine-tune on the labels of a draw, then evaluate on other images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Pool:
         Training images with the same pixels as a test image are excluded.
 
         Raises:
-            DataError: If there is no such image in one of the splits, or a patient is in both.
+            DataError: If the train split or the test split `split` has no such image, or if they share a patient.
         """
         has_label = any(label in row.labels for row in manifest)
         known = manifest.filter(lambda row: label in row.labels if has_label else bool(row.mask))
@@ -64,12 +64,12 @@ class Pool:
         return cls(train, test, label if has_label else "")
 
     def labeled(self, amount: float, draw: int) -> Manifest:
-        """Return the training images of a draw of patients."""
+        """Draw `amount` training patients (`draws.nested_draws`) with the seed `draw`; return their images."""
         patients = nested_draws(patient_classes(self.train.rows, self.label), (amount,), seed=draw)[amount]
         return self.train.filter(lambda row: row.patient_id in patients)
 
     def held_out(self, labeled: Manifest, *, limit: int, seed: int) -> Manifest:
-        """Return training images of patients outside a draw, at most `limit`, chosen at random."""
+        """Return at most `limit` random training images of patients that have no image in `labeled`."""
         patients = {row.patient_id for row in labeled}
         rest = self.train.filter(lambda row: row.patient_id not in patients)
         if not len(rest):
@@ -80,9 +80,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Trial:
-    """Function that does a run and writes its scores; picklable, so that several processes can share the runs.
+    """Function object that executes a run and writes its scores into `folder`.
 
-    `starts` are the options of fine-tuning that determine the initial weights of each arm, one tree per pretraining.
+    It is picklable, so that several processes can share the runs. `finetuning` are the fine-tuning options common to
+    all runs. `starts` has the options that set the initial weights: for each arm, one set of options per pretraining
+    run. `split` is the split with the test patients.
     """
 
     dataset: Path
@@ -99,7 +101,7 @@ class Trial:
         return self.folder / f"{run.name}.npz"
 
     def __call__(self, run: CurveRun) -> float:
-        """Do a run unless its scores are there; return its metric."""
+        """Execute a run unless its scores exist already; return the metric of the run."""
         if not self.path(run).is_file():
             torch.set_num_threads(self.num_threads)
             files.save(self.path(run), self._scores(run))
@@ -149,7 +151,11 @@ class Trial:
 
 
 def score_images(predictor: Predictor, scored: Manifest) -> ImageScores:
-    """Predict images, and return their class probabilities, or the mean Dice of each over the foreground classes."""
+    """Predict images and return their scores.
+
+    For a classification, these are the class probabilities. For a segmentation, they are the Dice of each image,
+    averaged over the foreground classes.
+    """
     rows, config = scored.rows, predictor.config
     patient = patient_indices(rows)
     if config.kind == "classification":
@@ -169,13 +175,13 @@ def _mean_dice(predictor: Predictor, scored: Manifest, row: Row) -> float:
 
 
 def _no_positive(facts: Facts, classes: Sequence[str]) -> str:
-    """Return no positive class: the scores of a curve do not depend on it."""
+    """Return an empty name for the positive class, because the scores of a curve do not depend on that class."""
     return ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the lines of hundreds of trainings out of the log; errors remain."""
+    """Return a context in which only errors are logged, because a curve consists of hundreds of training runs."""
     before = log.level
     log.setLevel(logging.ERROR)
     quiet_libraries("lightning.pytorch", "lightning.fabric")

@@ -272,7 +272,7 @@ def _line(row: Row) -> dict[str, Any]:
 def _facts_tree(facts: Facts) -> dict[str, Any]:
     """Return the facts as plain values.
 
-    Empty facts of later schemas are omitted, so that older datasets keep their hash.
+    Facts that were added in later schemas are omitted if they are empty, so that older datasets keep their hash.
     """
     later = ("positive", "values", "notes")
     tree = asdict(facts)
@@ -281,14 +281,14 @@ def _facts_tree(facts: Facts) -> dict[str, Any]:
 
 
 def _hashed_facts(facts: Facts) -> str:
-    """Return the facts that enter the hash: all except notes and values, which do not change the contents of rows."""
+    """Return the facts that enter the hash, as JSON: all except `notes` and `values`, which do not affect rows."""
     return json.dumps(_facts_tree(replace(facts, notes=(), values={})), sort_keys=True)
 
 
 def _hashed_row(row: Row) -> dict[str, Any]:
-    """Return a row as plain values.
+    """Return the values of a row that enter the hash, as plain values.
 
-    Empty columns of later schemas are omitted, so that older datasets keep their hash.
+    Columns that were added in later schemas are omitted if they are empty, so that older datasets keep their hash.
     """
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
     empty: tuple[object, ...] = (None, [], "")

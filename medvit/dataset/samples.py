@@ -62,8 +62,8 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
 class Samples(Dataset[Sample]):
     """Preprocessed images of a manifest.
 
-    With `classes`, the target is the index of `row.labels[label]` in `classes`; without, it is the label map. `slides`
-    locates the slide files of tiles.
+    If `classes` is given, the target is the index of `row.labels[label]` in `classes`. If not, the target is the label
+    map. `slides` locates the slide files of tiles.
 
     Raises:
         DataError: If a row has no value for `label`, or a value that is not one of `classes`.
@@ -217,14 +217,14 @@ class TileSamples(Samples):
 def are_tiles(manifest: Manifest, preprocess: Preprocess) -> bool:
     """Return whether the training images are tiles of slides.
 
-    If the manifest also has ordinary images, those are used instead.
+    This is the case if the preprocessing accepts 2D images, and the manifest has slides but not 2D images.
     """
     kinds = {row.kind for row in manifest}
     return preprocess.kind == "image" and "slide" in kinds and "image" not in kinds
 
 
 def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> Samples:
-    """Return the training samples of the image kind that a preprocessing accepts; for slides, their tiles.
+    """Return the training samples: the images of the kind that the preprocessing accepts, or tiles (see `are_tiles`).
 
     Raises:
         DataError: If the dataset has no such images.

@@ -99,7 +99,7 @@ class SlicesConfig(Config):
 
 @dataclass(frozen=True)
 class SliceRow(Row):
-    """Slice of a stored volume, as a row of kind image; `number` is its index along the volume axis `across`.
+    """Slice of a stored volume, as a row of kind image. Its index along the volume axis `across` is `number`.
 
     Content addresses are those of the volume. Rows and columns are in display orientation: the top is A (axial) or S
     (coronal, sagittal); the left is R (axial, coronal) or A (sagittal).
@@ -122,7 +122,7 @@ def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
 
 
 def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
-    """Yield every slice of a volume in order, as images with their neighbors as channels.
+    """Yield every slice of a volume in order, as an image whose channels are the slice and its neighbors.
 
     `config` must name exactly one plane.
     """
@@ -141,13 +141,13 @@ def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j
 
 
 def across_of(image: Image, config: SlicesConfig) -> int:
-    """Return the axis of a volume along which slices are cut."""
+    """Return the axis of a volume (0 to 2) along which slices are cut, for the first plane in `config`."""
     spacing_mm = None if image.affine is None else image.affine.spacing_mm
     return _across(config.planes[0], spacing_mm)
 
 
 def stored_mask(store: Store, row: Row) -> Int[Array, "*s"] | None:
-    """Return the label map of a row, if it has one."""
+    """Return the label map of a row; None without a label map. For a slice, only that slice is read."""
     if row.mask is None:
         return None
     if not isinstance(row, SliceRow):
@@ -170,7 +170,7 @@ def _channels(volume: Num[Array, "c i j k"], across: int, number: int, neighbors
 
 
 def _upright(part: Num[Array, "*c i j k"], across: int) -> Num[Array, "*c h w"]:
-    """Return a slab one voxel thick, given in R, A, S order, as rows and columns in display orientation."""
+    """Return a slab as a 2D image in display orientation. It is one voxel thick along `across`, with axes R, A, S."""
     plane = part.squeeze(part.ndim - 3 + across)
     return np.ascontiguousarray(plane[..., ::-1, ::-1].swapaxes(-1, -2))
 

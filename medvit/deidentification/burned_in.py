@@ -89,9 +89,10 @@ class BurnedInConfig(Config):
 
 @dataclass(frozen=True)
 class Risk:
-    """Reason to check an image for burned-in text, if any.
+    """Reasons to check an image for burned-in text.
 
-    `declares`: its header declares burned-in text. `is_risky`: images of its type often have burned-in text.
+    `declares` states whether the header of the image declares burned-in text. `is_risky` states whether images of this
+    type often have burned-in text.
     """
 
     declares: bool = False
@@ -199,7 +200,7 @@ def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
 
 
 def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
-    """Yield the planes to search for text; for a volume, these are the planes of its files."""
+    """Yield the planes of an image to search for text. For a volume, these are the planes of its DICOM files."""
     if image.kind == "image":
         yield _flat(image.pixels)
     elif item.reader == "dicom":

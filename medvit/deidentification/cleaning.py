@@ -62,9 +62,9 @@ class Replacements:
 def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writing: str = "") -> Dataset:
     """Return a de-identified copy of a data set, with new file meta information.
 
-    `writing` is `masked` or `kept` if burned-in text was found. In both cases, the copy does not declare that it is
-    free of burned-in text. Since the detector may miss some text, a masked copy does not claim the Clean Pixel Data
-    Option (113101), which would guarantee the removal.
+    `writing` is `masked` or `kept` if burned-in text was found, else empty. If it was found, the copy does not declare
+    that it is free of burned-in text. A masked copy does not claim the Clean Pixel Data Option (113101), which would
+    guarantee the removal of all text, because the detector may miss some.
 
     Raises:
         UnreadableError: If compressed pixels have an identifier in a comment, or the SOP class is missing.

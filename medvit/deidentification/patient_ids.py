@@ -23,7 +23,7 @@ def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return each study that several patients share, with these patients, sorted; `pairs` are (study, patient)."""
+    """Return the studies that occur with several patients in the (study, patient) `pairs`, each with its patients."""
     patients: dict[str, set[str]] = defaultdict(set)
     for study, patient in pairs:
         patients[study].add(patient)
@@ -31,10 +31,10 @@ def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates, with separate patients for the same PatientID if several issuers assigned it.
+    """Return the candidates, with a separate patient per issuer if several issuers assigned the same PatientID.
 
-    Only patients that are identified by their PatientID are separated, not those that are identified by a path, for
-    example. `refused` are the identities of images of the source that are not candidates.
+    Patients that are not identified by their PatientID, but by a path, for example, are unchanged. `refused` are the
+    identities of images of the source that are not candidates.
     """
     patients = patients_of([*(candidate.item.identity for candidate in candidates), *refused])
     return tuple(
@@ -63,7 +63,7 @@ def with_shared_uids(candidates: Sequence[Candidate], refused: Sequence[Identity
 
 
 def same_but_for_issuer(candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
-    """Return groups of patients that `with_issuers` separated, sorted."""
+    """Return groups of patients with the same PatientID, which `with_issuers` separated by issuer, sorted."""
     groups: dict[str, set[str]] = defaultdict(set)
     for one in candidates:
         patient = one.item.identity.patient

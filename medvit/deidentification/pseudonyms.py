@@ -67,8 +67,9 @@ class Pseudonyms:
     def study(self, candidate: Candidate) -> str:
         """Return the pseudonym of an image's study.
 
-        If the image has no study identifier, its series counts as the study; without a series, the image itself does.
-        If several patients of the source share a study identifier, each of them has a separate study.
+        If the image has no study identifier, its series counts as the study. If it has no series identifier either, the
+        image itself counts as the study. If several patients of the source share a study identifier, each of them has a
+        separate study.
         """
         identity = candidate.item.identity
         if identity.study in candidate.shared_uids:
@@ -99,7 +100,7 @@ class Pseudonyms:
     def uid(self, uid: str, *, patient: str | None = None) -> str:
         """Return the replacement of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID).
 
-        With `patient`, return a separate UID for that patient, for a UID that several patients share.
+        If several patients share the UID, `patient` is one of them; each of them gets a separate replacement.
         """
         words = ("uid", uid.strip()) if patient is None else ("uid of patient", uid.strip(), patient)
         digest = bytes.fromhex(self._digest(*words))
@@ -111,7 +112,7 @@ class Pseudonyms:
         return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
 
     def state(self, *facts: object) -> str:
-        """Return a keyed hash of facts about files, by which a resumed run recognizes finished files."""
+        """Return a keyed hash of facts about a file. A resumed run recognizes finished files by this hash."""
         return self._digest("state", *map(str, facts))
 
     def _uid(self, domain: str, uid: str, candidate: Candidate) -> str:

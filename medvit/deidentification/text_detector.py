@@ -59,7 +59,11 @@ class TextLine:
         return slice(max(self.top, 0), max(self.bottom, 0)), slice(max(self.left, 0), max(self.right, 0))
 
     def widened(self, heights: float) -> TextLine:
-        """Return the line widened by `heights` of its heights at each end, and by 1/8 of a height above and below."""
+        """Return the line with a larger box.
+
+        The box is extended by `heights` times its height at the left and right ends. Above and below, it is extended by
+        an eighth of that.
+        """
         reach = round(heights * (self.bottom - self.top))
         return TextLine(
             self.top - reach // 8, self.bottom + reach // 8, self.left - reach, self.right + reach, self.score
@@ -97,7 +101,7 @@ def find_lines(pixels: Num[Array, "h w *c"]) -> tuple[TextLine, ...]:
 
 
 def suspicion(lines: Iterable[TextLine]) -> float:
-    """Return the suspicion, in [0, 1], that an image has text: the score of the best line, raised by further lines."""
+    """Return a score in [0, 1] that an image has text: the score of the best line, increased by further lines."""
     scores = sorted((line.score for line in lines), reverse=True)[:4]
     return 1.0 - float(
         np.prod([1.0 - score * weight for score, weight in zip(scores, (1.0, 0.3, 0.2, 0.1), strict=False)])

@@ -1,7 +1,7 @@
 """Imaging words that name nobody; they are kept in descriptors, and an audit ignores them.
 
-A free text is cleaned by keeping only small numbers and the words of this list. It is not cleaned by searching for
-names, because a list of names cannot be complete.
+A free text is cleaned by keeping only small numbers and the words of this list. Names are not searched for, because a
+list of names cannot be complete.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = (
 
 
 def removed(text: str, allowed: Container[str] = ()) -> str:
-    """Return the words of a text that `clean` removes or shortens if no word is forbidden."""
+    """Return the words of a text that `clean` would remove or shorten without `forbidden` words."""
     words = _WORD.findall(_NUMBERS.sub(lambda match: match[0].translate(_SIGNS_OUT), text))
     return " ".join(word for word in words if _cleaned_word(word, (), allowed) != word)
 
@@ -170,7 +170,7 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
-    """Split a word into parts, preferring long parts that may be kept; return each part with whether it may be kept."""
+    """Split a word into parts, as long as possible; return pairs of a part and whether that part may be kept."""
     pieces = _PIECE.findall(word)
     parts: list[tuple[str, bool]] = []
     while pieces:
@@ -187,7 +187,10 @@ def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
 
 
 def _is_meaningful(part: str) -> bool:
-    """Return whether a part may be kept alone: three letters or more, or, if it has a digit, a word on the list."""
+    """Return whether a part of a word may be kept without the other parts.
+
+    A part that consists of letters must have at least three. Any other part must be on the list of imaging words.
+    """
     return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
 
 

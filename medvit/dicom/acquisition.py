@@ -94,7 +94,7 @@ def _quantities(levels: list[Dataset]) -> dict[str, str]:
 
 
 def _shared_groups(dataset: Dataset) -> Iterator[Dataset]:
-    """Return the shared functional groups of an enhanced object (PS3.3 C.7.6.16)."""
+    """Yield the items of the shared functional groups of an enhanced object (PS3.3 C.7.6.16)."""
     for group in dataset.get("SharedFunctionalGroupsSequence") or ():
         for element in group:
             if element.VR == "SQ":
@@ -106,7 +106,10 @@ def _first(levels: list[Dataset], keyword: str) -> str:
 
 
 def _pixel_spacing(dataset: FastDataset | Dataset) -> str:
-    """Return what the pixel spacing of a projection radiograph refers to, such as the detector."""
+    """Return `detector` or `calibrated`: whether the pixel spacing of a radiograph is that of its detector.
+
+    The result is empty for other images, and for radiographs without a pixel spacing.
+    """
     if joined_text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
         return ""
     own, imager = numbers(dataset, "PixelSpacing", 2), numbers(dataset, "ImagerPixelSpacing", 2)
@@ -125,7 +128,7 @@ def _number(text: str) -> str:
 
 
 def _age(dataset: Dataset) -> str:
-    """Return the patient's age at the study in whole years, from (0010,1010) PatientAge or from the two dates."""
+    """Return the age at the study in whole years, from (0010,1010) PatientAge or from birth date and study date."""
     text = joined_text(dataset.get("PatientAge")).upper()
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
     if match:

@@ -70,11 +70,10 @@ def _check_size(header: Header) -> None:
 
 
 def _refuse_without_pixels(header: Header) -> None:
-    """Refuse a file that is complete but smaller than the pixels its header declares.
+    """Refuse a complete file whose pixels are missing or are smaller than declared. A truncated file is accepted here.
 
     Raises:
-        UnreadableError: If the file is complete and its pixels are missing or wrongly declared. A truncated file is
-            accepted here.
+        UnreadableError: If the file is complete, but its pixels are missing or wrongly declared.
     """
     try:
         elements = open_elements(header.file, specific_tags=tuple(PIXEL_KEYWORDS))

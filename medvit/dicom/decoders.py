@@ -132,8 +132,8 @@ def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_w
 def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
     """Check that an element does not contain more frames than the header declares.
 
-    Less than a whole frame is accepted as padding. YBR_FULL_422 is not checked, because it is often stored without
-    subsampling.
+    `held` and `promised` are the numbers of bytes in the element and according to the header. Extra bytes of less than
+    a frame are accepted as padding. YBR_FULL_422 is not checked, because it is often stored without subsampling.
     """
     if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
         raise UnreadableError(

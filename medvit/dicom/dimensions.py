@@ -48,10 +48,11 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 
 @dataclass(frozen=True)
 class Dimension:
-    """Dimension along which instances at one position differ. Of its elements, the first one present is used.
+    """Dimension along which instances at one position differ, such as echo or time.
 
-    `is_time` marks dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of
-    a value may be used in place of the value.
+    The value of an instance is read from the first of the dimension's elements that is present. `is_time` marks
+    dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of a value may be
+    used in place of the value.
     """
 
     name: str
@@ -175,7 +176,7 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """Return the value of an element; None if the value violates its VR, because instances cannot be told by it."""
+    """Return the value of an element; None if the element is missing or its value violates the VR."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

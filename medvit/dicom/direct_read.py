@@ -54,7 +54,11 @@ class Coding:
 
 @dataclass(frozen=True)
 class Native:
-    """Location of uncompressed pixels: offset in the file, CRC-32 of all bytes before them, and their coding."""
+    """Location of uncompressed pixels in a file.
+
+    `start` is the offset of the first pixel, and `digest` is the CRC-32 of all bytes before it. `coding` is the layout
+    and meaning of the pixels.
+    """
 
     start: int
     digest: int

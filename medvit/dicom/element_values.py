@@ -54,9 +54,10 @@ PERSONAL = (
 
 
 class PersonalWords(NamedTuple):
-    """Words in lower case that name a person.
+    """Words that may name a person, in lower case.
 
-    `words` are single words, `name` the words of the patient's name, and `joined` pairs of the latter without a space.
+    `words` are the words of all elements that name people or places. `name` are the first two words of the patient's
+    name. `joined` are pairs of words of the patient's name, written without a space.
     """
 
     words: frozenset[str]
@@ -108,11 +109,11 @@ CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCN
 
 
 def derived_uid(keyword: str, header: Dataset) -> str:
-    """Derive a stable UID for a study, series or frame of reference that a header lacks.
+    """Derive a stable value for the UID element `keyword` of a study, series or frame of reference that lacks it.
 
-    DICOM results of predictions use this UID, and a de-identified copy uses its pseudonym. `header` is the header of
-    the first instance of an image. The UID depends on the frame of reference and also on the patient, because scanners
-    and tools that omit UIDs often repeat frames of reference.
+    DICOM results of predictions use this UID, and a de-identified copy uses the pseudonym of this UID. `header` is the
+    header of the first instance of an image. The UID depends on the frame of reference and also on the patient, because
+    scanners and tools that omit UIDs often repeat frames of reference.
     """
     from pydicom.uid import generate_uid
 
@@ -135,7 +136,7 @@ class Terms:
     """Replacement in a de-identified copy, for elements that must not be empty."""
 
     def of(self, text: str) -> str:
-        """Return the term for a text, in capitals; a text that is not a term becomes `otherwise`, with a warning."""
+        """Return a text in capitals if it is a term or empty; any other text becomes `otherwise`, with a warning."""
         term = text.strip().upper()
         if not term or term in self.terms:
             return term
@@ -143,7 +144,7 @@ class Terms:
         return self.otherwise
 
     def in_copy(self, text: str) -> str:
-        """Return the text for a de-identified copy: the text itself if it is a term or empty, else `in_copies`."""
+        """Return a text for a de-identified copy: unchanged if it is a term or empty, else replaced by `in_copies`."""
         return text if text.strip().upper() in self.terms or not text.strip() else self.in_copies
 
 

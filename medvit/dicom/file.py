@@ -37,8 +37,8 @@ def open_elements(
 ) -> FastDataset | Dataset:
     """Open the elements of a file, with or without preamble; usual files are decoded on access.
 
-    `options` are those of `pydicom.dcmread`. If the complete file is requested and the buffer `room` has its length,
-    the file is read into `room`; if pixels are not requested, only `num_bytes` are read at first.
+    `options` are those of `pydicom.dcmread`. With pixels, the complete file is read, into the buffer `room` if `room`
+    has the length of the file. Without pixels, `num_bytes` are read first, and more only if necessary.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.

@@ -128,7 +128,7 @@ def _numbers(value: Any, bits: int, order: str) -> UInt[Array, "n"]:
 
 
 def _expanded(numbers: UInt[Array, "n"], count: int) -> Iterator[int]:
-    """Yield the entries of a segmented table (PS3.3 C.7.9.2), at most `count`."""
+    """Yield the first `count` entries of a segmented lookup table (PS3.3 C.7.9.2), which `numbers` encode."""
     given, last = 0, 0
     for segment in _segments(numbers):
         values = segment.values if segment.is_discrete else np.linspace(last, segment.end, segment.count + 1)[1:]
@@ -176,9 +176,9 @@ def _segments(numbers: UInt[Array, "n"], kinds: tuple[int, ...] = (0, 1, 2)) -> 
 
 
 def _offset(numbers: UInt[Array, "n"], place: int) -> tuple[int, int]:
-    """Return the offset that an indirect segment stores at `place`, and how many numbers encode the offset.
+    """Return the offset that an indirect segment stores at `place`, and how many of the numbers encode this offset.
 
-    The offset has 4 bytes, least significant first.
+    The offset is encoded in 4 bytes, least significant first; it is returned as an index into `numbers`.
     """
     size = numbers.itemsize
     parts = numbers[place : place + 4 // size].tolist()

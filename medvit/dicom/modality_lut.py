@@ -116,7 +116,7 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
 
 
 def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
-    """Return the functional groups of a frame: its own, then those shared by all (PS3.3 C.7.6.16)."""
+    """Yield the functional groups of a frame: first its own, then those shared by all frames (PS3.3 C.7.6.16)."""
     own = dataset.get(PER_FRAME) or ()
     if index < len(own):
         yield own[index]
@@ -135,7 +135,7 @@ def is_pet(dataset: Dataset) -> bool:
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return the finite number of an element (the first of several); None if it is missing or not a number."""
+    """Return the number of an element, or the first of its numbers; None if it is missing or not a finite number."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None

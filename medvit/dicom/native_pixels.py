@@ -42,7 +42,7 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
 def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tuple[int, int]) -> Int[Array, "h w"]:
     """Return a frame of one of `TYPES` from the start of a byte buffer, possibly as a view.
 
-    The low `bits` of values are kept.
+    Only the low `bits` of each value are kept.
     """
     stored = np.require(np.frombuffer(content, kind, count=shape[0] * shape[1]), requirements="A").reshape(shape)
     cleared = _cleared(stored, bits)
@@ -50,7 +50,10 @@ def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tupl
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """Clear the bits above the stored ones, which may contain an overlay; in signed values they repeat the sign bit."""
+    """Clear the bits above the `bits` stored ones, because they may contain an overlay.
+
+    In signed values, these upper bits are set to the sign bit.
+    """
     unused = 8 * stored.dtype.itemsize - bits
     is_signed = np.issubdtype(stored.dtype, np.signedinteger)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)

@@ -28,7 +28,7 @@ FLOAT_TYPES: dict[str, type[np.floating]] = {"FloatPixelData": np.float32, "Doub
 
 
 def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
-    """Return the padding that a data set declares for the pixels in element `keyword`; None if it declares none."""
+    """Return the padding that a data set declares for the pixels in element `keyword`; None without padding."""
     if keyword in FLOAT:
         value, limit = (_real(dataset, name, FLOAT_TYPES[keyword]) for name in FLOAT[keyword])
     else:

@@ -80,10 +80,10 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
       is its label. By default, it is also applied if it is the only mapping and the file has neither a table nor a
       rescale. It is never applied if `values` is "unmapped".
     - Overlays are ignored, including those in unused bits of pixels.
-    - Gray values of which the file displays low ones bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE,
-      which mean the same in a radiograph) are inverted, so that high values are bright. With (0028,0101) BitsStored n,
-      x becomes `2^n - 1 - x`, or `-1 - x` if values are signed. Values with a physical unit (HU, Bq/mL) and mapped
-      values are not inverted, because the file inverts only their display, not the quantity.
+    - If the file displays low gray values bright, values are inverted, so that high values are bright. This is the case
+      for MONOCHROME1 and for (2050,0020) PresentationLUTShape INVERSE, which mean the same in a radiograph. With
+      (0028,0101) BitsStored n, x becomes `2^n - 1 - x`, or `-1 - x` if values are signed. Values with a physical unit
+      (HU, Bq/mL) and mapped values are not inverted, because the file inverts only their display, not the quantity.
     - The VOI table or window, which is for display only, is applied if `values` is "displayed" and the file has one. If
       the file declares padding, padding becomes 0 and measured values become 1 or more.
 
@@ -185,7 +185,11 @@ def _mapped(
     values: Values,
     label: str,
 ) -> Frame:
-    """Return the frame of a file with real-world value mappings, with the requested mapping applied, or with none."""
+    """Return the frame of a file that has real-world value mappings, which are listed in `offered`.
+
+    If `values` is "mapped", the mapping with the given label is applied. If `values` is "unmapped", no mapping is
+    applied. In all other cases, the default mapping is applied if there is one.
+    """
     chosen: RealWorldMapping | None = None
     if values == "mapped":
         chosen = real_world.named(offered, label)

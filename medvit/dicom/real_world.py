@@ -120,9 +120,10 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
 
 
 def only(found: Sequence[RealWorldMapping], *, is_rescaled: bool) -> RealWorldMapping | None:
-    """Return the mapping that is applied by default, else None.
+    """Return the mapping that is applied to a frame by default; None if no mapping is applied by default.
 
-    A frame has such a mapping if it has no rescale and exactly one mapping, which can be used.
+    A mapping is applied by default if it is the only one in `found`, if it can be used, and if the frame has no
+    rescale.
     """
     return found[0] if len(found) == 1 and not is_rescaled and not found[0].flaw else None
 

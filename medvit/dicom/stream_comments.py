@@ -249,7 +249,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
 
 
 def _run_lengths(encoded: bytes) -> Iterator[Part]:
-    """Yield the parts of an RLE frame; unused bytes of its header, which should be 0 (PS3.5 G.5), are removed."""
+    """Yield the parts of an RLE frame. Unused bytes of its header are replaced by 0, as PS3.5 G.5 requires."""
     number = min(struct.unpack_from("<I", encoded)[0], 15)
     used = 4 + 4 * number
     yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))
@@ -257,7 +257,10 @@ def _run_lengths(encoded: bytes) -> Iterator[Part]:
 
 
 def _ended(encoded: bytes, end: int) -> Iterator[Part]:
-    """Yield the end of a stream; bytes after the end are removed unless they are padding."""
+    """Yield the end marker of a stream and the bytes after it.
+
+    `end` is the offset after the marker. Bytes after the marker are removed unless they are padding.
+    """
     rest = encoded[end:]
     is_padding = _NOTHING.fullmatch(rest) is not None
     yield Part(encoded[end - 2 :]) if is_padding else Part(encoded[end - 2 : end], rest)

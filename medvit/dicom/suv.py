@@ -67,7 +67,10 @@ def suv(dataset: Dataset) -> Suv | None:
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """Return the conversion with the factor that all slices of a series share, or with the reason why they do not."""
+    """Return one conversion to SUVbw for all slices of a series.
+
+    It has a reason instead of a factor if a slice lacks a factor, or if the factors of the slices differ.
+    """
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:
@@ -143,9 +146,9 @@ def _administration(dataset: Dataset, dose: Dataset, scan: datetime, half_life_s
 def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
     """Return the time to which images with DecayCorrection START are corrected: the start of the scan.
 
-    It is the series time, unless the series time is later than the acquisition time, as in derived series. In that
-    case, GE stores the start in a private element. For other vendors, the start is computed from (0054,1300)
-    FrameReferenceTime: the time from the start of the scan until the frame had its mean count rate.
+    The start is the series time, unless the series time is later than the acquisition time, as in derived series. In
+    that case, the start is read from a private element of GE. For other vendors, it is computed from (0054,1300)
+    FrameReferenceTime, which is the time from the start of the scan until the frame had its mean count rate.
     """
     series, acquisition = _moment(dataset, "Series"), _moment(dataset, "Acquisition")
     if acquisition is None:

@@ -29,9 +29,9 @@ def displayed(
 ) -> UInt[Array, "h w"] | None:
     """Return the real values of a frame as the file displays them, from 0 to `DISPLAYED_MAX`, before any inversion.
 
-    A VOI table has precedence over windows; of several windows, the first is used, which is the preferred one. Return
-    None if the file has neither. Pixels in `gaps` are padding: their output is arbitrary, and they do not affect other
-    pixels.
+    A VOI table has precedence over windows. If the file has several windows, the first one is used. If the file has
+    neither a table nor a window, return None. Pixels in `gaps` are padding: their output is arbitrary, and they do not
+    affect other pixels.
 
     Raises:
         UnreadableError: If the window has no width, if its function is not defined in DICOM, or if the table is
@@ -53,9 +53,8 @@ def displayed(
 def _brightest(table: LookupTable) -> int:
     """Return the table entry that is displayed as white.
 
-    This is the largest entry that the declared bits allow or, if all entries are below half of it, the largest entry.
-
-    Many tables declare 16 bits but use only 12; scaled by the declared range, images would be 16 times too dark.
+    This is the largest value that the declared bits allow. If all entries are below half of that value, it is the
+    largest entry instead: many tables declare 16 bits but use only 12, and images would be 16 times too dark.
     """
     allowed, largest = 2**table.bits - 1, int(table.entries.max())
     return largest if 0 < largest < allowed / 2 else allowed

@@ -77,7 +77,10 @@ def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -
 
 
 def _option(parts: tuple[str, ...], value: Any) -> str:
-    """Return an option as one line of YAML; groups below the first name are written in braces."""
+    """Return an option as one line of YAML.
+
+    `parts` are the parts of its dotted name. Groups below the first part are written in braces.
+    """
     for part in reversed(parts[1:]):
         value = {part: value}
     text = yaml.safe_dump({parts[0]: value}, default_flow_style=True, allow_unicode=True, width=float("inf"))

@@ -27,14 +27,14 @@ class Machine:
 
     @classmethod
     def this(cls, device: Device) -> Self:
-        """Return this machine; the choice of a device decides whether its GPU is used."""
+        """Return this machine; `device` decides whether `has_gpu` is set."""
         num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(has_gpu=resolve_device(device).type != "cpu", num_cpus=num_cpus)
 
 
 @dataclass(frozen=True)
 class Project:
-    """Output folder as the user gave it, and the source; `source` may name patients."""
+    """Project for which runs are drafted: the source, which may name patients, and the output folder."""
 
     source: str = field(repr=False)
     output: Path
@@ -65,7 +65,10 @@ class Project:
         more: str = "",
         note: str = "",
     ) -> Draft:
-        """Return a draft of a stage; its command ends with `more`, the words that the YAML file cannot contain."""
+        """Return a draft of a stage, with the options `entries`.
+
+        The words in `more` are added to the end of the command that runs the draft; the YAML file cannot contain them.
+        """
         name = f"{stage}{suffix}.yaml"
         command = (stage, shlex.quote(self.place(name)), *filter(None, [more]))
         notes = tuple(filter(None, [note]))

@@ -11,9 +11,10 @@ from medvit.ingest.survey.found import Survey
 
 
 def proposals(survey: Survey, project: Project) -> tuple[Draft, ...]:
-    """Return drafts of ingest and pretrain, and of finetune, evaluate and predict for labels and for label maps.
+    """Return the drafts for a surveyed source, in the order in which they are to be run.
 
-    If there are both, the files for label maps have names such as `finetune-masks.yaml`.
+    There is one draft of ingest and one of pretrain. Drafts of finetune, evaluate and predict are made for labels, for
+    label maps, or for both. If there are both, the files for label maps have names such as `finetune-masks.yaml`.
     """
     images = Images.of(survey)
     drafts = [draft_ingest(survey, images, project), draft_pretrain(images, project)]

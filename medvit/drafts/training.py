@@ -171,9 +171,9 @@ def _objective(images: Images, machine: Machine) -> Iterator[DraftOption]:
 
 
 def crop_of(images: Images, machine: Machine) -> list[int]:
-    """Return the sides of a crop in voxels: those of the median volume, at most 96 (48 on a CPU).
+    """Return the size of a crop in voxels.
 
-    They are rounded up to whole patches.
+    Each side is the median side of the volumes, at most 96 (48 on a CPU), rounded up to whole patches.
     """
     limit, group = 96 if machine.has_gpu else 48, images.group
     sides: Sequence[float] = group.median_shape

@@ -26,7 +26,10 @@ TICK_S = 1.0
 
 @dataclass
 class _Task(Generic[ItemT]):
-    """Item with the generator of its task (`answers`), and the time `since` which the task is known to have begun."""
+    """Ray task that processes one item.
+
+    `answers` is the generator of the task. `since` is the time at which the task was first known to run.
+    """
 
     item: ItemT
     answers: Any
@@ -74,7 +77,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
 
 
 def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
-    """Wait for the first task and return its outcome; meanwhile, record which other tasks begin."""
+    """Wait for the first task in `pending` and return its outcome; meanwhile, record which other tasks begin."""
     task = pending[0]
     try:
         while not task.is_late:

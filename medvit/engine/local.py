@@ -65,7 +65,11 @@ class Crew(Generic[ItemT, ResultT]):
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Assign items with numbers below `before` to workers, in order; the `LAST` items per worker start by cost."""
+        """Assign waiting items with numbers below `before` to workers, as long as a worker can take an item.
+
+        Items are assigned in order. When at most `LAST` items per worker remain, the most expensive one is assigned
+        first.
+        """
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
@@ -73,7 +77,7 @@ class Crew(Generic[ItemT, ResultT]):
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
         """Wait for messages from workers, and yield (number of the item, outcome) for each item that ended.
 
-        A worker that has just begun, or an item that is to be tried again, does not yield an outcome.
+        Messages of workers that have just started do not yield an outcome; nor do items that are to be tried again.
 
         Raises:
             MedvitError: If workers die at startup.
@@ -101,14 +105,17 @@ class Crew(Generic[ItemT, ResultT]):
         yield from self._stop_late()
 
     def _patience_s(self) -> float | None:
-        """Return the seconds until the first item reaches the time limit; None without a limit or a busy worker."""
+        """Return the seconds until a running item reaches the time limit; None without a limit or a running item."""
         if self._limit_s is None:
             return None
         spent = [worker.spent_s for worker in self._busy if worker.has_begun]
         return max(0.0, self._limit_s - max(spent)) if spent else None
 
     def _stop_late(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """Kill the workers whose item exceeded the time limit, unless its result has just arrived."""
+        """Kill the workers whose item exceeded the time limit without a result.
+
+        Yield the number and the outcome of each of these items.
+        """
         limit_s = self._limit_s
         if limit_s is None:
             return
@@ -135,7 +142,7 @@ class Crew(Generic[ItemT, ResultT]):
     def _next(self) -> _Worker | None:
         """Return the worker for the next item; None if no worker can take it.
 
-        This is a free worker or, while enough items remain, a busy worker without a queued item.
+        This is a free worker. If all workers are busy but many items remain, it is a busy worker without a queued item.
         """
         if len(self._busy) < self._num_workers:
             self._busy.append(_idle.pop() if _idle else _Worker())
@@ -262,7 +269,8 @@ class _Collected(logging.Handler):
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
     """Receive messages as soon as they arrive, which keeps both sides from blocking when they send.
 
-    If receiving ends, because the calling process ended or for lack of memory, the worker ends too.
+    If no more messages can be received, None is put into `given`, and the worker ends. This happens if the calling
+    process ended or memory is exhausted.
     """
     with suppress(Exception):
         while True:
@@ -271,7 +279,10 @@ def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
 
 
 def _loaded(given: bytes) -> tuple[Callable[[Any], Any], Any]:
-    """Return the unpickled function and item; if they cannot be unpickled, a function that raises the reason."""
+    """Return the unpickled function and item.
+
+    If they cannot be unpickled, return a function that raises the error, and the error.
+    """
     try:
         function, item = pickle.loads(given)
         return function, item

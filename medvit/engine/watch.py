@@ -34,7 +34,7 @@ class Watch:
 
     @contextmanager
     def of(self, number: int) -> Iterator[None]:
-        """Return a context for the item with a given number, counted from 1."""
+        """Return a context in which the item with this number (counted from 1) is monitored."""
         self._at_work = (number, time.monotonic())
         try:
             yield

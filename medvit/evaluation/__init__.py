@@ -45,7 +45,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Comparison of the same metrics over several subsets of the images, with a note for the reader."""
+    """The same metrics for several subsets of the images: one line per subset, and a note for the reader."""
 
     title: str
     note: str
@@ -73,12 +73,12 @@ class Evaluation:
 
     @property
     def truth(self) -> Int[Array, "n"]:
-        """True class of each image, by index; for a classification."""
+        """Index of the true class of each image; only for a classification."""
         return self.columns["truth"].astype(int)
 
     @property
     def probabilities(self) -> Float[Array, "n l"]:
-        """Probability of each class; for a classification."""
+        """Probability of each class (columns) for each image (rows); only for a classification."""
         return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)
 
     @property

@@ -117,20 +117,20 @@ def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
-    """Return whether each class is more severe than the one before: if there are two classes, or all are numbers."""
+    """Return whether classes are assumed to be ordered by severity: there are two, or all are numbers."""
     return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
 
 
 def from_harmless(classes: Sequence[str], positive: int) -> tuple[str, ...]:
     """Return the classes ordered from harmless to worst.
 
-    Of two classes, the one with the index `positive` comes last.
+    If there are two classes, the positive one comes last; `positive` is its index. More classes keep their order.
     """
     return (classes[1 - positive], classes[positive]) if len(classes) == 2 else tuple(classes)
 
 
 def uncertainty(probabilities: Float[Array, "n l"]) -> Float[Array, "n"]:
-    """Return the entropy relative to that of uniform probabilities, in [0, 1]."""
+    """Return the entropy of each row of probabilities, divided by the entropy of a uniform distribution, in [0, 1]."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
     return np.asarray(-(probabilities * logs).sum(axis=1) / np.log(probabilities.shape[1]))
 
@@ -201,9 +201,10 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
 def _together(
     parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
 ) -> Answers:
-    """Merge the items with the same key into one item, whose probabilities are those of all of them joined by `join`.
+    """Merge all items with the same key into one item.
 
-    The true class of the new item is the worst one by `badness`. Without `badness`, items with the same key but
+    Its probabilities are computed by `join` from the probabilities of the merged items. Its true class is the worst
+    true class among them, by the severity `badness` of each class. Without `badness`, items with the same key but
     different true classes are dropped.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)

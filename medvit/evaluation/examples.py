@@ -78,7 +78,7 @@ def slide_examples(
 
 
 def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[Row, str]]:
-    """Return the images to show with their captions."""
+    """Return the best, the median and the worst image by the probability of the true class, with captions."""
     scores = probability_of_truth(evaluation)
     chosen = [(name, scores[index], evaluation.rows[index]) for name, index in examples_to_show(scores).items()]
     return [
@@ -88,7 +88,10 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """Return the indices of the best, the median and the worst score, by these names; empty if no score is defined."""
+    """Return the indices of three scores, by name: `best`, `median` and `worst`.
+
+    NaN scores are ignored. If all scores are NaN, the result is empty.
+    """
     order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
 

@@ -79,7 +79,7 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
 
 
 def _mask_metric(column: str) -> str:
-    """Return the name of the metric in a column; empty for other columns."""
+    """Return the name of the segmentation metric that a column contains; empty for other columns."""
     metric = metric_of(column)
     return metric.name if isinstance(metric, MaskMetric) else ""
 

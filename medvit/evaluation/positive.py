@@ -12,8 +12,10 @@ def choose_positive(
 ) -> tuple[str, list[str]]:
     """Return the positive one of two classes, and a note if no argument names it.
 
-    It is the class that was `asked` for; or the `worst` class of the option `order`; or the one stored in the `model`;
-    or the one stored in the `dataset`; or the last class. If there are not two classes, class and notes are empty.
+    The arguments are tried in this order: `asked`, the class requested by the user; `worst`, the last class of the
+    option `order`; `model`, the positive class stored in the model; and `dataset`, that stored in the dataset. The
+    first one that names a class is used. If none does, the last class is positive, with a note. If there are not
+    exactly two classes, both results are empty.
 
     Raises:
         ConfigError: If `asked` is not one of two classes, or if `asked` and `worst` differ.

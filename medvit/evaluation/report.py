@@ -94,7 +94,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """Return the subject of a report; empty if the folder does not contain one."""
+    """Return the facts about the subject of a report, by name; empty if the folder does not contain a report."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
@@ -102,7 +102,7 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 def page(
     subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> Document:
-    """Return the report as one page."""
+    """Return the report as a document of one page; `differences` are those from another report."""
     positive, title = evaluation.positive, "Difference from the other report"
     sections = [
         _metric_tables("Results", evaluation.metrics, "value [95 % interval]", positive),
@@ -130,7 +130,10 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
 
 
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
-    """Return metrics for JSON: null if undefined, and with the positive class if they refer to it."""
+    """Return metrics in the form for JSON.
+
+    Undefined values are null. Metrics that refer to the positive class state this class.
+    """
     return {
         name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
         | ({"positive": positive} if positive and is_of_positive(name) else {})
@@ -156,7 +159,7 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
 
 
 def _measured(keys: Iterable[str]) -> list[Metric]:
-    """Return the metrics that the keys belong to, in the order of the keys, each once."""
+    """Return the distinct metrics that the keys belong to, in the order of the keys."""
     return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
 
 

@@ -133,7 +133,10 @@ class Measurement:
                 yield slide.row, probabilities
 
     def _collected(self, found: Iterable[tuple[Row, FoundT]], what: str) -> tuple[list[Row], list[FoundT], list[str]]:
-        """Return the rows in `found`, their results, and all notes, including notes on failed rows."""
+        """Collect the pairs in `found`; return the rows, the results, and all notes.
+
+        Rows that fail while `found` is consumed are counted in additional notes. `what` names the items in these notes.
+        """
         num_before, total = len(self.failures), len(self.manifest)
         pairs = list(found)
         failures = self.failures[num_before:]

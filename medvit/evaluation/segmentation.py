@@ -47,9 +47,9 @@ def score_case(
     In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
     volumes are omitted.
 
-    If neither truth nor prediction contains a class, Dice, NSD and HD95 are undefined. If only one of them contains it,
-    Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean. Predictions where the
-    truth is `IGNORED` do not count.
+    If neither truth nor prediction contains a class, Dice, NSD and HD95 of the class are undefined. If only one of the
+    two contains the class, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean.
+    Pixels where the truth is `IGNORED` do not count.
     """
     if len(classes) <= IGNORED and (truth == IGNORED).any():
         found = np.where(truth == IGNORED, 0, found)

@@ -23,7 +23,7 @@ def with_known_truth(
     The truth is a label map, or a label that is one of the model's classes.
 
     Raises:
-        DataError: If the dataset has no such images, or the dataset's classes are not the model's.
+        DataError: If the dataset has no such images, or if the classes of dataset and model differ.
     """
     facts = manifest.facts
     known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())

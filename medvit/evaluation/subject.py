@@ -58,15 +58,16 @@ def _warning(options: EvaluationOptions, *, is_same: bool) -> str:
 
 
 def surface_tolerance(options: EvaluationOptions, manifest: Manifest) -> str:
-    """Return the tolerance of normalized surface Dice as a report states it."""
+    """Return the tolerance of normalized surface Dice with its unit, such as `1 mm`, as reports state it."""
     return f"{options.nsd_tolerance_mm:g} {unit_of(manifest)}"
 
 
 def read_other(folder: Path, tolerance: str) -> MetricTable:
-    """Return the table of predictions in the report named in `against`.
+    """Return the table of predictions of another report, with which this evaluation is compared.
 
     Raises:
-        DataError: If the folder does not contain a report, or the report used another surface tolerance.
+        DataError: If the folder does not contain a report, or the report used a surface tolerance other than
+            `tolerance`.
     """
     table, theirs = read_table(folder), read_facts(folder).get(TOLERANCE, tolerance)
     if theirs != tolerance:

@@ -43,8 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
     """Remove the partial files of killed processes from a folder and its subfolders.
 
-    Only files with the names of medvit's partial files are removed, and nothing in folders named in `besides`. The
-    caller ensures that other processes do not write there.
+    Only files named like medvit's partial files are removed. Folders whose names are in `besides` are skipped. The
+    caller ensures that other processes do not write to the folder.
     """
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in besides]

@@ -32,7 +32,7 @@ def decoding(what: str) -> AbstractContextManager[None]:
 def silence() -> Iterator[None]:
     """Return a context in which all warnings are ignored.
 
-    Use it around loops over many small decodings, because entering it takes as long as reading a header.
+    Enter this context once around a loop over many small files, because entering it takes as long as reading a header.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

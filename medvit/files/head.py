@@ -34,5 +34,5 @@ def read_head(path: Path) -> FileHead:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file descriptor without waiting: the usual way, opening a named pipe waits for a writer."""
+    """Open a file without waiting, and return its descriptor. A usual open of a named pipe would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -30,7 +30,7 @@ def is_uncompressed(transfer_syntax: str) -> bool:
 
 
 def check_stored(claimed_bytes: int, held_bytes: int) -> None:
-    """Check that a file of this size can hold the uncompressed pixels that its header declares.
+    """Check that a file of `held_bytes` can hold the `claimed_bytes` of uncompressed pixels that its header declares.
 
     Raises:
         UnreadableError: If the complete file is smaller than its declared pixels.
@@ -43,7 +43,7 @@ def check_stored(claimed_bytes: int, held_bytes: int) -> None:
 
 
 def check_compressed(claimed_bytes: int, held_bytes: int) -> None:
-    """Check that a file of this size can hold the compressed pixels that its header declares.
+    """Check that a file of `held_bytes` can hold, in compressed form, the `claimed_bytes` that its header declares.
 
     Raises:
         UnreadableError: If no codec could have packed that much into the file.
@@ -85,7 +85,8 @@ def allowing(max_gib: float) -> Iterator[None]:
 def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
     """Check the size of data to decompress at once: an image, a volume, or an array.
 
-    Every reader calls this function before it decodes data that may take more memory than its file.
+    `claimed_bytes` is the decompressed size, and `held_bytes` the size of the files. Every reader calls this function
+    before it decodes data that may take more memory than its file.
 
     Raises:
         UnsupportedError: If the data is larger than allowed, and more than `HONEST_RATIO` times as large as the files.
@@ -98,7 +99,7 @@ def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
 
 
 def check_volume(claimed_bytes: int, held_bytes: int) -> None:
-    """Check the size of data that a codec covered by `check_compressed` decompresses at once.
+    """Check the size of data to decompress at once, by both `check_compressed` and `check_allowed`.
 
     Raises:
         UnreadableError: If no codec could have packed that much into the file.

@@ -39,7 +39,7 @@ class FileLock:
     def release(self, *paths: Path) -> None:
         """Release the lock and remove its file.
 
-        The file is at one of `paths`, because its folder may have been renamed.
+        `paths` are the possible paths of the lock file: its folder may have been renamed.
         """
         with _GUARD:
             for path in paths:

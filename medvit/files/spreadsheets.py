@@ -11,7 +11,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV; an apostrophe is put before a text that begins as a formula, numbers are unchanged."""
+    """Return a table as CSV. A text that begins like a formula gets an apostrophe in front; numbers are unchanged."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

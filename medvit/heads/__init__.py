@@ -26,13 +26,13 @@ from medvit.types import Tokens
 
 
 class Head(nn.Module, ABC):
-    """Head from the tokens of `layers` to logits."""
+    """Head that maps the tokens after the backbone blocks `layers` to logits."""
 
     layers: tuple[int, ...]
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return logits of a batch; `tokens` are in the order of `layers`."""
+        """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default
 def of_earlier_version(model: Tree) -> Tree:
     """Return a model description in which the head has its present name.
 
-    Earlier versions used the name `transmil` for the head that is now called `transformer_mil`; `transmil` is now the
-    head of the TransMIL paper. An earlier version wrote `transmil` if there is the option `max_tiles`.
+    In earlier versions, `transmil` was the name of the head that is now called `transformer_mil`. Now, `transmil` is
+    the head of the TransMIL paper. The description is from an earlier version if its head has the option `max_tiles`.
     """
     head = model.get("head")
     if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:

@@ -1,12 +1,13 @@
 """Nystrom attention (Xiong et al., AAAI 2021): softmax attention approximated through a few landmarks.
 
-The landmarks q and k are means of consecutive queries Q and keys K. With them, attention is
+The landmarks q and k are means of consecutive queries Q and consecutive keys K. Attention is approximated as
 
     softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
 
-and its memory grows linearly with the number of tokens, not quadratically. As published, tokens are padded in front
+and the memory grows linearly with the number of tokens, not quadratically. As published, tokens are padded in front
 with zeros to a multiple of the number of landmarks, and the zeros take part in attention. Since all these zeros are
-equal, one zero with their number as its weight represents them here. The result is the same, and a short bag is cheap.
+equal, this implementation replaces them by a single zero, weighted by their number. The result is the same, but short
+bags are much cheaper.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def iterative_pinv(
 ) -> Float[Tensor, "b h m m"]:
     """Return the pseudo-inverse of row-stochastic matrices by iteration (Razavi et al. 2014; Xiong et al., eq. 11).
 
-    The matrix represents a larger one, in which landmark m occurs `counts[m]` times: it has one row per group of equal
-    landmarks, and the columns of a group are summed. The result is the pseudo-inverse of the larger matrix in the same
-    form. The initial value is scaled by the largest column sum over the heads of a bag.
+    `matrix` is the short form of a larger matrix in which landmark m occurs `counts[m]` times. The short form has one
+    row and one column per distinct landmark, and the columns of equal landmarks are summed. The result is the
+    pseudo-inverse of the larger matrix, also in the short form. The initial value of the iteration is scaled by the
+    largest column sum over the heads of a bag.
     """
     transposed = matrix.mT * counts / counts[:, None]
     column_sums = (matrix * counts[:, None]).sum(dim=-2) / counts
@@ -48,10 +50,10 @@ def iterative_pinv(
 
 
 def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Float[Tensor, "b h m d"], int]:
-    """Return the means of the segments that contain tokens, and the number of other segments.
+    """Return the means of the segments that contain tokens, and the number of segments without tokens.
 
-    Padded tokens are split into `landmarks` segments; the other segments contain only padding zeros. If a segment
-    contains padding and tokens, its zeros count in its mean.
+    The tokens are padded in front with zeros and split into `landmarks` segments of equal size. Some segments may
+    contain only zeros. If a segment contains zeros and tokens, the zeros count in its mean.
     """
     size = -(-tokens.shape[-2] // landmarks)
     filled = -tokens.shape[-2] % landmarks
@@ -74,7 +76,7 @@ class Landmarks:
 
     @classmethod
     def of(cls, queries: Float[Tensor, "b h n d"], keys: Float[Tensor, "b h n d"], number: int) -> Landmarks:
-        """Return `number` landmarks of queries and keys, which are in the order of the tokens."""
+        """Return the landmarks of queries and keys: means over `number` segments of consecutive tokens."""
         with exactly(queries.device):
             (queries, num_zeros), (keys, _) = segment_means(queries, number), segment_means(keys, number)
             counts = queries.new_ones(queries.shape[-2])
@@ -135,8 +137,8 @@ class NystromAttention(nn.Module):
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
         """Return terms to add to the attention logits of the keys and of one zero key; None without padding.
 
-        The zero key represents all zeros in front of the tokens. Its term, the logarithm of their number, gives it
-        their weight.
+        The zero key represents all padding zeros in front of the tokens. Its term is the logarithm of their number, so
+        that it gets the attention of all of them.
         """
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:

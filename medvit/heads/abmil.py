@@ -39,8 +39,8 @@ class AbmilConfig(HeadConfig):
 class AbmilHead(BagHead):
     """Logits (B, L) of bags pooled by attention: a_n = softmax(w . (tanh(V h_n) * sigmoid(U h_n))).
 
-    Embeddings are pooled without a projection. For a bag of one tile, only the last, linear layer is therefore applied;
-    its output is used as the class scores of a single tile.
+    Embeddings are pooled without a projection. The logits of a bag of one tile are therefore the output of the last,
+    linear layer for that tile; they are used as class scores of tiles.
     """
 
     def __init__(self, width: int, num_classes: int, config: AbmilConfig) -> None:

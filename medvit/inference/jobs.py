@@ -49,10 +49,12 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
 
 
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
-    """Return which pixel values a model was trained on: the `recorded` ones, else the `given` ones, else None.
+    """Return the options for the pixel values that a model was trained on.
+
+    These are the options that the checkpoint has `recorded` or, if there are none, those `given` by the user.
 
     Raises:
-        ConfigError: If both are set and differ.
+        ConfigError: If recorded and given options differ.
     """
     if recorded is None:
         return given

@@ -19,7 +19,7 @@ from medvit.writers import writer
 
 
 class SeriesRule(Config):
-    """Series of a study to use, instead of those that the checkpoint selects."""
+    """Series of a study to use, instead of the series that the checkpoint selects."""
 
     modality: str | None = None
     """DICOM modality of the series to use, such as CT or MR. Unset: the modality stored in the checkpoint."""
@@ -29,7 +29,7 @@ class SeriesRule(Config):
     """
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """Return the rule of the checkpoint with these overrides."""
+        """Return `rule`, the rule of the checkpoint, with the set options of this config in place of its own."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 

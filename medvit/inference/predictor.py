@@ -46,7 +46,7 @@ class Predictor:
 
     @property
     def kind(self) -> Kind:
-        """Kind of image that the model accepts; volume if it is applied to the slices of volumes."""
+        """Kind of image that the model accepts; volume for a model of slices, which is applied to whole volumes."""
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:

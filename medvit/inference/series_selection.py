@@ -30,7 +30,7 @@ DICOM = "dicom"
 
 
 class NoSeriesError(DataError):
-    """Study without a series for the model: it is skipped, which is not a failure."""
+    """Error for a study without a series for the model. The study is skipped and does not count as failed."""
 
     code = "no_series"
 
@@ -51,8 +51,8 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
     """Group the items of `source` by study.
 
     DICOM images are grouped by patient and by Study Instance UID (0020,000D), or by folder if the UID is empty. Any
-    other image is a study by itself. A refused series that would fit the model is stored with its study: if it is the
-    only one that fits, the study counts as failed, not as skipped.
+    other image is a study by itself. A refused series that would fit the model is stored with its study. If no other
+    series of the study fits, the study counts as failed, not as skipped.
     """
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
@@ -92,8 +92,8 @@ class StudyKey(NamedTuple):
     def of(cls, item: Item, source: Path, patient: str) -> StudyKey:
         """Return the study of an image.
 
-        This is the study in the header. Without one, it is the folder of a DICOM image, or the image itself in other
-        formats.
+        This is the study in the header. If the header does not name a study, the folder of a DICOM image counts as its
+        study, and an image in any other format counts as a study by itself.
         """
         if item.identity.study:
             return cls(item.identity.study, patient)
@@ -132,10 +132,13 @@ class RefusedHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class Belongings:
-    """Refused images by study, and `strays`, refused images whose study is unknown."""
+    """Refused images by study.
+
+    `num_unreadable` counts files whose header cannot be read. `strays` are refused images whose study is unknown.
+    """
 
     refused: dict[StudyKey, list[Refusal]]
-    """Refused series that would fit the model; a study with only refused images has an entry too."""
+    """Refused series that would fit the model. A study whose images are all refused has an entry too."""
     num_unreadable: Counter[StudyKey]
     strays: list[Refusal]
 
@@ -147,7 +150,11 @@ class Belongings:
         source: Path,
         applies_to: AppliesTo,
     ) -> Belongings:
-        """Assign each refused file to the study in its header, or else to that of the DICOM images in its folder."""
+        """Assign each refused image to a study.
+
+        This is the study in its header. If the header cannot be read, it is the study of the DICOM images in the same
+        folder, provided that they all belong to one study.
+        """
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
         for key, group in items.items():
             for path in (path for item in group if item.reader == DICOM for path in item.files):
@@ -171,8 +178,9 @@ class Belongings:
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
     """Return the series of a study to which a model applies.
 
-    If several series match, `all` returns every one, and `one` raises an error. `best` returns the one with the most
-    slices (frames or files); among equals the one with the most bytes, then the one with the first identifier.
+    `series` decides what happens if several series match. `all` returns all of them, and `one` raises an error. `best`
+    returns the series with the most slices (frames or files). If two have equally many, the series with more bytes is
+    returned, and then the series whose identifier sorts first.
 
     Raises:
         NoSeriesError: If no series fits. The message lists the study's series by modality and kind.

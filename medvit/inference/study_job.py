@@ -78,14 +78,18 @@ class StudyJob:
         return image
 
     def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
-        """Return the pseudonym of a series, with a number if an image of the series was already processed."""
+        """Return the pseudonym of a series, with a number if `earlier` contains findings of the same series."""
         name = self.names.series(study.series_key(item))
         taken = {finding.series for finding in earlier if finding.series.startswith(name)}
         return f"{name}-{len(taken) + 1}" if taken else name
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
-    """Return a finding for each class: its probability or, for every class except the background, its volume."""
+    """Return one finding per class.
+
+    For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
+    class, and the background is omitted.
+    """
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         return [Finding(series, name, probability=float(value)) for name, value in pairs]

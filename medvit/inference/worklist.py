@@ -50,7 +50,7 @@ class StatusRow:
 
 
 class Worklist:
-    """Studies and their outcomes; an unfinished work list in the folder is continued."""
+    """Studies and their outcomes, stored in a folder. An unfinished work list in that folder is continued."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class Worklist:
         write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))
 
     def status(self, name: str) -> Status | None:
-        """Return the outcome of a study so far."""
+        """Return the outcome of a study; None if the study is not processed yet."""
         line = self.lines.get(name)
         return None if line is None else line.status
 
@@ -111,7 +111,7 @@ class Worklist:
 
     @property
     def lacking(self) -> list[str]:
-        """Return a line for every study that is done, except that an output could not be written."""
+        """Return a line for every study that is done but lacks an output that could not be written."""
         lines = self.lines.values()
         return [f"{line.study}: {line.reason}" for line in lines if line.status == "done" and LACKS in line.reason]
 
@@ -130,7 +130,7 @@ class Worklist:
 
     @property
     def first_reason(self) -> str:
-        """Return the reason of the first study."""
+        """Return the reason that is recorded for the first study; empty without a reason or without studies."""
         return next((line.reason for line in self.lines.values()), "")
 
     @property

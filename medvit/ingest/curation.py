@@ -72,12 +72,15 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
 
 
 def _label(text: str) -> str:
-    """Return the words of a real-world value mapping's label that cannot name a person; it is free text (VR LO)."""
+    """Return the label of a real-world value mapping without words that may name a person.
+
+    The label is free text (VR LO). If no word is left, the result is `unnamed`.
+    """
     return clean(text, allowed=MAPPING_TERMS) or "unnamed"
 
 
 def _labels(offered: str) -> str:
-    """Return the labels and units in `Image.offered`, with each label reduced to words that cannot name a person."""
+    """Return the labels and units in the text `Image.offered`, without words of labels that may name a person."""
     pairs = [one.partition(" (") for one in offered.split(", ")]
     return ", ".join(f"{_label(label)}{opening}{unit}" for label, opening, unit in pairs)
 
@@ -96,9 +99,10 @@ def curate(
     *,
     not_fundus: Literal["refuse", "flag"] = "refuse",
 ) -> Curated:
-    """Report duplicates, and exclude images: duplicates if `config` requests it, and photographs without a fundus.
+    """Report duplicates, and exclude images from the dataset.
 
-    Such photographs are kept if `not_fundus` is `flag`.
+    Duplicates are excluded if `config` requests it. Color photographs that do not show a fundus are excluded unless
+    `not_fundus` is `flag`.
     """
     groups = duplicates.copies(candidates, taken)
     duplicates.tell(groups, stay=config.duplicates == "keep")

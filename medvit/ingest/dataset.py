@@ -61,11 +61,15 @@ class Description:
         return cls(config, name, find_prose(config.card, name))
 
     def of(self, rows: Sequence[Row]) -> Self:
-        """Return the description, without prose that was found only by name and does not match the images."""
+        """Return the description; its prose is dropped if it was found only by name and does not match the images."""
         return self if self.config.card else type(self)(self.config, self.name, fitting(self.prose, rows))
 
     def facts(self, **found: Any) -> Facts:
-        """Return the facts of the dataset: from the options, from the prose, and those given as `found`."""
+        """Return the facts of the dataset.
+
+        License, source and description are those in the options. Without such an option, license and source are taken
+        from the prose. All other facts are given as `found`.
+        """
         rights = self.config.license or (self.prose.head.license if self.prose else "")
         source = self.config.source_url or (self.prose.head.source if self.prose else "")
         return Facts(self.name, license=rights, source=source, description=self.config.description, **found)

@@ -130,7 +130,11 @@ class Copied:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """Outcome of a copy: a line per image that could not be copied, and notes for review on the other images."""
+    """Outcome of a copy.
+
+    `failures` has a line for each image that could not be copied. `notes` are about copied images that people should
+    review.
+    """
 
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -214,9 +218,9 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Return study and series UIDs for an image whose files lack them, derived from the first file.
+    """Return study and series UIDs, by keyword, for an image whose files lack these UIDs.
 
-    DICOM results of predictions use the same UIDs.
+    The UIDs are derived from the header of the first file, `source`. DICOM results of predictions use the same UIDs.
     """
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)
@@ -346,7 +350,7 @@ def _finish(
 
 
 def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
-    """Return notes on the copy for its readers, in Markdown."""
+    """Return the Markdown text that describes the copy to its users."""
     lines = [
         f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
         "Comments in compressed pixels, unlisted private elements, overlays and curves were removed.",

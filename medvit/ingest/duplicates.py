@@ -37,7 +37,7 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
     """Log how many images are duplicates, and warn about groups in several splits or with different labels.
 
-    `stay` states that all duplicates are kept.
+    `stay` is True if all duplicates are kept in the dataset.
     """
     if not groups:
         return

@@ -58,7 +58,7 @@ def stamp_of(beginning: FileHead) -> Stamp:
 
 
 def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
-    """Return the stamps of files, taken by the workers of an engine."""
+    """Return the stamps of files, which the workers of `engine` read."""
     batches = list(batched(files))
     outcomes = map_items(_stamp_each, batches, config=engine, title="stamp", weights=lengths(batches), unit="file")
     found = chain.from_iterable(one.result or [UNKNOWN] * len(one.item) for one in outcomes)

@@ -5,9 +5,9 @@ are calibrated on the 30 photographs of DRIVE, 1600 photographs of RetinaMNIST, 
 brightened and cropped copies of all of these:
 
 - Sharpness is the standard deviation of detail finer than `FINE` pixels divided by that of detail up to `COARSE`
-  pixels, in the green channel; it is independent of brightness and contrast. It is 0.51 to 0.67 in DRIVE, and 0.40 to
-  0.52, 0.27 to 0.34 and 0.15 to 0.19 after smoothing with a sigma of 0.5, 1 and 2 pixels. Noise counts as detail, so a
-  noisy blurred image can have a high score.
+  pixels, in the green channel; it is independent of brightness and contrast. In DRIVE, it is 0.51 to 0.67. After
+  smoothing, it is 0.40 to 0.52 (sigma of 0.5 pixels), 0.27 to 0.34 (1 pixel) and 0.15 to 0.19 (2 pixels). Noise counts
+  as detail, so a noisy blurred image can have a high score.
 - Exposure is the median lightness. It is 0.29 to 0.56 in DRIVE, and 0.18 to 0.59 in RetinaMNIST (5th to 95th
   percentile).
 - Field is the fraction of the disc of the field of view that is inside the frame and illuminated.
@@ -63,7 +63,11 @@ ultrasound, brain MR, nuclei and tissue, none passes.
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of a photograph from 0 to 1 (best), None if not judged; `is_fundus` states whether it shows a fundus."""
+    """Quality of a photograph.
+
+    `is_fundus` states whether the photograph shows a fundus. `sharpness`, `exposure` and `field` are scores from 0 to 1
+    (best); each is None if it cannot be judged.
+    """
 
     is_fundus: bool
     flags: tuple[Flag, ...] = ()
@@ -136,7 +140,7 @@ def _has_colors(pixels: Num[Array, "c h w"], disc: Disc | None) -> bool:
 
 
 def _scaled(square: Num[Array, "c s s"]) -> Float[Array, "c t t"]:
-    """Return the channels averaged or interpolated to `SIDE` pixels."""
+    """Return square channels resized to `SIDE` x `SIDE` pixels, by averaging or interpolation."""
     from PIL import Image as Picture
 
     planes = (Picture.fromarray(plane.astype(np.float32)) for plane in square)

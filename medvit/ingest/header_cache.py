@@ -54,7 +54,10 @@ class HeaderCache:
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
-    """Return the cached lines of a dataset, by file state; empty if the cache is missing or damaged."""
+    """Return the cached headers of a dataset: one line of JSON per file, by the hash of the file's state.
+
+    The state of a file includes its size and modification time. The result is empty if the cache is missing or damaged.
+    """
     try:
         whole = _path(key_file, dataset).read_bytes().splitlines()
         return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}

@@ -70,7 +70,10 @@ def whole(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a text in the form for comparisons that ignore letter case, repeated spaces, and zeros around a number."""
+    """Return a text in the form for loose comparison.
+
+    The comparison ignores letter case, repeated spaces, leading zeros, and trailing zeros of decimals.
+    """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
     return plain.rstrip("0").removesuffix(".") if re.fullmatch(r"[-+]?\d+\.\d+", plain) else plain
@@ -271,9 +274,10 @@ def _parsed(text: str, delimiter: str) -> list[tuple[int, Sequence[str]]] | csv.
 
 
 def _fitness(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[bool, int]:
-    """Return a score for the delimiter that gave these rows.
+    """Return a sort key for choosing the delimiter of a CSV file, from the rows that a delimiter gives.
 
-    It states whether all rows have as many cells as the header, and the number of cells.
+    The first element states whether all rows have as many cells as the header, and more than one. The second element is
+    the number of cells of the header.
     """
     if not rows:
         return False, 0

@@ -29,7 +29,7 @@ COLUMNS: Mapping[LabelBy, tuple[str, ...]] = {
 
 
 def plain(column: str) -> str:
-    """Return the name of a column in the form that is used for comparison."""
+    """Return the name of a column in the form that is used to compare column names."""
     return re.sub(r"[\s_.-]", "", composed(column)).casefold()
 
 
@@ -48,7 +48,7 @@ def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
-    """Return the column whose name is most similar to one of these names; empty if all names differ too much."""
+    """Return the column with a name similar to one of `names`, for an error message; empty without a similar name."""
     plains = {plain(column): column for column in columns}
     for name in names:
         for found in get_close_matches(plain(name), plains, n=1):
@@ -60,7 +60,8 @@ def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
 class Matches:
     """Indices of the candidates that a row of the label table matches.
 
-    `is_ambiguous` states that the row cannot refer to all of them, for example because two images have the same name.
+    `is_ambiguous` is True if the row must refer to only one of these candidates, but does not state which: two images
+    have the same file name, for example.
     """
 
     indices: Sequence[int] = ()
@@ -85,7 +86,7 @@ class ByFile:
         return Matches(found, len(found) > 1, bool(found) or file in self._known)
 
     def is_alike(self, text: str) -> bool:
-        """Return whether a name would match if letter case and leading zeros were ignored."""
+        """Return whether a file name matches a candidate when letter case and leading zeros are ignored."""
         return folded(text) in {folded(name) for name in self._names}
 
 
@@ -101,13 +102,13 @@ class ByIdentifier:
                     self._found[text].append(index)
 
     def __call__(self, text: str) -> Matches:
-        """Return the candidates that a cell matches."""
+        """Return the candidates that have the identifier in a cell."""
         found = self._found.get(text) or self._found.get(whole(text), [])
         patients = {self._candidates[index].patient for index in found}
         return Matches(found, len(patients) > 1, bool(found))
 
     def is_alike(self, text: str) -> bool:
-        """Return whether an identifier would match if letter case and leading zeros were ignored."""
+        """Return whether an identifier matches a candidate when letter case and leading zeros are ignored."""
         return folded(text) in {folded(known) for known in self._found}
 
 

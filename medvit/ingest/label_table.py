@@ -159,7 +159,7 @@ class LabelTable:
             )
 
     def _warn_of_patients(self) -> None:
-        """Report patients whose identifiers are nearly equal, by line number; they count as different patients."""
+        """Warn about lines with nearly equal patient identifiers, which count as different patients."""
         texts = [line.cells.get(self.patient_column, "") for line in self.lines]
         alike = {text for group in look_alikes(texts) for text in group}
         numbers = [line.number for line, text in zip(self.lines, texts, strict=True) if text in alike]
@@ -197,7 +197,11 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """Return the column of each label: those with the names in `columns` or, if it is empty, all possible ones."""
+    """Return the column of each label, by the name of the label.
+
+    The labels are those named in `columns`. If `columns` is empty, all columns are labels except the key column and the
+    columns for split and patient.
+    """
     there = [column for column in grid.columns if column != key]
     chosen = {}
     for name in columns:

@@ -39,7 +39,7 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
-    """Return the candidates; those in a class folder get the name of the folder as label `LABEL`."""
+    """Return the candidates; if `label_from` allows it, the name of the class folder is set as the label `LABEL`."""
     folders = class_folders(candidates)
     if label_from == "off":
         if are_classes(candidates, folders):
@@ -136,7 +136,8 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
 def class_folders(candidates: Sequence[Candidate]) -> list[str]:
     """Return the class folder of each candidate, whether or not its name is used as a label.
 
-    This is the first folder of the path in which the candidates differ; empty if a path has no such folder.
+    The class folder is the first folder level of the paths at which the candidates differ. It is empty for a path that
+    does not reach this level. Folders named after splits are ignored.
     """
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
@@ -151,7 +152,7 @@ def _folders(candidate: Candidate) -> tuple[str, ...]:
 
 
 def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
-    """Return whether the folder of each candidate can be its class by all rules of `auto`."""
+    """Return whether the folder of each candidate can be its class, by all rules of `labeling.from_folders=auto`."""
     members: dict[str, list[Candidate]] = defaultdict(list)
     for candidate, folder in zip(candidates, folders, strict=True):
         members[folder].append(candidate)

@@ -126,7 +126,10 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """Return the sides that the paths of an image's files name; for slices, the name of their folder counts too."""
+    """Return the sides (R, L) that the paths of an image's files name, with the key `its path`; empty without sides.
+
+    If the image has several files, the name of their folder is also searched.
+    """
     names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
     found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}

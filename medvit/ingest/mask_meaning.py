@@ -63,7 +63,11 @@ SHOWN_VALUES = 12
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """Number of pixels of each value in label maps, and how many of them touch both a lower and a higher value."""
+    """Pixel counts of label maps.
+
+    `values` has the number of pixels of each value. `between` has, for each value, how many of its pixels touch both a
+    lower and a higher value.
+    """
 
     values: Mapping[int, int]
     between: Mapping[int, int] = field(default_factory=dict)
@@ -83,7 +87,11 @@ class MaskCounts:
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """Class of each label-map value: `classes` are (value, class number) pairs, None if the two are equal."""
+    """Class of each label-map value.
+
+    `classes` are (value, class number) pairs; it is None if every value is its class number. The values in `ignored`
+    are not classes. If `are_instances`, all values above 0 are instances of one class.
+    """
 
     classes: tuple[tuple[int, int], ...] | None = None
     names: tuple[str, ...] = ()
@@ -136,7 +144,7 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Return how many pixels of a label map have each value, and how many of these pixels are between other values.
+    """Count the pixels of each value in a label map, and those of them that are between other values.
 
     A pixel is between other values if it touches (also at a corner) both a lower and a higher value. Such pixels are
     counted only if the values may be gray levels or edges of smoothing.
@@ -160,7 +168,7 @@ def _foreground(labels: Int[Array, "*s"]) -> Int[Array, "*t"]:
 
 
 def _between(labels: Int[Array, "*s"]) -> dict[int, int]:
-    """Return how many voxels of each value touch both lower and higher values; estimated in large volumes."""
+    """Count, for each value, the voxels that touch both a lower and a higher value; large volumes are sampled."""
     depth = labels.shape[-1]
     if labels.size <= MAX_SEARCHED or labels.ndim < 3 or depth <= 3 * NUM_SLABS:
         return _pixels(labels[_is_between(labels)])
@@ -228,9 +236,10 @@ def meaning_of(
 
 
 def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
-    """Return the meaning of values that the mapping `named` names, with classes in its order.
+    """Return the meaning of values from `named`, which maps values to class names.
 
-    Values with the same name are one class.
+    Classes are in the order of `named`. Values with the same name are one class. `there` are the values that the label
+    maps contain; a named value that is not among them causes a warning.
     """
     names = tuple(dict.fromkeys(named.values()))
     absent = [value for value in named if value not in there]
@@ -290,7 +299,10 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels if (nearly) all pixels of one level touch both a lower and a higher value."""
+    """Refuse gray levels (such as 0, 128 and 255) of which one may be an edge made by smoothing.
+
+    This is a level of which nearly all pixels touch both a lower and a higher value.
+    """
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(
@@ -304,7 +316,8 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
 def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
     """Refuse values that are shades of one class, as in a smoothed label map.
 
-    At least half of the foreground then has nearly the highest value, and all other values occur only at its edges.
+    The values are refused if at least half of the foreground has nearly the highest value, and if at least
+    `MIN_SMOOTHED` other values occur only at the edges of the foreground.
     """
     top = max(totals)
     shades = [value for value in totals if SHADES * top < value < (1 - SHADES) * top]
@@ -321,7 +334,7 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
 
 
 def _hint(found: Iterable[MaskCounts]) -> None:
-    """Warn about values that may be instance numbers: 1 to n in each label map, with different n."""
+    """Warn if values may be instance numbers: they are 1 to n in each label map, and n differs between label maps."""
     tops = []
     for counts in found:
         values = [value for value in counts.values if value > 0]

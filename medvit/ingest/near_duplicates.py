@@ -48,9 +48,9 @@ def kept_together(
     pseudonyms: Pseudonyms,
     folder: Path,
 ) -> SplitAssignment:
-    """Return the splits; if requested, patients whose images are near duplicates are kept in the same split.
+    """Return the splits, with patients whose images are near duplicates in the same split if `config` requests it.
 
-    `assigned` are the splits of the candidates without grouping; `taken` are the images stored in the dataset folder.
+    `assigned` are the splits before such patients are joined. `taken` are the images stored in the dataset `folder`.
 
     Raises:
         DataError: If the store lacks pixels that are required for the comparison.
@@ -91,7 +91,7 @@ def joined_patients(
 
 
 def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
-    """Log how many patients were joined and changed the split; warn about groups that official splits separate.
+    """Log how many patients were joined, and how many of them changed the split; warn about groups in several splits.
 
     `before` and `after` are the same candidates with their old and new splits.
     """
@@ -117,8 +117,8 @@ def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[
 
 
 def _digest(patient: str) -> bytes:
-    """Return a sort key that is independent of the hash that determines splits.
+    """Return a hash of a patient that is independent of the hash that determines splits.
 
-    Choosing the representative by this key keeps the requested fractions of the splits.
+    The representative of a group is chosen by this hash, so that the splits keep the requested fractions.
     """
     return hashlib.sha256(b"representative\0" + patient.encode(errors="surrogateescape")).digest()

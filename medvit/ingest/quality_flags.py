@@ -181,7 +181,10 @@ def _middle(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 
 def _within_bands(values: Float[Array, "h w"], level: float) -> Float[Array, "h w"]:
-    """Return the image without the bright bands at its edges: rows and columns in which most values exceed `level`."""
+    """Return the image without the bright bands at its edges.
+
+    A band consists of rows or columns in which most values exceed `level`.
+    """
     is_dark = [(values > level).mean(axis=1 - axis) < BAND for axis in (0, 1)]
     spans = [np.flatnonzero(dark) for dark in is_dark]
     bounds = [slice(span[0], span[-1] + 1) if len(span) else slice(0) for span in spans]

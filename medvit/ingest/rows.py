@@ -121,7 +121,7 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
 
 
 def failures(quarantine: Sequence[Quarantined]) -> list[str]:
-    """Return a line for every quarantine entry that is a failure."""
+    """Return a line for every quarantine entry that is a failure, and not a file that is skipped by design."""
     return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
 
 
@@ -139,9 +139,9 @@ def unmet(made: Sequence[Row]) -> list[str]:
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
     """Return the names of the label-map values 0, 1, 2...
 
-    These are the names in `named` or, without names, `background`, `class 1` and so on up to the largest value.
-
-    The result is empty without label maps, or if so many values occur that they are instance numbers, not classes.
+    These are the names in `named`. If `named` is empty, they are `background`, `class 1` and so on, up to the largest
+    value; if there are too many values for that, they are instance numbers, and the result is empty. It is also empty
+    without label maps.
     """
     num_values = max((one.num_mask_values for one in taken), default=0)
     if named or not 0 < num_values <= MAX_MASK_CLASSES:

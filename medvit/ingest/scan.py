@@ -98,9 +98,9 @@ class Scan:
 
 @dataclass
 class Remembered:
-    """Headers for the header cache: `memory` has those of an earlier scan, `seen` collects those of this scan.
+    """Cached headers of an earlier scan (`memory`), and the headers to cache from this scan (`seen`).
 
-    Both are stored with the state of the file, which the function `state` computes.
+    Each header is stored with the state of its file, a hash that the function `state` computes.
     """
 
     memory: HeaderCache
@@ -121,10 +121,10 @@ def scan(
     The workers of `engine` read the headers. For files whose present state is in `remembered`, only the beginning of
     the file is read.
 
-    The patient of an image is the text that `patient_from` captures from its path; or, if unset, the DICOM PatientID;
-    or the BIDS subject in its path. Without any of these, the patient is assumed: the nnU-Net case in the path, or the
-    study, or the image itself counts as a patient. If several issuers assigned the same PatientID, the patient is
-    `ID^^^ISSUER`.
+    The patient of an image is the text that `patient_from` captures from its path. If `patient_from` is unset, it is
+    the DICOM PatientID or the BIDS subject in the path. An image without any of these gets an assumed patient: the
+    nnU-Net case in its path, else its study, else the image itself counts as a patient. If several issuers assigned the
+    same PatientID, the patient is `ID^^^ISSUER`.
 
     `slide_mpp` is the pixel size (microns) of slides that do not state theirs; if it is given, plain TIFF images are
     slides.
@@ -241,7 +241,7 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """Set the path in the header of a file; return the header, which is modified in place.
+    """Set the path of a file in its header, in place; return the header and the stamp of the file.
 
     Headers are sent between processes without paths, because pickling and copying paths would double the time.
     """
@@ -315,7 +315,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """Return the split that the innermost folder named after a split names; None without such a folder."""
+    """Return the split after which a folder of the path is named, the innermost if there are several; else None."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

@@ -93,8 +93,8 @@ def assign(
     """Assign a split to every candidate, so that no patient is in two splits.
 
     `joined` maps each patient of a group that is kept together to the patient whose hash determines the split of the
-    group. Official splits are kept. A patient without an official split gets the official split of the group, if it has
-    one.
+    group. Official splits are kept. A patient without an official split gets the official split of another patient in
+    the group, if there is one.
     """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
@@ -182,7 +182,10 @@ def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Sp
 
 
 def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str, str]) -> Mapping[str, set[Split]]:
-    """Return the official splits of each group of joined patients, by the patient whose hash determines the split."""
+    """Return the official splits of the patients in each group of joined patients.
+
+    The key of a group is the patient whose hash determines its split.
+    """
     found: dict[str, set[Split]] = defaultdict(set)
     for patient, splits in official.items():
         if patient in joined:
@@ -206,7 +209,10 @@ def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mappi
 
 
 def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
-    """Return the largest deviation of a stratum's number of patients in a split, in standard deviations."""
+    """Return how unevenly patients are split: the largest deviation of all strata and of the splits val and test.
+
+    A deviation is that of the number of patients from its expected value, in binomial standard deviations.
+    """
     worst = 0.0
     for patients in strata.values():
         splits = [split_of(patient, config) for patient in patients]

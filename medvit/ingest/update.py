@@ -21,7 +21,10 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Earlier:
-    """Earlier dataset that an ingest updates, if any; `headers` are the cached headers and those for the new cache."""
+    """Earlier dataset that an ingest updates; `folder` is None if there is no earlier dataset.
+
+    `headers` contains the cached headers of the earlier ingest, and collects those of this ingest.
+    """
 
     folder: Path | None
     site: Site
@@ -57,7 +60,9 @@ class Earlier:
             )
 
     def leave(self, found: Scan, card: str, folder: Path) -> None:
-        """Write what a later update needs: states of source files and card into the dataset, headers next to the key.
+        """Write the data that a later update needs.
+
+        The states of source files and card are written into the dataset, and the headers next to the key.
 
         Raises:
             OutputError: If a file cannot be written.

@@ -67,9 +67,9 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Tuned:
-        """Return the backbone with the low-rank updates of an earlier training run as separate weights.
+        """Return the backbone with the low-rank updates of an earlier run as separate weights.
 
-        The updates are subtracted from the backbone weights into which they were merged.
+        The weights of the backbone contain these updates, so the updates are subtracted from them first.
         """
         adapted = self.adapt(backbone)
         adapted.take(weights)

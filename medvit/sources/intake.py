@@ -130,10 +130,9 @@ class Intake:
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Return why a received instance is not the requested one although it has the requested UID.
+        """Return an error text if a received instance is of another study, series or patient than requested.
 
-        The reason is that it belongs to a different study, series or patient. The text is empty if there is no
-        objection.
+        The instance has the UID of a requested instance. The text is empty if study, series and patient are correct.
         """
         wrong = [
             what

@@ -171,10 +171,10 @@ class OptimConfig(OptimOptions):
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
-        """Return the trainable parameters in groups for the optimizer.
+        """Return the parameter groups of the optimizer.
 
-        The parameters of a group have the same learning-rate factor (`scale`) and are either decayed or not, and either
-        in the backbone or not.
+        The weights of a group share three properties: the factor of the learning rate (entry `scale`), whether they
+        decay (`decays`), and whether they belong to the backbone (`of_backbone`).
         """
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:

@@ -168,11 +168,11 @@ def quick(
     with_pixels: bool = True,
     num_bytes: int = FIRST_BYTES,
 ) -> FastDataset | None:
-    """Read all elements of a file, or those of `tags`; None if pydicom must read the file.
+    """Read the elements of `tags` from a file, or all elements if `tags` is None; None if pydicom must read the file.
 
-    Bytes after the last requested element are not examined; without `tags`, the last element is `PIXELS`. A complete
-    file with the length of the buffer `room` is read into it. If pixels are not requested, only `num_bytes` are read at
-    first.
+    Elements after the last requested one are not examined; if `tags` is None, the last one is `PIXELS`. With pixels,
+    the complete file is read, into the buffer `room` if `room` has the length of the file. Without pixels, `num_bytes`
+    are read first, and more only if necessary.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = _last(wanted, with_pixels)
@@ -208,7 +208,10 @@ def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDat
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> FastDataset:
-    """Find the elements of `tags`, or all elements, up to the tag `last`; `size` is the size of the file."""
+    """Find the elements of `tags`, or all elements if `tags` is None, up to the tag `last`.
+
+    `content` is the beginning of a file, or all of it; `size` is the size of the file.
+    """
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
     of_meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
@@ -231,7 +234,7 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
 
 @lru_cache(16)
 def _last(wanted: frozenset[int] | None, with_pixels: bool) -> int:
-    """Return the last tag to examine."""
+    """Return the last tag to examine, given the requested tags; None stands for all tags."""
     return min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
 
 

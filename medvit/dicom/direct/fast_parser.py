@@ -108,9 +108,9 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
 
 
 def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    """Return the offset just past the delimiter of a sequence, or of pixel fragments.
+    """Return the offset just past the delimiter that ends a sequence, or encapsulated pixel data.
 
-    `at` is the offset of its first item.
+    `at` is the offset of the first item of the sequence, or of the first fragment.
     """
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)

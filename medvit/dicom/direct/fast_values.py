@@ -1,6 +1,6 @@
 """Decoding of simple DICOM values from their bytes: plain text, numbers and identifiers.
 
-Most elements have such values.
+Most elements have such values; all others are left to pydicom.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def _remembered(vr: bytes, value: bytes) -> Any:
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
-    """Decode a value to a plain Python value, several values to a tuple; return `LEFT_TO_PYDICOM` if it is not simple.
+    """Decode the value of an element to a plain Python value; return `LEFT_TO_PYDICOM` if it is not simple.
 
-    An empty text is returned as an empty text, an empty number as None. Equal values are one object, which the headers
-    of a series share.
+    Several values are returned as a tuple. An empty text is returned as an empty text, and an empty number as None.
+    Equal values are returned as the same object, so that the headers of a series share their memory.
     """
     if vr is None or len(value) > LONGEST or (vr not in TEXTS and vr not in NUMBERS):
         return LEFT_TO_PYDICOM

@@ -167,8 +167,8 @@ def store_images(
 ) -> Stored:
     """Read and store all images, continuing an unfinished run; a failing image never stops the others.
 
-    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the stamps of the
-    files that are already known; `counts` are those of `Masks`.
+    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the known stamps
+    of source files. `counts` are the pixel counts of label-map values (`Masks.counts`).
 
     Raises:
         OutputError: If the store cannot be written.
@@ -230,9 +230,9 @@ def _with_counts(
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
-    """Reuse the images of an earlier dataset that have one of these states.
+    """Reuse the images of an earlier dataset that have one of the given states.
 
-    Their arrays are linked into the store, and their lines are added to the file `path`.
+    The arrays of these images are linked into the store, and their records are added to the file `path`.
     """
     there = Store(earlier / "images")
     with _Lines(path) as lines:
@@ -279,12 +279,16 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
 
 
 def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
-    """Return the total size of the files of an image, as far as it is known from their stamps."""
+    """Return the total size of the files of an image; files without a stamp are not counted."""
     return sum(stamps[file].size for file in candidate.item.files if file in stamps)
 
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
-    """Return the key for reusing a stored image: its location, how it is read, and the stamps of its files."""
+    """Return the facts about an image from which its state is computed.
+
+    These are its location, the way in which it is read, and the names and stamps of its files. A stored image is reused
+    while its state is unchanged.
+    """
     item = candidate.item
     files = [*item.files, *mask_files(item)]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
@@ -293,9 +297,9 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """Return the records in a file of stored images, by state, if the store still contains their arrays.
+    """Return the records of stored images in the file `path`, by their state.
 
-    An incomplete last line of the file is removed.
+    Records whose arrays are no longer in the store are skipped. An incomplete last line of the file is removed.
     """
     if not path.is_file():
         return {}

@@ -60,7 +60,10 @@ class CountMaskValues:
 
 
 def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict[str, int]]:
-    """Return the counts of all candidates, reusing those of the unfinished run or of the earlier dataset."""
+    """Return the counts of label-map values, by the state of the label maps.
+
+    Counts of the unfinished run and of the earlier dataset are reused; other label maps are read.
+    """
     state, stamps = place.site.pseudonyms.state, place.stamps
     states = {one.key: mask_state(one, state, stamps) for one in candidates if mask_files(one.item)}
     folders = filter(None, (place.folder, place.earlier))

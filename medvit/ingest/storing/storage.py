@@ -1,4 +1,4 @@
-"""All storage strategies, each of which is called with the candidates that it accepts."""
+"""All storage strategies; each strategy stores the candidates of the kinds that it accepts."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _mask_folders(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _differing(candidate: Candidate) -> str:
-    """Return the name of the first folder in which the paths of an image and its label map differ."""
+    """Return the name of the folder in the label map's path that first differs from the path of the image."""
     mask, image = candidate.item.mask, candidate.item.files[0]
     assert mask is not None
     pairs = zip(mask.parent.parts, image.parent.parts, strict=False)
@@ -205,7 +205,7 @@ def _differing(candidate: Candidate) -> str:
 
 
 def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
-    """Return the refusals grouped by reason, failures first; reasons that differ only in numbers are one group."""
+    """Group refusals by reason, and return failures first. Reasons that differ only in numbers count as the same."""
     counts: Counter[tuple[str, str]] = Counter()
     texts: dict[tuple[str, str], str] = {}
     for one in refusals:
@@ -217,9 +217,10 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """Return a regex that finds a patient in every path, and fewer patients than are assumed; else None.
+    """Return a regular expression for `patient_from` that fits the paths of images without patient identifiers.
 
-    Only a few common regexes are tried.
+    The expression finds a patient in every path, and fewer patients than are assumed without it. A few common
+    expressions are tried; return None if none of them fits, or if some images have a patient identifier.
     """
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})

@@ -27,7 +27,7 @@ def names_nobody(name: str) -> bool:
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a folder of label maps if it is a known name, else a description."""
+    """Return the name of a folder of label maps if it is common, such as `masks/`, else `a folder of its own`."""
     is_known = re.fullmatch(rf"({'|'.join(LABEL_FOLDERS)}|masks?)(tr|ts)?", name, re.IGNORECASE)
     return f"{name}/" if is_known else "a folder of its own"
 

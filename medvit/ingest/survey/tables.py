@@ -32,7 +32,11 @@ BY_CONTENT: tuple[LabelBy, ...] = ("file", "study", "series", "patient")
 
 @dataclass(frozen=True)
 class FoundTable:
-    """Table and its key column, if it has one; `classes` maps each possible label column to its number of classes."""
+    """Table next to the images of a source.
+
+    `by`, `key` and `num_matched` describe its key column: key type, name, and number of cells that match images. `by`
+    is None without a key column. `classes` maps each possible label column to its number of classes.
+    """
 
     path: Path = field(repr=False)
     num_lines: int = 0
@@ -54,7 +58,7 @@ class FoundTable:
 
 
 def find_tables(paths: Sequence[Path], candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[FoundTable, ...]:
-    """Return the contents of the given tables; those that match the candidates come first."""
+    """Return the contents of the tables in `paths`; tables that match the candidates come first."""
     found = [_look(path, candidates, files) for path in paths[:MAX_TABLES]]
     return tuple(sorted(found, key=lambda one: (not one.is_usable, one.by is None, -one.num_matched)))
 
@@ -93,7 +97,11 @@ def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> 
 
 
 def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[LabelBy | None, str, int, bool]:
-    """Return key type, key column, number of matches, and whether the column was recognized by its name."""
+    """Find the key column of a table: the column whose cells match the most candidates.
+
+    Return the key type, the name of the key column, the number of matching cells, and whether the column was recognized
+    by its name. Without a key column, return (None, "", 0, False).
+    """
     by_name = [(by, columns[0]) for by in COLUMNS if len(columns := find_columns(grid.columns, COLUMNS[by])) == 1]
     best: tuple[LabelBy | None, str, int, bool] = (None, "", 0, False)
     for by, column in by_name:
