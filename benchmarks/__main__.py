@@ -1,4 +1,4 @@
-"""Command line that runs the named benchmarks, or by default all but large, gains, duplicates and guard."""
+"""Command line that runs the named benchmarks, or by default all but large, duplicates and guard."""
 
 from __future__ import annotations
 
@@ -30,25 +30,13 @@ BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
 def main() -> None:
     """Run `python -m benchmarks`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", choices=[*BENCHMARKS, "large", "gains", "duplicates", "guard", []], help="which"
-    )
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "large", "duplicates", "guard", []], help="which")
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
-    parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="of gains, duplicates and guard: real data"
-    )
-    parser.add_argument("--steps", type=int, default=300, help="of gains: steps of a pretraining (default 300)")
-    parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of duplicates and guard: real data")
     text = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
     parser.add_argument("--with-lightly", action="store_true", help=text)
     arguments = parser.parse_args()
-    if arguments.names == ["gains"]:
-        from benchmarks import gains  # imports torch
-
-        folder = arguments.folder or Path("runs/gains")
-        gains.run(arguments.data, folder.absolute(), steps=arguments.steps, seeds=arguments.seeds)
-        return
     if arguments.names in (["duplicates"], ["guard"]):
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="medvit-bench-") as folder:
             import_module(f"benchmarks.{arguments.names[0]}").run(arguments.data, Path(folder))

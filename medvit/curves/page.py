@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from medvit.curves.effects import Effect
 from medvit.curves.options import CurveOptions
-from medvit.curves.results import CurvePoint
+from medvit.curves.results import MAX_P, CurvePoint
 from medvit.curves.runs import EQUAL_STEPS, PIXELS, CurveRun
 from medvit.curves.trial import Pool
 from medvit.document import Bullets, Document, Picture, Section, Table
@@ -61,12 +61,7 @@ def curve_document(
 ) -> Document:
     """Return the page: figure, scores, effects, protocol, and the tuning scores in `tried`."""
     picture = Picture.of("curve", "Mean over draws; each dot is a draw of labels.", curve_figure(lines, metric))
-    gains = [line for line in lines if line.is_gain]
-    opening = (
-        "Gains: " + "; ".join(f"{NAMES[line.arm]}, {line.num_patients} labeled patients" for line in gains) + "."
-        if gains
-        else "No arm has a gain over training from scratch by the protocol below."
-    )
+    opening = _verdict(lines)
     return Document(
         title,
         opening,
@@ -90,6 +85,26 @@ def curve_document(
     )
 
 
+def _verdict(lines: Sequence[CurvePoint]) -> str:
+    """Return in words where an arm has a gain, and where it is better than from scratch but not than the baselines."""
+    gains = [line for line in lines if line.is_gain]
+    others = [
+        line
+        for line in lines
+        if not line.is_gain and line.effect is not None and line.effect.mean > 0 and (line.corrected_p or 1) < MAX_P
+    ]
+    texts = []
+    if gains:
+        texts.append(f"Gains: {_named(gains)}.")
+    if others:
+        texts.append(f"Better than from scratch, but not better than the baselines: {_named(others)}.")
+    return " ".join(texts) or "No arm is better than training from scratch by the protocol below."
+
+
+def _named(lines: Sequence[CurvePoint]) -> str:
+    return "; ".join(f"{NAMES[line.arm]}, {line.num_patients} labeled patients" for line in lines)
+
+
 def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) -> Bullets:
     """Return the protocol of a curve as sentences."""
     patients = [len({row.patient_id for row in part}) for part in (pool.train, pool.test)]
@@ -104,8 +119,8 @@ def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) ->
     ]
     if pretraining_steps:
         lines.append(
-            f"{options.num_pretrainings} pretrainings of {pretraining_steps} steps with different seeds; draws are "
-            "dealt over them."
+            f"{options.num_pretrainings} pretrainings of {pretraining_steps} steps with different seeds; each draw "
+            "uses one of them."
         )
     return Bullets(lines)
 

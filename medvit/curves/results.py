@@ -11,6 +11,9 @@ from medvit.curves.effects import Effect, holm, mean_over_draws, paired_effect
 from medvit.curves.runs import EQUAL_STEPS, PIXELS, Cell, CurveRun, best_way, tuned_amount
 from medvit.curves.scores import ImageScores, value
 
+MAX_P = 0.05
+"""Corrected p-value below which a difference counts."""
+
 
 @dataclass(frozen=True)
 class CurvePoint:
@@ -96,7 +99,7 @@ def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
         is_gain = (
             p is not None
             and line.effect is not None
-            and p < 0.05
+            and p < MAX_P
             and line.effect.mean > 0
             and line.mean.mean >= floor.get(line.amount, float("-inf"))
         )
