@@ -77,6 +77,11 @@ class CurveOptions(Config):
     def _one_source_of_pretraining(self) -> CurveOptions:
         if self.pretrain is not None and self.pretrained:
             raise ValueError("pretrain and pretrained are both set; give the file or the checkpoints")
+        if set(self.labeled) == {1}:
+            raise ValueError(
+                "labeled contains only 1 (all patients), which leaves no patient to choose settings by; add a smaller "
+                "amount"
+            )
         return self
 
     @property
@@ -139,6 +144,8 @@ class CurveOptions(Config):
             "given": f"checkpoint or backbone.weights in {self.finetune}",
             "continued": f"pretrain=FILE, and checkpoint or backbone.weights in {self.finetune}",
         }
+        if "scratch" not in self.arms:
+            raise ConfigError("arms lacks scratch, which the effects of the other arms are measured against; add it")
         for arm in self.arms:
             if not possible[arm]:
                 raise ConfigError(f"arms contains {arm}, which needs {needs[arm]}")

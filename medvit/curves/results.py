@@ -70,10 +70,12 @@ def lines_of(
     for (amount, arm, way), members in by_place.items():
         each = [load(run) for run in members]
         is_chosen = best.get((amount, arm), way) == way
+        base = {run.draw: run for run in by_place.get((amount, "scratch", best.get((amount, "scratch"), "")), ())}
+        pairs = [(run, base[run.draw]) for run in members if run.draw in base]  # a run of either may have failed
         effect = None
-        if arm != "scratch" or not is_chosen:
-            base = [load(run) for run in by_place[amount, "scratch", best[amount, "scratch"]]]
-            effect = paired_effect(each, base, resamples=resamples)
+        if pairs and (arm != "scratch" or not is_chosen):
+            ones, others = zip(*pairs, strict=True)
+            effect = paired_effect([load(run) for run in ones], [load(run) for run in others], resamples=resamples)
         scores = tuple(value(one) for one in each)
         mean = mean_over_draws(each, resamples=resamples)
         settings = str(members[0].settings)

@@ -110,10 +110,11 @@ def test_runs(
     for amount, draw in itertools.product(options.labeled, range(options.draws)):
         tuned = tuned_amount(amount, options.labeled)
         for arm, way in itertools.product(options.arms_in_force(), options.ways):
-            yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
+            if (tuned, arm, way) in chosen:  # all its runs of tuning may have failed
+                yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
         if (tuned, PIXELS, REGRESSION) in chosen:
             yield CurveRun("test", PIXELS, REGRESSION, amount, draw, chosen[tuned, PIXELS, REGRESSION][0])
-        if options.equal_steps and pretraining_steps:
+        if options.equal_steps and pretraining_steps and (tuned, "scratch", "full") in chosen:
             settings = chosen[tuned, "scratch", "full"][0]
             longer = Settings(settings.lr, settings.steps + pretraining_steps)
             yield CurveRun("test", EQUAL_STEPS, "full", amount, draw, longer)
@@ -129,7 +130,8 @@ def tuned_amount(amount: float, amounts: Iterable[float]) -> float:
 
 def best_way(chosen: Mapping[Cell, tuple[Settings, float]], amount: float, arm: str, ways: Sequence[str]) -> str:
     """Return the fine-tuning method of an arm with the best score in tuning, for an amount of labels."""
-    return max(ways, key=lambda way: chosen[amount, arm, way][1])
+    known = [way for way in ways if (amount, arm, way) in chosen]
+    return max(known, key=lambda way: chosen[amount, arm, way][1])
 
 
 def as_tree(chosen: Mapping[Cell, tuple[Settings, float]]) -> list[dict[str, Any]]:

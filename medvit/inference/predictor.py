@@ -46,7 +46,10 @@ class Predictor:
 
     @property
     def kind(self) -> Kind:
-        """Kind of image that the model accepts; volume for a model of slices, which is applied to whole volumes."""
+        """Kind of image that the model accepts.
+
+        For a model that was trained on slices, this is `volume`, because it is applied to all slices of a volume.
+        """
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:

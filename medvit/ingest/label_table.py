@@ -1,8 +1,8 @@
 """Labels from a table (CSV or Excel) with one row per image, study, series, examination or patient.
 
-One column, the key column, identifies the images of a row; `labeling.by` selects it. By default it is `file`. Its cells
-are paths relative to the source, of a file or of a folder with all its images, or file names (with or without
-extension) that no two images share. Alternatively, the key column is a DICOM identifier. The columns `split` and
+One column, the key column, identifies the images of a row; `labeling.by` selects it. By default it is `file`. A cell of
+this column is the path of a file or folder relative to the source, or a unique file name, with or without extension. A
+folder stands for all its images. Alternatively, the key column is a DICOM identifier. The columns `split` and
 `patient` set split and patient. Every other column is a label; if `labeling.columns` is set, only the columns listed
 there are. A column that may identify people is refused unless it is listed.
 """

@@ -71,7 +71,11 @@ class Earlier:
         self.site.keep_headers(self.headers.seen)
 
     def takes_card(self, card: str, folder: Path) -> bool:
-        """Copy the card of the earlier dataset into `folder` if its state is `card`; return whether it was copied."""
+        """Copy the data card of the earlier dataset into `folder` if it is still valid; return whether it was copied.
+
+        `card` is a digest of everything that the new card would show. The earlier card is valid if it was written with
+        the same digest.
+        """
         if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
         for name in (cards.FILE_NAME, croissant.FILE_NAME):

@@ -35,8 +35,8 @@ class DistillationConfig(ObjectiveConfig):
     head: ProjectionConfig = Field(default_factory=ProjectionConfig)
     """Head of student and teacher."""
     momentum: Share | None = None
-    """Momentum of the teacher's moving average at the start of the training run. Unset: the published value, scaled so
-    that the teacher averages over as many images, and over at most a tenth of the steps.
+    """Momentum of the teacher's moving average at the start of the training run. Unset: the published value, scaled to
+    the batch so that the teacher averages over as many images as in the paper, but over at most a tenth of the steps.
     """
     momentum_end: Share = 1.0
     """Momentum of the teacher's moving average at the end of the run, reached along a cosine schedule."""

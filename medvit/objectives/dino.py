@@ -48,8 +48,8 @@ class PrototypesConfig(DistillationConfig):
     (Sinkhorn-Knopp).
     """
     center_momentum: Share | None = None
-    """Momentum of the running mean used for centering. Unset: 0.9, scaled to the batch as the teacher's, with an
-    average over at most a hundredth of the steps, or 10 steps if that is more.
+    """Momentum of the running mean used for centering. Unset: 0.9, scaled to the batch in the same way
+    as `momentum`. The mean covers at most a hundredth of the steps or 10 steps, whichever is more.
     """
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""

@@ -101,8 +101,8 @@ class Removable(Peft):
 class HubAdapter:
     """Adapter in the format of huggingface/peft, and the plain backbone that it applies to.
 
-    `settings` is the content of `adapter_config.json`, without the location of the base model; `state` has the names of
-    `adapter_model.safetensors`.
+    `settings` is the content of `adapter_config.json`, without the location of the base model. `state` contains the
+    weights, with their names in `adapter_model.safetensors`.
     """
 
     settings: Tree

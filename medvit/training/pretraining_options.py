@@ -42,7 +42,7 @@ class PretrainingOptions(TrainingOptions):
     """
     objective: OptionalObjectiveChoice = None
     """Pretraining objective. Unset: the one that `checkpoint` was pretrained with, with its options. For public weights
-    of the DINO family (backbone.weights), dinov2, dino or simdinov2 by their name. Else mae.
+    of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on their name. For all others: mae.
     """
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)

@@ -164,7 +164,34 @@ def test_arms_follow_the_files_and_one_without_weights_is_refused(place: Path, t
     assert arms(pretrain=None) == ("scratch",)
     assert arms(finetune=given) == ("scratch", "given", "continued")
     with pytest.raises(ConfigError, match="arms contains given, which needs checkpoint or backbone"):
-        arms(arms=["given"])
+        arms(arms=["scratch", "given"])
     with pytest.raises(ConfigError, match="pretrain and pretrained are both set"):
         arms(pretrained=["somewhere"])
+    with pytest.raises(ConfigError, match="arms lacks scratch, which the effects"):
+        arms(arms=["pretrained"])
+    with pytest.raises(ConfigError, match="labeled contains only 1"):
+        arms(labeled=[1])
     assert issubclass(CurveConfig, CurveOptions)
+
+
+def test_runs_that_fail_are_reported_and_their_draws_are_left_out_of_the_pairs(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Trial._scores
+
+    def failing(self: Trial, run):
+        is_cell = run.purpose == "tuning" and run.arm == "pretrained" and run.way == "frozen"
+        if is_cell or (run.purpose, run.arm, run.draw, run.amount) == ("test", "pretrained", 1, 2):
+            raise DataError("its images are damaged")
+        return original(self, run)
+
+    monkeypatch.setattr(Trial, "_scores", failing)
+    given = options(place, output=tmp_path / "out", ways=["full", "frozen"], rates=[1e-3])
+    finished = curve.run(CurveConfig.parse(given))
+    assert len(finished.failures) == 2  # one cell of the grid, one run of the test
+    assert all("its images are damaged" in line for line in finished.failures)
+    lines = {(line.num_patients, line.arm, line.way): line for line in finished.artifact.lines}
+    assert (2, "pretrained", "frozen") not in lines
+    assert len(lines[2, "pretrained", "full"].scores) == 1
+    assert lines[2, "pretrained", "full"].effect is not None
+    assert len(lines[8, "pretrained", "full"].scores) == 2

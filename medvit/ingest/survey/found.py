@@ -197,7 +197,7 @@ def _mask_folders(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _differing(candidate: Candidate) -> str:
-    """Return the name of the folder in the label map's path that first differs from the path of the image."""
+    """Compare the paths of label map and image, and return the first folder of the label map's path that differs."""
     mask, image = candidate.item.mask, candidate.item.files[0]
     assert mask is not None
     pairs = zip(mask.parent.parts, image.parent.parts, strict=False)
