@@ -77,7 +77,7 @@ class HiEndMae(EncoderDriven):
     ) -> Float[Tensor, "b n p"]:
         """Return the pixels of every patch; prefix tokens are used as queries too.
 
-        The tokens of all depths except the last are those before the norm.
+        The final norm of the backbone is applied to the tokens of the last depth only.
         """
         layers = [*encoded[:-1], self.backbone.norm(encoded[-1])]
         tokens = [embed(layer) for embed, layer in zip(self.embeds, layers, strict=True)]

@@ -86,7 +86,7 @@ class Vpt(Removable):
         _disable_drop_path(backbone)
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Return the options with the prompts, as registers if they are shallow."""
+        """Return backbone options that include the prompts. Shallow prompts are counted as register tokens."""
         if self._config.depth == "deep":
             return config.model_copy(update={"deep_prompts": self._config.num_prompts})
         num_registers = self.backbone.num_prefix_tokens - (self.backbone.cls_token is not None)

@@ -156,7 +156,7 @@ def _pixel_bytes(picture: Picture, path: Path) -> int:
 
 
 def _check_jpeg(path: Path) -> None:
-    """Refuse a complete JPEG whose samples do not have 8 bits, which the decoder does not support.
+    """Refuse a complete (not truncated) JPEG with other than 8 bits per sample, which the decoder does not support.
 
     Raises:
         UnsupportedError: If the samples do not have 8 bits.

@@ -60,7 +60,8 @@ def common_padding(frames: Sequence[Frame]) -> Padding | None:
     """Return the padding that all frames share; None if no frame declares padding. All frames have one type.
 
     Raises:
-        ConflictError: If frames declare different padding, and a single range cannot mark the same pixels as padding.
+        ConflictError: If frames declare different padding, and no single range marks exactly the declared pixels of all
+            frames.
     """
     ranges = {frame.padding for frame in frames} - {None}
     if len({frame.padding for frame in frames}) <= 1:

@@ -37,7 +37,10 @@ class JointDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace a random draw for the batch by this device's rows of the joint draw; leave other calls unchanged."""
+        """Draw random numbers for the batches of all devices together, and return the rows of this device.
+
+        Other calls are unchanged.
+        """
         options = dict(kwargs or {})
         if func in SIZED:
             size = _size(args, options)
