@@ -129,7 +129,7 @@ def assemble_pretraining(
     chosen = _objective(config, start, pretrained)
     samples = samples_of(manifest, start.preprocess, config.slides)
     chosen = chosen.fitted(config.run_length(len(samples)))
-    optim = _optim(config, chosen, way, is_continued=start.is_trained)
+    optim = _optim(config, chosen, recorded, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)
     streams = [ViewStream.of(samples, start.preprocess, start.backbone, objective.views)]
     if objective.twin is not None:
