@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,9 +19,11 @@ from medvit.curves.pretraining import PretrainArm, require_unseen
 from medvit.curves.results import CurvePoint, lines_of
 from medvit.curves.runs import CurveRun, as_tree, chosen_settings, test_runs, tuning_runs
 from medvit.curves.trial import Pool, Trial
+from medvit.dataset.manifest import Manifest
 from medvit.engine import map_items
 from medvit.errors import DataError
 from medvit.files.atomic import write_text
+from medvit.files.spreadsheets import csv_text
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, labeled
 from medvit.training.pretraining_options import PretrainingOptions
@@ -66,32 +66,30 @@ def curve(config: CurveConfig, run: Run) -> Curve:
     for name, path in (("finetune", config.finetune), ("pretrain", config.pretrain)):
         if path is not None:
             run.require_same(name, hashlib.sha256(path.read_bytes()).hexdigest())
-    finetuning, arms = config.finetuning(), config.arms_in_force()
+    finetuning, arms = config.finetuning, config.arms_in_force()
     run.in_force(arms=arms)
     pool = Pool.of(manifest, str(finetuning.get("label", "label")), config.split)
 
-    pretrained = _pretrained(config, run)
+    pretrained = _pretrained(config, manifest, run)
     starts = _starts(config, pretrained)
     trial = Trial(
         config.dataset, run.folder / "runs", finetuning, starts, config.split, config.tuning_images, config.num_threads
     )
     trial.folder.mkdir(exist_ok=True)
-    tried = _done(trial, list(tuning_runs(config, with_pixels=bool(pool.label))), config, run, "Choosing settings")
+    tried = _done(
+        trial, list(tuning_runs(config, arms, with_pixels=bool(pool.label))), config, run, "Choosing settings"
+    )
     chosen = chosen_settings(tried)
     write_text(run.folder / SETTINGS, json.dumps(as_tree(chosen), indent=1) + "\n")
     write_text(run.folder / TRIED, _table(tried))
 
     steps = _pretraining_steps(config) if pretrained else 0
-    tested = _done(trial, list(test_runs(config, chosen, pretraining_steps=steps)), config, run, "Drawing the curve")
-    num_patients = {amount: len({row.patient_id for row in pool.labeled(amount, 0)}) for amount in config.labeled}
-    lines = lines_of(
-        list(tested),
-        lambda one: files.load(trial.path(one)),
-        chosen,
-        num_patients,
-        ways=config.ways,
-        resamples=config.resamples,
+    tested = _done(
+        trial, list(test_runs(config, arms, chosen, pretraining_steps=steps)), config, run, "Drawing the curve"
     )
+    num_patients = {amount: len({row.patient_id for row in pool.labeled(amount, 0)}) for amount in config.labeled}
+    scores = {one: files.load(trial.path(one)) for one in tested}
+    lines = lines_of(scores, chosen, num_patients, ways=config.ways, resamples=config.resamples)
     metric = "AUROC" if pool.label else "Dice"
     protocol = protocol_lines(config, pool, steps)
     write_page(run.folder, curve_document(manifest.facts.name, lines, metric, protocol, tried))
@@ -102,21 +100,21 @@ def curve(config: CurveConfig, run: Run) -> Curve:
     return Curve(run.folder, lines)
 
 
-def _pretrained(config: CurveConfig, run: Run) -> dict[str, tuple[Path, ...]]:
+def _pretrained(config: CurveConfig, manifest: Manifest, run: Run) -> dict[str, tuple[Path, ...]]:
     """Return the checkpoints of each pretrained arm, after pretraining those that are missing."""
     found: dict[str, tuple[Path, ...]] = {}
     if config.pretrained:
         for number, folder in enumerate(config.pretrained):
             run.checkpoint(folder, f"pretrained-{number}").require("backbone")
-            require_unseen(folder, run.dataset(config.dataset), config.split)
+            require_unseen(folder, manifest, config.split)
         found["pretrained"] = config.pretrained
-    given: Tree = {key: config.finetuning()[key] for key in ("checkpoint", "backbone") if key in config.finetuning()}
+    given: Tree = {key: config.finetuning[key] for key in ("checkpoint", "backbone") if key in config.finetuning}
     starts: dict[Arm, Tree] = {"pretrained": {}, "continued": given}
     for arm, start in starts.items():
         if arm not in config.arms_in_force() or arm in found:
             continue
         one = PretrainArm(
-            config.dataset, run.folder / arm, {**config.pretraining(), **start}, config.split, config.num_threads
+            config.dataset, run.folder / arm, {**config.pretraining, **start}, config.split, config.num_threads
         )
         engine = config.engine.model_copy(update={"item_timeout_s": None})
         outcomes = list(map_items(one, range(config.pretrainings), config=engine, title=f"Pretraining ({arm})"))
@@ -132,7 +130,7 @@ def _starts(config: CurveConfig, pretrained: Mapping[str, tuple[Path, ...]]) -> 
 
     An arm with several pretrained checkpoints has one set of options per checkpoint.
     """
-    finetuning, pretraining = config.finetuning(), config.pretraining()
+    finetuning, pretraining = config.finetuning, config.pretraining
     weights = next((folders[0] for folders in pretrained.values()), finetuning.get("checkpoint"))
     saved = None if weights is None else Checkpoint.load(Path(weights))
     backbone = finetuning.get("backbone") or pretraining.get("backbone") or (saved.model["backbone"] if saved else {})
@@ -151,7 +149,7 @@ def _starts(config: CurveConfig, pretrained: Mapping[str, tuple[Path, ...]]) -> 
 def _pretraining_steps(config: CurveConfig) -> int:
     """Return the number of steps of a pretraining run; 0 if the given checkpoints do not record it."""
     if not config.pretrained:
-        tree = {**config.pretraining(), "dataset": config.dataset, "output": config.output}
+        tree = {**config.pretraining, "dataset": config.dataset, "output": config.output}
         return PretrainingOptions.parse(tree).trainer.steps
     path = config.pretrained[0] / CONFIG
     trainer = read_yaml(path).get("trainer", {}) if path.is_file() else None
@@ -178,14 +176,10 @@ def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run,
 
 def _table(scores: Mapping[CurveRun, float]) -> str:
     """Return the scores of runs as CSV."""
-    text = io.StringIO()
     lines = [
         {key: value for key, value in asdict(one).items() if key != "settings"}
         | asdict(one.settings)
         | {"score": score}
         for one, score in scores.items()
     ]
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text(list(lines[0]) if lines else [], [list(line.values()) for line in lines])

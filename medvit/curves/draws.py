@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.records import Row
 
@@ -30,6 +31,12 @@ def nested_draws(classes: Mapping[str, str], amounts: Sequence[float], *, seed: 
             raise ConfigError(f"labeled={amount:g} asks for more than the {len(order)} labeled training patients")
         found[amount] = frozenset(order[: max(number, num_classes)])
     return found
+
+
+def without_copies(train: Manifest, test: Manifest) -> Manifest:
+    """Return the training images, except those with the same pixels as a test image."""
+    pixels = {row.sha256 for row in test}
+    return train.filter(lambda row: row.sha256 not in pixels)
 
 
 def patient_classes(rows: Sequence[Row], label: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -94,12 +95,14 @@ class CurveOptions(Config):
         """Number of torch threads per process, chosen so that all processes together use all cores of the machine."""
         return max(1, (os.cpu_count() or 1) // self.engine.num_processes)
 
+    @cached_property
     def finetuning(self) -> Tree:
         """Return the options in the YAML file of fine-tuning, without the keys that the curve sets itself."""
         tree = read_yaml(self.finetune, scalars=AsWritten)
         given = {"checkpoint": tree["checkpoint"]} if tree.get("checkpoint") else {}
         return {key: value for key, value in tree.items() if key not in OF_STAGES} | given
 
+    @cached_property
     def pretraining(self) -> Tree:
         """Return the options in the YAML file of pretraining, without the keys that the curve sets itself.
 
@@ -115,8 +118,8 @@ class CurveOptions(Config):
             ConfigError: If a key or value is wrong, or an arm lacks its weights.
         """
         places = {"dataset": self.dataset, "output": self.output}
-        FinetuningOptions.parse({**self.finetuning(), **places}, source=str(self.finetune))
-        PretrainingOptions.parse({**self.pretraining(), **places}, source=str(self.pretrain))
+        FinetuningOptions.parse({**self.finetuning, **places}, source=str(self.finetune))
+        PretrainingOptions.parse({**self.pretraining, **places}, source=str(self.pretrain))
         self.arms_in_force()
 
     def arms_in_force(self) -> tuple[Arm, ...]:
@@ -127,7 +130,7 @@ class CurveOptions(Config):
         Raises:
             ConfigError: If the initial weights of an arm in `arms` are not available.
         """
-        finetuning = self.finetuning()
+        finetuning = self.finetuning
         has_weights = bool(finetuning.get("checkpoint") or (finetuning.get("backbone") or {}).get("weights"))
         has_pretraining = bool(self.pretrained) or self.pretrain is not None
         possible: dict[Arm, bool] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from medvit.curves.effects import Effect
 from medvit.curves.options import CurveOptions
 from medvit.curves.results import MAX_P, CurvePoint
-from medvit.curves.runs import EQUAL_STEPS, PIXELS, CurveRun
+from medvit.curves.runs import BASELINES, EQUAL_STEPS, PIXELS, CurveRun
 from medvit.curves.trial import Pool
 from medvit.document import Bullets, Document, Picture, Section, Table
 
@@ -41,7 +42,7 @@ def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
             (line for line in lines if line.arm == arm and line.is_chosen), key=lambda line: line.num_patients
         )
         x = [line.num_patients * 1.03 ** (number - len(arms) / 2) for line in shown]
-        style = "--" if arm in (PIXELS, EQUAL_STEPS) else "-"
+        style = "--" if arm in BASELINES else "-"
         axes.plot(x, [line.mean.mean for line in shown], style, color=COLORS[number], label=NAMES[arm], linewidth=1.6)
         for place, line in zip(x, shown, strict=True):
             axes.scatter([place] * len(line.scores), line.scores, s=12, color=COLORS[number], alpha=0.5, linewidths=0)
@@ -141,9 +142,7 @@ def _scores(lines: Sequence[CurvePoint]) -> Table:
         head,
         [
             [
-                str(line.num_patients),
-                NAMES[line.arm],
-                WAYS[line.way],
+                *_heading(line),
                 line.settings,
                 _interval(line.mean),
                 f"{min(line.scores):.3f} to {max(line.scores):.3f}",
@@ -160,9 +159,7 @@ def _effects(lines: Sequence[CurvePoint]) -> Table:
         head,
         [
             [
-                str(line.num_patients),
-                NAMES[line.arm],
-                WAYS[line.way],
+                *_heading(line),
                 _interval(line.effect, sign=True),
                 f"{line.effect.p:.4f}",
                 "" if line.corrected_p is None else f"{line.corrected_p:.4f}",
@@ -174,13 +171,19 @@ def _effects(lines: Sequence[CurvePoint]) -> Table:
     )
 
 
+def _heading(line: CurvePoint) -> tuple[str, str, str]:
+    """Return the cells that name a line of a table: labeled patients, weights and method."""
+    return str(line.num_patients), NAMES[line.arm], WAYS[line.way]
+
+
 def _tried(tried: Mapping[CurveRun, float]) -> Table:
-    places = sorted({(run.amount, run.arm, run.way, str(run.settings)) for run in tried})
-    rows = []
-    for amount, arm, way, settings in places:
-        same = (amount, arm, way, settings)
-        each = [score for run, score in tried.items() if (run.amount, run.arm, run.way, str(run.settings)) == same]
-        rows.append([f"{amount:g}", NAMES[arm], WAYS[way], settings, f"{np.mean(each):.3f}", str(len(each))])
+    found: dict[tuple[float, str, str, str], list[float]] = defaultdict(list)
+    for run, score in tried.items():
+        found[run.amount, run.arm, run.way, str(run.settings)].append(score)
+    rows = [
+        [f"{amount:g}", NAMES[arm], WAYS[way], settings, f"{np.mean(each):.3f}", str(len(each))]
+        for (amount, arm, way, settings), each in sorted(found.items())
+    ]
     return Table(["labeled", "weights", "method", "settings", "score", "draws"], rows)
 
 

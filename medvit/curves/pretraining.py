@@ -10,6 +10,7 @@ import torch
 
 from medvit.artifacts import MODEL, Checkpoint
 from medvit.config import Tree
+from medvit.curves.draws import without_copies
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
 from medvit.leakage.seen_patients import seen_patients
@@ -63,9 +64,9 @@ class PretrainArm:
 
 def without_test_images(manifest: Manifest, split: Split) -> Manifest:
     """Return the training images, except those with the same pixels as a test image; `split` is the test split."""
-    pixels = {row.sha256 for row in manifest.split(split)}
-    kept = manifest.split("train").filter(lambda row: row.sha256 not in pixels)
-    excluded = len(manifest.split("train")) - len(kept)
+    train = manifest.split("train")
+    kept = without_copies(train, manifest.split(split))
+    excluded = len(train) - len(kept)
     if excluded:
         log.warning("%d training images have the pixels of a test image and are excluded", excluded)
     return kept

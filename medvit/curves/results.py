@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medvit.curves.effects import Effect, holm, mean_over_draws, paired_effect
-from medvit.curves.runs import EQUAL_STEPS, PIXELS, Cell, CurveRun, best_way, tuned_amount
+from medvit.curves.runs import BASELINES, Cell, CurveRun, best_way, tuned_amount
 from medvit.curves.scores import ImageScores, value
 
 MAX_P = 0.05
@@ -44,8 +44,7 @@ class CurvePoint:
 
 
 def lines_of(
-    runs: Sequence[CurveRun],
-    load: Callable[[CurveRun], ImageScores],
+    scores: Mapping[CurveRun, ImageScores],
     chosen: Mapping[Cell, tuple[Any, float]],
     num_patients: Mapping[float, int],
     *,
@@ -54,32 +53,32 @@ def lines_of(
 ) -> list[CurvePoint]:
     """Return one `CurvePoint` for each amount of labels, arm (initial weights) and fine-tuning method.
 
-    Its effect is relative to the best method from scratch. `load` returns the scores of a run, and `chosen` contains
-    the settings and scores from tuning.
+    Its effect is relative to the best method from scratch. `scores` are those of each run, and `chosen` contains the
+    settings and scores from tuning.
     """
     by_place: dict[Cell, list[CurveRun]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.draw):
+    for run in sorted(scores, key=lambda run: run.draw):
         by_place[run.amount, run.arm, run.way].append(run)
     amounts = sorted({amount for amount, _, _ in by_place})
     best = {
         (amount, arm): best_way(chosen, tuned_amount(amount, amounts), arm, ways)
         for amount, arm, way in by_place
-        if arm not in (PIXELS, EQUAL_STEPS)
+        if arm not in BASELINES
     }
     found = []
     for (amount, arm, way), members in by_place.items():
-        each = [load(run) for run in members]
+        each = [scores[run] for run in members]
         is_chosen = best.get((amount, arm), way) == way
         base = {run.draw: run for run in by_place.get((amount, "scratch", best.get((amount, "scratch"), "")), ())}
         pairs = [(run, base[run.draw]) for run in members if run.draw in base]  # a run of either may have failed
         effect = None
         if pairs and (arm != "scratch" or not is_chosen):
             ones, others = zip(*pairs, strict=True)
-            effect = paired_effect([load(run) for run in ones], [load(run) for run in others], resamples=resamples)
-        scores = tuple(value(one) for one in each)
+            effect = paired_effect([scores[run] for run in ones], [scores[run] for run in others], resamples=resamples)
+        values = tuple(value(one) for one in each)
         mean = mean_over_draws(each, resamples=resamples)
         settings = str(members[0].settings)
-        found.append(CurvePoint(amount, num_patients[amount], arm, way, settings, scores, mean, is_chosen, effect))
+        found.append(CurvePoint(amount, num_patients[amount], arm, way, settings, values, mean, is_chosen, effect))
     return _judged(found)
 
 
@@ -90,11 +89,9 @@ def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
     """
     tested = [line for line in lines if _is_tested(line)]
     corrected = dict(zip(map(id, tested), holm([line.effect.p for line in tested if line.effect]), strict=True))
-    floor = {
-        line.amount: max(each.mean.mean for each in lines if each.amount == line.amount and _is_baseline(each))
-        for line in lines
-        if any(each.amount == line.amount and _is_baseline(each) for each in lines)
-    }
+    floor: dict[float, float] = {}
+    for line in filter(_is_baseline, lines):
+        floor[line.amount] = max(line.mean.mean, floor.get(line.amount, float("-inf")))
     judged = []
     for line in lines:
         p = corrected.get(id(line))
@@ -105,7 +102,7 @@ def _judged(lines: Sequence[CurvePoint]) -> list[CurvePoint]:
             and line.effect.mean > 0
             and line.mean.mean >= floor.get(line.amount, float("-inf"))
         )
-        judged.append(CurvePoint(**{**vars(line), "corrected_p": p, "is_gain": is_gain}))
+        judged.append(replace(line, corrected_p=p, is_gain=is_gain))
     return sorted(judged, key=lambda line: line.amount)
 
 
@@ -114,4 +111,4 @@ def _is_tested(line: CurvePoint) -> bool:
 
 
 def _is_baseline(line: CurvePoint) -> bool:
-    return line.arm in (PIXELS, EQUAL_STEPS)
+    return line.arm in BASELINES

@@ -18,6 +18,7 @@ PIXELS, EQUAL_STEPS = "pixels", "scratch-equal-steps"
 The first is a logistic regression on pixels. The second is training from scratch for as many steps as pretraining and
 fine-tuning take together.
 """
+BASELINES = (PIXELS, EQUAL_STEPS)
 REGRESSION = "regression"
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
@@ -69,7 +70,7 @@ Cell = tuple[float, str, str]
 """Amount of labels, arm (initial weights), and way (fine-tuning method)."""
 
 
-def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRun]:
+def tuning_runs(options: CurveOptions, arms: Sequence[str], *, with_pixels: bool) -> Iterator[CurveRun]:
     """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
     An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount 1 is skipped,
@@ -81,7 +82,7 @@ def tuning_runs(options: CurveOptions, *, with_pixels: bool) -> Iterator[CurveRu
     for amount, draw in itertools.product(options.labeled, draws):
         if amount == 1:
             continue  # no training patient is left outside: the settings of the next smaller amount are taken
-        for arm, way in itertools.product(options.arms_in_force(), options.ways):
+        for arm, way in itertools.product(arms, options.ways):
             yield from (CurveRun("tuning", arm, way, amount, draw, settings) for settings in grid)
         if with_pixels:
             yield from (CurveRun("tuning", PIXELS, REGRESSION, amount, draw, settings) for settings in strengths)
@@ -104,12 +105,16 @@ def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settin
 
 
 def test_runs(
-    options: CurveOptions, chosen: Mapping[Cell, tuple[Settings, float]], *, pretraining_steps: int
+    options: CurveOptions,
+    arms: Sequence[str],
+    chosen: Mapping[Cell, tuple[Settings, float]],
+    *,
+    pretraining_steps: int,
 ) -> Iterator[CurveRun]:
     """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
     for amount, draw in itertools.product(options.labeled, range(options.draws)):
         tuned = tuned_amount(amount, options.labeled)
-        for arm, way in itertools.product(options.arms_in_force(), options.ways):
+        for arm, way in itertools.product(arms, options.ways):
             if (tuned, arm, way) in chosen:  # all its runs of tuning may have failed
                 yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
         if (tuned, PIXELS, REGRESSION) in chosen:

@@ -17,7 +17,7 @@ from medvit.artifacts import Checkpoint
 from medvit.config import Tree
 from medvit.curves import scores as files
 from medvit.curves.baseline import regression_on_pixels
-from medvit.curves.draws import nested_draws, patient_classes
+from medvit.curves.draws import nested_draws, patient_classes, without_copies
 from medvit.curves.runs import EQUAL_STEPS, CurveRun
 from medvit.curves.scores import CaseScores, ClassScores, ImageScores, patient_indices
 from medvit.dataset.manifest import Facts, Manifest
@@ -56,8 +56,7 @@ class Pool:
         has_label = any(label in row.labels for row in manifest)
         known = manifest.filter(lambda row: label in row.labels if has_label else bool(row.mask))
         test = known.split(split)
-        pixels = {row.sha256 for row in manifest.split(split)}
-        train = known.split("train").filter(lambda row: row.sha256 not in pixels)
+        train = without_copies(known.split("train"), manifest.split(split))
         shared = {row.patient_id for row in train} & {row.patient_id for row in test}
         if shared:
             raise DataError(f"{manifest.folder}: {len(shared)} patients are in the splits train and {split}")
