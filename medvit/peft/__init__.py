@@ -128,6 +128,8 @@ class PeftConfig(Config, ABC):
     """Whether the output of the adapted backbone is initially that of the plain one."""
     FINETUNING_ONLY: ClassVar[bool] = False
     """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
+    TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = False
+    """Whether continued pretraining trains pretrained blocks fully, for which it has a lower rate."""
     NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
     """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
 

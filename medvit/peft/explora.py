@@ -25,6 +25,7 @@ class ExploraConfig(PeftConfig):
     weights, or have another shape there, such as a patch embedding for volumes, are fully trained too.
     """
 
+    TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True
     NOT_IN_HUB: ClassVar[str] = ""
 
     name: Literal["explora"] = "explora"

@@ -13,6 +13,7 @@ from medvit.registry import register
 class FullConfig(PeftConfig):
     """Train all weights of the backbone."""
 
+    TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True
     NOT_IN_HUB: ClassVar[str] = (
         "all weights were trained, so a separate adapter does not exist; to_timm writes the model"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medvit.backbones import Backbone
 from medvit.config import Count
@@ -14,6 +14,8 @@ from medvit.registry import register
 @register
 class LastBlocksConfig(PeftConfig):
     """Train the last blocks of the backbone and its final norm (He et al., CVPR 2022, partial fine-tuning)."""
+
+    TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True
 
     name: Literal["last_blocks"] = "last_blocks"
     num_blocks: Count = 1

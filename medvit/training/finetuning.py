@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,17 +71,10 @@ class Finetuning(TrainingModule):
         if self.peft is not None:
             self.peft.begin(self.num_steps)
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Run an optimizer step, then let the fine-tuning method adjust its adapter."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+    def after_step(self) -> None:
+        """Let the fine-tuning method adjust its adapter."""
         if self.peft is not None:
-            self.peft.after_step(self.global_step + 1)  # Lightning increments the step after this call
+            self.peft.after_step(self.global_step + 1)
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
         """Add the predictions for a batch to those from which the metric of the epoch is computed."""

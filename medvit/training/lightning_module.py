@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -101,6 +102,20 @@ class TrainingModule(lightning.LightningModule):
             norm = gradient_norm(self.parameters()) if shared else torch.nn.utils.get_total_norm(gradients)
             if not torch.isfinite(norm):
                 self._stop("norm of the gradient", norm.item())
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Run an optimizer step, then `after_step`."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.after_step()
+
+    def after_step(self) -> None:
+        """Do what follows an optimizer step; Lightning increments `global_step` after this call."""
 
     def epoch_of(self, step: int) -> str:
         """Return a text for a summary: the epoch of a step, the number of epochs, the step and the images seen."""

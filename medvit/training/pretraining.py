@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -78,16 +77,9 @@ class Pretraining(TrainingModule):
         self._shown = views
         return self.finite(terms, views)
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Run an optimizer step, then update the objective's teacher."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.objective.after_step(self.progress)  # Lightning increments the step after this call
+    def after_step(self) -> None:
+        """Update the objective's teacher."""
+        self.objective.after_step(self.progress)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Refuse non-finite gradients, and let the objective prepare the step."""

@@ -17,7 +17,6 @@ from medvit.objectives import ObjectiveConfig
 from medvit.peft import Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
-from medvit.peft.last_blocks import LastBlocksConfig
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.guard import Guard
@@ -186,6 +185,6 @@ def _optim(
     """Return the optimizer options: those given, else those proposed for the objective and the initial weights."""
     proposed = objective.OPTIM
     if is_continued:
-        trains_whole = isinstance(way, FullConfig | ExploraConfig | LastBlocksConfig)
+        trains_whole = way.TRAINS_WHOLE_WEIGHTS
         proposed = continued(proposed, trains_whole_weights=trains_whole, has_new_head=objective.has_new_head)
     return config.optim.over(proposed)

@@ -94,9 +94,8 @@ class TrainerConfig(Config):
             keep_freed_memory()
         # Lightning cannot know that the loader starts at the batch where the run was interrupted.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
-        warnings.filterwarnings(
-            "ignore", message=".*have no `val_dataloader`"
-        )  # none is needed if the last weights are kept
+        # Without validation images, the last weights are kept.
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")
         return lightning.Trainer(
             default_root_dir=folder,
             accelerator="cpu" if cpu else "gpu",

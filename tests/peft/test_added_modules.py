@@ -12,6 +12,7 @@ from medvit.models.interchange import to_timm
 from medvit.peft.adaptformer import AdaptformerConfig
 from medvit.peft.block_expansion import BlockExpansionConfig
 from medvit.peft.vpt import VptConfig
+from tests.peft.small import moved
 
 PIXELS = torch.randn(2, 1, 16, 24, generator=torch.Generator().manual_seed(1))
 WIDTH, DEPTH, NUM_PATCHES = 32, 3, 6
@@ -30,16 +31,6 @@ def backbone(**options):
     return config(**options).build().eval()
 
 
-def moved(peft):
-    """The adapted backbone with trained weights away from where they start."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in peft.backbone.parameters():
-            if weight.requires_grad:
-                weight.add_(0.3 * torch.randn_like(weight))
-    return peft
-
-
 @pytest.mark.parametrize("hidden", [8, 64])
 def test_adaptformer_has_the_published_number_of_parameters(hidden):
     peft = AdaptformerConfig(hidden=hidden).adapt(backbone())
@@ -50,7 +41,7 @@ def test_adaptformer_has_the_published_number_of_parameters(hidden):
 @pytest.mark.parametrize("options", [{}, {"layer_scale": 0.3}, {"positions": "rope", "layer_scale": 0.3}], ids=str)
 def test_the_bottleneck_reads_the_residual_stream_and_its_output_is_added(options):
     """x + MLP(LN x) + s up(ReLU(down x)), with x after attention."""
-    plain, peft = backbone(**options), moved(AdaptformerConfig(hidden=8, scale=0.5).adapt(backbone(**options)))
+    plain, peft = backbone(**options), moved(AdaptformerConfig(hidden=8, scale=0.5).adapt(backbone(**options)), by=0.3)
     block, adapter = peft.backbone.blocks[0], peft.backbone.blocks[0].adapter
     tokens = torch.randn(2, NUM_PATCHES + 1, WIDTH, generator=torch.Generator().manual_seed(2))
     streams = []
@@ -73,7 +64,7 @@ def test_prompts_lie_between_the_other_prefix_tokens_and_the_patches(depth, opti
 
 
 def test_outputs_of_deep_prompts_do_not_reach_the_next_block():
-    peft = moved(VptConfig(num_prompts=4).adapt(backbone()))
+    peft = moved(VptConfig(num_prompts=4).adapt(backbone()), by=0.3)
     seen = []
     for block in peft.backbone.blocks:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 1:5]))
@@ -110,7 +101,7 @@ def test_a_checkpoint_of_a_model_is_restored_with_what_was_added(way, tmp_path):
     described = {"kind": "classification", "backbone": config(), "peft": way, "head": "linear", "classes": ["a", "b"]}
     torch.manual_seed(0)
     model = Model(ModelConfig.parse(described), config().build()).eval()
-    moved(model.peft)
+    moved(model.peft, by=0.3)
     expected = model(PIXELS)
     tree, adapter = model.config.tree(), model.stored_adapter()
     made = Checkpoint(tmp_path / "model", tree, {"kind": "image"}, model.merged_state(), adapter).save()
@@ -132,7 +123,7 @@ def test_additions_that_timm_does_not_have_are_refused(way, added, tmp_path):
 
 
 def test_shallow_prompts_are_registers_for_timm(tmp_path):
-    peft = moved(VptConfig(num_prompts=4, depth="shallow").adapt(backbone()))
+    peft = moved(VptConfig(num_prompts=4, depth="shallow").adapt(backbone()), by=0.3)
     model = {"kind": "backbone", "backbone": peft.described(config()).tree(), "peft": VptConfig().tree()}
     made = Checkpoint(tmp_path / "model", model, {"kind": "image", "size": [16, 24]}, peft.merge().state_dict()).save()
     assert (to_timm(made, tmp_path / "timm") / "model.safetensors").is_file()  # with equal features, or refused

@@ -5,29 +5,13 @@ import math
 import pytest
 import torch
 
-from medvit.backbones.vit import VitConfig
 from medvit.errors import CheckpointError
 from medvit.peft.dora import DoraConfig
 from medvit.peft.lora import LoraConfig
 from medvit.peft.rslora import RsLoraConfig
+from tests.peft.small import backbone, moved
 
-CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2)
 FC2 = "blocks.1.mlp.fc2"
-
-
-def moved(peft):
-    """The adapted backbone with factors (and magnitudes) away from where they start."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in peft.backbone.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    return peft
-
-
-def backbone():
-    torch.manual_seed(0)
-    return CONFIG.build()
 
 
 @pytest.mark.parametrize("rank", [4, 16])

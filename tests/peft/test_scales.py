@@ -3,28 +3,12 @@
 import pytest
 import torch
 
-from medvit.backbones.vit import VitConfig
 from medvit.errors import CheckpointError, ConfigError
 from medvit.peft.ia3 import Ia3Config
 from medvit.peft.vera import VeraConfig
+from tests.peft.small import backbone, moved
 
-CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2)
 PIXELS = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-def backbone():
-    torch.manual_seed(0)
-    return CONFIG.build().eval()
-
-
-def moved(peft):
-    """The adapted backbone with scales away from where they start."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in peft.backbone.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    return peft
 
 
 def test_ia3_trains_one_factor_for_each_query_key_value_and_hidden_feature():

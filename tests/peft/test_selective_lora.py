@@ -7,18 +7,12 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
-from medvit.backbones.vit import VitConfig
 from medvit.models.interchange import to_peft
 from medvit.peft.selective_lora import SelectiveLoraConfig
+from tests.peft.small import SMALL, backbone
 
-CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2)
 PIXELS = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 NUM_LAYERS = 8
-
-
-def backbone():
-    torch.manual_seed(0)
-    return CONFIG.build().eval()
 
 
 def adapted(**options):
@@ -89,7 +83,7 @@ def test_merged_and_exported_models_leave_inactive_layers_alone(tmp_path):
     torch.testing.assert_close(merged(PIXELS).patches, expected, atol=1e-5, rtol=1e-5)
     changed = {name for name, weight in merged.state_dict().items() if not torch.equal(weight, plain[name])}
     assert changed == {"blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight"}
-    model = {"kind": "backbone", "backbone": CONFIG.tree(), "peft": way.tree()}
+    model = {"kind": "backbone", "backbone": SMALL.tree(), "peft": way.tree()}
     made = Checkpoint(
         tmp_path / "made", model, {"kind": "image", "size": [16, 16]}, merged.state_dict(), adapter
     ).save()
