@@ -107,6 +107,7 @@ class AdaLora(Tuned):
                 "by peft.final; train longer or lower them"
             )
         self._settings.total_step, self._settings.tinit, self._settings.tfinal = num_steps, warmup, final
+        self._follow_devices()  # a state is restored before the model is moved to its device
 
     def penalty(self) -> Tensor:
         """Return the mean distance of the factors P and Q from orthogonality, times its weight."""
@@ -129,11 +130,10 @@ class AdaLora(Tuned):
 
     def resume(self, progress: Tree) -> None:
         """Restore moving averages and triplets."""
-        devices = {name: weight.device for name, weight in self.backbone.named_parameters()}
         for name in MOVING_AVERAGES:
-            found = {key: value.to(devices[key]) for key, value in progress[name].items()}
-            setattr(self._model.rankallocator, name, found)
+            setattr(self._model.rankallocator, name, dict(progress[name]))
         self._settings.rank_pattern = progress["kept"]
+        self._follow_devices()
 
     def hub_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return adapter weights under their names in huggingface/peft, without pruned triplets."""
@@ -148,6 +148,13 @@ class AdaLora(Tuned):
         """Return the settings, with the triplets that are kept in each layer."""
         pattern = {f"{layer}.lora_E": kept.tolist() for layer, kept in self._kept().items()}
         return super().hub_settings() | {"rank_pattern": pattern}
+
+    def _follow_devices(self) -> None:
+        """Move the moving averages to the devices of their weights."""
+        devices = {name: weight.device for name, weight in self.backbone.named_parameters()}
+        for name in MOVING_AVERAGES:
+            averages: dict[str, Tensor] = getattr(self._model.rankallocator, name)
+            averages.update({key: value.to(devices[key]) for key, value in averages.items()})
 
     def _kept(self) -> dict[str, Tensor]:
         return {name: layer.lora_E[ADAPTER].detach()[:, 0] != 0 for name, layer in self.layers()}

@@ -10,7 +10,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
 from medvit.errors import ConfigError
 from medvit.models.interchange import to_peft
-from medvit.peft.adalora import AdaLoraConfig
+from medvit.peft.adalora import MOVING_AVERAGES, AdaLoraConfig
 from medvit.peft.lora import LoraConfig
 from medvit.training.assembly import require_whole_weights
 
@@ -65,6 +65,18 @@ def test_a_resumed_schedule_prunes_the_same_triplets():
     assert resumed.ranks == whole.ranks
     for name, weight in whole.backbone.state_dict().items():
         assert torch.equal(resumed.backbone.state_dict()[name], weight), name
+
+
+def test_averages_of_a_resumed_run_move_to_the_device_of_the_weights():
+    """Training restores its state first, and moves the model to its device afterwards."""
+    cut, resumed = adapted(), adapted()
+    train(cut, range(1, 4))
+    resumed.resume(cut.progress())
+    resumed.backbone.to("meta")
+    resumed.begin(20)
+    averages = [value for name in MOVING_AVERAGES for value in resumed.progress()[name].values()]
+    assert len(averages) == 3 * len(cut.trained())
+    assert {value.device.type for value in averages} == {"meta"}
 
 
 def test_orthogonal_factors_have_no_penalty():
