@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Amount, Below, Count, Positive, Tree
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, TrainingError
 from medvit.peft._hub import ADAPTER, HubConfig, Tuned
 from medvit.registry import register
 
@@ -118,7 +119,22 @@ class AdaLora(Tuned):
             return self._config.orthogonality * torch.stack(distances).mean()
 
     def after_step(self, step: int) -> None:
-        """Update the importance of triplets from the gradients, and prune the least important ones."""
+        """Update the importance of triplets from the gradients, and prune the least important ones.
+
+        A step that fp16's gradient scaler skipped is ignored: its gradients would make the averages non-finite for the
+        rest of the run.
+
+        Raises:
+            TrainingError: If all steps before the last reduction were skipped.
+        """
+        last = self._settings.total_step - self._settings.tfinal
+        if step < last and not self._has_gradients():
+            return
+        if step == last and not self._model.rankallocator.exp_avg_ipt:
+            raise TrainingError(
+                f"peft=adalora cannot reduce ranks at step {step}: no step before it had finite gradients; set "
+                "trainer.precision=32-true, or lower optim.lr"
+            )
         self._model.update_and_allocate(step)
 
     def progress(self) -> Tree:
@@ -148,6 +164,15 @@ class AdaLora(Tuned):
         """Return the settings, with the triplets that are kept in each layer."""
         pattern = {f"{layer}.lora_E": kept.tolist() for layer, kept in self._kept().items()}
         return super().hub_settings() | {"rank_pattern": pattern}
+
+    def _has_gradients(self) -> bool:
+        """Return whether the step had finite gradients.
+
+        If a gradient outside of the adapter overflowed, clipping has set those of the adapter to zero.
+        """
+        gradients = [weight.grad for weight in self.backbone.parameters() if weight.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        return 0.0 < norm < math.inf
 
     def _follow_devices(self) -> None:
         """Move the moving averages to the devices of their weights."""

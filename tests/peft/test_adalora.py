@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, TrainingError
 from medvit.models.interchange import to_peft
 from medvit.peft.adalora import MOVING_AVERAGES, AdaLoraConfig
 from medvit.peft.lora import LoraConfig
@@ -77,6 +77,38 @@ def test_averages_of_a_resumed_run_move_to_the_device_of_the_weights():
     averages = [value for name in MOVING_AVERAGES for value in resumed.progress()[name].values()]
     assert len(averages) == 3 * len(cut.trained())
     assert {value.device.type for value in averages} == {"meta"}
+
+
+def spoil(peft, value):
+    for weight in peft.backbone.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.full_like(weight, value)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, 0.0])
+def test_a_step_skipped_for_an_overflow_changes_no_average_and_the_ranks_reach_their_budget(value):
+    """Zero: clipping by an infinite norm, when another gradient overflowed."""
+    peft = adapted()
+    spoil(peft, value)
+    peft.after_step(1)  # before there are averages
+    optimizer = train(peft, range(2, 6))
+    before = {name: dict(peft.progress()[name]) for name in MOVING_AVERAGES}
+    spoil(peft, value)
+    peft.after_step(6)
+    for name, averages in before.items():
+        for key, average in averages.items():
+            assert torch.equal(peft.progress()[name][key], average)
+    train(peft, range(7, 21), optimizer)
+    assert sum(peft.ranks.values()) == 2 * NUM_LAYERS
+
+
+def test_a_run_without_a_finite_gradient_before_the_last_reduction_is_stopped():
+    peft = adapted()
+    for step in range(1, 10):
+        spoil(peft, torch.nan)
+        peft.after_step(step)
+    with pytest.raises(TrainingError, match=r"cannot reduce ranks at step 10: no step before it had finite gradients"):
+        peft.after_step(10)
 
 
 def test_orthogonal_factors_have_no_penalty():
