@@ -38,7 +38,7 @@ class AdaLoraConfig(HubConfig):
     rank: Count = 8
     """Mean rank of the updates at the end of the schedule."""
     initial_rank: Count = 12
-    """Rank of every update at the start, at least `rank`."""
+    """Rank of every update at the start, greater than `rank`."""
     alpha: Positive = 24.0
     """Scale of the low-rank updates, which are multiplied by alpha / initial_rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -58,8 +58,11 @@ class AdaLoraConfig(HubConfig):
             raise ValueError(
                 f"warmup {self.warmup} and final {self.final} leave no steps to reduce ranks; expected a sum below 1"
             )
-        if self.initial_rank < self.rank:
-            raise ValueError(f"initial_rank {self.initial_rank} is smaller than rank {self.rank}")
+        if self.initial_rank <= self.rank:
+            raise ValueError(
+                f"initial_rank is {self.initial_rank}; expected more than rank {self.rank}, to which ranks are "
+                "reduced: change one of them, or choose lora, whose ranks are constant"
+            )
         return self
 
     def settings(self, layers: Sequence[str]) -> Any:

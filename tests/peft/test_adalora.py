@@ -142,7 +142,8 @@ def test_an_exported_adapter_has_the_ranks_without_pruned_triplets(tmp_path):
     ("options", "sentence"),
     [
         ({"warmup": 0.6, "final": 0.5}, "leave no steps to reduce ranks"),
-        ({"rank": 8, "initial_rank": 4}, "initial_rank 4 is smaller than rank 8"),
+        ({"rank": 8, "initial_rank": 4}, "initial_rank is 4; expected more than rank 8"),
+        ({"rank": 12}, "initial_rank is 12; expected more than rank 12"),
     ],
 )
 def test_schedules_that_cannot_work_are_refused(options, sentence):
@@ -154,6 +155,12 @@ def test_schedules_that_cannot_work_are_refused(options, sentence):
 def test_too_few_steps_are_refused(num_steps):
     with pytest.raises(ConfigError, match=f"peft=adalora has no steps to reduce ranks: {num_steps} in total"):
         adapted().begin(num_steps)
+
+
+def test_one_rank_is_pruned_from_each_update():
+    peft = adapted(rank=3)
+    train(peft, range(1, 21))
+    assert sum(peft.ranks.values()) == 3 * NUM_LAYERS
 
 
 def test_three_steps_reduce_the_ranks():
