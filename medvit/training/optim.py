@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -17,8 +18,8 @@ log = logging.getLogger("medvit")
 
 ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
-LORA_B = ".lora_B."
-"""Part of the names of the second factors of LoRA, which are zero at the start."""
+LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
+"""Names of the second factors of LoRA, which are zero at the start; those of AdaLoRA are not, and have no `weight`."""
 UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
 """Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
@@ -99,7 +100,8 @@ class OptimOptions(Config):
     """
     lora_b_scale: Positive | None = None
     """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
-    paper recommends 16, with a lower lr. Unset: 1.
+    paper recommends 16, with a lower lr. It is ignored by adalora, whose factors are both random at the start. Unset:
+    1.
     """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:
@@ -166,7 +168,7 @@ class OptimConfig(OptimOptions):
 
     def build(self, module: nn.Module, depth: int) -> AdamW:
         """Return the optimizer of all trainable weights of a module; its backbone, if any, is `module.backbone`."""
-        if self.lora_b_scale != 1.0 and not any(LORA_B in name for name, _ in module.named_parameters()):
+        if self.lora_b_scale != 1.0 and not any(LORA_B.search(name) for name, _ in module.named_parameters()):
             log.warning("optim.lora_b_scale=%g is ignored: no factor B of LoRA is trained", self.lora_b_scale)
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
@@ -181,7 +183,7 @@ class OptimConfig(OptimOptions):
             if weight.requires_grad:
                 scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
-                scale *= self.lora_b_scale if LORA_B in name else 1.0
+                scale *= self.lora_b_scale if LORA_B.search(name) else 1.0
                 scale *= self.pretrained_scale if is_of_backbone(name) and not _is_adapter(name) else 1.0
                 decays = weight.ndim > 1 and not _is_undecayed(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)

@@ -8,10 +8,14 @@ from safetensors.torch import save_file
 from medvit.backbones.vit import VitConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
+from medvit.peft.adalora import AdaLoraConfig
 from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
+from medvit.peft.full import FullConfig
 from medvit.peft.ia3 import Ia3Config
 from medvit.peft.lora import LoraConfig
+from medvit.peft.rslora import RsLoraConfig
+from medvit.peft.selective_lora import SelectiveLoraConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
@@ -75,7 +79,11 @@ def test_scales_do_not_decay_and_are_trained_at_the_full_rate():
     assert (group["weight_decay"], group["scale"]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("way", [LoraConfig(rank=2), DoraConfig(rank=2), ExploraConfig(rank=2)])
+@pytest.mark.parametrize(
+    "way",
+    [LoraConfig(rank=2), RsLoraConfig(rank=2), DoraConfig(rank=2), ExploraConfig(rank=2), SelectiveLoraConfig(rank=2)],
+    ids=lambda way: way.name,
+)
 def test_lora_plus_trains_the_second_factors_alone_at_a_higher_rate(way) -> None:
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
     named = [(f"backbone.{name}", weight) for name, weight in way.adapt(backbone).backbone.named_parameters()]
@@ -86,9 +94,11 @@ def test_lora_plus_trains_the_second_factors_alone_at_a_higher_rate(way) -> None
     assert {group["scale"] for group in groups} == {1.0, 16.0}
 
 
-def test_a_rate_of_factors_that_are_not_trained_is_ignored_with_a_warning(caplog) -> None:
+@pytest.mark.parametrize("way", [FullConfig(), AdaLoraConfig()], ids=["full", "adalora"])
+def test_a_rate_of_factors_that_are_not_zero_at_the_start_is_ignored_with_a_warning(way, caplog) -> None:
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
-    OptimConfig(lora_b_scale=16.0).build(backbone, depth=1)
+    optimizer = OptimConfig(lora_b_scale=16.0).build(way.adapt(backbone).backbone, depth=1)
+    assert {group["scale"] for group in optimizer.param_groups} == {1.0}
     assert "optim.lora_b_scale=16 is ignored: no factor B of LoRA is trained" in caplog.text
 
 
