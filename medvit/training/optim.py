@@ -184,7 +184,7 @@ class OptimConfig(OptimOptions):
                 scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
                 scale *= self.lora_b_scale if LORA_B.search(name) else 1.0
-                scale *= self.pretrained_scale if is_of_backbone(name) and not _is_adapter(name) else 1.0
+                scale *= self.pretrained_scale if is_of_backbone(name) and not is_adapter(name) else 1.0
                 decays = weight.ndim > 1 and not _is_undecayed(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)
         return [
@@ -229,7 +229,8 @@ def is_of_backbone(name: str) -> bool:
     return "backbone." in name
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of an adapted backbone belongs to its adapter, which is new and not pretrained."""
     return any(part in name for part in ADAPTERS)
 
 
