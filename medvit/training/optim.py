@@ -215,9 +215,10 @@ def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has
 def layer_of(name: str, depth: int) -> int:
     """Return the layer of a parameter, for layer-wise learning rates (Xiao et al., WACV 2023).
 
-    The embedding is layer 0, the blocks are layers 1 to `depth`, and everything after them is layer `depth` + 1.
+    The embedding is layer 0, the blocks are layers 1 to `depth`, and everything after them is layer `depth` + 1, as are
+    adapters, which are new like the head.
     """
-    if not is_of_backbone(name):
+    if not is_of_backbone(name) or is_adapter(name):
         return depth + 1
     if ".blocks." in name:
         return int(name.split(".blocks.")[1].split(".")[0]) + 1

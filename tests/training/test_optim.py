@@ -9,6 +9,7 @@ from medvit.backbones.vit import VitConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
 from medvit.peft.adalora import AdaLoraConfig
+from medvit.peft.adaptformer import AdaptformerConfig
 from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
@@ -16,6 +17,8 @@ from medvit.peft.ia3 import Ia3Config
 from medvit.peft.lora import LoraConfig
 from medvit.peft.rslora import RsLoraConfig
 from medvit.peft.selective_lora import SelectiveLoraConfig
+from medvit.peft.vera import VeraConfig
+from medvit.peft.vpt import VptConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
@@ -47,10 +50,29 @@ def test_no_rate_is_lost_without_warm_up():
         ("model.backbone.blocks.11.mlp.fc1.bias", 12),
         ("model.backbone.norm.weight", 13),
         ("model.head.linear.weight", 13),
+        ("model.backbone.prompts", 13),
+        ("model.backbone.blocks.0.adapter.down.weight", 13),
+        ("model.backbone.blocks.0.attn.qkv.lora_A.default.weight", 13),
+        ("model.backbone.blocks.0.mlp.fc2.ia3_l.default", 13),
+        ("model.backbone.blocks.0.attn.qkv.vera_lambda_b.default", 13),
+        ("model.backbone.blocks.0.attn.qkv.selection_score", 13),
+        ("model.backbone.blocks.0.attn.qkv.base_layer.weight", 1),
     ],
 )
 def test_layers_are_counted_from_the_embedding_to_the_head(name, layer):
     assert layer_of(name, depth=12) == layer
+
+
+@pytest.mark.parametrize(
+    "way",
+    [VptConfig(), VptConfig(depth="shallow"), AdaptformerConfig(), VeraConfig(), DoraConfig(), AdaLoraConfig()],
+    ids=str,
+)
+def test_new_parameters_of_the_backbone_have_the_rate_of_the_head(way) -> None:
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
+    named = [(f"model.backbone.{name}", weight) for name, weight in way.adapt(backbone).backbone.named_parameters()]
+    groups = OptimConfig(layer_decay=0.5, pretrained_scale=0.1).groups(named, depth=2)
+    assert {group["scale"] for group in groups} == {1.0}
 
 
 @pytest.mark.parametrize("depth", [2, 12])
