@@ -115,6 +115,7 @@ class VitConfig(BackboneConfig):
         model = ViT(self)
         if self.weights is not None:
             model.fit = load_public(model, model.grid, self.weights, self.weights_grid)
+            model.new_weights = frozenset(model.fit.missing)
             model.mask_token = model.fit.mask_token
         return model
 

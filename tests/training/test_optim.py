@@ -193,6 +193,18 @@ def test_whole_blocks_and_norms_are_continued_more_slowly_than_lora_factors_and_
     assert {scale for name, scale in found.items() if "lora_" not in name and "backbone" in name} == {0.1}
 
 
+@pytest.mark.parametrize("way", [FullConfig(), ExploraConfig(rank=2)], ids=["full", "explora"])
+def test_tokens_that_a_public_file_lacks_have_the_rate_of_the_head(way, tmp_path: Path) -> None:
+    shape = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 64, "depth": 2, "heads": 2}
+    save_file(VitConfig(**shape).build().state_dict(), tmp_path / "w.safetensors")
+    backbone = VitConfig(**shape, registers=2, weights=str(tmp_path / "w.safetensors")).build()
+    objective = DinoConfig(head={"hidden": 8, "bottleneck": 8, "prototypes": 4}).build(way.adapt(backbone).backbone)
+    optimizer = OptimConfig(layer_decay=0.5, pretrained_scale=0.1).build(objective, depth=2)
+    scales = {id(weight): group["scale"] for group in optimizer.param_groups for weight in group["params"]}
+    assert scales[id(objective.trained.reg_token)] == 1.0
+    assert scales[id(objective.trained.blocks[1].mlp.fc1.weight)] == pytest.approx(0.1 * 0.5)
+
+
 @pytest.mark.parametrize(("is_given", "scale"), [(False, 1.0), (True, 0.7**3)])
 def test_full_fine_tuning_of_pretrained_weights_learns_more_slowly_below(
     images: Path, tmp_path: Path, is_given: bool, scale: float
