@@ -34,7 +34,9 @@ class AdaLoraConfig(HubConfig):
 
     name: Literal["adalora"] = "adalora"
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Linear layers of each block that get a low-rank update. Give the last part of their names."""
+    """Linear layers of each block that get a low-rank update. Give the last part of their names; fc1 includes
+    fc1_g and fc1_x of a SwiGLU.
+    """
     rank: Count = 8
     """Mean rank of the updates at the end of the schedule."""
     initial_rank: Count = 12

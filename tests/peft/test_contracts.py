@@ -45,8 +45,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "2D, class token": {"ndim": 2},
     "2D, no prefix, learned": {"ndim": 2, "class_token": False, "positions": "learned", "image_size": 16},
     "2D, class token and registers, rotary": {"ndim": 2, "registers": 3, "positions": "rope"},
-    "3D, registers": {"ndim": 3, "class_token": False, "registers": 2, "layer_scale": 0.3},
-    "3D, class token, rotary": {"ndim": 3, "positions": "rope", "qkv_bias": False},
+    "3D, registers, SwiGLU": {"ndim": 3, "class_token": False, "registers": 2, "layer_scale": 0.3, "mlp": "swiglu"},
+    "3D, class token, rotary, SwiGLU": {"ndim": 3, "positions": "rope", "qkv_bias": False, "mlp": "swiglu"},
 }
 ROUNDING = 1e-5
 

@@ -9,7 +9,7 @@ from medvit.errors import CheckpointError
 from medvit.peft.dora import DoraConfig
 from medvit.peft.lora import LoraConfig
 from medvit.peft.rslora import RsLoraConfig
-from tests.peft.small import backbone, moved
+from tests.peft.small import SMALL, backbone, moved
 
 FC2 = "blocks.1.mlp.fc2"
 
@@ -21,6 +21,17 @@ def test_the_update_of_rslora_is_larger_than_that_of_lora_by_the_root_of_the_ran
         merged = moved(kind(rank=rank).adapt(backbone())).merge()
         updates.append(merged.get_parameter(f"{FC2}.weight") - backbone().get_parameter(f"{FC2}.weight"))
     torch.testing.assert_close(updates[1], math.sqrt(rank) * updates[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [(("fc1",), {"fc1_g", "fc1_x"}), (("fc1_g", "fc2"), {"fc1_g", "fc2"})],
+)
+def test_the_first_layer_of_a_swiglu_is_both_gate_and_value(targets, adapted):
+    dinov3 = SMALL.model_copy(update={"positions": "rope", "mlp": "swiglu"}).build()
+    layers = [name for name, _ in LoraConfig(targets=targets).adapt(dinov3).layers()]
+    assert {name.rpartition(".")[2] for name in layers} == adapted
+    assert len(layers) == 2 * len(adapted)
 
 
 def test_the_magnitudes_of_dora_are_the_norms_of_the_merged_weights():
