@@ -172,7 +172,7 @@ class ViT(Backbone):
         """
         bound = math.sqrt(6 / (self.channels * math.prod(self.patch_size) + self.width))
         prompts = torch.empty(num_blocks, count, self.width).uniform_(-bound, bound)
-        self.prompts = nn.Parameter(prompts.to(self.patch_embed["proj"].weight))
+        self.prompts = nn.Parameter(prompts.to(next(self.patch_embed.parameters())))
         self._set_prefix(self.num_prefix_tokens + count)
 
     def remove_prompts(self) -> nn.Parameter:
@@ -256,7 +256,7 @@ class ViT(Backbone):
         twin.patch_size = _sides(patch_size, ndim, "objective.other_patch_size")
         convolution: Any = nn.Conv3d if ndim == 3 else nn.Conv2d
         twin.patch_embed = nn.ModuleDict({"proj": convolution(channels, self.width, twin.patch_size, twin.patch_size)})
-        twin.patch_embed.apply(_initialize).to(self.patch_embed["proj"].weight)
+        twin.patch_embed.apply(_initialize).to(next(self.patch_embed.parameters()))
         return twin
 
     def embedding_state(self) -> dict[str, Tensor]:
