@@ -1,5 +1,6 @@
 """Variants of LoRA: scale of rsLoRA, magnitude and direction of DoRA."""
 
+import copy
 import math
 
 import pytest
@@ -60,6 +61,7 @@ def test_dora_of_an_output_with_weights_of_zero_is_the_identity_and_can_be_train
     expected = with_zero_output()(pixels).patches
     peft = DoraConfig(rank=2).adapt(with_zero_output())
     assert torch.equal(peft.backbone(pixels).patches, expected)
+    assert torch.equal(copy.deepcopy(peft.backbone)(pixels).patches, expected), "as for a student of DINO"
     optimizer = torch.optim.AdamW([weight for weight in peft.backbone.parameters() if weight.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
