@@ -202,8 +202,16 @@ class RunLength:
     num_images: int
     """Training images; slices of volumes and tiles of slides count as drawn, one by one."""
     step_images: int
-    """Images of a step, over all devices."""
+    """Images of a step, over all devices and all batches whose gradients are accumulated."""
     num_steps: int
+    num_accumulated: int = 1
+    """Batches of a step, whose gradients are accumulated."""
+
+    @property
+    def in_batches(self) -> RunLength:
+        """The same run with each batch as a step, for values that every forward pass updates."""
+        count = self.num_accumulated
+        return RunLength(self.num_images, self.step_images // count, self.num_steps * count)
 
     def seen(self, step: int) -> int:
         """Return the number of images in the first `step` steps."""

@@ -51,6 +51,8 @@ class Backbone(nn.Module, ABC):
     """Norm after the last block."""
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
+    new_weights: frozenset[str] = frozenset()
+    """Names of randomly initialized weights among pretrained ones, such as tokens that a public file lacks."""
     mask_token: Tensor | None = None
     """Mask token (D) from pretraining; masking objectives continue to train it."""
     carried: Carried | None = None

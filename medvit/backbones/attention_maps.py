@@ -40,17 +40,21 @@ class HeadMaps:
 
 
 @torch.no_grad()
-def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"], *, token: int = 0) -> HeadMaps:
+def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"], *, token: int | None = None) -> HeadMaps:
     """Return the attention of a prefix token in the last block, one map per head: by default of the class token.
 
+    `token` is the number of another prefix token, such as a prompt, counted from 0.
+
     Raises:
-        DataError: If the transformer has no class token, or has rotary positions, which are not supported.
+        DataError: If the transformer has no class token and `token` is unset, or if it has rotary positions, which are
+            not supported.
     """
-    if (vit.cls_token is None and token == 0) or vit.positions == "rope":
-        raise DataError(
-            "the backbone has no class token or has rotary positions; attention maps require a class token and "
-            "backbone.positions other than rope"
-        )
+    if vit.positions == "rope":
+        raise DataError("the backbone has rotary positions; attention maps require backbone.positions other than rope")
+    if token is None:
+        if vit.cls_token is None:
+            raise DataError("the backbone has no class token; attention maps require one, or the number of a token")
+        token = 0
     seen: list[Tensor] = []
     attention: Any = vit.blocks[-1].attn
     hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

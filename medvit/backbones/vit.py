@@ -115,6 +115,7 @@ class VitConfig(BackboneConfig):
         model = ViT(self)
         if self.weights is not None:
             model.fit = load_public(model, model.grid, self.weights, self.weights_grid)
+            model.new_weights = frozenset(model.fit.missing)
             model.mask_token = model.fit.mask_token
         return model
 
@@ -170,7 +171,8 @@ class ViT(Backbone):
         has its own prompts. The initial values are uniform in +-sqrt(6 / (C * pixels of a patch + D)), as published.
         """
         bound = math.sqrt(6 / (self.channels * math.prod(self.patch_size) + self.width))
-        self.prompts = nn.Parameter(torch.empty(num_blocks, count, self.width).uniform_(-bound, bound))
+        prompts = torch.empty(num_blocks, count, self.width).uniform_(-bound, bound)
+        self.prompts = nn.Parameter(prompts.to(next(self.patch_embed.parameters())))
         self._set_prefix(self.num_prefix_tokens + count)
 
     def remove_prompts(self) -> nn.Parameter:
@@ -189,7 +191,7 @@ class ViT(Backbone):
     def add_adapters(self, hidden: int) -> None:
         """Add a bottleneck beside the MLP of each block; the output of a bottleneck is initially zero."""
         for block in self.blocks:
-            block.adapter = Bottleneck(self.width, hidden).to(next(block.parameters()).device).train(self.training)
+            block.adapter = Bottleneck(self.width, hidden).to(next(block.parameters())).train(self.training)
 
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
@@ -254,7 +256,7 @@ class ViT(Backbone):
         twin.patch_size = _sides(patch_size, ndim, "objective.other_patch_size")
         convolution: Any = nn.Conv3d if ndim == 3 else nn.Conv2d
         twin.patch_embed = nn.ModuleDict({"proj": convolution(channels, self.width, twin.patch_size, twin.patch_size)})
-        twin.patch_embed.apply(_initialize)
+        twin.patch_embed.apply(_initialize).to(next(self.patch_embed.parameters()))
         return twin
 
     def embedding_state(self) -> dict[str, Tensor]:

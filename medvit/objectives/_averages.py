@@ -17,8 +17,8 @@ TEACHER_SHARE = 0.1
 With a momentum that rises to 1 along a cosine, the weights of the first step then have a weight of exp(-5) at the end.
 """
 CENTER_SHARE = 0.01
-"""Largest horizon of a center, as a fraction of the steps, unless `CENTER_STEPS` is more: the center starts at zero."""
-CENTER_STEPS = 10
+"""Largest horizon of a center, as a fraction of the batches, or `CENTER_BATCHES` if that is more: it starts at zero."""
+CENTER_BATCHES = 10
 """Horizon of the published center, momentum 0.9."""
 
 
@@ -43,11 +43,12 @@ class PublishedAverage:
     def for_center(self, length: RunLength) -> float:
         """Return the momentum of a center: the scaled one, but with a bounded horizon.
 
-        The bound is a hundredth of the steps, but at least 10 steps. In a run of fewer than 100 steps, it is a tenth of
-        the steps.
+        Every batch updates the center, also if a step accumulates several; the teacher follows once a step. The bound
+        is a hundredth of the batches, but at least 10. In a run of fewer than 100 batches, it is a tenth of them.
         """
-        longest = min(max(CENTER_SHARE * length.num_steps, CENTER_STEPS), TEACHER_SHARE * length.num_steps)
-        return min(self.scaled(length.step_images), momentum_of(longest))
+        run = length.in_batches
+        longest = min(max(CENTER_SHARE * run.num_steps, CENTER_BATCHES), TEACHER_SHARE * run.num_steps)
+        return min(self.scaled(run.step_images), momentum_of(longest))
 
 
 def momentum_of(horizon: float) -> float:
@@ -58,7 +59,7 @@ def momentum_of(horizon: float) -> float:
     return 1.0 - 1.0 / max(1.0, horizon)
 
 
-def described(momentum: float, length: RunLength) -> str:
-    """Return a momentum with its horizon in steps and in images, for a log line."""
+def described(momentum: float, images: int, *, noun: str = "steps") -> str:
+    """Return a momentum with its horizon in steps of `images` images and in images, for a log line."""
     steps = 1.0 / (1.0 - momentum)
-    return f"{momentum:.6g}, an average over about {steps:.3g} steps or {steps * length.step_images:,.0f} images"
+    return f"{momentum:.6g}, an average over about {steps:.3g} {noun} or {steps * images:,.0f} images"

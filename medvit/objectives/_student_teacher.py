@@ -71,7 +71,7 @@ class DistillationConfig(ObjectiveConfig):
             changes["head"] = self.head.fitted(length.num_images)
         if self.momentum is None:
             changes["momentum"] = momentum = self.PUBLISHED_MOMENTUM.for_teacher(length)
-            log.info("Momentum of the teacher: %s", described(momentum, length))
+            log.info("Momentum of the teacher: %s", described(momentum, length.step_images))
         return self.model_copy(update=changes)
 
 

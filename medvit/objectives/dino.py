@@ -48,8 +48,9 @@ class PrototypesConfig(DistillationConfig):
     (Sinkhorn-Knopp).
     """
     center_momentum: Share | None = None
-    """Momentum of the running mean used for centering. Unset: 0.9, scaled to the batch in the same way
-    as `momentum`. The mean covers at most a hundredth of the steps or 10 steps, whichever is more.
+    """Momentum of the running mean used for centering. Every batch updates it, also if a step accumulates several.
+    Unset: 0.9, scaled to the batch in the same way as `momentum`. The mean covers at most a hundredth of the batches or
+    10 batches, whichever is more.
     """
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""
@@ -65,7 +66,8 @@ class PrototypesConfig(DistillationConfig):
             return found
         momentum = PublishedAverage(CENTER_MOMENTUM, self.PUBLISHED_MOMENTUM.step_images).for_center(length)
         if self.centering == "centering":
-            log.info("Momentum of the center: %s", described(momentum, length))
+            images = length.in_batches.step_images
+            log.info("Momentum of the center: %s", described(momentum, images, noun="batches"))
         return found.model_copy(update={"center_momentum": momentum})
 
     def center_of(self, head: Projection) -> Center:

@@ -25,7 +25,7 @@ from medvit.distributed import gathered_with_gradient, num_processes, process
 from medvit.errors import ConfigError
 from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
 from medvit.objectives._projector import ProjectorConfig
-from medvit.objectives._prototypes import FEWEST, fitting_prototypes
+from medvit.objectives._prototypes import fitting_prototypes
 from medvit.objectives._view_agreement import AgreementConfig, ViewAgreement
 from medvit.registry import register
 from medvit.types import Losses, RunLength, Views
@@ -57,7 +57,7 @@ class SwavConfig(AgreementConfig):
     prototypes: int | None = Field(default=None, ge=2)
     """Number of prototypes. Unset: that of the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
     images (slices and tiles count one by one), to the nearest power of two from 256 to 65536. It is
-    at most the number of images that are balanced together: those of a step and of the queue.
+    at most the number of images that are balanced together: those of a batch, over all devices, and of the queue.
     """
     temperature: Positive = 0.1
     """Softmax temperature of the predicted assignment to prototypes."""
@@ -67,7 +67,7 @@ class SwavConfig(AgreementConfig):
     """Number of Sinkhorn-Knopp iterations."""
     queue: int = Field(default=2048, ge=0)
     """Number of earlier images whose features are balanced together with each batch. Usual values are 10 to 30 times
-    the batch size. Set 0 if a step has more images than there are prototypes.
+    the batch size. Set 0 if a batch has more images than there are prototypes.
     """
     queue_from: Share = 0.15
     """Fraction of the training run after which the queue is used. At first, features change too quickly for a queue."""
@@ -83,12 +83,22 @@ class SwavConfig(AgreementConfig):
         return super().continued(folder)._with_stored_number()
 
     def fitted(self, length: RunLength) -> Self:
-        """Return the options with the number of prototypes that suits a training run."""
+        """Return the options with the number of prototypes that suits a training run.
+
+        Raises:
+            ConfigError: If there is only one image to balance.
+        """
         found = self._with_stored_number()
         if found.prototypes is not None:
             return found
-        balanced = 2 ** int(math.log2(self.queue + length.step_images))
-        number = max(FEWEST, min(fitting_prototypes(length.num_images), balanced))
+        # Every batch is balanced for itself, also if a step accumulates several.
+        together = self.queue + length.in_batches.step_images
+        if together < 2:
+            raise ConfigError(
+                "objective=swav balances the images of a batch and of the queue, and there is only one; raise "
+                "loader.batch_size or objective.queue"
+            )
+        number = min(fitting_prototypes(length.num_images), 2 ** int(math.log2(together)))
         log.info("Prototypes: %d, for %d training images", number, length.num_images)
         return self.model_copy(update={"prototypes": number})
 

@@ -129,7 +129,10 @@ class PeftConfig(Config, ABC):
     FINETUNING_ONLY: ClassVar[bool] = False
     """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
     TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = False
-    """Whether continued pretraining trains pretrained blocks fully, for which it has a lower rate."""
+    """Whether whole pretrained blocks, or copies of them, are trained; continued pretraining trains these more slowly.
+
+    In such a method, low-rank factors keep the full rate. Biases alone count as an adapter: they need a high rate.
+    """
     NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
     """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -146,14 +146,23 @@ class HubConfig(PeftConfig, ABC):
             for name, module in backbone.named_modules()
             if ".".join(name.split(".")[:2]) in chosen
             and isinstance(module, nn.Linear)
-            and name.rpartition(".")[2] in self.targets
+            and is_named(name, self.targets)
         }
-        absent = sorted(set(self.targets) - {name.rpartition(".")[2] for name in names})
+        absent = sorted(target for target in set(self.targets) if not any(is_named(name, [target]) for name in names))
         if absent:
             raise ConfigError(
                 f"peft.targets contains {', '.join(absent)}, but no linear layer of the blocks has this name"
             )
         return self.tuned(backbone, sorted(names))
+
+
+def is_named(layer: str, targets: Collection[str]) -> bool:
+    """Return whether the last part of the name of a layer is among `targets`.
+
+    In a SwiGLU, the first layer of the MLP may be two, for gate and value: `fc1` names both `fc1_g` and `fc1_x`.
+    """
+    last = layer.rpartition(".")[2]
+    return last in targets or (last in ("fc1_g", "fc1_x") and "fc1" in targets)
 
 
 def _whole_modules(whole: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:

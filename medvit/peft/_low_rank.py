@@ -25,7 +25,7 @@ class LowRankConfig(HubConfig):
     """Dropout rate of the inputs of the low-rank updates during training."""
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
     """Linear layers of each block that get a low-rank update: the fused qkv, the projection and both layers of the MLP.
-    Give the last part of their names.
+    Give the last part of their names; fc1 includes fc1_g and fc1_x of a SwiGLU.
     """
 
     def settings(self, layers: Sequence[str]) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Amount, Below, Count, Positive, Tree
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, TrainingError
 from medvit.peft._hub import ADAPTER, HubConfig, Tuned
 from medvit.registry import register
 
@@ -33,11 +34,13 @@ class AdaLoraConfig(HubConfig):
 
     name: Literal["adalora"] = "adalora"
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Linear layers of each block that get a low-rank update. Give the last part of their names."""
+    """Linear layers of each block that get a low-rank update. Give the last part of their names; fc1 includes
+    fc1_g and fc1_x of a SwiGLU.
+    """
     rank: Count = 8
     """Mean rank of the updates at the end of the schedule."""
     initial_rank: Count = 12
-    """Rank of every update at the start, at least `rank`."""
+    """Rank of every update at the start, greater than `rank`."""
     alpha: Positive = 24.0
     """Scale of the low-rank updates, which are multiplied by alpha / initial_rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -57,8 +60,11 @@ class AdaLoraConfig(HubConfig):
             raise ValueError(
                 f"warmup {self.warmup} and final {self.final} leave no steps to reduce ranks; expected a sum below 1"
             )
-        if self.initial_rank < self.rank:
-            raise ValueError(f"initial_rank {self.initial_rank} is smaller than rank {self.rank}")
+        if self.initial_rank <= self.rank:
+            raise ValueError(
+                f"initial_rank is {self.initial_rank}; expected more than rank {self.rank}, to which ranks are "
+                "reduced: change one of them, or choose lora, whose ranks are constant"
+            )
         return self
 
     def settings(self, layers: Sequence[str]) -> Any:
@@ -107,6 +113,7 @@ class AdaLora(Tuned):
                 "by peft.final; train longer or lower them"
             )
         self._settings.total_step, self._settings.tinit, self._settings.tfinal = num_steps, warmup, final
+        self._follow_devices()  # a state is restored before the model is moved to its device
 
     def penalty(self) -> Tensor:
         """Return the mean distance of the factors P and Q from orthogonality, times its weight."""
@@ -117,7 +124,22 @@ class AdaLora(Tuned):
             return self._config.orthogonality * torch.stack(distances).mean()
 
     def after_step(self, step: int) -> None:
-        """Update the importance of triplets from the gradients, and prune the least important ones."""
+        """Update the importance of triplets from the gradients, and prune the least important ones.
+
+        A step that fp16's gradient scaler skipped is ignored: its gradients would make the averages non-finite for the
+        rest of the run.
+
+        Raises:
+            TrainingError: If all steps before the last reduction were skipped.
+        """
+        last = self._settings.total_step - self._settings.tfinal
+        if step < last and not self._has_gradients():
+            return
+        if step == last and not self._model.rankallocator.exp_avg_ipt:
+            raise TrainingError(
+                f"peft=adalora cannot reduce ranks at step {step}: no step before it had finite gradients; set "
+                "trainer.precision=32-true, or lower optim.lr"
+            )
         self._model.update_and_allocate(step)
 
     def progress(self) -> Tree:
@@ -129,11 +151,10 @@ class AdaLora(Tuned):
 
     def resume(self, progress: Tree) -> None:
         """Restore moving averages and triplets."""
-        devices = {name: weight.device for name, weight in self.backbone.named_parameters()}
         for name in MOVING_AVERAGES:
-            found = {key: value.to(devices[key]) for key, value in progress[name].items()}
-            setattr(self._model.rankallocator, name, found)
+            setattr(self._model.rankallocator, name, dict(progress[name]))
         self._settings.rank_pattern = progress["kept"]
+        self._follow_devices()
 
     def hub_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return adapter weights under their names in huggingface/peft, without pruned triplets."""
@@ -148,6 +169,22 @@ class AdaLora(Tuned):
         """Return the settings, with the triplets that are kept in each layer."""
         pattern = {f"{layer}.lora_E": kept.tolist() for layer, kept in self._kept().items()}
         return super().hub_settings() | {"rank_pattern": pattern}
+
+    def _has_gradients(self) -> bool:
+        """Return whether the step had finite gradients.
+
+        If a gradient outside of the adapter overflowed, clipping has set those of the adapter to zero.
+        """
+        gradients = [weight.grad for weight in self.backbone.parameters() if weight.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        return 0.0 < norm < math.inf
+
+    def _follow_devices(self) -> None:
+        """Move the moving averages to the devices of their weights."""
+        devices = {name: weight.device for name, weight in self.backbone.named_parameters()}
+        for name in MOVING_AVERAGES:
+            averages: dict[str, Tensor] = getattr(self._model.rankallocator, name)
+            averages.update({key: value.to(devices[key]) for key, value in averages.items()})
 
     def _kept(self) -> dict[str, Tensor]:
         return {name: layer.lora_E[ADAPTER].detach()[:, 0] != 0 for name, layer in self.layers()}

@@ -26,6 +26,7 @@ class BlockExpansionConfig(PeftConfig):
     blocks.
     """
 
+    TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True
     NOT_IN_HUB: ClassVar[str] = "blocks were added, which no method of huggingface/peft does; to_timm writes the model"
     RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from medvit.backbones import Backbone
@@ -15,13 +16,16 @@ from medvit.registry import register
 
 NORM = "direction_norm"
 """Last part of the names of the norms that an adapter stores beside its weights."""
+SMALLEST_NORM = 1e-6
+"""Smallest norm and initial magnitude of an output: weights of zero have no direction, and would be divided by zero."""
 
 
 @register
 class DoraConfig(LowRankConfig):
     """Train m (W + s B A) / ||W + s B A|| per output, with m = ||W|| and B = 0 at the start (Liu et al., ICML 2024).
 
-    s is alpha / rank. The norm is over the inputs of each output; it is a constant for the gradient, as published.
+    s is alpha / rank. The norm is over the inputs of each output; it is a constant for the gradient, as published, and
+    at least 1e-6, for outputs whose weights are all zero.
     """
 
     VARIANT: ClassVar[dict[str, bool]] = {"use_dora": True}
@@ -40,15 +44,34 @@ class Dora(Tuned):
     W + s B A (D_out), by which they can be separated again.
     """
 
+    def __init__(self, backbone: Backbone, settings: Any) -> None:
+        super().__init__(backbone, settings)
+        for _, layer in self.layers():
+            vector = layer.lora_magnitude_vector[ADAPTER]
+            vector.get_weight_norm = _weight_norm
+            vector.weight.data.clamp_(min=SMALLEST_NORM)
+
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
         """Return the adapter, with a norm per output of every adapted layer."""
-        return super().state_of(names) | {
-            f"{name}.{NORM}": _direction(layer).norm(dim=1) for name, layer in self.layers()
-        }
+        return super().state_of(names) | {f"{name}.{NORM}": _direction_norm(layer) for name, layer in self.layers()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load an adapter; its norms are not needed."""
         super().load({name: weight for name, weight in weights.items() if not name.endswith(f".{NORM}")})
+
+    def hub_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return adapter weights under their names in huggingface/peft.
+
+        Raises:
+            CheckpointError: If an output has weights of zero.
+        """
+        for name, layer in self.layers():
+            if float(_direction_norm(layer).min()) <= SMALLEST_NORM:
+                raise CheckpointError(
+                    f"{name} has an output whose weights are all zero, by whose norm DoRA in huggingface/peft would "
+                    "divide; to_timm writes the merged model"
+                )
+        return super().hub_state(weights)
 
     def unmerge(self, name: str, layer: Any, weights: Mapping[str, Tensor]) -> None:
         """Remove magnitude and update from the merged weight of a layer, in place.
@@ -70,7 +93,11 @@ class Dora(Tuned):
         base.data = (direction - layer.get_delta_weight(ADAPTER).double()).to(base.dtype)
 
 
-def _direction(layer: Any) -> Tensor:
-    weight: Tensor = layer.get_base_layer().weight.detach()
-    update: Tensor = layer.get_delta_weight(ADAPTER).detach()
-    return weight + update
+def _direction_norm(layer: Any) -> Tensor:
+    """Return the norms (D_out) of W + s B A of a layer."""
+    return _weight_norm(layer.get_base_layer().weight.detach(), layer.get_delta_weight(ADAPTER).detach(), 1.0)
+
+
+def _weight_norm(weight: Tensor, lora_weight: Tensor, scaling: float, adapter_name: str | None = None) -> Tensor:
+    """Return the norms (D_out) of W + s B A, in place of the method of huggingface/peft, which may return zeros."""
+    return torch.linalg.norm(weight + scaling * lora_weight, dim=1).clamp(min=SMALLEST_NORM).to(weight.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medvit.backbones import Backbone
 from medvit.errors import CheckpointError, ConfigError
-from medvit.peft._hub import ADAPTER, HubConfig, Tuned
+from medvit.peft._hub import ADAPTER, HubConfig, Tuned, is_named
 from medvit.registry import register
 
 SMALLEST_SCALE = 1e-3
@@ -25,7 +25,9 @@ class Ia3Config(HubConfig):
 
     name: Literal["ia3"] = "ia3"
     targets: tuple[str, ...] = ("qkv", "fc2")
-    """Linear layers of each block that get scales. Give the last part of their names."""
+    """Linear layers of each block that get scales. Give the last part of their names; fc1 includes fc1_g and fc1_x of a
+    SwiGLU.
+    """
     scaled_inputs: tuple[str, ...] = ("fc2",)
     """Layers among `targets` whose inputs are scaled; for the others, the outputs are. fc2 reads the hidden features of
     the MLP.
@@ -39,13 +41,13 @@ class Ia3Config(HubConfig):
         """
         from peft import IA3Config as HubIa3Config
 
-        absent = sorted(set(self.scaled_inputs) - set(self.targets))
+        absent = sorted(name for name in set(self.scaled_inputs) if not is_named(name, self.targets))
         if absent:
             raise ConfigError(
                 f"peft.scaled_inputs contains {', '.join(absent)}; expected layers among peft.targets, which are "
                 f"{', '.join(self.targets)}"
             )
-        by_input = [name for name in layers if name.rpartition(".")[2] in self.scaled_inputs]
+        by_input = [name for name in layers if is_named(name, self.scaled_inputs)]
         return HubIa3Config(target_modules=list(layers), feedforward_modules=by_input)
 
     def tuned(self, backbone: Backbone, layers: Sequence[str]) -> Ia3:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Amount, Positive
+from medvit.errors import CheckpointError
 from medvit.peft import HubAdapter
 from medvit.peft._hub import ADAPTER, Tuned
 from medvit.peft._low_rank import LowRankConfig
@@ -79,7 +80,16 @@ class SelectiveLora(Tuned):
         return super().merge()
 
     def in_hub(self, weights: Mapping[str, Tensor]) -> HubAdapter:
-        """Return the adapter as LoRA of the active layers in huggingface/peft."""
+        """Return the adapter as LoRA of the active layers in huggingface/peft.
+
+        Raises:
+            CheckpointError: If no layer is active.
+        """
+        if not self.active:
+            raise CheckpointError(
+                "selective LoRA adapts no layer: huggingface/peft refuses an adapter without layers, and the backbone "
+                "is the one that training started from; to_timm writes it"
+            )
         active = tuple(f"{name}." for name in self.active)
         self._settings.target_modules = set(self.active)
         scores = {name for name in weights if name.endswith(f".{SCORE}")}

@@ -28,7 +28,9 @@ class VeraConfig(HubConfig):
 
     name: Literal["vera"] = "vera"
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Linear layers of each block that get an update. Give the last part of their names."""
+    """Linear layers of each block that get an update. Give the last part of their names; fc1 includes
+    fc1_g and fc1_x of a SwiGLU.
+    """
     rank: Count = 256
     """Rank of the shared matrices. Only the scales are trained: rank + outputs per layer."""
     initial_scale: Positive = 0.1

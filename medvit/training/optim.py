@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field
 from torch import nn
 from torch.optim import AdamW
 
+from medvit.backbones import Backbone
 from medvit.config import Amount, Config, Positive, Share
 
 log = logging.getLogger("medvit")
 
 ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
-LORA_B = ".lora_B."
-"""Part of the names of the second factors of LoRA, which are zero at the start."""
+LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
+"""Names of the second factors of LoRA, which are zero at the start; those of AdaLoRA are not, and have no `weight`."""
 UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
 """Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
@@ -76,8 +78,8 @@ class OptimOptions(Config):
     value. Unset: 0.
     """
     pretrained_scale: Positive | None = None
-    """Multiplier of the learning rate for pretrained weights. The matrices that LoRA adds keep the full rate. Unset:
-    0.15 for continued pretraining if `lr` is unset too, else 1.
+    """Multiplier of the learning rate for pretrained weights. Adapters, and weights that a public file lacks, keep
+    the full rate. Unset: 0.15 for continued pretraining if `lr` is unset too, else 1.
     """
     weight_decay: Amount | None = None
     """Decoupled weight decay of weight matrices; biases and norms have none. Unset: the value that the objective
@@ -90,8 +92,9 @@ class OptimOptions(Config):
     betas: tuple[Share, Share] | None = None
     """Betas of AdamW. Unset: the values that the objective proposes, or (0.9, 0.95) for fine-tuning."""
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Factor by which the learning rate falls from each backbone block to the block below it. Unset: 0.7 for full
-    fine-tuning of public weights (backbone.weights) with lr unset, else 1 (equal rates).
+    """Factor by which the learning rate falls from each backbone block to the block below it. Adapters, and weights
+    that a public file lacks, have the rate of the head. Unset: 0.7 for full fine-tuning of public weights
+    (backbone.weights) with lr unset, else 1 (equal rates).
     """
     patch_embed_scale: Positive | None = None
     """Learning-rate factor of the patch embedding. Unset: the objective's value for pretraining from scratch (0.2 in
@@ -99,7 +102,8 @@ class OptimOptions(Config):
     """
     lora_b_scale: Positive | None = None
     """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
-    paper recommends 16, with a lower lr. Unset: 1.
+    paper recommends 16, with a lower lr. It is ignored by adalora, whose factors are both random at the start. Unset:
+    1.
     """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:
@@ -166,23 +170,29 @@ class OptimConfig(OptimOptions):
 
     def build(self, module: nn.Module, depth: int) -> AdamW:
         """Return the optimizer of all trainable weights of a module; its backbone, if any, is `module.backbone`."""
-        if self.lora_b_scale != 1.0 and not any(LORA_B in name for name, _ in module.named_parameters()):
+        if self.lora_b_scale != 1.0 and not any(LORA_B.search(name) for name, _ in module.named_parameters()):
             log.warning("optim.lora_b_scale=%g is ignored: no factor B of LoRA is trained", self.lora_b_scale)
-        return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
+        groups = self.groups(module.named_parameters(), depth, new=new_weights_of(module))
+        return AdamW(groups, lr=self.lr, betas=self.betas)
 
-    def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
+    def groups(
+        self, named: Iterable[tuple[str, nn.Parameter]], depth: int, *, new: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimizer.
 
         The weights of a group share three properties: the factor of the learning rate (entry `scale`), whether they
-        decay (`decays`), and whether they belong to the backbone (`of_backbone`).
+        decay (`decays`), and whether they belong to the backbone (`of_backbone`). The weights `new` of a pretrained
+        backbone are randomly initialized; they have the rate of the head.
         """
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:
             if weight.requires_grad:
-                scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
+                is_new = name.replace(".base_layer.", ".") in new
+                scale = 1.0 if is_new else self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
-                scale *= self.lora_b_scale if LORA_B in name else 1.0
-                scale *= self.pretrained_scale if is_of_backbone(name) and not _is_adapter(name) else 1.0
+                scale *= self.lora_b_scale if LORA_B.search(name) else 1.0
+                is_pretrained = is_of_backbone(name) and not is_adapter(name) and not is_new
+                scale *= self.pretrained_scale if is_pretrained else 1.0
                 decays = weight.ndim > 1 and not _is_undecayed(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)
         return [
@@ -213,9 +223,10 @@ def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has
 def layer_of(name: str, depth: int) -> int:
     """Return the layer of a parameter, for layer-wise learning rates (Xiao et al., WACV 2023).
 
-    The embedding is layer 0, the blocks are layers 1 to `depth`, and everything after them is layer `depth` + 1.
+    The embedding is layer 0, the blocks are layers 1 to `depth`, and everything after them is layer `depth` + 1, as are
+    adapters, which are new like the head.
     """
-    if not is_of_backbone(name):
+    if not is_of_backbone(name) or is_adapter(name):
         return depth + 1
     if ".blocks." in name:
         return int(name.split(".blocks.")[1].split(".")[0]) + 1
@@ -227,7 +238,18 @@ def is_of_backbone(name: str) -> bool:
     return "backbone." in name
 
 
-def _is_adapter(name: str) -> bool:
+def new_weights_of(module: nn.Module) -> frozenset[str]:
+    """Return the names of weights of a module that are randomly initialized in a pretrained backbone."""
+    return frozenset(
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, part in module.named_modules()
+        if isinstance(part, Backbone)
+        for name in part.new_weights
+    )
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of an adapted backbone belongs to its adapter, which is new and not pretrained."""
     return any(part in name for part in ADAPTERS)
 
 

@@ -100,7 +100,7 @@ class TrainingOptions(Config):
 
     def run_length(self, num_images: int) -> RunLength:
         """Return the length of the training in steps, images and passes over the training images."""
-        return RunLength(num_images, self.step_images, self.trainer.steps)
+        return RunLength(num_images, self.step_images, self.trainer.steps, self.trainer.accumulate)
 
     def report_exposure(self, num_images: int) -> None:
         """Log how often each training image is seen; warn if the training is too short to see each once."""

@@ -133,6 +133,8 @@ def assemble_pretraining(
     streams = [ViewStream.of(samples, start.preprocess, start.backbone, objective.views)]
     if objective.twin is not None:
         streams.append(ViewStream.of_twin(manifest, config.other_preprocess, objective.twin))
+        if start.is_trained:
+            objective.twin.backbone.new_weights = frozenset(objective.twin.backbone.embedding_state())
     resume_from = last_checkpoint(folder)
     loader = feed(
         config.loader,

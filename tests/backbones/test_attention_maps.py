@@ -43,5 +43,17 @@ def test_likeness_is_one_of_heads_that_look_at_the_same():
 
 
 def test_a_transformer_without_a_class_token_is_refused():
-    with pytest.raises(DataError, match="require a class token"):
+    with pytest.raises(DataError, match="has no class token; attention maps require one"):
         head_maps(vit(class_token=False), torch.randn(1, 3, 16, 16))
+
+
+def test_rotary_positions_are_refused():
+    with pytest.raises(DataError, match=r"require backbone\.positions other than rope"):
+        head_maps(vit(positions="rope"), torch.randn(1, 3, 16, 16))
+
+
+def test_the_default_is_the_map_of_the_first_token_and_a_register_can_be_the_first():
+    pixels = torch.randn(1, 3, 16, 16)
+    assert torch.equal(head_maps(vit(), pixels).whole, head_maps(vit(), pixels, token=0).whole)
+    found = head_maps(vit(class_token=False, registers=1), pixels, token=0)
+    torch.testing.assert_close(found.whole.sum(dim=-1), torch.ones(1, 3), atol=1e-6, rtol=0)

@@ -183,3 +183,13 @@ def test_features_equal_those_of_dinov2_with_a_gated_mlp_in_timm():
 def test_a_width_that_the_heads_cannot_share_is_refused():
     with pytest.raises(ConfigError, match=r"width 50 is not a multiple of backbone\.heads 4"):
         VitConfig(width=50, heads=4).build()
+
+
+@pytest.mark.parametrize("place", [{"device": "meta"}, {"dtype": torch.float64}], ids=str)
+def test_added_weights_are_where_the_others_are_and_of_their_type(place):
+    model = small().to(**place)
+    model.add_prompts(3, num_blocks=2)
+    model.add_adapters(4)
+    for part in (model, model.of_other_rank((8, 8, 8), 1)):
+        kinds = {(weight.device, weight.dtype) for weight in part.parameters()}
+        assert kinds == {(model.norm.weight.device, model.norm.weight.dtype)}

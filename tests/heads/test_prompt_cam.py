@@ -119,3 +119,11 @@ def test_a_model_is_restored_from_its_checkpoint(tmp_path):
     restored = Model.from_checkpoint(Checkpoint.load(made.folder))
     torch.testing.assert_close(restored(pixels), expected, atol=1e-6, rtol=1e-5)
     assert class_maps(restored.backbone, pixels, 2).maps.shape == (2, 2, GRID, GRID)
+
+
+def test_every_class_has_a_map_without_a_class_token():
+    model = VptConfig(num_prompts=2).adapt(backbone(class_token=False)).backbone
+    pixels = torch.randn(1, 1, SIDE, SIDE)
+    first, second = (class_maps(model, pixels, index).maps for index in (0, 1))
+    assert first.shape == second.shape == (1, 2, GRID, GRID)
+    assert not torch.equal(first, second)

@@ -200,6 +200,7 @@ WAYS: list[tuple[PeftConfig, dict[str, Any]]] = [
         LoraConfig(rank=2, targets=("qkv",)),
         {"positions": "rope", "qkv_bias": False, "registers": 4, "layer_scale": 0.3},
     ),
+    (LoraConfig(rank=2), {"positions": "rope", "qkv_bias": False, "mlp": "swiglu"}),
     (RsLoraConfig(rank=2), {}),
     (DoraConfig(rank=2), {"registers": 1}),
     (DoraConfig(rank=2), {"positions": "rope", "qkv_bias": False}),

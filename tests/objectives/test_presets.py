@@ -50,7 +50,9 @@ def test_a_preset_that_continues_has_a_small_constant_rate_few_steps_and_a_guard
     proposed = continued(config.objective.OPTIM, trains_whole_weights=True, has_new_head=config.objective.has_new_head)
     optim = config.optim.over(proposed)
     assert optim.schedule == "constant"
-    assert optim.for_batch(config.step_images).lr * optim.pretrained_scale <= 5e-5, "of whole blocks"
+    rate = optim.for_batch(config.step_images).lr
+    assert 1e-4 <= rate <= 3e-4, "of LoRA factors"
+    assert 1e-5 <= rate * optim.pretrained_scale <= 5e-5, "of whole blocks and norms"
     assert optim.freeze > 0, "heads first"
     assert config.peft.name == "explora"
     assert config.guard.action == "rollback"
@@ -84,7 +86,7 @@ SAID = {
         "loader.batch_size": 40,
     },
     "chest-xray/pretrain-studies": {"objective.name": "dino", "objective.views.across_study": True},  # VET-DINO
-    "chest-xray/pretrain-continue": {"peft.name": "explora", "guard.action": "rollback", "optim.schedule": "constant"},
+    "chest-xray/pretrain-continue": {"peft.name": "explora", "guard.action": "rollback", "optim.lr": None},
     "ct-slices/pretrain": {  # MedDINOv3: the layout of DINOv3 ViT-B/16 without biases of queries, keys and values
         "slices.planes": ("axial",),
         "backbone.registers": 4,

@@ -72,6 +72,14 @@ def test_the_center_covers_ten_steps_or_a_hundredth_of_them() -> None:
     assert center.for_center(RunLength(1000, 2048, 5000)) == pytest.approx(0.81)
 
 
+def test_every_batch_of_a_step_moves_the_center_and_the_teacher_moves_once() -> None:
+    """Four batches of 16 images in each of 50 steps: 200 updates of the center, 50 of the teacher."""
+    joint, parts = RunLength(1000, 64, 50, num_accumulated=4), RunLength(1000, 16, 200)
+    center = PublishedAverage(0.9, 64)
+    assert center.for_center(joint) == center.for_center(parts) != center.for_center(RunLength(1000, 64, 50))
+    assert DINO.for_teacher(joint) == DINO.for_teacher(RunLength(1000, 64, 50))
+
+
 def test_momentum_rises_with_the_steps_and_falls_with_the_batch() -> None:
     by_steps = [DINO.for_teacher(RunLength(1000, 16, steps)) for steps in (10, 100, 1000, 10**4, 10**5)]
     by_batch = [DINO.for_teacher(RunLength(1000, images, 10**6)) for images in (16, 64, 256, 4096)]
@@ -89,7 +97,7 @@ def test_unset_options_are_filled_in_and_logged(
     assert (found.momentum, found.center_momentum) == pytest.approx((momentum, 0.9))
     assert "Prototypes: 4096, for 1000 training images" in caplog.text
     assert f"Momentum of the teacher: {momentum:g}, an average over about" in caplog.text
-    assert "Momentum of the center: 0.9, an average over about 10 steps" in caplog.text
+    assert "Momentum of the center: 0.9, an average over about 10 batches" in caplog.text
     assert found.fitted(RunLength(7, 7, 7)) == found, "what is recorded is in force again"
 
 
@@ -125,8 +133,14 @@ def test_prototypes_of_a_head_to_start_from_are_kept(make: Make, tmp_path: Path)
 def test_swav_balances_no_more_prototypes_than_images() -> None:
     assert options("swav", queue=8192).fitted(LONG).prototypes == 4096
     assert options("swav", queue=2048).fitted(RunLength(1000, 16, 100)).prototypes == 2048
-    assert options("swav", queue=0).fitted(RunLength(1000, 16, 100)).prototypes == 256
+    assert options("swav", queue=0).fitted(RunLength(1000, 16, 100)).prototypes == 16
+    assert options("swav", queue=100).fitted(RunLength(1000, 64, 100, num_accumulated=2)).prototypes == 128
     assert options("swav", prototypes=5).fitted(LONG).prototypes == 5
+
+
+def test_one_image_is_not_balanced() -> None:
+    with pytest.raises(ConfigError, match=r"there is only one; raise loader\.batch_size or objective\.queue"):
+        options("swav", queue=0).fitted(RunLength(1000, 4, 100, num_accumulated=4))
 
 
 def test_swav_continues_with_the_prototypes_of_a_checkpoint(make: Make, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, TrainingError
 from medvit.models.interchange import to_peft
-from medvit.peft.adalora import AdaLoraConfig
+from medvit.peft.adalora import MOVING_AVERAGES, AdaLoraConfig
 from medvit.peft.lora import LoraConfig
 from medvit.training.assembly import require_whole_weights
 
@@ -67,6 +67,50 @@ def test_a_resumed_schedule_prunes_the_same_triplets():
         assert torch.equal(resumed.backbone.state_dict()[name], weight), name
 
 
+def test_averages_of_a_resumed_run_move_to_the_device_of_the_weights():
+    """Training restores its state first, and moves the model to its device afterwards."""
+    cut, resumed = adapted(), adapted()
+    train(cut, range(1, 4))
+    resumed.resume(cut.progress())
+    resumed.backbone.to("meta")
+    resumed.begin(20)
+    averages = [value for name in MOVING_AVERAGES for value in resumed.progress()[name].values()]
+    assert len(averages) == 3 * len(cut.trained())
+    assert {value.device.type for value in averages} == {"meta"}
+
+
+def spoil(peft, value):
+    for weight in peft.backbone.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.full_like(weight, value)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, 0.0])
+def test_a_step_skipped_for_an_overflow_changes_no_average_and_the_ranks_reach_their_budget(value):
+    """Zero: clipping by an infinite norm, when another gradient overflowed."""
+    peft = adapted()
+    spoil(peft, value)
+    peft.after_step(1)  # before there are averages
+    optimizer = train(peft, range(2, 6))
+    before = {name: dict(peft.progress()[name]) for name in MOVING_AVERAGES}
+    spoil(peft, value)
+    peft.after_step(6)
+    for name, averages in before.items():
+        for key, average in averages.items():
+            assert torch.equal(peft.progress()[name][key], average)
+    train(peft, range(7, 21), optimizer)
+    assert sum(peft.ranks.values()) == 2 * NUM_LAYERS
+
+
+def test_a_run_without_a_finite_gradient_before_the_last_reduction_is_stopped():
+    peft = adapted()
+    for step in range(1, 10):
+        spoil(peft, torch.nan)
+        peft.after_step(step)
+    with pytest.raises(TrainingError, match=r"cannot reduce ranks at step 10: no step before it had finite gradients"):
+        peft.after_step(10)
+
+
 def test_orthogonal_factors_have_no_penalty():
     peft = adapted()
     assert peft.penalty().item() > 0.1
@@ -98,7 +142,8 @@ def test_an_exported_adapter_has_the_ranks_without_pruned_triplets(tmp_path):
     ("options", "sentence"),
     [
         ({"warmup": 0.6, "final": 0.5}, "leave no steps to reduce ranks"),
-        ({"rank": 8, "initial_rank": 4}, "initial_rank 4 is smaller than rank 8"),
+        ({"rank": 8, "initial_rank": 4}, "initial_rank is 4; expected more than rank 8"),
+        ({"rank": 12}, "initial_rank is 12; expected more than rank 12"),
     ],
 )
 def test_schedules_that_cannot_work_are_refused(options, sentence):
@@ -110,6 +155,12 @@ def test_schedules_that_cannot_work_are_refused(options, sentence):
 def test_too_few_steps_are_refused(num_steps):
     with pytest.raises(ConfigError, match=f"peft=adalora has no steps to reduce ranks: {num_steps} in total"):
         adapted().begin(num_steps)
+
+
+def test_one_rank_is_pruned_from_each_update():
+    peft = adapted(rank=3)
+    train(peft, range(1, 21))
+    assert sum(peft.ranks.values()) == 3 * NUM_LAYERS
 
 
 def test_three_steps_reduce_the_ranks():

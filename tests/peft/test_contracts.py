@@ -20,6 +20,7 @@ from medvit.peft.continue_adapter import ContinueConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.registry import find, names
+from medvit.training.optim import is_adapter
 
 
 def ways() -> list[PeftConfig]:
@@ -44,8 +45,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "2D, class token": {"ndim": 2},
     "2D, no prefix, learned": {"ndim": 2, "class_token": False, "positions": "learned", "image_size": 16},
     "2D, class token and registers, rotary": {"ndim": 2, "registers": 3, "positions": "rope"},
-    "3D, registers": {"ndim": 3, "class_token": False, "registers": 2, "layer_scale": 0.3},
-    "3D, class token, rotary": {"ndim": 3, "positions": "rope", "qkv_bias": False},
+    "3D, registers, SwiGLU": {"ndim": 3, "class_token": False, "registers": 2, "layer_scale": 0.3, "mlp": "swiglu"},
+    "3D, class token, rotary, SwiGLU": {"ndim": 3, "positions": "rope", "qkv_bias": False, "mlp": "swiglu"},
 }
 ROUNDING = 1e-5
 
@@ -195,3 +196,12 @@ def test_training_continues_from_the_merged_weights_and_the_adapter(way: PeftCon
         for key, weight in start(way, layout).state_dict().items():
             if key not in trained:
                 same(plain[key], weight)
+
+
+@every_way
+def test_a_way_that_trains_matrices_of_blocks_declares_it(way: PeftConfig) -> None:
+    """By this, continued pretraining chooses the rate: low for whole blocks, high for adapters and biases."""
+    peft = way.adapt(start(way, {"ndim": 2}))
+    sizes = {name: weight.ndim for name, weight in peft.backbone.named_parameters()}
+    matrices = [name for name in peft.trained() if sizes[name] > 1 and not is_adapter(f"backbone.{name}")]
+    assert bool(matrices) == way.TRAINS_WHOLE_WEIGHTS

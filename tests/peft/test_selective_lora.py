@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
+from medvit.errors import CheckpointError
 from medvit.models.interchange import to_peft
 from medvit.peft.selective_lora import SelectiveLoraConfig
 from tests.peft.small import SMALL, backbone
@@ -89,6 +90,17 @@ def test_merged_and_exported_models_leave_inactive_layers_alone(tmp_path):
     ).save()
     settings = json.loads((to_peft(made, tmp_path / "peft") / "adapter_config.json").read_text())
     assert settings["target_modules"] == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
+
+
+def test_an_adapter_without_an_active_layer_is_not_exported():
+    peft, way = adapted(), SelectiveLoraConfig(rank=2)
+    switch(peft, off=lambda name: True)
+    weights = peft.state_of(peft.trained())
+    merged = peft.merge()
+    for name, weight in backbone().state_dict().items():
+        assert torch.equal(merged.state_dict()[name], weight)
+    with pytest.raises(CheckpointError, match=r"selective LoRA adapts no layer: .* to_timm writes it"):
+        way.in_hub(merged, weights)
 
 
 def test_a_copy_has_gates_of_its_own():

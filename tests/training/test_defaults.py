@@ -13,6 +13,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.models.image import AppliesTo
 from medvit.training.assembly import _rule
 from medvit.transforms.preprocess import Preprocess
+from medvit.types import RunLength
 from pipelines.finetune import FinetuneConfig
 from tests.training.test_runs import TINY, finetune_options
 
@@ -74,3 +75,11 @@ def test_a_training_that_does_not_see_every_image_once_is_warned_of(
         config.report_exposure(20)
     assert "10 steps of 4 images see 40 of 100 training images: trainer.epochs=5 sees each once" in caplog.text
     assert "10 steps of 4 images, 40 in all: each of the 20 training images is seen 2 times" in caplog.text
+
+
+def test_batches_of_a_step_are_counted_one_by_one_where_every_batch_counts(images: Path, tmp_path: Path) -> None:
+    trainer = {"epochs": 2, "steps_per_epoch": 5, "accumulate": 3, "devices": 2}
+    config = FinetuneConfig.parse(finetune_options(images, output=tmp_path, loader={"batch_size": 4}, trainer=trainer))
+    length = config.run_length(100)
+    assert (length.step_images, length.num_steps) == (24, 10)
+    assert length.in_batches == RunLength(100, step_images=8, num_steps=30)

@@ -8,10 +8,17 @@ from safetensors.torch import save_file
 from medvit.backbones.vit import VitConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
+from medvit.peft.adalora import AdaLoraConfig
+from medvit.peft.adaptformer import AdaptformerConfig
 from medvit.peft.dora import DoraConfig
 from medvit.peft.explora import ExploraConfig
+from medvit.peft.full import FullConfig
 from medvit.peft.ia3 import Ia3Config
 from medvit.peft.lora import LoraConfig
+from medvit.peft.rslora import RsLoraConfig
+from medvit.peft.selective_lora import SelectiveLoraConfig
+from medvit.peft.vera import VeraConfig
+from medvit.peft.vpt import VptConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
@@ -43,10 +50,29 @@ def test_no_rate_is_lost_without_warm_up():
         ("model.backbone.blocks.11.mlp.fc1.bias", 12),
         ("model.backbone.norm.weight", 13),
         ("model.head.linear.weight", 13),
+        ("model.backbone.prompts", 13),
+        ("model.backbone.blocks.0.adapter.down.weight", 13),
+        ("model.backbone.blocks.0.attn.qkv.lora_A.default.weight", 13),
+        ("model.backbone.blocks.0.mlp.fc2.ia3_l.default", 13),
+        ("model.backbone.blocks.0.attn.qkv.vera_lambda_b.default", 13),
+        ("model.backbone.blocks.0.attn.qkv.selection_score", 13),
+        ("model.backbone.blocks.0.attn.qkv.base_layer.weight", 1),
     ],
 )
 def test_layers_are_counted_from_the_embedding_to_the_head(name, layer):
     assert layer_of(name, depth=12) == layer
+
+
+@pytest.mark.parametrize(
+    "way",
+    [VptConfig(), VptConfig(depth="shallow"), AdaptformerConfig(), VeraConfig(), DoraConfig(), AdaLoraConfig()],
+    ids=str,
+)
+def test_new_parameters_of_the_backbone_have_the_rate_of_the_head(way) -> None:
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
+    named = [(f"model.backbone.{name}", weight) for name, weight in way.adapt(backbone).backbone.named_parameters()]
+    groups = OptimConfig(layer_decay=0.5, pretrained_scale=0.1).groups(named, depth=2)
+    assert {group["scale"] for group in groups} == {1.0}
 
 
 @pytest.mark.parametrize("depth", [2, 12])
@@ -75,7 +101,11 @@ def test_scales_do_not_decay_and_are_trained_at_the_full_rate():
     assert (group["weight_decay"], group["scale"]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("way", [LoraConfig(rank=2), DoraConfig(rank=2), ExploraConfig(rank=2)])
+@pytest.mark.parametrize(
+    "way",
+    [LoraConfig(rank=2), RsLoraConfig(rank=2), DoraConfig(rank=2), ExploraConfig(rank=2), SelectiveLoraConfig(rank=2)],
+    ids=lambda way: way.name,
+)
 def test_lora_plus_trains_the_second_factors_alone_at_a_higher_rate(way) -> None:
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
     named = [(f"backbone.{name}", weight) for name, weight in way.adapt(backbone).backbone.named_parameters()]
@@ -86,9 +116,11 @@ def test_lora_plus_trains_the_second_factors_alone_at_a_higher_rate(way) -> None
     assert {group["scale"] for group in groups} == {1.0, 16.0}
 
 
-def test_a_rate_of_factors_that_are_not_trained_is_ignored_with_a_warning(caplog) -> None:
+@pytest.mark.parametrize("way", [FullConfig(), AdaLoraConfig()], ids=["full", "adalora"])
+def test_a_rate_of_factors_that_are_not_zero_at_the_start_is_ignored_with_a_warning(way, caplog) -> None:
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
-    OptimConfig(lora_b_scale=16.0).build(backbone, depth=1)
+    optimizer = OptimConfig(lora_b_scale=16.0).build(way.adapt(backbone).backbone, depth=1)
+    assert {group["scale"] for group in optimizer.param_groups} == {1.0}
     assert "optim.lora_b_scale=16 is ignored: no factor B of LoRA is trained" in caplog.text
 
 
@@ -159,6 +191,18 @@ def test_whole_blocks_and_norms_are_continued_more_slowly_than_lora_factors_and_
     found = {name: scales[id(weight)] for name, weight in named if id(weight) in scales}
     assert {scale for name, scale in found.items() if "lora_" in name or "backbone" not in name} == {1.0}
     assert {scale for name, scale in found.items() if "lora_" not in name and "backbone" in name} == {0.1}
+
+
+@pytest.mark.parametrize("way", [FullConfig(), ExploraConfig(rank=2)], ids=["full", "explora"])
+def test_tokens_that_a_public_file_lacks_have_the_rate_of_the_head(way, tmp_path: Path) -> None:
+    shape = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 64, "depth": 2, "heads": 2}
+    save_file(VitConfig(**shape).build().state_dict(), tmp_path / "w.safetensors")
+    backbone = VitConfig(**shape, registers=2, weights=str(tmp_path / "w.safetensors")).build()
+    objective = DinoConfig(head={"hidden": 8, "bottleneck": 8, "prototypes": 4}).build(way.adapt(backbone).backbone)
+    optimizer = OptimConfig(layer_decay=0.5, pretrained_scale=0.1).build(objective, depth=2)
+    scales = {id(weight): group["scale"] for group in optimizer.param_groups for weight in group["params"]}
+    assert scales[id(objective.trained.reg_token)] == 1.0
+    assert scales[id(objective.trained.blocks[1].mlp.fc1.weight)] == pytest.approx(0.1 * 0.5)
 
 
 @pytest.mark.parametrize(("is_given", "scale"), [(False, 1.0), (True, 0.7**3)])

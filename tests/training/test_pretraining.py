@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medvit.artifacts import Checkpoint
+from medvit.backbones.vit import VitConfig
 from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
@@ -155,6 +156,23 @@ def test_images_and_volumes_train_one_encoder_which_is_handed_on_for_both(mixed,
         output=tmp_path / "on", **(given | {"checkpoint": volume.folder, "preprocess": None, "objective": "simmim"})
     )
     assert again.preprocess["kind"] == "volume"
+
+
+@pytest.mark.parametrize(("is_given", "scale"), [(False, 0.1 * 0.5**3), (True, 1.0)], ids=["scratch", "pretrained"])
+def test_the_embedding_of_the_other_rank_is_new_beside_pretrained_weights(mixed, tmp_path, is_given, scale):
+    given = options(mixed, UNI4EYE, output=tmp_path / "out", optim={"pretrained_scale": 0.1, "layer_decay": 0.5})
+    if is_given:
+        given["backbone"] = given["backbone"] | {"channels": 1, "ndim": 2}
+        plain = VitConfig.parse({key: value for key, value in given["backbone"].items() if key != "name"})
+        save_file(plain.build().state_dict(), tmp_path / "w.safetensors")
+        given["backbone"] |= {"weights": str(tmp_path / "w.safetensors")}
+        given["peft"] = "full"
+    module = assemble(PretrainConfig.parse(given), Run("pretrain", tmp_path, Tracker())).module
+    optimizer = module.configure_optimizers()
+    scales = {id(weight): group["scale"] for group in optimizer.param_groups for weight in group["params"]}
+    own, other = (part.patch_embed["proj"] for part in (module.objective.backbone, module.objective.twin.backbone))
+    assert scales[id(own.weight)] == pytest.approx(0.1 * 0.5**3)
+    assert scales[id(other.weight)] == pytest.approx(scale)
 
 
 def test_a_dataset_without_the_other_kind_is_refused(images, tmp_path):
