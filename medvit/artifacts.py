@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +163,10 @@ class Checkpoint:
             )
         files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "weights changed by training"}
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
+
+    def member(self, state: Mapping[str, Tensor]) -> Checkpoint:
+        """Return the checkpoint of one model of an ensemble, given its weights."""
+        return replace(self, model={**self.model, "members": 1}, state=state, adapter=None)
 
     def require(self, *kinds: str) -> Checkpoint:
         """Return the checkpoint itself, after checking that its kind is one of `kinds`.

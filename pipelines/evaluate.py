@@ -6,17 +6,16 @@ import logging
 from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
-from medvit.evaluation.caveats import caveats, shared_patients
+from medvit.dataset.manifest import Manifest
 from medvit.evaluation.examples import examples
+from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.report import HTML, write_report
 from medvit.evaluation.run import Measurement
-from medvit.evaluation.selection import with_known_truth, without_training_patients
 from medvit.evaluation.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.summary import summary_lines, tables, tracked
-from medvit.inference.predictor import Predictor
-from medvit.inference.slide_predictor import SlidePredictor
+from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -31,30 +30,35 @@ class EvaluateConfig(EvaluationOptions, StageConfig):
 @stage
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Evaluate a model on a split it was not trained on, and write a report with confidence intervals."""
+    config.require_one_subject()
     manifest = run.dataset(config.dataset)
-    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
-    predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)
-    measured, notes = with_known_truth(manifest.split(config.split), predictor.config, predictor.kind)
-    if config.split == "test":
-        measured, excluded = without_training_patients(measured, config.checkpoint, config.seen_patients)
-        notes += excluded
+    judged = _judged(config, run, manifest)
+    predictor, measured = judged.predictor, judged.measured
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, measured))
 
     config, unnamed = config.resolved(predictor.config, measured)
     run.in_force(positive=config.positive, levels=config.levels, order=config.order, device=predictor.device.type)
-    doubts = caveats(manifest, measured, predictor.config, config.split)
-    for doubt in (*unnamed, *doubts):
+    for doubt in (*unnamed, *judged.doubts):
         log.warning("%s", doubt)
-    notes += [*unnamed, *shared_patients(manifest, config.split), *doubts]
+    notes = [*judged.notes, *unnamed, *judged.doubts]
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
     differences = {} if other is None else compare(evaluation, other, **drawing)
 
-    subject = report_subject(config, manifest, measured, evaluation, model_hash=checkpoint.hash, seed=config.seed)
+    subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     shown = examples(measured, predictor, evaluation, config)
     write_report(run.folder, subject, evaluation, examples=shown, differences=differences)
-    print("\n".join(tables(measured, config.split, evaluation, differences)))
-    run.tracker.metrics(tracked(evaluation.metrics, config.split, config.positive))
+    print("\n".join(tables(measured, judged.split, evaluation, differences)))
+    run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
     run.keep(METRICS, HTML)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
-    return Report(run.folder, values, summary_lines(config.split, evaluation, differences))
+    return Report(run.folder, values, summary_lines(judged.split, evaluation, differences))
+
+
+def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:
+    if config.predictions is not None:
+        predictions = StoredPredictions.read(config.predictions)
+        run.require_same("predictions", predictions.hash)
+        return judge_predictions(predictions, manifest)
+    assert config.checkpoint is not None, "one of both is given"
+    return judge_checkpoint(run.checkpoint(config.checkpoint), manifest, config)

@@ -12,12 +12,14 @@ from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.evaluation.positive import choose_positive
+from medvit.inference.out_of_fold import write_out_of_fold
 from medvit.leakage.seen_patients import write_training_patients
 from medvit.models.slide import ensemble_state
 from medvit.models.tile_embedder import embed_manifest
 from medvit.peft.frozen import FrozenConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
+from medvit.training.ensembles.images import EnsembleTraining
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import LEFTOVERS
@@ -49,6 +51,8 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Fine-tune a backbone for a task on your labels."""
     if holds_slides(Manifest.read(config.dataset), config.label):
         return finetune_slides(config, run)
+    if config.num_members(seeds=1) > 1:
+        return finetune_ensemble(config, run)
     parts = assemble(config, run)
     made = parts.model.config
     run.in_force(
@@ -77,6 +81,38 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=trained_on([*parts.task.train], [*parts.task.val]) | parts.module.outcome())
+
+
+def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
+    """Train a model for each fold and seed, one after the other, and average them.
+
+    With folds, also predict every patient by the models that were not trained on that patient.
+    """
+    training = ensemble_training(config, run)
+    first = training.first
+    made = first.model.config
+    run.in_force(
+        backbone=first.start.config,
+        preprocess=first.start.preprocess,
+        peft=config.peft or made.peft,
+        head=made.head,
+        crop=made.roi,
+        applies_to=made.applies_to,
+        positive=made.positive,
+        optim=first.optim,
+        trainer=config.trainer.in_force,
+    )
+    config.report_exposure(first.num_images)
+    checkpoint = training.train().save()
+
+    if config.folds:
+        write_out_of_fold(checkpoint, training.manifest, training.members, config.label, run.failures)
+    figures = training.figures()
+    write_training_patients(run.folder, [*first.task.train, *first.task.val], run.learned)
+    write_model_card(checkpoint, figures=figures, training=training.describe())
+    run.leftovers.update(training.leftovers)
+    run.keep(*CHECKPOINT_FILES)
+    return replace(checkpoint, training=training.outcome(figures))
 
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
@@ -115,6 +151,13 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
     positive = partial(positive_of, config)
     inputs = _inputs(config, run)
     return assemble_finetuning(config, *inputs, positive, seed=config.seed, folder=run.folder, tracker=run.tracker)
+
+
+def ensemble_training(config: FinetuneConfig, run: Run) -> EnsembleTraining:
+    """Return the training of an ensemble; finished models of an interrupted run in the folder are kept."""
+    dataset, pretrained = _inputs(config, run)
+    positive = partial(positive_of, config)
+    return EnsembleTraining(config, dataset, pretrained, positive, config.seed, run.folder, run.tracker)
 
 
 def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:

@@ -13,8 +13,11 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.stage import Run, Stage, StageConfig, first_free
 from medvit.tracking import Tracker
+from medvit.training.assembly import AssembledFinetuning
 from medvit.training.planning.table import TABLE, Plan, PlanRow, image_rows, slide_rows
 from medvit.training.planning.trial import shortened, try_images, try_slides
+from medvit.training.pretraining_assembly import AssembledPretraining
+from medvit.training.slide_assembly import SEEDS
 from medvit.training.slide_heads import holds_slides
 from pipelines import finetune as finetuning
 from pipelines import pretrain as pretraining
@@ -106,9 +109,15 @@ def _shortened(config: Any) -> Any:
 
 def _rows(config: Any, run: Run) -> tuple[PlanRow, ...]:
     """Return the table for training on images or volumes."""
-    assemble = pretraining.assemble if isinstance(config, PretrainPlanConfig) else finetuning.assemble
-    sizes, measured = try_images(assemble(_shortened(config), run))
-    return image_rows(config.trainer, config.loader, sizes, measured, output=config.output)
+    short, models = _shortened(config), 1
+    if isinstance(config, PretrainPlanConfig):
+        parts: AssembledPretraining | AssembledFinetuning = pretraining.assemble(short, run)
+    elif (models := config.num_members(seeds=1)) > 1:
+        parts = finetuning.ensemble_training(short, run).first
+    else:
+        parts = finetuning.assemble(short, run)
+    sizes, measured = try_images(parts)
+    return image_rows(config.trainer, config.loader, sizes, measured, models=models, output=config.output)
 
 
 def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
@@ -120,7 +129,7 @@ def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
         config.trainer,
         config.loader,
         *found,
-        heads=config.bags.members,
+        heads=config.num_members(seeds=SEEDS),
         workers=config.tiles.num_workers,
         output=config.tiles.embeddings or config.dataset,
     )

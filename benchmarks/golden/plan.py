@@ -117,7 +117,7 @@ SLIDES = f"""
 pretrain dataset=data/slides output=models/tiles slides.key=site.key {VIT} {DECODER} '{BRIEF}' \
   'preprocess={{kind: image, channels: 3, intensity: {{method: range}}}}'
 finetune dataset=data/slides checkpoint=models/tiles output=models/slides slides.key=site.key head=abmil \
-  'bags={{members: 2, tiles: 32}}' '{BRIEF}'
+  seeds=2 bags.tiles=32 '{BRIEF}'
 evaluate checkpoint=models/slides dataset=data/slides output=reports/slides slides.key=site.key resamples=200
 predict checkpoint=models/slides source=phantoms/new-slides output=predictions/slides
 """

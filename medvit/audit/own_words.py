@@ -95,12 +95,12 @@ resample resampled resamples rescaleintercept rescaleslope resized resolved reso
 resumable resume resumed retain retention retired retries retrieve return returns reviewed rewards rise rising risky
 rollback root rougher round rounds runname running runs safe safetensors salt sampled sampler samplesperpixel
 samplingrate save says scale scaling scanned scanners scanning schedule scheduled scheduler schema scheme score scores
-scouts scratch script search searched second seconds secret seed seem seems seen segmented select self send sending
-sensitivities sensitivity sent sentence separate separated separately separator serial serialized seriesinstanceuid
-seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded shape shaped share
-shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent simdinov2 simmim
-since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides slope smaller
-smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
+scouts scratch script search searched second seconds secret seed seeds seem seems seen segmented select self send
+sending sensitivities sensitivity sent sentence separate separated separately separator serial serialized
+seriesinstanceuid seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded
+shape shaped share shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent
+simdinov2 simmim since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides
+slope smaller smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
 spacingbetweenslices spacings spans speaks specialneeds specificity specimen spectrum speed split splits spool spread
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
 stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch

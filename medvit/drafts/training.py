@@ -214,7 +214,7 @@ def _adaptation(images: Images, machine: Machine, task: DraftedTask) -> Iterator
 def _bags(machine: Machine) -> Iterator[DraftOption]:
     text = "Tiles are embedded once by the frozen backbone; gated attention over them predicts the label of a slide."
     yield DraftOption("head.name", "abmil", text)
-    yield DraftOption("bags.members", 5 if machine.has_gpu else 3, "Number of heads that are averaged.")
+    yield DraftOption("seeds", 5 if machine.has_gpu else 3, "Number of heads that are averaged.")
     yield DraftOption("slides.skip_tiles", SKIPPED_TILES, "Pen marks must not influence a model.")
     yield DraftOption("optim.lr", 1e-3)
 

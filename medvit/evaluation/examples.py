@@ -14,9 +14,9 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import Example
+from medvit.evaluation.run import ImagePredictor
 from medvit.evaluation.segmentation import spacing, unit_of
 from medvit.evaluation.slide_figure import slide_figure
-from medvit.inference.predictor import Predictor
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.records import Row
 from medvit.writers.slide_maps import SlideFinding
@@ -24,7 +24,10 @@ from medvit.wsi.locations import open_row
 
 
 def examples(
-    manifest: Manifest, predictor: Predictor | SlidePredictor, evaluation: Evaluation, options: EvaluationOptions
+    manifest: Manifest,
+    predictor: ImagePredictor | SlidePredictor,
+    evaluation: Evaluation,
+    options: EvaluationOptions,
 ) -> list[Example]:
     """Return the best, the median and the worst image.
 
@@ -37,7 +40,7 @@ def examples(
     return image_examples(manifest, evaluation, predictor.config.label)
 
 
-def mask_examples(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
+def mask_examples(manifest: Manifest, predictor: ImagePredictor, evaluation: Evaluation) -> list[Example]:
     """Return images with the contours of the true and the predicted label map, chosen by mean Dice."""
     scores, unit, shown = evaluation.columns["dice"], unit_of(manifest), []
     for name, index in examples_to_show(scores).items():

@@ -10,6 +10,7 @@ from pydantic import Field
 from medvit.attributes import LATERALITY
 from medvit.config import Config
 from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
 from medvit.evaluation.positive import choose_positive, index_of
 from medvit.evaluation.selection import SeenPatients
@@ -24,8 +25,12 @@ from medvit.wsi.locations import SlidesConfig
 class EvaluationOptions(Config):
     """Options of an evaluation, without those common to all stages."""
 
-    checkpoint: Path
-    """Folder of the model, made by finetune."""
+    checkpoint: Path | None = None
+    """Folder of the model, made by finetune. Give it, or `predictions`."""
+    predictions: Path | None = None
+    """Folder `out_of_fold` of a model trained with folds: evaluate these predictions, which cover all patients of the
+    train and val splits, instead of running a model on `split`.
+    """
     dataset: Path
     """Dataset folder made by ingest."""
     output: Path
@@ -63,6 +68,20 @@ class EvaluationOptions(Config):
     """Device to run the model on. auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
+
+    def require_one_subject(self) -> None:
+        """Check that either a model or predictions are to be evaluated.
+
+        Raises:
+            ConfigError: If both or neither are given, or a split is given for predictions.
+        """
+        if (self.checkpoint is None) == (self.predictions is None):
+            found = "checkpoint and predictions are both given" if self.checkpoint else "neither is given"
+            raise ConfigError(f"evaluate needs checkpoint=FOLDER or predictions=FOLDER; {found}")
+        if self.predictions is not None and "split" in self.model_fields_set:
+            raise ConfigError(
+                "split and predictions are both given, but predictions are of the train and val splits; remove split"
+            )
 
     def resolved(self, model: ModelConfig | SlideModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
         """Return the options, with positive class, aggregation levels and order of classes filled in, and notes.

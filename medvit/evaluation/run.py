@@ -19,6 +19,7 @@ from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.positive import index_of
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
+from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.models.image import ModelConfig
@@ -30,6 +31,8 @@ from medvit.types import Image, Prediction
 MAX_EXCLUDED = 20
 """Maximum number of excluded images that a report lists."""
 
+ImagePredictor = Predictor | StoredPredictions
+"""What predicts images: a model, or predictions that were made before."""
 FoundT = TypeVar("FoundT")
 
 
@@ -46,7 +49,7 @@ class Measurement:
     notes: Sequence[str]
     failures: list[str]
 
-    def of(self, predictor: Predictor | SlidePredictor) -> Evaluation:
+    def of(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
         """Predict every image or slide, and return all metrics with their intervals.
 
         Raises:
@@ -56,11 +59,11 @@ class Measurement:
             return self._of_slides(predictor)
         return self._of_masks(predictor) if predictor.config.kind == "segmentation" else self._of_classes(predictor)
 
-    def _of_masks(self, predictor: Predictor) -> Evaluation:
+    def _of_masks(self, predictor: ImagePredictor) -> Evaluation:
         rows, scores, notes = self._collected(self._mask_scores(predictor), "images")
         return evaluate_masks(rows, scores, predictor.config.classes, notes=notes, **self._bootstrap)
 
-    def _of_classes(self, predictor: Predictor) -> Evaluation:
+    def _of_classes(self, predictor: ImagePredictor) -> Evaluation:
         images = self._classified(self._image_probabilities(predictor), "images", predictor.config)
         parts = breakdowns(
             images.rows,
@@ -94,7 +97,7 @@ class Measurement:
     def _bootstrap(self) -> dict[str, int]:
         return {"resamples": self.options.resamples, "seed": self.seed}
 
-    def _mask_scores(self, predictor: Predictor) -> Iterator[tuple[Row, Scores]]:
+    def _mask_scores(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Scores]]:
         """Yield the scores of each image; its label maps are not kept in memory."""
         unit, tolerance_mm = unit_of(self.manifest), self.options.nsd_tolerance_mm
         for row, image, prediction in self._predicted(predictor):
@@ -103,12 +106,12 @@ class Measurement:
             masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
             yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
 
-    def _image_probabilities(self, predictor: Predictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
+    def _image_probabilities(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         for row, _, prediction in self._predicted(predictor):
             assert prediction.probabilities is not None, "a classification model predicts probabilities"
             yield row, prediction.probabilities
 
-    def _predicted(self, predictor: Predictor) -> Iterator[tuple[Row, Image, Prediction]]:
+    def _predicted(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Image, Prediction]]:
         """Yield each image with its prediction, showing progress; an image that fails is skipped."""
         for row in with_progress(self.manifest, total=len(self.manifest), title="Evaluating", unit="image"):
             try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvit.artifacts import Lineage
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
 from medvit.evaluation import Evaluation
+from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.report import ReportSubject, read_facts, read_table
@@ -19,22 +19,15 @@ TOLERANCE = "Surface tolerance"
 
 
 def report_subject(
-    options: EvaluationOptions,
-    manifest: Manifest,
-    measured: Manifest,
-    evaluation: Evaluation,
-    *,
-    model_hash: str,
-    seed: int,
+    options: EvaluationOptions, manifest: Manifest, judged: Judged, evaluation: Evaluation, *, seed: int
 ) -> ReportSubject:
     """Return facts about model, data and options, with a warning if the model was trained or selected on the images."""
-    lineage = Lineage.read(options.checkpoint)
-    is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
+    measured = judged.measured
     facts = {
-        "Model": model_hash[:16],
+        "Model": judged.model_hash[:16],
         "Dataset": f"{manifest.facts.name}, {manifest.hash[:16]}",
-        "Trained on": "the train split of the same dataset" if is_same else "another dataset",
-        "Split": f"{options.split}: {len(measured)} {measured.rows[0].kind}s of {PatientCount.of(measured)}",
+        "Trained on": judged.trained_on,
+        "Split": f"{judged.split}: {len(measured)} {measured.rows[0].kind}s of {PatientCount.of(measured)}",
         "Intervals": f"{options.resamples} resamples of patients, seed {seed}",
     }
     if evaluation.positive:
@@ -45,16 +38,7 @@ def report_subject(
         other = read_facts(options.against).get("Model", "unknown")
         facts["Compared with"] = f"model {other}, on the images of both"
     title = f"Evaluation of a {evaluation.kind} on {manifest.facts.name}"
-    return ReportSubject(title, facts, _warning(options, is_same=is_same))
-
-
-def _warning(options: EvaluationOptions, *, is_same: bool) -> str:
-    if is_same and options.split != "test":
-        use = "was trained on" if options.split == "train" else "was selected by"
-        return f"These are images of the {options.split} split: the model {use} them, so the metrics are too good."
-    if options.split == "train":
-        return "These are images of a train split: if the model was trained on any of them, the metrics are too good."
-    return ""
+    return ReportSubject(title, facts, judged.warning)
 
 
 def surface_tolerance(options: EvaluationOptions, manifest: Manifest) -> str:

@@ -10,7 +10,6 @@ from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Estimate, Evaluation
 from medvit.metrics import is_of_positive, metric_title
 from medvit.patients import PatientCount
-from medvit.records import Split
 from medvit.summary import counted
 
 MAIN = (
@@ -45,7 +44,7 @@ def summary_lines(
 
 
 def tables(
-    measured: Manifest, split: Split, evaluation: Evaluation, differences: Mapping[str, Estimate]
+    measured: Manifest, split: str, evaluation: Evaluation, differences: Mapping[str, Estimate]
 ) -> Iterator[str]:
     """Yield the lines for the terminal: all metrics, and all differences from another report if there are any."""
     parts = {f"{split} split, {len(measured)} {measured.rows[0].kind}s": evaluation.metrics}
@@ -56,7 +55,7 @@ def tables(
             yield f"  {metric_title(name, evaluation.positive):44s} {estimate}"
 
 
-def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
+def tracked(metrics: Mapping[str, Estimate], split: str, positive: str = "") -> dict[str, float]:
     """Return all defined numbers for MLflow, such as `test.dice`, `test.dice.low` and `test.dice.high`.
 
     If a metric refers to the positive class, its name ends with the class, as in `test.sensitivity.cancer`.

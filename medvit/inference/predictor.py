@@ -36,12 +36,12 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
-        from medvit.models.image import Model
+        from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
 
         self.device = resolve_device(device)
         self.preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
-        self.model = Model.from_checkpoint(checkpoint).to(self.device)
+        self.model = load_model(checkpoint).to(self.device)
         self.config = self.model.config
 
     @property

@@ -64,6 +64,8 @@ class ModelConfig(Config):
     """Series of a study that it applies to."""
     values: ValuesConfig | None = None
     """Pixel values of DICOM files that it was trained on. Unset: made by a version that did not record them."""
+    members: Count = 1
+    """Number of models in the ensemble, whose probabilities are averaged."""
     slices: SlicesConfig | None = None
     """Cutting of volumes into slices that it predicts individually; None for a model of images or whole volumes."""
 

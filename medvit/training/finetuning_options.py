@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvit.config import Axis, Count
 from medvit.dataset.slices import SlicesConfig
@@ -13,7 +14,7 @@ from medvit.heads import OptionalHeadChoice
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
-from medvit.training.loading.bags import BagConfig
+from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.options import FinetuningAugmentation
 from medvit.wsi.locations import SlidesConfig
@@ -58,6 +59,16 @@ class FinetuningOptions(TrainingOptions):
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
+    folds: int = Field(default=0, ge=0)
+    """Cross-validation: patients of the train and val splits are divided into this number of folds. One model for each
+    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose probabilities are
+    averaged, with predictions for every patient by the models not trained on that patient (`out_of_fold`). 0: train on
+    the train split and select on the val split.
+    """
+    seeds: Count | None = None
+    """Number of models for each fold (or in all if folds=0), trained from different seeds and averaged. Unset: 1; for
+    whole slides without folds 5.
+    """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
@@ -68,6 +79,23 @@ class FinetuningOptions(TrainingOptions):
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
     augment: FinetuningAugmentation = Field(default_factory=FinetuningAugmentation)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_bags(cls, given: Any) -> Any:
+        """Take `bags.folds` and `bags.members` of earlier versions as `folds` and `seeds`."""
+        bags = given.get("bags") if isinstance(given, Mapping) else None
+        return folds_of_bags(given, bags) if isinstance(bags, Mapping) and EARLIER_KEYS & bags.keys() else given
+
+    @model_validator(mode="after")
+    def _of_two_folds(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds=1 leaves nothing to train on; give folds=0, or at least 2")
+        return self
+
+    def num_members(self, *, seeds: int) -> int:
+        """Return the number of models to train; `seeds` is the default number of seeds without folds."""
+        return max(self.folds, 1) * (self.seeds or (1 if self.folds else seeds))
 
     @property
     def set_for_classification(self) -> dict[str, object]:

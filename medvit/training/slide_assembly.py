@@ -13,9 +13,13 @@ from medvit.heads import HeadConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.models.tile_embedder import EmbeddedSlide, Embedder
 from medvit.training.assembly import PositiveOf
+from medvit.training.ensembles.folds import members_of
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.initialization import InitialModel
 from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, labeled_slides, warn_of_pixels
+
+SEEDS = 5
+"""Default number of heads where there are no folds."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,18 @@ class AssembledSlides:
         Raises:
             DataError: If the tiles of the slides differ in size or scale.
         """
+        members = members_of(config.folds, config.num_members(seeds=SEEDS), seed)
         model = SlideModelConfig(
             backbone=self.start.config,
             head=self.head,
-            members=config.bags.members,
+            members=len(members),
             features=self.embedder.features,
             tiles=common_tiles(slides, config.slides.skip_tiles),
             classes=self.slides.facts.classes[config.label],
             label=config.label,
             positive=self.positive,
         )
-        options = (config.bags, config.optim.over({}), config.loader, config.trainer)
+        options = (config.bags, members, config.optim.over({}), config.loader, config.trainer)
         return SlideTraining(model, slides, *options, config.balance, config.smoothing, seed)
 
 
@@ -73,6 +78,6 @@ def assemble_slides(
         )
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     head = bag_head(config.head, config.trainer)
-    slides = labeled_slides(manifest, config.label, failures, folds=config.bags.folds)
+    slides = labeled_slides(manifest, config.label, failures, folds=config.folds)
     positive = positive_of(slides.facts, slides.facts.classes[config.label])
     return AssembledSlides(start, embedder, head, slides, positive)

@@ -28,8 +28,9 @@ from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.records import Row
 from medvit.seeds import mixed_seed
 from medvit.tracking import Tracker
+from medvit.training.ensembles.folds import EnsembleMember, MemberTracker
 from medvit.training.finetuning import Finetuning
-from medvit.training.loading.bags import Bag, BagConfig, bag_loader, divide, whole_bags
+from medvit.training.loading.bags import Bag, BagConfig, bag_loader, whole_bags
 from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.options import describe_patients, trained_on
@@ -136,6 +137,7 @@ class SlideTraining:
     model: SlideModelConfig
     slides: Sequence[EmbeddedSlide]
     bags: BagConfig
+    members: Sequence[EnsembleMember]
     optim: OptimConfig
     loader: LoaderConfig
     trainer: TrainerConfig
@@ -155,20 +157,20 @@ class SlideTraining:
             DataError: If a class has no training slide, or training or validation slides are missing.
         """
         figures: dict[str, float] = {}
-        for member in range(self.bags.members):
+        for member in range(len(self.members)):
             if not (_home(folder, member) / FIGURES).is_file():
-                log.info("finetune: head %d of %d", member + 1, self.bags.members)
-                self._train_member(member, folder, _OfMember(tracker, member))
+                log.info("finetune: head %d of %d", member + 1, len(self.members))
+                self._train_member(member, folder, MemberTracker(tracker, f"head_{member + 1}"))
             own = json.loads((_home(folder, member) / FIGURES).read_text(encoding="utf-8"))
             figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
-        return [load_file(_home(folder, member) / BEST) for member in range(self.bags.members)], figures
+        return [load_file(_home(folder, member) / BEST) for member in range(len(self.members))], figures
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
         """Return, for a summary, the best validation metric of each head and its step.
 
         `figures` are the metrics that `train` returns.
         """
-        names = [f"head {member + 1}" for member in range(self.bags.members)]
+        names = [f"head {member + 1}" for member in range(len(self.members))]
         train, val = ([row for row in self.rows if row.split == split] for split in ("train", "val"))
         return trained_on(train, val) | {
             name: (
@@ -183,12 +185,13 @@ class SlideTraining:
         splits = Counter(row.split for row in self.rows)
         length = self._length(splits["train"])
         seen = length.described(length.num_steps, noun="slides")
-        chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
+        folds = self.members[0].folds
+        chosen = f"one of {folds} folds of patients" if folds else "the val split"
         return {
             "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
             "patients": describe_patients(self.rows),
             "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
-            "heads": f"{self.bags.members}, whose logits are averaged; each chose its epoch on {chosen}",
+            "heads": f"{len(self.members)}, whose logits are averaged; each chose its epoch on {chosen}",
             "steps": f"{length.num_steps} of {length.step_images} slides for each head: {seen}",
             "learning rate": f"{self.optim.lr:g}",
             "seed": str(self.seed),
@@ -197,7 +200,7 @@ class SlideTraining:
     @property
     def leftovers(self) -> list[str]:
         """Return the names of the folders for single heads, which only an unfinished run needs."""
-        return [_home(Path(), member).name for member in range(self.bags.members)]
+        return [_home(Path(), member).name for member in range(len(self.members))]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
         """Return the components for training one head.
@@ -212,11 +215,10 @@ class SlideTraining:
         home.mkdir(parents=True, exist_ok=True)
         bags = [self._bag(slide) for slide in self.slides]
         classes = [bag.target for bag in bags]
-        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
+        fold = self.members[member]
+        learning, held_out = fold.divide(self.rows, classes)
         if not learning or not held_out:
-            raise DataError(
-                f"head {member + 1} has no slides for training or validation; reduce bags.folds={self.bags.folds}"
-            )
+            raise DataError(f"head {member + 1} has no slides for training or validation; reduce folds={fold.folds}")
         seed = mixed_seed(self.seed, 5, member) % 2**31
         torch.manual_seed(seed)
         model = BagModel(self.model, self.slides[0].embeddings.width)
@@ -255,17 +257,6 @@ class SlideTraining:
 
     def _bag(self, slide: EmbeddedSlide) -> Bag:
         return Bag(slide, self.model.classes.index(slide.row.labels[self.model.label]))
-
-
-class _OfMember(Tracker):
-    """Logger that prefixes metrics with the head."""
-
-    def __init__(self, tracker: Tracker, member: int) -> None:
-        self._tracker, self._prefix = tracker, f"head_{member + 1}."
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record the metrics of a step."""
-        self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
 
 
 def _home(folder: Path, member: int) -> Path:

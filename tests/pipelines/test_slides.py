@@ -44,7 +44,7 @@ def place(tmp_path_factory) -> Path:
 
 def learn(place: Path, output: Path, **options):
     tree = {"dataset": place / "dataset", "checkpoint": place / "backbone", "output": output}
-    slides = {"slides": {"key": place / "site.key"}, "bags": {"members": 2, "tiles": 32}}
+    slides = {"slides": {"key": place / "site.key"}, "seeds": 2, "bags": {"tiles": 32}}
     return finetune.run(finetune.config_type.parse({**tree, **slides, **QUICK, **OFF, **options}))
 
 
@@ -101,7 +101,7 @@ def test_embeddings_serve_all_runs_and_nothing_is_embedded_twice(place, model, t
     judge(place, model, tmp_path / "first")
     caplog.clear()
     judge(place, model, tmp_path / "second")
-    learn(place, tmp_path / "again", bags={"members": 1}, head={"name": "mean"})
+    learn(place, tmp_path / "again", seeds=1, head={"name": "mean"})
     messages = [record.message for record in caplog.records if "exist already" in record.message]
     assert "embeddings of 8 of 8 slides exist already" in messages
     assert "embeddings of 24 of 24 slides exist already" in messages
@@ -195,13 +195,13 @@ def test_unknown_labels_and_failing_slides_are_told_when_learning(place, tmp_pat
     broken = tmp_path / "dataset-source" / "i-001.tif"
     broken.write_bytes(broken.read_bytes()[:3000])
     slides = {"key": tmp_path / "site.key"}
-    finished = learn(place, tmp_path / "model", dataset=tmp_path / "dataset", slides=slides, bags={"members": 1})
+    finished = learn(place, tmp_path / "model", dataset=tmp_path / "dataset", slides=slides, seeds=1)
     assert [line.split(":")[0] for line in finished.failures] == ["slide i-000", "slide i-001"]
     assert "expected one of healthy, tumor" in finished.failures[0]
 
 
 def test_options_of_pixels_are_told_to_be_ignored(place, tmp_path, caplog):
-    learn(place, tmp_path / "model", bags={"members": 1}, peft={"name": "full"}, crop=[32, 32])
+    learn(place, tmp_path / "model", seeds=1, peft={"name": "full"}, crop=[32, 32])
     assert "peft=full is ignored: heads of slides are trained on embeddings" in caplog.text
     assert "crop=(32, 32) is ignored" in caplog.text
 
@@ -210,7 +210,8 @@ def test_cross_validated_heads_learn_from_both_splits(place, tmp_path):
     finished = learn(
         place,
         tmp_path / "model",
-        bags={"members": 3, "folds": 3},
+        folds=3,
+        seeds=1,
         head={"name": "transmil", "width": 16, "landmarks": 8},
     )
     assert (
@@ -230,7 +231,7 @@ def test_what_does_not_fit_is_refused(place, model, tmp_path):
     with pytest.raises(DataError, match=r"no rows in the split 'val'"):
         learn(place, tmp_path / "d", dataset=dataset)
     shutil.copytree(place / "dataset" / "tiles", dataset / "tiles")
-    learn(place, tmp_path / "e", dataset=dataset, bags={"members": 2, "folds": 2})
+    learn(place, tmp_path / "e", dataset=dataset, folds=2, seeds=1)
 
 
 def test_tiles_are_not_embedded_by_a_backbone_of_random_weights(place, tmp_path):
@@ -245,7 +246,7 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     (source / "i-000.tif").write_bytes(b"cut")  # then the next where one cannot be read
     options = {"checkpoint": place / "backbone", "output": tmp_path / "model", **QUICK, **OFF}
     slides = {"key": place / "site.key", "folder": source}
-    tree = {"dataset": tmp_path / "dataset", "slides": slides, "bags": {"members": 2, "tiles": 32}}
+    tree = {"dataset": tmp_path / "dataset", "slides": slides, "seeds": 2, "bags": {"tiles": 32}}
     config = FinetunePlanConfig.parse({**tree, **options, "plan": tmp_path / "plan"})
     planned = {name: rest for name, *rest in plan(config).rows}
     assert planned["slides"][0] == "16"

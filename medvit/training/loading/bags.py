@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from medvit.config import Config, Count
 from medvit.models.slide import WholeBag
 from medvit.models.tile_embedder import EmbeddedSlide, Features
-from medvit.records import Row
-from medvit.seeds import mixed_seed
 from medvit.training.loading.epochs import Draw, LoaderConfig, draw_loader
 from medvit.training.resume import Position
 from medvit.types import Bags
+
+log = logging.getLogger("medvit")
 
 
 class BagConfig(Config):
     """Training on whole slides, each of which is a bag of tile embeddings."""
 
-    members: Count = 5
-    """Number of heads, trained from different seeds. The model averages their logits."""
-    folds: int = Field(default=0, ge=0)
-    """Number of folds into which the train and val patients are divided. Each head selects its epoch on one fold and is
-    trained on the others. 0: every head is trained on the train split and selects its epoch on the val split.
-    """
     tiles: Count = 2048
     """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""
     features: Features = "class_mean"
     """Embedding of a tile. class: the class token. mean: the mean of the patch tokens. class_mean: both."""
+
+
+EARLIER_KEYS = frozenset({"folds", "members"})
+"""Options of `bags` in earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +106,20 @@ def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
     return DataLoader(WholeBags(bags), batch_size=None)
 
 
-def divide(
-    rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
-) -> tuple[list[int], list[int]]:
-    """Return indices of the training rows and of the validation rows for one head; no patient is in both.
+def folds_of_bags(given: Mapping[str, Any], bags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with `bags.folds` and `bags.members` of earlier versions as `folds` and `seeds`.
 
-    If `folds` is 0, these are the splits of the dataset. Otherwise, patients are distributed over the folds at random.
-    Head number `member` is validated on one of the folds. After every `folds` heads, patients are distributed again. If
-    the `classes` of the rows are given, each fold gets about the same share of each class.
+    Raises:
+        ValueError: If the number of models is not a multiple of that of folds, or an option is given twice.
     """
-    if not folds:
-        chosen = {row.patient_id for row in rows if row.split == "val"}
-        held_out = [row.split == "val" for row in rows]
-    else:
-        patients = sorted({row.patient_id for row in rows})
-        order = np.random.default_rng(mixed_seed(seed, 4, member // folds)).permutation(len(patients))
-        highest = dict.fromkeys(patients, 0)
-        for row, number in zip(rows, classes or [0] * len(rows), strict=True):
-            highest[row.patient_id] = max(highest[row.patient_id], number)
-        dealt = sorted((patients[place] for place in order), key=highest.__getitem__)
-        chosen = set(dealt[member % folds :: folds])
-        held_out = [row.patient_id in chosen for row in rows]
-    return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]
+    folds = int(bags.get("folds", given.get("folds", 0)))
+    found: dict[str, int] = {"folds": folds} if "folds" in bags else {}
+    if "members" in bags:
+        members = int(bags["members"])
+        if members % max(folds, 1):
+            raise ValueError(f"bags.members={members} is not a multiple of folds={folds}; give seeds, models per fold")
+        found["seeds"] = members // max(folds, 1)
+    for key in found.keys() & given.keys():
+        raise ValueError(f"bags.{'members' if key == 'seeds' else key} is now called {key}, and both are given")
+    log.warning("bags.folds and bags.members are now folds and seeds; the next version refuses the old names")
+    return {**given, **found, "bags": {key: value for key, value in bags.items() if key not in EARLIER_KEYS}}

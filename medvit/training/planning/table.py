@@ -61,14 +61,18 @@ class Sizes:
 
 
 def image_rows(
-    trainer: TrainerConfig, loader: LoaderConfig, sizes: Sizes, measured: Measured, *, output: Path
+    trainer: TrainerConfig, loader: LoaderConfig, sizes: Sizes, measured: Measured, *, models: int, output: Path
 ) -> tuple[PlanRow, ...]:
-    """Return the table for training on images or volumes; `output` is the folder that the run would write to."""
+    """Return the table for training `models` models on images or volumes, one after the other.
+
+    `output` is the folder that the run would write to.
+    """
     images = trainer.step_images(loader.batch_size)
     length = RunLength(sizes.images, images, trainer.steps)
-    training_s = trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s
+    training_s = models * (trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s)
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
-    disk = 2 * sizes.resume_bytes + 2 * sizes.checkpoint_bytes
+    disk = 2 * sizes.resume_bytes + 2 * models * sizes.checkpoint_bytes
+    each = f"{models} models of " if models > 1 else ""
     free = shutil.disk_usage(_existing(output)).free
     where = f"{trainer.devices * trainer.nodes} devices, of which one was measured" if _many(trainer) else "one device"
     return (
@@ -91,10 +95,10 @@ def image_rows(
         (
             "time to finish",
             _duration(training_s),
-            f"{trainer.steps} steps in {trainer.epochs} epochs: {length.described(length.num_steps)}",
+            f"{each}{trainer.steps} steps in {trainer.epochs} epochs: {length.described(length.num_steps)}",
         ),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
-        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes in addition"),
+        ("disk, at the end", _bytes(models * sizes.checkpoint_bytes), "the merged model; an adapter comes in addition"),
     )
 
 

@@ -60,14 +60,15 @@ def try_slides(
         work=folder,
         failures=failures,
     )
-    head = parts.training(config, planned.slides, seed=seed).assemble(0, folder, tracker)
+    training = parts.training(config, planned.slides, seed=seed)
+    head = training.assemble(0, folder, tracker)
     backbone, weights = parts.start.backbone, sum(weight.numel() for weight in head.module.parameters())
     sizes = Sizes(
         backbone=sum(weight.numel() for weight in backbone.parameters()),
         module=weights,
         trained=weights,
         images=head.num_slides,
-        checkpoint_bytes=_stored_bytes(backbone) + 2 * 4 * weights * config.bags.members,
+        checkpoint_bytes=_stored_bytes(backbone) + 2 * 4 * weights * len(training.members),
     )
     return sizes, _measured(head.trainer, head.module, (head.loader, head.validation)), planned
 

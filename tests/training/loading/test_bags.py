@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from medvit.models.slide import SlideModel, SlideModelConfig, TileSpec, ensemble
 from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.records import Row
 from medvit.tracking import Tracker
+from medvit.training.ensembles.folds import members_of
 from medvit.training.lightning_module import TrainingModule
-from medvit.training.loading.bags import Bag, BagConfig, bag_loader, divide, whole_bags
+from medvit.training.loading.bags import Bag, BagConfig, bag_loader, whole_bags
 from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import Position
@@ -63,11 +63,11 @@ def model_config(members: int = 3) -> SlideModelConfig:
     )
 
 
-def training(folder: Path, *, epochs: int = 4, **options) -> SlideTraining:
-    bags = BagConfig(members=3, tiles=16, **options)
+def training(folder: Path, *, epochs: int = 4) -> SlideTraining:
+    bags, members = BagConfig(tiles=16), members_of(0, 3, 0)
     optim, trainer = OptimConfig(lr=3e-2), TrainerConfig(epochs=epochs, steps_per_epoch=10)
     return SlideTraining(
-        model_config(), slides(folder), bags, optim, LoaderConfig(batch_size=4), trainer, "loss", 0.0, 0
+        model_config(), slides(folder), bags, members, optim, LoaderConfig(batch_size=4), trainer, "loss", 0.0, 0
     )
 
 
@@ -113,33 +113,6 @@ def test_a_run_that_goes_on_draws_what_the_whole_one_would_have(tmp_path):
 def test_validation_gives_each_slide_whole(tmp_path):
     given = list(whole_bags([Bag(slide, 1) for slide in slides(tmp_path, 3)]))
     assert [len(bag.embeddings) for bag in given] == [42, 41, 40]
-
-
-@pytest.mark.parametrize("folds", [0, 3])
-def test_no_patient_is_on_both_sides_of_a_head(tmp_path, folds):
-    rows = [replace(slide.row, patient_id=f"p-{n // 2}") for n, slide in enumerate(slides(tmp_path))]
-    held_out_of = []
-    for member in range(3):
-        learning, held_out = divide(rows, member, folds=folds, seed=0)
-        assert sorted(learning + held_out) == list(range(12))
-        assert not {rows[n].patient_id for n in learning} & {rows[n].patient_id for n in held_out} or not folds
-        held_out_of.append(frozenset(held_out))
-    if folds:
-        assert frozenset.union(*held_out_of) == set(range(12))
-        assert sum(map(len, held_out_of)) == 12
-    else:
-        assert {rows[n].split for n in held_out_of[0]} == {"val"}
-        assert len(set(held_out_of)) == 1
-
-
-def test_every_fold_has_its_share_of_patients_of_each_class(tmp_path):
-    first = slides(tmp_path)[0].row
-    classes = [0, 0, 0, 1] * 6
-    rows = [replace(first, patient_id=f"p-{n:02d}") for n in range(24)]
-    for seed in range(5):
-        for member in range(3):
-            _, held_out = divide(rows, member, folds=3, seed=seed, classes=classes)
-            assert Counter(classes[n] for n in held_out) == {0: 6, 1: 2}
 
 
 def test_heads_learn_and_are_not_the_same(trained):
@@ -254,5 +227,5 @@ def test_slides_with_tiles_of_other_scales_are_refused(tmp_path):
 def test_several_devices_and_too_many_folds_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="trained on one device"):
         bag_head(None, TrainerConfig(devices=2))
-    with pytest.raises(DataError, match=r"reduce bags\.folds=1"):
-        training(tmp_path, folds=1).train(tmp_path, Tracker())
+    with pytest.raises(DataError, match=r"reduce folds=13"):
+        replace(training(tmp_path), members=members_of(13, 13, 0)).train(tmp_path, Tracker())

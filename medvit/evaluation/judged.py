@@ -1,0 +1,91 @@
+"""Predictions to evaluate: a model on a split of a dataset, or predictions out of fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medvit.artifacts import Checkpoint, Lineage
+from medvit.dataset.manifest import Manifest
+from medvit.evaluation.caveats import assumed_patients_note, caveats, other_values, shared_patients
+from medvit.evaluation.options import EvaluationOptions
+from medvit.evaluation.selection import with_known_truth, without_training_patients
+from medvit.inference.out_of_fold import StoredPredictions
+from medvit.inference.predictor import Predictor
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.records import Split
+
+OUT_OF_FOLD: Literal["out_of_fold"] = "out_of_fold"
+SELECTED = (
+    "each patient was predicted by models that were not trained on it; if the best epoch was kept (keep=best), it was "
+    "selected on the same patients, which makes the metrics slightly too good"
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Images to evaluate, and what predicts them."""
+
+    predictor: Predictor | SlidePredictor | StoredPredictions
+    measured: Manifest
+    """Images with a truth."""
+    split: Split | Literal["out_of_fold"]
+    notes: tuple[str, ...]
+    """Notes on excluded images, for the report."""
+    doubts: tuple[str, ...]
+    """Reasons to doubt the metrics, for the report and the log."""
+    model_hash: str
+    trained_on: str
+    """Training images, as the report states them."""
+    warning: str = ""
+    """Warning of the report that the model was trained or selected on the images."""
+
+
+def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:
+    """Return a model and the images of a split with a truth, without training patients of the model.
+
+    Raises:
+        DataError: If there are no such images, or the classes of dataset and model differ.
+    """
+    checkpoint.require("classification", "segmentation", "slide")
+    predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, options.device)
+    measured, notes = with_known_truth(manifest.split(options.split), predictor.config, predictor.kind)
+    if options.split == "test":
+        measured, excluded = without_training_patients(measured, checkpoint.folder, options.seen_patients)
+        notes += excluded
+    lineage = Lineage.read(checkpoint.folder)
+    is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
+    doubts = caveats(manifest, measured, predictor.config, options.split)
+    return Judged(
+        predictor,
+        measured,
+        options.split,
+        (*notes, *shared_patients(manifest, options.split)),
+        tuple(doubts),
+        checkpoint.hash,
+        "the train split of the same dataset" if is_same else "another dataset",
+        _warning(options.split, is_same=is_same),
+    )
+
+
+def judge_predictions(predictions: StoredPredictions, manifest: Manifest) -> Judged:
+    """Return predictions out of fold and their images.
+
+    Raises:
+        DataError: If they are of another dataset.
+    """
+    measured, notes = with_known_truth(predictions.images_of(manifest), predictions.config, predictions.kind)
+    doubts = [*other_values(manifest, predictions.config), *assumed_patients_note(measured)]
+    trained_on = "the other folds of the same dataset"
+    return Judged(
+        predictions, measured, OUT_OF_FOLD, (*notes, SELECTED), tuple(doubts), predictions.model_hash, trained_on
+    )
+
+
+def _warning(split: Split, *, is_same: bool) -> str:
+    if is_same and split != "test":
+        use = "was trained on" if split == "train" else "was selected by"
+        return f"These are images of the {split} split: the model {use} them, so the metrics are too good."
+    if split == "train":
+        return "These are images of a train split: if the model was trained on any of them, the metrics are too good."
+    return ""

@@ -1,0 +1,63 @@
+"""Ensemble of fine-tuned models of one task, whose probabilities are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medvit.artifacts import Checkpoint
+from medvit.models.image import Model, ModelConfig
+
+PREFIX = "members."
+
+
+class Ensemble(nn.Module):
+    """Models with the same classes and windows, from different folds or seeds."""
+
+    def __init__(self, config: ModelConfig, members: Sequence[Model]) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(members)
+        self.active: tuple[int, ...] = tuple(range(len(members)))
+        """Models that predict, by number from 0. A subset of them gives out-of-fold predictions."""
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Ensemble:
+        """Return the ensemble of a checkpoint, ready for inference.
+
+        Raises:
+            CheckpointError: If the weights do not match the description of the checkpoint.
+        """
+        members = []
+        for number in range(int(checkpoint.model["members"])):
+            start = f"{PREFIX}{number}."
+            state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
+            members.append(Model.from_checkpoint(checkpoint.member(state)))
+        config = members[0].config.model_copy(update={"members": len(members)})
+        return cls(config, members).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
+        """Return the mean of the float32 probabilities of the active models."""
+        total: Tensor | None = None
+        for number in self.active:
+            model = self.members[number]
+            assert isinstance(model, Model)
+            found = model.predict(pixels)
+            total = found if total is None else total.add_(found)
+        assert total is not None, "a model is active"
+        return total.div_(len(self.active))
+
+
+def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
+    """Return the model of a fine-tuned checkpoint, or the ensemble if it has several."""
+    is_ensemble = checkpoint.kind != "slide" and int(checkpoint.model.get("members", 1)) > 1
+    return Ensemble.from_checkpoint(checkpoint) if is_ensemble else Model.from_checkpoint(checkpoint)
+
+
+def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the weights of an ensemble from those of its models."""
+    return {f"{PREFIX}{number}.{name}": one for number, state in enumerate(states) for name, one in state.items()}

@@ -1,0 +1,1 @@
+"""Ensembles: folds of patients, and training of one model per fold and seed."""

@@ -1,0 +1,90 @@
+"""Folds of patients, and the models of an ensemble: one per fold and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from medvit.dataset.manifest import Manifest
+from medvit.errors import DataError
+from medvit.records import Row
+from medvit.seeds import mixed_seed
+from medvit.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
+    """Model number `number` (from 0) of an ensemble over `folds` folds; 0 folds: the splits of the dataset."""
+
+    number: int
+    folds: int
+    seed: int
+    """Seed of the whole run, from which the folds and the own seed of each model are derived."""
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of the initial weights, of augmentation and of the order of images."""
+        return self.seed if self.number == 0 else mixed_seed(self.seed, 5, self.number) % 2**31
+
+    def divide(self, rows: Sequence[Row], classes: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+        """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
+
+        Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
+        and the model holds out one of them. After every `folds` models, patients are distributed again. If the
+        `classes` of the rows are given, each fold gets about the same share of each class.
+        """
+        if not self.folds:
+            held_out = [row.split == "val" for row in rows]
+        else:
+            patients = sorted({row.patient_id for row in rows})
+            order = np.random.default_rng(mixed_seed(self.seed, 4, self.number // self.folds)).permutation(
+                len(patients)
+            )
+            highest = dict.fromkeys(patients, 0)
+            for row, index in zip(rows, classes or [0] * len(rows), strict=True):
+                highest[row.patient_id] = max(highest[row.patient_id], index)
+            dealt = sorted((patients[place] for place in order), key=highest.__getitem__)
+            chosen = set(dealt[self.number % self.folds :: self.folds])
+            held_out = [row.patient_id in chosen for row in rows]
+        return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]
+
+    def split(self, manifest: Manifest, label: str) -> Manifest:
+        """Return the manifest with the held-out patients in the val split, and the others of train and val in train.
+
+        Raises:
+            DataError: If there are fewer patients than folds.
+        """
+        if not self.folds:
+            return manifest
+        rows = [row for row in manifest if row.split in ("train", "val")]
+        num_patients = len({row.patient_id for row in rows})
+        if num_patients < self.folds:
+            raise DataError(
+                f"{manifest.folder}: train and val have {num_patients} patients, too few for folds={self.folds}"
+            )
+        names = manifest.facts.classes.get(label, ())
+        known = {name: index for index, name in enumerate(names)}
+        _, held_out = self.divide(rows, [known.get(row.labels.get(label, ""), 0) for row in rows])
+        out = {rows[index].image_id for index in held_out}
+        learned = {row.image_id for row in rows} - out
+        new: dict[str, Literal["train", "val"]] = {**dict.fromkeys(learned, "train"), **dict.fromkeys(out, "val")}
+        return replace(manifest, rows=tuple(replace(row, split=new.get(row.image_id, row.split)) for row in manifest))
+
+
+def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:
+    """Return the models of an ensemble: `number` of them in all, the same number for each fold."""
+    return [EnsembleMember(index, folds, seed) for index in range(number)]
+
+
+class MemberTracker(Tracker):
+    """Logger that prefixes metrics with the name of a model of an ensemble."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        self._tracker, self._prefix = tracker, f"{name}."
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record the metrics of a step."""
+        self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)

@@ -1,0 +1,151 @@
+"""Training of an ensemble: one model after the other, each with its own fold, seed and best epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from medvit.artifacts import Checkpoint
+from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError
+from medvit.files.atomic import write_text
+from medvit.models.ensemble import ensemble_states
+from medvit.tracking import Tracker
+from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning
+from medvit.training.ensembles.folds import EnsembleMember, MemberTracker, members_of
+from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.options import describe_patients, trained_on
+from medvit.training.resume import BEST, RESUME
+
+log = logging.getLogger("medvit")
+
+FIGURES = "figures.json"
+"""File with the metrics of a model, written when its training is complete."""
+
+
+@dataclass(frozen=True)
+class EnsembleTraining:
+    """Components for training the models of an ensemble on images; each has a folder of its own in `folder`."""
+
+    options: FinetuningOptions
+    manifest: Manifest
+    pretrained: Checkpoint | None
+    positive_of: PositiveOf
+    seed: int
+    folder: Path
+    tracker: Tracker
+
+    @cached_property
+    def members(self) -> list[EnsembleMember]:
+        """Models to train."""
+        return members_of(self.options.folds, self.options.num_members(seeds=1), self.seed)
+
+    @cached_property
+    def first(self) -> AssembledFinetuning:
+        """Components of the first model, whose crop, head and rules for series hold for all models.
+
+        Raises:
+            ConfigError: If several devices are requested.
+        """
+        if self.options.trainer.devices * self.options.trainer.nodes > 1:
+            raise ConfigError(
+                "models of an ensemble are trained one after the other on one device; remove trainer.devices and "
+                "trainer.nodes, or folds and seeds"
+            )
+        return self._assemble(self.members[0], self.options)
+
+    def train(self) -> Checkpoint:
+        """Train the models that are not finished, and return the ensemble, without saving it.
+
+        Raises:
+            DataError: If there are fewer patients than folds, or a split of a model is empty.
+        """
+        model = self.first.model.config
+        options = self.options.model_copy(
+            update={"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
+        )
+        self.first.start.backbone.cpu()
+        for member in self.members:
+            if not (self._home(member) / FIGURES).is_file():
+                log.info("finetune: model %d of %d", member.number + 1, len(self.members))
+                self._train(member, options)
+        saved = [Checkpoint.load(self._home(member)) for member in self.members]
+        adapters = [one.stored_adapter() for one in saved]
+        kept = [adapter for adapter in adapters if adapter is not None]
+        return replace(
+            saved[0],
+            folder=self.folder,
+            model={**saved[0].model, "members": len(saved)},
+            state=ensemble_states([one.state for one in saved]),
+            adapter=ensemble_states(kept) if len(kept) == len(saved) else None,
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Return the metrics of each finished model."""
+        return {
+            f"model {member.number + 1}: {name}": value
+            for member in self.members
+            for name, value in json.loads((self._home(member) / FIGURES).read_text(encoding="utf-8")).items()
+        }
+
+    def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
+        """Return, for a summary, the images and patients, and the best validation metric of each model."""
+        task = self.first.task
+        best = "best validation metric"
+        names = [f"model {member.number + 1}" for member in self.members]
+        texts = {name: f"{best} {figures.get(f'{name}: {best}', float('nan')):.3f}" for name in names}
+        return trained_on([*task.train], [*task.val]) | texts
+
+    def describe(self) -> dict[str, str]:
+        """Return the training settings for the model card."""
+        first, folds = self.first, self.options.folds
+        rows = [*first.task.train, *first.task.val]
+        divided = (
+            f"{len(rows)}, in {folds} folds of patients" if folds else f"{len(rows)}, by the splits of the dataset"
+        )
+        return {
+            "images": f"{len(rows)}, {divided}",
+            "patients": describe_patients(rows),
+            "models": f"{len(self.members)}, whose probabilities are averaged",
+            **self.options.describe(first.optim, num_images=first.num_images),
+            "seed": str(self.seed),
+        }
+
+    @property
+    def leftovers(self) -> list[str]:
+        """Return the names of the folders for single models, which only an unfinished run needs."""
+        return [self._home(member).name for member in self.members]
+
+    def _train(self, member: EnsembleMember, options: FinetuningOptions) -> None:
+        home = self._home(member)
+        home.mkdir(parents=True, exist_ok=True)
+        parts = self._assemble(member, options)
+        parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
+        parts.module.restore_best()
+        best = parts.model
+        adapter, preprocess = best.stored_adapter(), parts.start.preprocess.tree()
+        Checkpoint(home, best.config.tree(), preprocess, best.merged_state(), adapter).save()
+        write_text(home / FIGURES, json.dumps(parts.module.figures()))
+        for name in (RESUME, BEST):
+            (home / name).unlink(missing_ok=True)
+
+    def _assemble(self, member: EnsembleMember, options: FinetuningOptions) -> AssembledFinetuning:
+        torch.manual_seed(member.own_seed)
+        return assemble_finetuning(
+            options,
+            member.split(self.manifest, options.label),
+            self.pretrained,
+            self.positive_of,
+            seed=member.own_seed,
+            folder=self._home(member),
+            tracker=MemberTracker(self.tracker, f"model_{member.number + 1}"),
+        )
+
+    def _home(self, member: EnsembleMember) -> Path:
+        return self.folder / f".model-{member.number}"

@@ -1,0 +1,158 @@
+"""Folds of patients, ensembles over folds and seeds, and predictions out of fold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medvit.artifacts import ADAPTER, Checkpoint, Report
+from medvit.config import ConfigError
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import load
+from medvit.errors import DataError
+from medvit.inference.out_of_fold import StoredPredictions
+from medvit.inference.predictor import Predictor
+from medvit.training.ensembles.folds import EnsembleMember, members_of
+from pipelines.evaluate import evaluate
+from pipelines.finetune import FinetuneConfig, finetune
+from tests.training.test_runs import TINY, interrupt
+
+QUICK = {
+    "tracking": {"enabled": False},
+    "backbone": TINY,
+    "preprocess": {"kind": "image"},
+    "trainer": {"epochs": 1, "steps_per_epoch": 2, "precision": "32-true"},
+    "loader": {"batch_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(images):
+    return [replace(row, patient_id=f"p-{n // 2}") for n, row in enumerate(Manifest.read(images))]
+
+
+@pytest.fixture(scope="module")
+def ensemble(images, tmp_path_factory):
+    """Two seeds of three folds."""
+    output = tmp_path_factory.mktemp("folds") / "model"
+    return finetune(dataset=images, output=output, folds=3, seeds=2, peft="lora", **QUICK)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_no_patient_is_on_both_sides_of_a_model(rows, folds):
+    held_out_of = []
+    for member in members_of(folds, 3, 0):
+        learning, held_out = member.divide(rows)
+        assert sorted(learning + held_out) == list(range(12))
+        assert not {rows[n].patient_id for n in learning} & {rows[n].patient_id for n in held_out} or not folds
+        held_out_of.append(frozenset(held_out))
+    if folds:
+        assert frozenset.union(*held_out_of) == set(range(12))
+        assert sum(map(len, held_out_of)) == 12
+    else:
+        assert {rows[n].split for n in held_out_of[0]} == {"val"}
+        assert len(set(held_out_of)) == 1
+
+
+def test_every_fold_has_its_share_of_patients_of_each_class(rows):
+    classes = [0, 0, 0, 1] * 6
+    patients = [replace(rows[0], patient_id=f"p-{n:02d}") for n in range(24)]
+    for seed in range(5):
+        for member in members_of(3, 3, seed):
+            _, held_out = member.divide(patients, classes)
+            assert Counter(classes[n] for n in held_out) == {0: 6, 1: 2}
+
+
+def test_the_test_split_is_in_no_fold(images):
+    manifest = Manifest.read(images)
+    manifest = replace(
+        manifest, rows=tuple(replace(row, split="test") if n < 3 else row for n, row in enumerate(manifest))
+    )
+    for member in members_of(3, 6, 0):
+        divided = member.split(manifest, "label")
+        assert [row.split for row in divided][:3] == ["test"] * 3
+        assert Counter(row.split for row in divided) == {"test": 3, "val": 3, "train": 6}
+
+
+def test_more_folds_than_patients_and_a_single_fold_are_refused(images):
+    with pytest.raises(DataError, match=r"train and val have 12 patients, too few for folds=13"):
+        EnsembleMember(0, 13, 0).split(Manifest.read(images), "label")
+    with pytest.raises(ConfigError, match=r"folds=1 leaves nothing to train on"):
+        FinetuneConfig.parse({"dataset": images, "output": "x", "folds": 1})
+
+
+def test_options_of_earlier_versions_are_taken(images):
+    given = {"dataset": images, "output": "x", "bags": {"members": 6, "folds": 3, "tiles": 9}}
+    config = FinetuneConfig.parse(given)
+    assert (config.folds, config.seeds, config.bags.tiles) == (3, 2, 9)
+    with pytest.raises(ConfigError, match=r"bags\.members=5 is not a multiple of folds=3"):
+        FinetuneConfig.parse({**given, "bags": {"members": 5, "folds": 3}})
+    with pytest.raises(ConfigError, match=r"bags\.members is now called seeds, and both are given"):
+        FinetuneConfig.parse({**given, "seeds": 2})
+
+
+def test_the_first_of_several_seeds_is_the_run_of_a_single_model(images, tmp_path):
+    single = finetune(dataset=images, output=tmp_path / "one", **QUICK)
+    both = finetune(dataset=images, output=tmp_path / "two", seeds=2, **QUICK)
+    for name, weight in single.state.items():
+        assert torch.equal(both.state[f"members.0.{name}"], weight)
+    assert not torch.equal(both.state["members.1.head.linear.weight"], single.state["head.linear.weight"])
+
+
+def test_an_ensemble_predicts_the_mean_of_its_models(ensemble, images):
+    manifest = Manifest.read(images)
+    image = load(manifest, manifest.rows[0])
+    predictor = Predictor(Checkpoint.load(ensemble.folder), device="cpu")
+    alone = []
+    for number in range(6):
+        predictor.model.active = (number,)
+        alone.append(predictor(image).probabilities)
+    predictor.model.active = tuple(range(6))
+    np.testing.assert_allclose(predictor(image).probabilities, np.mean(alone, axis=0), atol=1e-6)
+    assert np.ptp(alone, axis=0).max() > 0
+    assert (ensemble.folder / ADAPTER).is_file()
+    assert not [path for path in ensemble.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble, images):
+    manifest, found = Manifest.read(images), StoredPredictions.read(ensemble.folder / "out_of_fold")
+    members = members_of(3, 6, 0)
+    assert set(found.lines) == {row.image_id for row in manifest}
+    predictor = Predictor(Checkpoint.load(ensemble.folder), device="cpu")
+    for row in manifest:
+        held_out_by = [m.number for m in members if dict_of(m, manifest)[row.image_id] == "val"]
+        assert found.lines[row.image_id]["models"] == [number + 1 for number in held_out_by]
+        assert len(held_out_by) == 2
+        predictor.model.active = tuple(held_out_by)
+        image = load(manifest, row)
+        np.testing.assert_allclose(found(image).probabilities, predictor(image).probabilities, atol=1e-6)
+
+
+def dict_of(member: EnsembleMember, manifest: Manifest) -> dict[str, str]:
+    return {row.image_id: row.split for row in member.split(manifest, "label")}
+
+
+def test_masks_out_of_fold_are_evaluated_on_all_patients(volumes, tmp_path):
+    head = {"name": "dense", "channels": 4, "num_depths": 2}
+    options = {**QUICK, "preprocess": {"kind": "volume"}, "backbone": TINY | {"ndim": 3}, "head": head}
+    model = finetune(dataset=volumes, output=tmp_path / "model", folds=2, **options)
+    given = {"dataset": volumes, "tracking": {"enabled": False}, "resamples": 100}
+    report = evaluate(predictions=model.folder / "out_of_fold", output=tmp_path / "report", **given)
+    assert isinstance(report, Report)
+    assert 0 <= report.metrics["dice"] <= 1
+    assert len(StoredPredictions.read(model.folder / "out_of_fold").lines) == 12
+    with pytest.raises(ConfigError, match="checkpoint and predictions"):
+        evaluate(predictions=model.folder / "out_of_fold", checkpoint=model.folder, output=tmp_path / "x", **given)
+    with pytest.raises(DataError, match=r"no description\.json"):
+        evaluate(predictions=model.folder, output=tmp_path / "y", **given)
+
+
+def test_an_interrupted_ensemble_goes_on_to_the_same_models(images, ensemble, tmp_path, monkeypatch):
+    options = {"dataset": images, "output": tmp_path / "cut", "folds": 3, "seeds": 2, "peft": "lora", **QUICK}
+    interrupt(finetune, monkeypatch, 1, **options)
+    resumed = finetune(resume=True, **options)
+    assert all(torch.equal(resumed.state[name], weight) for name, weight in ensemble.state.items())
