@@ -50,6 +50,13 @@ class CurvePoint:
         """Return the fields as plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> CurvePoint:
+        """Return a point from plain values (`tree`)."""
+        effects = {key: tree[key] and Effect(**tree[key]) for key in ("mean", "effect")}
+        lists = {key: tuple(tree[key]) for key in ("edges", "draws", "scores")}
+        return cls(**{**tree, **effects, **lists})
+
     @property
     def is_tested(self) -> bool:
         """Whether the effect is one of those for which p-values are corrected: of the chosen method of an arm."""
