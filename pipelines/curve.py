@@ -91,7 +91,7 @@ def curve(config: CurveConfig, run: Run) -> Curve:
         config.num_threads,
     )
     trial.folder.mkdir(exist_ok=True)
-    runs = list(tuning_runs(config, arms, amounts, with_pixels=bool(pool.label)))
+    runs = list(tuning_runs(config, arms, amounts, is_classification=bool(pool.label)))
     chosen, tried = _chosen(trial, runs, config, run)
 
     steps = _pretraining_steps(config, pretrained)

@@ -11,6 +11,7 @@ from medvit.artifacts import MODEL, Checkpoint
 from medvit.backbones import BackboneConfig
 from medvit.config import Tree
 from medvit.curves.options import CurveOptions
+from medvit.curves.runs import EQUAL_STEPS, UNET
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.leakage.seen_patients import seen_patients, training_patients
@@ -85,7 +86,12 @@ def initial_weights(
     An arm with several pretrained checkpoints has one set of options per checkpoint. The arms differ in nothing else.
     """
     shared = model.for_finetuning(options)
-    starts = {"scratch": (shared,), "given": (with_weights(shared, options.given_weights),)}
+    starts = {
+        "scratch": (shared,),
+        EQUAL_STEPS: (shared,),
+        UNET: ({**shared, "head": {"name": UNET}},),
+        "given": (with_weights(shared, options.given_weights),),
+    }
     return starts | {
         arm: tuple({**shared, "checkpoint": str(folder)} for folder in folders) for arm, folders in pretrained.items()
     }

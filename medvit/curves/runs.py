@@ -15,16 +15,17 @@ from medvit.curves.amounts import ALL, LabelAmount, tuned_amount
 from medvit.curves.options import CurveOptions
 from medvit.errors import DataError
 
-PIXELS, EQUAL_STEPS = "pixels", "scratch-equal-steps"
+PIXELS, UNET, EQUAL_STEPS = "pixels", "unet", "scratch-equal-steps"
 """Baselines that are listed with the arms.
 
-The first is a logistic regression on pixels. The second is training from scratch for as many steps as pretraining and
-fine-tuning take together.
+The first is a logistic regression on pixels, for classification. The second is a small U-Net, for segmentation. The
+third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
-SIMPLE = (PIXELS,)
+SIMPLE = (PIXELS, UNET)
 """Baselines without a vision transformer; a gain requires one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
-REGRESSION = "regression"
+WHOLE_NETWORK, REGRESSION = "network", "regression"
+"""Methods of the simple baselines."""
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
@@ -91,12 +92,12 @@ Choices = Mapping[Cell, tuple[Settings, float]]
 
 
 def tuning_runs(
-    options: CurveOptions, arms: Sequence[str], amounts: Sequence[LabelAmount], *, with_pixels: bool
+    options: CurveOptions, arms: Sequence[str], amounts: Sequence[LabelAmount], *, is_classification: bool
 ) -> Iterator[CurveRun]:
     """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
     An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount `all` is skipped,
-    because no training patient is left to evaluate on. `with_pixels` adds the runs of the regression on pixels.
+    because no training patient is left to evaluate on. The simple baseline is that of the task.
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
@@ -106,8 +107,10 @@ def tuning_runs(
             continue
         for arm, way in itertools.product(arms, options.ways):
             yield from (CurveRun("tuning", arm, way, amount, draw, settings) for settings in grid)
-        if with_pixels:
+        if is_classification:
             yield from (CurveRun("tuning", PIXELS, REGRESSION, amount, draw, settings) for settings in strengths)
+        else:
+            yield from (CurveRun("tuning", UNET, WHOLE_NETWORK, amount, draw, settings) for settings in grid)
 
 
 def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Cell, tuple[Settings, float]]:
@@ -147,7 +150,7 @@ def test_runs(
     """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
     for amount, draw in itertools.product(amounts, range(options.draws)):
         tuned = tuned_amount(amount, amounts)
-        for arm, way in [*itertools.product(arms, options.ways), (PIXELS, REGRESSION)]:
+        for arm, way in [*itertools.product(arms, options.ways), (PIXELS, REGRESSION), (UNET, WHOLE_NETWORK)]:
             if (tuned, arm, way) in chosen:  # all its settings may have diverged in tuning
                 yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
         if options.equal_steps and pretraining_steps:

@@ -18,7 +18,7 @@ from medvit.config import Tree
 from medvit.curves import scores as files
 from medvit.curves.baseline import regression_on_pixels
 from medvit.curves.pool import Pool, PoolOptions
-from medvit.curves.runs import EQUAL_STEPS, CurveRun
+from medvit.curves.runs import WHOLE_NETWORK, CurveRun
 from medvit.curves.scores import CaseScores, ClassScores, ImageScores, patient_indices
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
@@ -82,10 +82,8 @@ class Trial:
         return score_images(predictor, predictor.config, scored)
 
     def _train(self, run: CurveRun, labeled: Manifest) -> Predictor:
-        starts = self.starts["scratch" if run.arm == EQUAL_STEPS else run.arm]
+        starts = self.starts[run.arm]
         tree = {**self.finetuning, **starts[run.draw % len(starts)]}
-        given = tree.get("peft") or {}
-        named = given if isinstance(given, Mapping) else {"name": given}
         folder = self.folder / f".{run.name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -95,7 +93,7 @@ class Trial:
                 "dataset": self.dataset,
                 "output": folder,
                 "keep": "last",
-                "peft": named if named.get("name") == run.way else {"name": run.way},
+                "peft": _peft(tree, run),
                 "optim": {**(tree.get("optim") or {}), "lr": run.settings.lr},
                 "trainer": {**(tree.get("trainer") or {}), "epochs": 1, "steps_per_epoch": run.settings.steps},
             }
@@ -116,6 +114,14 @@ class Trial:
             raise TrainingError(f"the training diverged with {run.settings}: {what}") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _peft(tree: Tree, run: CurveRun) -> Tree:
+    """Return the options of the fine-tuning method of a run; the backbone beside a U-Net is not trained."""
+    given = tree.get("peft") or {}
+    named = dict(given) if isinstance(given, Mapping) else {"name": given}
+    way = "frozen" if run.way == WHOLE_NETWORK else run.way
+    return named if named.get("name") == way else {"name": way}
 
 
 def score_images(predict: Callable[[Image], Prediction], config: ModelConfig, scored: Manifest) -> ImageScores:
