@@ -19,7 +19,16 @@ from medvit.curves.page import curve_document, protocol_lines, write_page
 from medvit.curves.pool import Pool, PoolOptions
 from medvit.curves.pretraining import PretrainArm, without_test_images
 from medvit.curves.results import CurvePoint, Design, lines_of
-from medvit.curves.runs import Choices, CurveRun, chosen_settings, chosen_text, read_chosen, test_runs, tuning_runs
+from medvit.curves.runs import (
+    Choices,
+    CurveRun,
+    chosen_settings,
+    chosen_text,
+    read_chosen,
+    test_runs,
+    tuning_draws,
+    tuning_runs,
+)
 from medvit.curves.tables import read_table, table
 from medvit.curves.trial import Trial
 from medvit.dataset.manifest import Manifest
@@ -78,6 +87,7 @@ def curve(config: CurveConfig, run: Run) -> Curve:
     pool = Pool.of(manifest, pool_options)
     num_patients = pool.patients_by_amount(config.labeled)
     amounts = tuple(num_patients)
+    pool.require_scorable(amounts, tuning_draws(config), limit=config.tuning_images)
 
     pretrained = _pretrained(config, model, run)
     starts = initial_weights(config, model, pretrained)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from medvit.curves.amounts import LabelAmount, num_labeled, patients_by_amount
+from medvit.curves.amounts import ALL, LabelAmount, num_labeled, patients_by_amount
 from medvit.curves.draws import classes_by_rarity, ordered_patients, patient_classes, without_copies
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
@@ -83,6 +85,29 @@ class Pool:
             ConfigError: If an amount does not fit the number of training patients.
         """
         return patients_by_amount(amounts, len(self.classes), len(self.rarity))
+
+    def require_scorable(self, amounts: Iterable[LabelAmount], draws: Iterable[int], *, limit: int) -> None:
+        """Check that the test images, and those on which settings are chosen, are of more than one class.
+
+        `draws` are the draws for the choice of settings, and `limit` is the maximum number of images to score.
+
+        Raises:
+            DataError: If a score would be undefined.
+        """
+        if not self.label:
+            return
+        self._require_classes(self.test, "the test images")
+        for amount, draw in itertools.product((each for each in amounts if each != ALL), draws):
+            held_out = self.held_out(self.labeled(amount, draw), limit=limit, seed=draw)
+            self._require_classes(held_out, f"the images to choose settings by, with labeled={amount},")
+
+    def _require_classes(self, images: Manifest, what: str) -> None:
+        classes = {row.labels[self.label] for row in images}
+        if len(classes) < 2:
+            raise DataError(
+                f"{images.folder}: {what} are all of the class {', '.join(classes)}, so that scores on them are "
+                "undefined; ingest more images, raise tuning_images, or give smaller amounts in labeled"
+            )
 
     def labeled(self, amount: LabelAmount, draw: int) -> Manifest:
         """Draw `amount` training patients (`draws.ordered_patients`) with the seed `draw`; return their images."""

@@ -91,6 +91,11 @@ Choices = Mapping[Cell, tuple[Settings, float]]
 """Settings of each cell, and their score in tuning."""
 
 
+def tuning_draws(options: CurveOptions) -> range:
+    """Return the numbers of the draws that are used for tuning."""
+    return range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
+
+
 def tuning_runs(
     options: CurveOptions, arms: Sequence[str], amounts: Sequence[LabelAmount], *, is_classification: bool
 ) -> Iterator[CurveRun]:
@@ -101,8 +106,7 @@ def tuning_runs(
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
-    draws = range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
-    for amount, draw in itertools.product(amounts, draws):
+    for amount, draw in itertools.product(amounts, tuning_draws(options)):
         if amount == ALL:
             continue
         for arm, way in itertools.product(arms, options.ways):
@@ -120,13 +124,13 @@ def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Ce
     `num_draws` draws are not chosen, and a method without any others is omitted.
 
     Raises:
-        DataError: If a score is undefined, as for held-out images of one class.
+        DataError: If a score is undefined, as for images without a foreground.
     """
     found: dict[Cell, dict[Settings, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, score in scores.items():
         if np.isnan(score):
             raise DataError(
-                f"{run.name}: the score is undefined on the {run.purpose} images, as where all are of one class; raise "
+                f"{run.name}: the score is undefined, as where no image to choose settings by has a foreground; raise "
                 "tuning_images, or give smaller amounts in labeled"
             )
         found[run.amount, run.arm, run.way][run.settings].append(score)

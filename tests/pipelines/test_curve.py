@@ -292,6 +292,8 @@ def test_amounts_that_leave_no_patient_to_choose_by_are_refused_before_any_train
     for amount, text in ((9, "more than the 8"), (8, "all of the 8")):
         with pytest.raises(ConfigError, match=f"labeled={amount} .*{text} labeled training patients"):
             curve(**options(place, output=tmp_path / "out", labeled=[amount]))
+    with pytest.raises(DataError, match=r"with labeled=2, are all of the class (dark|bright), so that scores"):
+        curve(**options(place, output=tmp_path / "out", tuning_images=1))
 
 
 def test_the_pool_has_images_of_the_kind_and_without_the_flags_of_the_files(place: Path) -> None:
