@@ -20,6 +20,7 @@ from medvit.curves.pool import Pool, PoolOptions
 from medvit.curves.pretraining import PretrainArm, without_test_images
 from medvit.curves.results import CurvePoint, Design, lines_of
 from medvit.curves.runs import (
+    EQUAL_STEPS,
     Choices,
     CurveRun,
     chosen_settings,
@@ -134,7 +135,8 @@ def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint
     found = [run.checkpoint(folder, name).require("backbone") for name, folder in folders.items()]
     if config.public_weights is not None and Path(config.public_weights).is_file():
         with Path(config.public_weights).open("rb") as file:
-            run.require_same("weights", hashlib.file_digest(file, "sha256").hexdigest())
+            run.inputs["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        run.require_same("weights", run.inputs["weights"])
     source = source_of_weights(config)
     for folder in dict.fromkeys([*folders.values(), *([] if source is None else [source])]):
         require_unseen(folder, manifest, config.split)
@@ -225,14 +227,13 @@ def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run,
 
 
 def _report_edges(lines: Sequence[CurvePoint]) -> None:
-    edges = [
-        f"{line.num_patients} patients, {line.arm}, {line.way}: {', '.join(line.edges)}" for line in lines if line.edges
-    ]
+    chosen = [line for line in lines if line.is_chosen and line.arm != EQUAL_STEPS]
+    edges = [f"{line.num_patients} patients, {line.arm}: {', '.join(line.edges)}" for line in chosen if line.edges]
     if edges:
         log.warning(
-            "%d of %d chosen settings are at an edge of their grid, and better ones may be outside (%s); widen rates, "
-            "lengths or strengths for a new curve",
+            "the settings of %d of %d chosen methods are at an edge of their grid, and better ones may be outside "
+            "(%s); widen rates, lengths or strengths for a new curve",
             len(edges),
-            len(lines),
+            len(chosen),
             "; ".join(edges),
         )
