@@ -202,6 +202,37 @@ def test_all_arms_have_the_backbone_and_preprocessing_of_the_checkpoint(
     assert json.loads((made / "lineage.json").read_text())["inputs"].keys() == {"dataset", "checkpoint"}
 
 
+def test_a_file_of_given_weights_is_recorded_with_the_patients_it_was_trained_on(
+    place: Path, finished: Path, tmp_path: Path
+) -> None:
+    weights, given = finished / "pretrained" / "seed-0", tmp_path / "given.yaml"
+    backbone = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2, "weights": str(weights / "model.safetensors")}
+    given.write_text(f"{FINETUNE}backbone: {json.dumps(backbone)}\npreprocess: {{kind: image}}\n")
+    pretrain = tmp_path / "pretrain.yaml"
+    kept = [line for line in PRETRAIN.splitlines() if not line.startswith(("backbone", "preprocess"))]
+    pretrain.write_text("\n".join([*kept, "peft: full"]))
+    small = {"labeled": [2], "draws": 1, "pretrainings": 1, "rates": [1e-3], "finetune": given, "pretrain": pretrain}
+    made = curve(**options(place, output=tmp_path / "out", **small))
+    assert {line.arm for line in made.lines} == {"scratch", "given", "continued", "pixels", "scratch-equal-steps"}
+    assert json.loads((made.folder / "lineage.json").read_text())["inputs"].keys() == {"dataset", "weights"}
+    assert training_patients(made.folder / "continued" / "seed-0") == training_patients(weights)
+
+
+def test_a_rate_at_which_training_diverges_is_reported_and_not_chosen(place: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.yaml"
+    given.write_text(
+        f"{FINETUNE}backbone: {{patch_size: 8, width: 16, depth: 1, heads: 2}}\npreprocess: {{kind: image}}\n"
+    )
+    small = {"finetune": given, "pretrain": None, "labeled": [2], "draws": 1, "rates": [1e-3, 1e30], "lengths": [4]}
+    finished = curve.run(configured(place, output=tmp_path / "out", **small))
+    (failure,) = finished.failures
+    assert "the training diverged with lr1e+30-s4: the " in failure
+    assert "failed_step" not in failure  # the file that it would inspect is removed with the run
+    (line,) = (line for line in finished.artifact.lines if line.arm == "scratch")
+    assert line.settings == "lr0.001-s4"
+    assert list(finished.artifact.folder.glob("runs/.*")) == []
+
+
 def test_files_that_name_different_backbones_and_checkpoints_that_differ_are_refused(
     place: Path, finished: Path, tmp_path: Path
 ) -> None:
