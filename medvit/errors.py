@@ -80,6 +80,10 @@ class OutputError(MedvitError):
     code = "output"
 
 
+class NonFiniteError(DataError):
+    """Output of a model that is not finite, as after a training that diverged."""
+
+
 class TrainingError(MedvitError):
     """Training that cannot continue, for example because of a non-finite loss."""
 

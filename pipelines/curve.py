@@ -6,39 +6,52 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from medvit.artifacts import CONFIG, Checkpoint
 from medvit.config import Tree, read_yaml
 from medvit.curves import scores as files
-from medvit.curves.options import Arm, CurveOptions
+from medvit.curves.initial import SharedModel, initial_weights, require_unseen, source_of_weights, with_weights
+from medvit.curves.options import CurveOptions
 from medvit.curves.page import curve_document, protocol_lines, write_page
-from medvit.curves.pretraining import PretrainArm, require_unseen
-from medvit.curves.results import CurvePoint, lines_of
-from medvit.curves.runs import CurveRun, as_tree, chosen_settings, test_runs, tuning_runs
-from medvit.curves.trial import Pool, Trial
+from medvit.curves.pool import Pool, PoolOptions
+from medvit.curves.pretraining import PretrainArm, without_test_images
+from medvit.curves.results import CurvePoint, Design, lines_of
+from medvit.curves.runs import (
+    EQUAL_STEPS,
+    Choices,
+    CurveRun,
+    chosen_settings,
+    chosen_text,
+    read_chosen,
+    test_runs,
+    tuning_draws,
+    tuning_runs,
+)
+from medvit.curves.tables import read_table, table
+from medvit.curves.trial import Trial
 from medvit.dataset.manifest import Manifest
 from medvit.engine import map_items
-from medvit.errors import DataError
+from medvit.errors import DataError, TrainingError
 from medvit.files.atomic import write_text
-from medvit.files.spreadsheets import csv_text
+from medvit.leakage.seen_patients import training_patients
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, labeled
-from medvit.training.pretraining_options import PretrainingOptions
 from medvit.training.trainer import TrainerConfig
 
 log = logging.getLogger("medvit")
 
 SETTINGS, TRIED, RUNS, LINES = "settings.json", "tried.csv", "runs.csv", "curve.json"
-"""Chosen settings, written before a test label is read; scores on training patients; scores of draws; all figures."""
+"""Choices settings, written before a test label is read; scores on training patients; scores of draws; all figures."""
 
 
 class CurveConfig(CurveOptions, StageConfig):
     """Options of `medvit curve`."""
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("arms",)
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "engine")
 
 
 @dataclass(frozen=True)
@@ -66,120 +79,161 @@ def curve(config: CurveConfig, run: Run) -> Curve:
     for name, path in (("finetune", config.finetune), ("pretrain", config.pretrain)):
         if path is not None:
             run.require_same(name, hashlib.sha256(path.read_bytes()).hexdigest())
-    finetuning, arms = config.finetuning, config.arms_in_force()
+    arms = config.arms_in_force()
     run.in_force(arms=arms)
-    pool = Pool.of(manifest, str(finetuning.get("label", "label")), config.split)
 
-    pretrained = _pretrained(config, manifest, run)
-    starts = _starts(config, pretrained)
+    model = SharedModel.of(config, without_test_images(manifest, config.split), _given(config, manifest, run))
+    kind = "volume" if config.task.slices is not None else model.finetuning.kind
+    pool_options = PoolOptions(config.task.label, config.split, kind, config.task.skip_flags)
+    pool = Pool.of(manifest, pool_options)
+    num_patients = pool.patients_by_amount(config.labeled)
+    amounts = tuple(num_patients)
+    pool.require_scorable(amounts, tuning_draws(config), limit=config.tuning_images)
+
+    pretrained = _pretrained(config, model, run)
+    starts = initial_weights(config, model, pretrained)
     trial = Trial(
-        config.dataset, run.folder / "runs", finetuning, starts, config.split, config.tuning_images, config.num_threads
+        config.dataset,
+        run.folder / "runs",
+        pool_options,
+        config.finetuning,
+        starts,
+        config.tuning_images,
+        config.num_threads,
     )
     trial.folder.mkdir(exist_ok=True)
-    tried = _done(
-        trial, list(tuning_runs(config, arms, with_pixels=bool(pool.label))), config, run, "Choosing settings"
-    )
-    chosen = chosen_settings(tried)
-    write_text(run.folder / SETTINGS, json.dumps(as_tree(chosen), indent=1) + "\n")
-    write_text(run.folder / TRIED, _table(tried))
+    runs = list(tuning_runs(config, arms, amounts, is_classification=bool(pool.label)))
+    chosen, tried = _chosen(trial, runs, config, run)
 
-    steps = _pretraining_steps(config) if pretrained else 0
-    tested = _done(
-        trial, list(test_runs(config, arms, chosen, pretraining_steps=steps)), config, run, "Drawing the curve"
-    )
-    num_patients = {amount: len({row.patient_id for row in pool.labeled(amount, 0)}) for amount in config.labeled}
+    steps = _pretraining_steps(config, pretrained)
+    runs = list(test_runs(config, arms, amounts, chosen, pretraining_steps=steps))
+    tested = _done(trial, runs, config, run, "Drawing the curve")
     scores = {one: files.load(trial.path(one)) for one in tested}
-    lines = lines_of(scores, chosen, num_patients, ways=config.ways, resamples=config.resamples)
+    num_weights = {arm: len(folders) for arm, folders in pretrained.items()}
+    design = Design(
+        num_patients, config.draws, config.ways, num_weights, config.resamples, lambda settings: settings.edges(config)
+    )
+    lines = lines_of(scores, chosen, design)
+    _report_edges(lines)
     metric = "AUROC" if pool.label else "Dice"
-    protocol = protocol_lines(config, pool, steps)
-    write_page(run.folder, curve_document(manifest.facts.name, lines, metric, protocol, tried))
-    write_text(run.folder / RUNS, _table(tested))
+    write_page(
+        run.folder,
+        curve_document(manifest.facts.name, lines, metric, protocol_lines(config, pool, steps), tried),
+    )
+    write_text(run.folder / RUNS, table(tested))
     write_text(run.folder / LINES, json.dumps([line.tree() for line in lines], indent=1) + "\n")
     run.tracker.metrics({f"{line.arm}.{line.way}.{line.num_patients}": line.mean.mean for line in lines})
     run.keep("curve.html", SETTINGS, TRIED, RUNS, LINES)
     return Curve(run.folder, lines)
 
 
-def _pretrained(config: CurveConfig, manifest: Manifest, run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the checkpoints of each pretrained arm, after pretraining those that are missing."""
-    found: dict[str, tuple[Path, ...]] = {}
-    if config.pretrained:
-        for number, folder in enumerate(config.pretrained):
-            run.checkpoint(folder, f"pretrained-{number}").require("backbone")
-            require_unseen(folder, manifest, config.split)
-        found["pretrained"] = config.pretrained
-    given: Tree = {key: config.finetuning[key] for key in ("checkpoint", "backbone") if key in config.finetuning}
-    starts: dict[Arm, Tree] = {"pretrained": {}, "continued": given}
-    for arm, start in starts.items():
-        if arm not in config.arms_in_force() or arm in found:
-            continue
-        one = PretrainArm(
-            config.dataset, run.folder / arm, {**config.pretraining, **start}, config.split, config.num_threads
-        )
-        engine = config.engine.model_copy(update={"item_timeout_s": None})
-        outcomes = list(map_items(one, range(config.pretrainings), config=engine, title=f"Pretraining ({arm})"))
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        found[arm] = tuple(one.path(seed) for seed in range(config.pretrainings))
+def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint]:
+    """Return the given checkpoints, after recording them and checking that they have not seen a test patient."""
+    folders = {f"pretrained-{number}": folder for number, folder in enumerate(config.pretrained)}
+    if config.task.checkpoint is not None:
+        folders = {"checkpoint": config.task.checkpoint, **folders}
+    found = [run.checkpoint(folder, name).require("backbone") for name, folder in folders.items()]
+    if config.public_weights is not None and Path(config.public_weights).is_file():
+        with Path(config.public_weights).open("rb") as file:
+            run.inputs["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        run.require_same("weights", run.inputs["weights"])
+    source = source_of_weights(config)
+    for folder in dict.fromkeys([*folders.values(), *([] if source is None else [source])]):
+        require_unseen(folder, manifest, config.split)
     return found
 
 
-def _starts(config: CurveConfig, pretrained: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Tree, ...]]:
-    """Return the fine-tuning options that set the initial weights of each arm.
-
-    An arm with several pretrained checkpoints has one set of options per checkpoint.
-    """
-    finetuning, pretraining = config.finetuning, config.pretraining
-    weights = next((folders[0] for folders in pretrained.values()), finetuning.get("checkpoint"))
-    saved = None if weights is None else Checkpoint.load(Path(weights))
-    backbone = finetuning.get("backbone") or pretraining.get("backbone") or (saved.model["backbone"] if saved else {})
-    preprocess = finetuning.get("preprocess") or pretraining.get("preprocess") or (saved.preprocess if saved else None)
-    random = {
-        "checkpoint": None,
-        "backbone": {key: value for key, value in backbone.items() if key != "weights"},
-        "preprocess": preprocess,
+def _pretrained(config: CurveConfig, model: SharedModel, run: Run) -> dict[str, tuple[Path, ...]]:
+    """Return the checkpoints of each pretrained arm, after pretraining those that are missing."""
+    found: dict[str, tuple[Path, ...]] = {"pretrained": config.pretrained} if config.pretrained else {}
+    tree = {**config.pretraining, **model.for_pretraining(config)}
+    source = source_of_weights(config)
+    seen = frozenset[str]() if source is None else training_patients(source)
+    starts: dict[str, tuple[Tree, frozenset[str]]] = {
+        "pretrained": (tree, frozenset()),
+        "continued": (with_weights(tree, config.given_weights), seen),
     }
-    starts: dict[str, tuple[Tree, ...]] = {"scratch": (random,), "given": ({},)}
-    for arm, folders in pretrained.items():
-        starts[arm] = tuple({"checkpoint": str(folder), "backbone": random["backbone"]} for folder in folders)
-    return starts
+    for arm in config.arms_in_force():
+        if arm not in starts or arm in found:
+            continue
+        options, before = starts[arm]
+        one = PretrainArm(config.dataset, run.folder / arm, options, config.split, before, config.num_threads)
+        seeds = range(config.pretrainings)
+        for outcome in list(map_items(one, seeds, config=config.engine, title=f"Pretraining ({arm})")):
+            if outcome.error is not None:
+                raise outcome.error
+        found[arm] = tuple(one.path(seed) for seed in seeds)
+    return {arm: found[arm] for arm in config.arms_in_force() if arm in found}
 
 
-def _pretraining_steps(config: CurveConfig) -> int:
-    """Return the number of steps of a pretraining run; 0 if the given checkpoints do not record it."""
-    if not config.pretrained:
-        tree = {**config.pretraining, "dataset": config.dataset, "output": config.output}
-        return PretrainingOptions.parse(tree).trainer.steps
-    path = config.pretrained[0] / CONFIG
-    trainer = read_yaml(path).get("trainer", {}) if path.is_file() else None
+def _chosen(
+    trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run
+) -> tuple[Choices, dict[CurveRun, float]]:
+    """Return the settings, and all scores from tuning; settings that were chosen before are never changed."""
+    if (run.folder / SETTINGS).is_file():
+        tried = read_table((run.folder / TRIED).read_text(encoding="utf-8"))
+        return read_chosen((run.folder / SETTINGS).read_text(encoding="utf-8")), tried
+    tried = _done(trial, runs, config, run, "Choosing settings")
+    chosen = chosen_settings(tried, config.tuning_draws)
+    write_text(run.folder / TRIED, table(tried))
+    write_text(run.folder / SETTINGS, chosen_text(chosen))
+    return chosen, tried
+
+
+def _pretraining_steps(config: CurveConfig, pretrained: Mapping[str, Sequence[Path]]) -> int:
+    """Return the number of steps of a pretraining run; 0 if there is none, or given checkpoints do not record it."""
+    if config.pretrain is not None:
+        return config.objective.trainer.steps
+    if not pretrained:
+        return 0
+    steps = [_recorded_steps(folder / CONFIG) for folder in config.pretrained]
+    if not all(steps) and config.equal_steps:
+        log.warning(
+            "the number of steps of a checkpoint in pretrained is not recorded; there is no baseline of as many steps"
+        )
+    return max(steps) if all(steps) else 0
+
+
+def _recorded_steps(path: Path) -> int:
+    trainer = read_yaml(path).get("trainer") if path.is_file() else None
     return 0 if trainer is None else TrainerConfig.parse_saved(trainer, source=str(path)).steps
 
 
 def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run, title: str) -> dict[CurveRun, float]:
-    """Carry out the runs of a trial and return the score of each; a failed run is reported.
+    """Carry out the runs of a trial and return the score of each; runs that diverged are reported and left out.
 
     Raises:
-        DataError: If all fail.
+        DataError: If a run failed for another reason than its settings, or if all diverged. The others are kept, and a
+            resumed curve repeats those that failed.
     """
-    found, failures = {}, []
+    found: dict[CurveRun, float] = {}
+    diverged: list[str] = []
+    failed: list[str] = []
     for outcome in map_items(trial, runs, config=config.engine, title=title, unit="run"):
         if outcome.error is None and outcome.result is not None:
             found[outcome.item] = outcome.result
         else:
-            failures.append(f"{outcome.item.name}: {outcome.error}")
-    if runs and not found:
-        raise DataError(f"all {len(runs)} runs failed, such as {failures[0]}")
-    run.failures += failures
+            kept = diverged if isinstance(outcome.error, TrainingError) else failed
+            kept.append(f"{outcome.item.name}: {outcome.error}")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(runs)} runs failed, first {failed[0]}; remove the cause, then resume=true repeats "
+            "only these runs"
+        )
+    if not found:
+        raise DataError(f"all {len(runs)} runs diverged, first {diverged[0]}; give lower rates")
+    run.failures += diverged
     return found
 
 
-def _table(scores: Mapping[CurveRun, float]) -> str:
-    """Return the scores of runs as CSV."""
-    lines = [
-        {key: value for key, value in asdict(one).items() if key != "settings"}
-        | asdict(one.settings)
-        | {"score": score}
-        for one, score in scores.items()
-    ]
-    return csv_text(list(lines[0]) if lines else [], [list(line.values()) for line in lines])
+def _report_edges(lines: Sequence[CurvePoint]) -> None:
+    chosen = [line for line in lines if line.is_chosen and line.arm != EQUAL_STEPS]
+    edges = [f"{line.num_patients} patients, {line.arm}: {', '.join(line.edges)}" for line in chosen if line.edges]
+    if edges:
+        log.warning(
+            "the settings of %d of %d chosen methods are at an edge of their grid, and better ones may be outside "
+            "(%s); widen rates, lengths or strengths for a new curve",
+            len(edges),
+            len(chosen),
+            "; ".join(edges),
+        )

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from medvit.dataset.manifest import Manifest
-from medvit.errors import ConfigError
 from medvit.records import Row
 
 
-def nested_draws(classes: Mapping[str, str], amounts: Sequence[float], *, seed: int) -> dict[float, frozenset[str]]:
-    """Draw labeled patients at random; return the patients for each amount.
+def ordered_patients(classes: Mapping[str, Collection[str]], rarity: Sequence[str], *, seed: int) -> list[str]:
+    """Return all patients in a random order, of which a draw of n labeled patients takes the first n.
 
-    `classes` maps each patient to a class. An amount up to 1 is a fraction of the patients, and a larger amount is a
-    number of patients. Patients of a smaller amount are also in every larger amount. Every amount has at least one
-    patient of each class; apart from that, the proportions of the classes are kept.
-
-    Raises:
-        ConfigError: If an amount is larger than the number of patients.
+    `classes` has the classes of the images of each patient, and `rarity` all classes, the rarest first. The first
+    patients cover all classes; there are at most as many of them as classes. After them, the first n patients have
+    classes in about the same proportions as all patients, for any n. A patient with several classes counts for the
+    rarest.
     """
-    order = _stratified_order(classes, seed)
-    num_classes = len(set(classes.values()))
-    found = {}
-    for amount in amounts:
-        number = round(amount * len(order)) if amount <= 1 else int(amount)
-        if number > len(order):
-            raise ConfigError(f"labeled={amount:g} asks for more than the {len(order)} labeled training patients")
-        found[amount] = frozenset(order[: max(number, num_classes)])
-    return found
+    stratum = {patient: min(found, key=rarity.index) for patient, found in classes.items()}
+    order = _stratified_order(stratum, seed)
+    first, covered = [], set[str]()
+    for patient in order:
+        if not covered.issuperset(classes[patient]):
+            first.append(patient)
+            covered.update(classes[patient])
+    rest = set(order) - set(first)
+    return [*first, *(patient for patient in order if patient in rest)]
 
 
 def without_copies(train: Manifest, test: Manifest) -> Manifest:
@@ -39,17 +36,18 @@ def without_copies(train: Manifest, test: Manifest) -> Manifest:
     return train.filter(lambda row: row.sha256 not in pixels)
 
 
-def patient_classes(rows: Sequence[Row], label: str) -> dict[str, str]:
-    """Return the class of each patient.
-
-    If a patient has images of several classes, it is the class that is rarest among all images in `rows`. An image
-    without the label has the class "".
-    """
-    counts = Counter(row.labels.get(label, "") for row in rows)
-    found: dict[str, list[str]] = defaultdict(list)
+def patient_classes(rows: Sequence[Row], label: str) -> dict[str, frozenset[str]]:
+    """Return the classes of the images of each patient. An image without the label has the class ""."""
+    found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        found[row.patient_id].append(row.labels.get(label, ""))
-    return {patient: min(names, key=lambda name: (counts[name], name)) for patient, names in sorted(found.items())}
+        found[row.patient_id].add(row.labels.get(label, ""))
+    return {patient: frozenset(names) for patient, names in sorted(found.items())}
+
+
+def classes_by_rarity(rows: Sequence[Row], label: str) -> list[str]:
+    """Return the classes of images, those with the fewest images first."""
+    counts = Counter(row.labels.get(label, "") for row in rows)
+    return sorted(counts, key=lambda name: (counts[name], name))
 
 
 def _stratified_order(classes: Mapping[str, str], seed: int) -> list[str]:

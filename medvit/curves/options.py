@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medvit.config import AsWritten, Config, Count, Positive, Tree, read_yaml
+from medvit.curves.amounts import ALL, LabelAmount
 from medvit.engine import EngineConfig
 from medvit.errors import ConfigError
 from medvit.records import Split
@@ -20,6 +22,15 @@ Arm = Literal["scratch", "pretrained", "given", "continued"]
 Method = Literal["full", "lora", "frozen"]
 OF_STAGES = ("dataset", "output", "seed", "resume", "tracking", "checkpoint")
 """Keys of a stage's file that a curve sets itself, except a checkpoint in the file of fine-tuning."""
+
+log = logging.getLogger("medvit")
+
+
+class TrainingEngine(EngineConfig):
+    """Parallel processing of trainings, on this machine or on a Ray cluster."""
+
+    item_timeout_s: Positive | None = None
+    """Time limit in seconds for a training, with several processes. Unset: no limit."""
 
 
 class CurveOptions(Config):
@@ -48,8 +59,11 @@ class CurveOptions(Config):
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
     """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
-    labeled: tuple[Positive, ...] = (0.01, 0.05, 0.2, 1.0)
-    """Amounts of labeled training patients. Values up to 1 are fractions, larger values are numbers of patients."""
+    labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
+    """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or all. At least as many
+    patients are drawn as there are classes. all leaves no patient to choose settings by; it takes those of the largest
+    other amount.
+    """
     draws: Count = 10
     """Random draws of labeled patients for each amount."""
     pretrainings: Count = 3
@@ -60,7 +74,7 @@ class CurveOptions(Config):
     """Candidate learning rates, the same for every arm."""
     lengths: tuple[Count, ...] = (100, 300, 1000)
     """Candidate numbers of steps, the same for every arm."""
-    strengths: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2)
+    strengths: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
     """Candidate values of the inverse regularization strength (C) of the baseline, a logistic regression on pixels."""
     tuning_draws: Count = 2
     """Number of draws used to choose learning rate and number of steps. Candidates are scored on training patients that
@@ -72,16 +86,30 @@ class CurveOptions(Config):
     """Also train from scratch for as many steps as pretraining and fine-tuning take together."""
     resamples: Count = 10_000
     """Number of bootstrap resamples for the intervals."""
-    engine: EngineConfig = Field(default_factory=EngineConfig)
+    engine: TrainingEngine = Field(default_factory=TrainingEngine)
+
+    @field_validator("arms", "ways", "labeled", "rates", "lengths", "strengths", "pretrained")
+    @classmethod
+    def _differ(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        twice = [value for place, value in enumerate(values or ()) if value in (values or ())[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]} is listed twice; list each once")
+        return values
+
+    @field_validator("arms", "ways", "labeled", "rates", "lengths", "strengths")
+    @classmethod
+    def _has_some(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if values is not None and not values:
+            raise ValueError("the list is empty; list at least one, or remove the option")
+        return values
 
     @model_validator(mode="after")
     def _one_source_of_pretraining(self) -> CurveOptions:
         if self.pretrain is not None and self.pretrained:
             raise ValueError("pretrain and pretrained are both set; give the file or the checkpoints")
-        if set(self.labeled) == {1}:
+        if self.labeled == (ALL,):
             raise ValueError(
-                "labeled contains only 1 (all patients), which leaves no patient to choose settings by; add a smaller "
-                "amount"
+                "labeled contains only all, which leaves no patient to choose settings by; add a smaller amount"
             )
         return self
 
@@ -98,9 +126,8 @@ class CurveOptions(Config):
     @cached_property
     def finetuning(self) -> Tree:
         """Return the options in the YAML file of fine-tuning, without the keys that the curve sets itself."""
-        tree = read_yaml(self.finetune, scalars=AsWritten)
-        given = {"checkpoint": tree["checkpoint"]} if tree.get("checkpoint") else {}
-        return {key: value for key, value in tree.items() if key not in OF_STAGES} | given
+        checkpoint = read_yaml(self.finetune, scalars=AsWritten).get("checkpoint")
+        return self._for_runs(self.finetune) | ({"checkpoint": checkpoint} if checkpoint else {})
 
     @cached_property
     def pretraining(self) -> Tree:
@@ -108,19 +135,82 @@ class CurveOptions(Config):
 
         The result is empty if there is no such file.
         """
-        tree = {} if self.pretrain is None else read_yaml(self.pretrain, scalars=AsWritten)
-        return {key: value for key, value in tree.items() if key not in OF_STAGES}
+        return {} if self.pretrain is None else self._for_runs(self.pretrain)
+
+    @cached_property
+    def task(self) -> FinetuningOptions:
+        """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen."""
+        return FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
+
+    @cached_property
+    def objective(self) -> PretrainingOptions:
+        """Return the options of pretraining in force, before the initial weights are chosen."""
+        return PretrainingOptions.parse({**self.pretraining, **self._places}, source=str(self.pretrain))
+
+    @property
+    def given_weights(self) -> Tree:
+        """Return the options of the file of fine-tuning that set initial weights; empty if there are none."""
+        if self.task.checkpoint is not None:
+            return {"checkpoint": str(self.task.checkpoint)}
+        keys = ("weights", "weights_grid")
+        return {} if self.public_weights is None else {key: getattr(self.task.backbone, key) for key in keys}
+
+    @property
+    def public_weights(self) -> str | None:
+        """Return `backbone.weights` of the file of fine-tuning, unless it sets a checkpoint."""
+        return None if self.task.checkpoint is not None else getattr(self.task.backbone, "weights", None)
 
     def check(self) -> None:
         """Check the YAML files of pretraining and fine-tuning before any work starts.
 
         Raises:
-            ConfigError: If a key or value is wrong, or an arm lacks its weights.
+            ConfigError: If a key or value is wrong, an arm lacks its weights, or no arm uses a given file.
         """
-        places = {"dataset": self.dataset, "output": self.output}
-        FinetuningOptions.parse({**self.finetuning, **places}, source=str(self.finetune))
-        PretrainingOptions.parse({**self.pretraining, **places}, source=str(self.pretrain))
-        self.arms_in_force()
+        if self.pretrain is not None:
+            self._check_pretraining(self.pretrain)
+        arms = self.arms_in_force()
+        unused = {
+            "pretrained": bool(self.pretrained) and "pretrained" not in arms,
+            "pretrain": self.pretrain is not None and not {"pretrained", "continued"} & set(arms),
+        }
+        for key, is_unused in unused.items():
+            if is_unused:
+                raise ConfigError(
+                    f"{key} is set, and none of the arms {', '.join(arms)} uses it; name the arms to compare, as in "
+                    f"arms=[scratch,pretrained], or remove {key}"
+                )
+
+    def _check_pretraining(self, path: Path) -> None:
+        """Check that the file of pretraining sets no weights: those of all arms are in the file of fine-tuning."""
+        set_here = {
+            "checkpoint": read_yaml(path).get("checkpoint"),
+            "backbone.weights": getattr(self.objective.backbone, "weights", None),
+            "self_distillation.teacher": self.objective.self_distillation.teacher,
+        }
+        for key, value in set_here.items():
+            if value:
+                raise ConfigError(
+                    f"{path} sets {key}; the arm pretrained starts from random weights, and the arms given and "
+                    f"continued from those in {self.finetune}: remove {key} here, and set initial weights there"
+                )
+
+    @property
+    def _is_parallel(self) -> bool:
+        return self.engine.num_processes > 1 or self.engine.name == "ray"
+
+    @property
+    def _places(self) -> Tree:
+        return {"dataset": self.dataset, "output": self.output}
+
+    def _for_runs(self, path: Path) -> Tree:
+        """Return the options in the YAML file of a stage, without the keys that the curve sets itself."""
+        tree = read_yaml(path, scalars=AsWritten)
+        kept = {key: value for key, value in tree.items() if key not in OF_STAGES}
+        loader = kept.get("loader")
+        if self._is_parallel and isinstance(loader, dict) and loader.get("num_workers", "0") != "0":
+            log.info("loader.num_workers of %s is 0 here, because several trainings run at a time", path)
+            kept["loader"] = {**loader, "num_workers": 0}  # processes of the engine may not start others
+        return kept
 
     def arms_in_force(self) -> tuple[Arm, ...]:
         """Return the arms (choices of initial weights) to compare.
@@ -130,8 +220,7 @@ class CurveOptions(Config):
         Raises:
             ConfigError: If the initial weights of an arm in `arms` are not available.
         """
-        finetuning = self.finetuning
-        has_weights = bool(finetuning.get("checkpoint") or (finetuning.get("backbone") or {}).get("weights"))
+        has_weights = bool(self.given_weights)
         has_pretraining = bool(self.pretrained) or self.pretrain is not None
         possible: dict[Arm, bool] = {
             "scratch": True,

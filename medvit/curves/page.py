@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from medvit.curves.amounts import LabelAmount
 from medvit.curves.effects import Effect
 from medvit.curves.options import CurveOptions
-from medvit.curves.results import MAX_P, CurvePoint
-from medvit.curves.runs import BASELINES, EQUAL_STEPS, PIXELS, CurveRun
-from medvit.curves.trial import Pool
+from medvit.curves.pool import Pool
+from medvit.curves.results import CurvePoint, is_better
+from medvit.curves.runs import BASELINES, EQUAL_STEPS, PIXELS, REGRESSION, UNET, WHOLE_NETWORK, CurveRun, Settings
 from medvit.document import Bullets, Document, Picture, Section, Table
 
 NAMES = {
@@ -22,9 +23,10 @@ NAMES = {
     "given": "given weights",
     "continued": "given weights, continued on all training images",
     PIXELS: "logistic regression on pixels",
+    UNET: "U-Net from scratch",
     EQUAL_STEPS: "from scratch, as many steps as with pretraining",
 }
-WAYS = {"full": "all weights", "lora": "LoRA", "frozen": "linear probe", "regression": ""}
+WAYS = {"full": "all weights", "lora": "LoRA", "frozen": "linear probe", REGRESSION: "", WHOLE_NETWORK: ""}
 COLORS = ("#1f2a44", "#d95f02", "#1b9e77", "#7570b3", "#999999", "#e7298a")
 
 
@@ -61,6 +63,7 @@ def curve_document(
     title: str, lines: Sequence[CurvePoint], metric: str, protocol: Bullets, tried: Mapping[CurveRun, float]
 ) -> Document:
     """Return the page: figure, scores, effects, protocol, and the tuning scores in `tried`."""
+    num_tested = sum(line.is_tested for line in lines)
     picture = Picture.of("curve", "Mean over draws; each dot is a draw of labels.", curve_figure(lines, metric))
     opening = _verdict(lines)
     return Document(
@@ -68,12 +71,20 @@ def curve_document(
         opening,
         [
             Section("Curve", [[picture]]),
-            Section("Scores", [f"{metric}, mean over draws [95 % interval over draws and patients].", _scores(lines)]),
+            Section(
+                "Scores",
+                [
+                    f"{metric}, mean over draws [95 % interval over draws and patients]. Settings at the edge of their "
+                    "grid are marked: better ones may be outside.",
+                    _scores(lines),
+                ],
+            ),
             Section(
                 "Effects",
                 [
-                    "Paired difference from the best method from scratch. p is corrected for all comparisons of this "
-                    "table (Holm). A gain has a corrected p below .05 and a mean not below the baselines.",
+                    "Paired difference from the best method from scratch. The effects of the chosen methods are "
+                    f"tested: their p is corrected for all {num_tested} of them (Holm). A gain has a corrected p below "
+                    ".05, a mean not below the baselines, and a pair of runs for every draw.",
                     _effects(lines),
                 ],
             ),
@@ -89,16 +100,13 @@ def curve_document(
 def _verdict(lines: Sequence[CurvePoint]) -> str:
     """Return in words where an arm has a gain, and where it is better than from scratch but not than the baselines."""
     gains = [line for line in lines if line.is_gain]
-    others = [
-        line
-        for line in lines
-        if not line.is_gain and line.effect is not None and line.effect.mean > 0 and (line.corrected_p or 1) < MAX_P
-    ]
+    others = [line for line in lines if not line.is_gain and is_better(line)]
     texts = []
     if gains:
         texts.append(f"Gains: {_named(gains)}.")
     if others:
-        texts.append(f"Better than from scratch, but not better than the baselines: {_named(others)}.")
+        named = "; ".join(f"{_named([line])} ({_obstacle(line)})" for line in others)
+        texts.append(f"Better than from scratch, but not a gain: {named}.")
     return " ".join(texts) or "No arm is better than training from scratch by the protocol below."
 
 
@@ -116,7 +124,8 @@ def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) ->
         f"{options.tuning_draws} draws on training patients outside of the draw, before a test label was read.",
         f"{options.draws} draws of labeled patients for each amount, by class, smaller ones within larger ones; "
         "draw r has seed r. The number of steps is fixed, and the last weights are kept.",
-        f"Intervals resample draws and test patients together ({options.resamples} times).",
+        f"Intervals resample draws and test patients together ({options.resamples} times); draws that share a "
+        "pretraining are resampled by pretraining, then within each.",
     ]
     if pretraining_steps:
         lines.append(
@@ -137,13 +146,14 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _scores(lines: Sequence[CurvePoint]) -> Table:
-    head = ["labeled patients", "weights", "method", "settings", "score", "lowest and highest draw", "chosen"]
+    head = ["labeled patients", "weights", "method", "settings", "draws", "score", "lowest and highest draw", "chosen"]
     return Table(
         head,
         [
             [
                 *_heading(line),
-                line.settings,
+                line.settings + (f" ({', '.join(line.edges)})" if line.edges else ""),
+                str(len(line.draws)),
                 _interval(line.mean),
                 f"{min(line.scores):.3f} to {max(line.scores):.3f}",
                 "yes" if line.is_chosen else "",
@@ -163,12 +173,18 @@ def _effects(lines: Sequence[CurvePoint]) -> Table:
                 _interval(line.effect, sign=True),
                 f"{line.effect.p:.4f}",
                 "" if line.corrected_p is None else f"{line.corrected_p:.4f}",
-                "yes" if line.is_gain else "",
+                "yes" if line.is_gain else _obstacle(line) if is_better(line) else "",
             ]
             for line in lines
             if line.effect is not None
         ],
     )
+
+
+def _obstacle(line: CurvePoint) -> str:
+    """Return the obstacle of a line, with the name of a baseline in words."""
+    word, _, arm = line.obstacle.rpartition(" ")
+    return f"{word} {NAMES[arm]}" if arm in NAMES else line.obstacle
 
 
 def _heading(line: CurvePoint) -> tuple[str, str, str]:
@@ -177,12 +193,12 @@ def _heading(line: CurvePoint) -> tuple[str, str, str]:
 
 
 def _tried(tried: Mapping[CurveRun, float]) -> Table:
-    found: dict[tuple[float, str, str, str], list[float]] = defaultdict(list)
+    found: dict[tuple[LabelAmount, str, str, Settings], list[float]] = defaultdict(list)
     for run, score in tried.items():
-        found[run.amount, run.arm, run.way, str(run.settings)].append(score)
+        found[run.amount, run.arm, run.way, run.settings].append(score)
     rows = [
-        [f"{amount:g}", NAMES[arm], WAYS[way], settings, f"{np.mean(each):.3f}", str(len(each))]
-        for (amount, arm, way, settings), each in sorted(found.items())
+        [str(amount), NAMES[arm], WAYS[way], str(settings), f"{np.mean(each):.3f}", str(len(each))]
+        for (amount, arm, way, settings), each in found.items()
     ]
     return Table(["labeled", "weights", "method", "settings", "score", "draws"], rows)
 

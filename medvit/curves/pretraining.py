@@ -1,9 +1,9 @@
-"""Pretraining of an arm on all training images: one run per seed, and interrupted runs are resumed."""
+"""Pretraining of an arm on all training images without labels: one run per seed, interrupted runs are resumed."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,7 @@ from medvit.artifacts import MODEL, Checkpoint
 from medvit.config import Tree
 from medvit.curves.draws import without_copies
 from medvit.dataset.manifest import Manifest
-from medvit.errors import DataError
-from medvit.leakage.seen_patients import seen_patients
+from medvit.errors import ConfigError
 from medvit.records import Split
 from medvit.stage import seed_everything
 from medvit.tracking import Tracker
@@ -23,6 +22,9 @@ from medvit.training.pretraining_options import PretrainingOptions
 from medvit.training.resume import LEFTOVERS
 
 log = logging.getLogger("medvit")
+
+OF_LABELS = ("urfound",)
+"""Objectives that train on labels."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class PretrainArm:
     folder: Path
     options: Tree
     split: Split
+    seen: frozenset[str]
+    """Digests of the patients that the initial weights were trained on."""
     num_threads: int
     """Threads of torch in the process."""
 
@@ -51,12 +55,17 @@ class PretrainArm:
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.num_threads)
         config = PretrainingOptions.parse({**self.options, "dataset": self.dataset, "output": folder})
-        manifest = without_test_images(Manifest.read(self.dataset), self.split)
+        manifest = unlabeled(without_test_images(Manifest.read(self.dataset), self.split))
         pretrained = None if config.checkpoint is None else Checkpoint.load(config.checkpoint)
         seed_everything(seed)
         parts = assemble_pretraining(config, manifest, pretrained, None, seed=seed, folder=folder, tracker=Tracker())
+        if parts.objective.name in OF_LABELS:
+            raise ConfigError(
+                f"objective={parts.objective.name} trains on labels, which a curve hides from pretraining; choose "
+                "another objective, such as mae"
+            )
         parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
-        save_pretrained(parts, folder, ())
+        save_pretrained(parts, folder, self.seen)
         for name in LEFTOVERS:
             (folder / name).unlink(missing_ok=True)
         return folder
@@ -72,15 +81,6 @@ def without_test_images(manifest: Manifest, split: Split) -> Manifest:
     return kept
 
 
-def require_unseen(folder: Path, manifest: Manifest, split: Split) -> None:
-    """Check that the checkpoint in `folder` was not trained on any patient of the test split `split`.
-
-    Raises:
-        DataError: If it was trained on a test patient.
-    """
-    seen = seen_patients(folder, manifest.split(split))
-    if seen:
-        raise DataError(
-            f"{folder} was trained on {len(seen)} of the patients in the split {split}; give weights that were "
-            "trained on other patients"
-        )
+def unlabeled(manifest: Manifest) -> Manifest:
+    """Return the images without their labels and label maps, which neither objective nor guard may use."""
+    return replace(manifest, rows=tuple(replace(row, labels={}, mask=None) for row in manifest))

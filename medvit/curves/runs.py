@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from medvit.curves.amounts import ALL, LabelAmount, tuned_amount
 from medvit.curves.options import CurveOptions
+from medvit.errors import DataError
 
-PIXELS, EQUAL_STEPS = "pixels", "scratch-equal-steps"
+PIXELS, UNET, EQUAL_STEPS = "pixels", "unet", "scratch-equal-steps"
 """Baselines that are listed with the arms.
 
-The first is a logistic regression on pixels. The second is training from scratch for as many steps as pretraining and
-fine-tuning take together.
+The first is a logistic regression on pixels, for classification. The second is a small U-Net, for segmentation. The
+third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
-BASELINES = (PIXELS, EQUAL_STEPS)
-REGRESSION = "regression"
+SIMPLE = (PIXELS, UNET)
+"""Baselines without a vision transformer; a gain requires one of them."""
+BASELINES = (*SIMPLE, EQUAL_STEPS)
+WHOLE_NETWORK, REGRESSION = "network", "regression"
+"""Methods of the simple baselines."""
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
@@ -39,6 +45,19 @@ class Settings:
     def __str__(self) -> str:
         return f"c{self.strength:g}" if self.strength else f"lr{self.lr:g}-s{self.steps}"
 
+    def edges(self, options: CurveOptions) -> list[str]:
+        """Return which of the settings are at an edge of their grid, where a better value may be outside."""
+        grids = [
+            ("lr", self.lr, options.rates),
+            ("steps", self.steps, options.lengths),
+            ("C", self.strength, options.strengths),
+        ]
+        return [
+            f"{'lowest' if value == min(grid) else 'highest'} {name}"
+            for name, value, grid in grids
+            if value and len(grid) > 1 and value in (min(grid), max(grid))
+        ]
+
 
 @dataclass(frozen=True)
 class CurveRun:
@@ -51,14 +70,14 @@ class CurveRun:
     purpose: Literal["tuning", "test"]
     arm: str
     way: str
-    amount: float
+    amount: LabelAmount
     draw: int
     settings: Settings
 
     @property
     def name(self) -> str:
         """Name of the file with the scores of the run, without extension."""
-        return f"{self.purpose}-{self.arm}-{self.way}-n{self.amount:g}-d{self.draw}-{self.settings}"
+        return f"{self.purpose}-{self.arm}-{self.way}-n{self.amount}-d{self.draw}-{self.settings}"
 
     @property
     def is_trained(self) -> bool:
@@ -66,82 +85,120 @@ class CurveRun:
         return self.arm != PIXELS
 
 
-Cell = tuple[float, str, str]
+Cell = tuple[LabelAmount, str, str]
 """Amount of labels, arm (initial weights), and way (fine-tuning method)."""
+Choices = Mapping[Cell, tuple[Settings, float]]
+"""Settings of each cell, and their score in tuning."""
 
 
-def tuning_runs(options: CurveOptions, arms: Sequence[str], *, with_pixels: bool) -> Iterator[CurveRun]:
+def tuning_draws(options: CurveOptions) -> range:
+    """Return the numbers of the draws that are used for tuning."""
+    return range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
+
+
+def tuning_runs(
+    options: CurveOptions, arms: Sequence[str], amounts: Sequence[LabelAmount], *, is_classification: bool
+) -> Iterator[CurveRun]:
     """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
-    An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount 1 is skipped,
-    because no training patient is left to evaluate on. `with_pixels` adds the runs of the regression on pixels.
+    An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount `all` is skipped,
+    because no training patient is left to evaluate on. The simple baseline is that of the task.
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
-    draws = range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
-    for amount, draw in itertools.product(options.labeled, draws):
-        if amount == 1:
-            continue  # no training patient is left outside: the settings of the next smaller amount are taken
+    for amount, draw in itertools.product(amounts, tuning_draws(options)):
+        if amount == ALL:
+            continue
         for arm, way in itertools.product(arms, options.ways):
             yield from (CurveRun("tuning", arm, way, amount, draw, settings) for settings in grid)
-        if with_pixels:
+        if is_classification:
             yield from (CurveRun("tuning", PIXELS, REGRESSION, amount, draw, settings) for settings in strengths)
+        else:
+            yield from (CurveRun("tuning", UNET, WHOLE_NETWORK, amount, draw, settings) for settings in grid)
 
 
-def chosen_settings(scores: Mapping[CurveRun, float]) -> dict[Cell, tuple[Settings, float]]:
+def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Cell, tuple[Settings, float]]:
     """Return the best settings for each amount of labels, arm (initial weights) and method, and their score.
 
-    The score of settings is their mean score over the tuning draws.
+    The score of settings is their mean score over the tuning draws. Settings without a score for each of the
+    `num_draws` draws are not chosen, and a method without any others is omitted.
+
+    Raises:
+        DataError: If a score is undefined, as for images without a foreground.
     """
     found: dict[Cell, dict[Settings, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, score in scores.items():
+        if np.isnan(score):
+            raise DataError(
+                f"{run.name}: the score is undefined, as where no image to choose settings by has a foreground; raise "
+                "tuning_images, or give smaller amounts in labeled"
+            )
         found[run.amount, run.arm, run.way][run.settings].append(score)
     chosen = {}
     for place, by_settings in found.items():
-        means = {settings: float(np.mean(each)) for settings, each in by_settings.items()}
-        best = max(means, key=lambda settings: -np.inf if np.isnan(means[settings]) else means[settings])
-        chosen[place] = (best, means[best])
+        means = {settings: float(np.mean(each)) for settings, each in by_settings.items() if len(each) == num_draws}
+        if means:
+            best = max(means, key=means.__getitem__)
+            chosen[place] = (best, means[best])
     return chosen
 
 
 def test_runs(
     options: CurveOptions,
     arms: Sequence[str],
-    chosen: Mapping[Cell, tuple[Settings, float]],
+    amounts: Sequence[LabelAmount],
+    chosen: Choices,
     *,
     pretraining_steps: int,
 ) -> Iterator[CurveRun]:
     """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
-    for amount, draw in itertools.product(options.labeled, range(options.draws)):
-        tuned = tuned_amount(amount, options.labeled)
-        for arm, way in itertools.product(arms, options.ways):
-            if (tuned, arm, way) in chosen:  # all its runs of tuning may have failed
+    for amount, draw in itertools.product(amounts, range(options.draws)):
+        tuned = tuned_amount(amount, amounts)
+        for arm, way in [*itertools.product(arms, options.ways), (PIXELS, REGRESSION), (UNET, WHOLE_NETWORK)]:
+            if (tuned, arm, way) in chosen:  # all its settings may have diverged in tuning
                 yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
-        if (tuned, PIXELS, REGRESSION) in chosen:
-            yield CurveRun("test", PIXELS, REGRESSION, amount, draw, chosen[tuned, PIXELS, REGRESSION][0])
-        if options.equal_steps and pretraining_steps and (tuned, "scratch", "full") in chosen:
-            settings = chosen[tuned, "scratch", "full"][0]
-            longer = Settings(settings.lr, settings.steps + pretraining_steps)
-            yield CurveRun("test", EQUAL_STEPS, "full", amount, draw, longer)
+        if options.equal_steps and pretraining_steps:
+            for way in options.ways:
+                if (tuned, "scratch", way) in chosen:
+                    longer = _equal_steps(chosen, tuned, arms, way, pretraining_steps)
+                    yield CurveRun("test", EQUAL_STEPS, way, amount, draw, longer)
 
 
-def tuned_amount(amount: float, amounts: Iterable[float]) -> float:
-    """Return the amount of labels whose tuned settings apply to `amount`.
+def best_way(chosen: Choices, amount: LabelAmount, arm: str, ways: Sequence[str]) -> str:
+    """Return the fine-tuning method of an arm with the best score in tuning, for an amount of labels.
 
-    This is `amount` itself. The amount 1 (all patients) is not tuned; for it, the largest other amount is returned.
+    Raises:
+        DataError: If all settings of all methods diverged in tuning.
     """
-    return amount if amount != 1 else max(each for each in amounts if each != 1)
-
-
-def best_way(chosen: Mapping[Cell, tuple[Settings, float]], amount: float, arm: str, ways: Sequence[str]) -> str:
-    """Return the fine-tuning method of an arm with the best score in tuning, for an amount of labels."""
     known = [way for way in ways if (amount, arm, way) in chosen]
+    if not known:
+        raise DataError(f"all settings of the arm {arm} diverged in tuning, labeled={amount}; give lower rates")
     return max(known, key=lambda way: chosen[amount, arm, way][1])
 
 
-def as_tree(chosen: Mapping[Cell, tuple[Settings, float]]) -> list[dict[str, Any]]:
-    """Return the chosen settings and their scores as plain values, for JSON."""
-    return [
+def chosen_text(chosen: Choices) -> str:
+    """Return the chosen settings and their scores as JSON."""
+    lines = [
         {"amount": amount, "arm": arm, "way": way, **asdict(settings), "score": score}
         for (amount, arm, way), (settings, score) in chosen.items()
     ]
+    return json.dumps(lines, indent=1) + "\n"
+
+
+def read_chosen(text: str) -> dict[Cell, tuple[Settings, float]]:
+    """Return chosen settings from JSON (`chosen_text`)."""
+    return {
+        (line["amount"], line["arm"], line["way"]): (
+            Settings(line["lr"], line["steps"], line["strength"]),
+            line["score"],
+        )
+        for line in json.loads(text)
+    }
+
+
+def _equal_steps(
+    chosen: Choices, amount: LabelAmount, arms: Sequence[str], way: str, pretraining_steps: int
+) -> Settings:
+    """Return the settings of a method from scratch, with the steps of pretraining and of the longest fine-tuning."""
+    lengths = [chosen[amount, arm, way][0].steps for arm in arms if (amount, arm, way) in chosen]
+    return Settings(chosen[amount, "scratch", way][0].lr, max(lengths) + pretraining_steps)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
+from medvit.errors import DataError
 from medvit.files.atomic import write_bytes
 from medvit.records import Row
 
@@ -29,12 +30,15 @@ class ClassScores:
     def metric(self, weights: Float[Array, "r p"]) -> Float[Array, "r"]:
         """Return one AUROC for each row of `weights`, which are the weights of the patients.
 
-        With more than two classes, it is the mean of the AUROCs of each class against the rest. It is NaN if all
-        patients of a class have the weight 0.
+        With more than two classes, it is the mean of the AUROCs of each class against the rest, over the classes with
+        cases and controls. It is NaN if no class has both.
         """
         each = weights[:, self.patient]
         labels = (1,) if self.probabilities.shape[1] == 2 else range(self.probabilities.shape[1])
-        return np.mean([_auroc(self.truth == label, self.probabilities[:, label], each) for label in labels], axis=0)
+        areas = np.stack([_auroc(self.truth == label, self.probabilities[:, label], each) for label in labels])
+        is_defined = ~np.isnan(areas)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.where(is_defined, areas, 0.0).sum(axis=0) / is_defined.sum(axis=0))
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,27 @@ def save(path: Path, scores: ImageScores) -> None:
 
 
 def load(path: Path) -> ImageScores:
-    """Return the scores in a file."""
+    """Return the scores in a file.
+
+    Raises:
+        DataError: If a probability is not finite.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         found = dict(arrays)
-    return ClassScores(**found) if "truth" in found else CaseScores(**found)
+    scores = ClassScores(**found) if "truth" in found else CaseScores(**found)
+    require_finite(scores, path.stem)
+    return scores
+
+
+def require_finite(scores: ImageScores, run: str) -> None:
+    """Check that all probabilities of a run are finite; the Dice of an image may be undefined.
+
+    Raises:
+        DataError: If a probability is not finite.
+    """
+    if isinstance(scores, ClassScores) and not np.isfinite(scores.probabilities).all():
+        number = int((~np.isfinite(scores.probabilities)).any(axis=1).sum())
+        raise DataError(f"{run}: the probabilities of {number} of {len(scores.truth)} images are not finite")
 
 
 def value(scores: ImageScores) -> float:
@@ -87,15 +108,19 @@ def value(scores: ImageScores) -> float:
     return float(scores.metric(np.ones((1, int(scores.patient.max()) + 1)))[0])
 
 
-def _auroc(positive: Array, scores: Array, weights: Float[Array, "r n"]) -> Float[Array, "r"]:
+def _auroc(positive: Bool[Array, "n"], scores: Float[Array, "n"], weights: Float[Array, "r n"]) -> Float[Array, "r"]:
     """Return one AUROC for each row of image weights.
 
     The AUROC is the weighted fraction of pairs of a positive and a negative image in which the positive image has the
     higher score. A tie counts as half.
     """
-    cases, controls = scores[positive], scores[~positive]
-    above = (cases[:, None] > controls).astype(np.float64) + 0.5 * (cases[:, None] == controls)
-    case_weights, control_weights = weights[:, positive], weights[:, ~positive]
+    order = np.argsort(scores, kind="stable")
+    ranked, is_case = scores[order], positive[order]
+    ordered = weights[:, order]
+    controls = np.zeros((len(weights), len(scores) + 1))
+    np.cumsum(ordered * ~is_case, axis=1, out=controls[:, 1:])
+    cases = ordered[:, is_case]
+    below, up_to = (np.searchsorted(ranked, ranked[is_case], side) for side in ("left", "right"))
+    wins = (cases * (controls[:, below] + controls[:, up_to])).sum(axis=1) / 2
     with np.errstate(invalid="ignore"):
-        pairs = case_weights.sum(axis=1) * control_weights.sum(axis=1)
-        return np.asarray(((case_weights @ above) * control_weights).sum(axis=1) / pairs)
+        return np.asarray(wins / (cases.sum(axis=1) * controls[:, -1]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,64 +17,24 @@ from medvit.artifacts import Checkpoint
 from medvit.config import Tree
 from medvit.curves import scores as files
 from medvit.curves.baseline import regression_on_pixels
-from medvit.curves.draws import nested_draws, patient_classes, without_copies
-from medvit.curves.runs import EQUAL_STEPS, CurveRun
+from medvit.curves.pool import Pool, PoolOptions
+from medvit.curves.runs import WHOLE_NETWORK, CurveRun
 from medvit.curves.scores import CaseScores, ClassScores, ImageScores, patient_indices
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
-from medvit.errors import DataError
+from medvit.errors import NonFiniteError, TrainingError
+from medvit.evaluation.segmentation import without_ignored
 from medvit.inference.predictor import Predictor
 from medvit.logs import quiet_libraries
 from medvit.metrics.dice import dice
-from medvit.records import Row, Split
+from medvit.models.image import ModelConfig
 from medvit.stage import seed_everything
 from medvit.tracking import Tracker
 from medvit.training.assembly import assemble_finetuning
 from medvit.training.finetuning_options import FinetuningOptions
+from medvit.types import Image, Prediction
 
 log = logging.getLogger("medvit")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Labeled training images and test images of a dataset; no patient is in both."""
-
-    train: Manifest
-    test: Manifest
-    label: str
-    """Name of the label; empty for label maps."""
-
-    @classmethod
-    def of(cls, manifest: Manifest, label: str, split: Split) -> Pool:
-        """Return the images with the label, or with a label map if no image has the label.
-
-        Training images with the same pixels as a test image are excluded.
-
-        Raises:
-            DataError: If the train split or the test split `split` has no such image, or if they share a patient.
-        """
-        has_label = any(label in row.labels for row in manifest)
-        known = manifest.filter(lambda row: label in row.labels if has_label else bool(row.mask))
-        test = known.split(split)
-        train = without_copies(known.split("train"), manifest.split(split))
-        shared = {row.patient_id for row in train} & {row.patient_id for row in test}
-        if shared:
-            raise DataError(f"{manifest.folder}: {len(shared)} patients are in the splits train and {split}")
-        return cls(train, test, label if has_label else "")
-
-    def labeled(self, amount: float, draw: int) -> Manifest:
-        """Draw `amount` training patients (`draws.nested_draws`) with the seed `draw`; return their images."""
-        patients = nested_draws(patient_classes(self.train.rows, self.label), (amount,), seed=draw)[amount]
-        return self.train.filter(lambda row: row.patient_id in patients)
-
-    def held_out(self, labeled: Manifest, *, limit: int, seed: int) -> Manifest:
-        """Return at most `limit` random training images of patients that have no image in `labeled`."""
-        patients = {row.patient_id for row in labeled}
-        rest = self.train.filter(lambda row: row.patient_id not in patients)
-        if not len(rest):
-            raise DataError(f"{rest.folder}: every training patient is labeled; give smaller amounts in labeled")
-        order = np.random.default_rng(seed).permutation(len(rest))[:limit]
-        return replace(rest, rows=tuple(rest.rows[index] for index in sorted(order)))
 
 
 @dataclass(frozen=True)
@@ -83,14 +43,14 @@ class Trial:
 
     It is picklable, so that several processes can share the runs. `finetuning` are the fine-tuning options common to
     all runs. `starts` has the options that set the initial weights: for each arm, one set of options per pretraining
-    run. `split` is the split with the test patients.
+    run.
     """
 
     dataset: Path
     folder: Path
+    pool: PoolOptions
     finetuning: Tree
     starts: Mapping[str, tuple[Tree, ...]]
-    split: Split
     tuning_images: int
     num_threads: int
     """Threads of torch in the process."""
@@ -100,26 +60,30 @@ class Trial:
         return self.folder / f"{run.name}.npz"
 
     def __call__(self, run: CurveRun) -> float:
-        """Execute a run unless its scores exist already; return the metric of the run."""
+        """Execute a run unless its scores exist already; return the metric of the run.
+
+        Raises:
+            TrainingError: If the training diverged.
+        """
         if not self.path(run).is_file():
             torch.set_num_threads(self.num_threads)
-            files.save(self.path(run), self._scores(run))
+            scores = self._scores(run)
+            files.require_finite(scores, run.name)
+            files.save(self.path(run), scores)
         return files.value(files.load(self.path(run)))
 
     def _scores(self, run: CurveRun) -> ImageScores:
-        pool = _pool(self.dataset, str(self.finetuning.get("label", "label")), self.split)
+        pool = _pool(self.dataset, self.pool)
         labeled = pool.labeled(run.amount, run.draw)
         scored = pool.test if run.purpose == "test" else pool.held_out(labeled, limit=self.tuning_images, seed=run.draw)
         if not run.is_trained:
             return regression_on_pixels(labeled, scored, pool.label, strength=run.settings.strength)
         predictor = self._train(run, labeled)
-        return score_images(predictor, scored)
+        return score_images(predictor, predictor.config, scored)
 
     def _train(self, run: CurveRun, labeled: Manifest) -> Predictor:
-        starts = self.starts["scratch" if run.arm == EQUAL_STEPS else run.arm]
+        starts = self.starts[run.arm]
         tree = {**self.finetuning, **starts[run.draw % len(starts)]}
-        given = tree.get("peft") or {}
-        named = given if isinstance(given, Mapping) else {"name": given}
         folder = self.folder / f".{run.name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -129,7 +93,7 @@ class Trial:
                 "dataset": self.dataset,
                 "output": folder,
                 "keep": "last",
-                "peft": named if named.get("name") == run.way else {"name": run.way},
+                "peft": _peft(tree, run),
                 "optim": {**(tree.get("optim") or {}), "lr": run.settings.lr},
                 "trainer": {**(tree.get("trainer") or {}), "epochs": 1, "steps_per_epoch": run.settings.steps},
             }
@@ -145,32 +109,58 @@ class Trial:
             model = parts.model
             made = Checkpoint(folder, model.config.tree(), parts.start.preprocess.tree(), model.merged_state())
             return Predictor(made, "auto")
+        except TrainingError as error:  # its message names a file of the folder, which is removed
+            what = str(error).partition(" (")[0]
+            raise TrainingError(f"the training diverged with {run.settings}: {what}") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def score_images(predictor: Predictor, scored: Manifest) -> ImageScores:
+def _peft(tree: Tree, run: CurveRun) -> Tree:
+    """Return the options of the fine-tuning method of a run; the backbone beside a U-Net is not trained."""
+    given = tree.get("peft") or {}
+    named = dict(given) if isinstance(given, Mapping) else {"name": given}
+    way = "frozen" if run.way == WHOLE_NETWORK else run.way
+    return named if named.get("name") == way else {"name": way}
+
+
+def score_images(predict: Callable[[Image], Prediction], config: ModelConfig, scored: Manifest) -> ImageScores:
     """Predict images and return their scores.
 
     For a classification, these are the class probabilities. For a segmentation, they are the Dice of each image,
-    averaged over the foreground classes.
+    averaged over the foreground classes that its label map contains.
+
+    Raises:
+        TrainingError: If predicted probabilities are not finite, as after a training that diverged.
     """
-    rows, config = scored.rows, predictor.config
+    rows = scored.rows
     patient = patient_indices(rows)
     if config.kind == "classification":
-        found = [predictor(load(scored, row)).probabilities for row in rows]
+        found = [_predicted(predict, load(scored, row)).probabilities for row in rows]
         truth = np.array([config.classes.index(row.labels[config.label]) for row in rows])
         return ClassScores(truth, np.stack([one for one in found if one is not None]).astype(np.float64), patient)
-    return CaseScores(np.array([_mean_dice(predictor, scored, row) for row in rows]), patient)
+    return CaseScores(np.array([_mean_dice(predict, load(scored, row), len(config.classes)) for row in rows]), patient)
 
 
-def _mean_dice(predictor: Predictor, scored: Manifest, row: Row) -> float:
-    image = load(scored, row)
-    mask = predictor(image).mask
+def _mean_dice(predict: Callable[[Image], Prediction], image: Image, num_classes: int) -> float:
+    """Return the mean Dice over the foreground classes in the truth; NaN if there are none.
+
+    The truth alone decides which classes count, so that the scores of all runs are over the same classes and images.
+    """
+    found = _predicted(predict, image).mask
     assert image.mask is not None
-    assert mask is not None
-    each = [dice(image.mask == label, mask == label) for label in range(1, len(predictor.config.classes))]
-    return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
+    assert found is not None
+    found = without_ignored(image.mask, found, num_classes)
+    known = [label for label in range(1, num_classes) if (image.mask == label).any()]
+    each = [dice(image.mask == label, found == label) for label in known]
+    return float(np.mean(each)) if each else float("nan")
+
+
+def _predicted(predict: Callable[[Image], Prediction], image: Image) -> Prediction:
+    try:
+        return predict(image)
+    except NonFiniteError as error:
+        raise TrainingError(str(error)) from None
 
 
 def _no_positive(facts: Facts, classes: Sequence[str]) -> str:
@@ -191,5 +181,5 @@ def _quiet() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _pool(dataset: Path, label: str, split: Split) -> Pool:
-    return Pool.of(Manifest.read(dataset), label, split)
+def _pool(dataset: Path, options: PoolOptions) -> Pool:
+    return Pool.read(dataset, options)

@@ -51,8 +51,7 @@ def score_case(
     two contains the class, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean.
     Pixels where the truth is `IGNORED` do not count.
     """
-    if len(classes) <= IGNORED and (truth == IGNORED).any():
-        found = np.where(truth == IGNORED, 0, found)
+    found = without_ignored(truth, found, len(classes))
     scores: Scores = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):
@@ -64,6 +63,13 @@ def score_case(
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
         scores |= {f"{metric}.{name}": value for metric, value in own.items()}
     return scores
+
+
+def without_ignored(truth: Int[Array, "*s"], found: Int[Array, "*s"], num_classes: int) -> Int[Array, "*s"]:
+    """Return a predicted label map with background where the truth is `IGNORED`, so that these pixels do not count."""
+    if num_classes <= IGNORED and (truth == IGNORED).any():
+        return np.where(truth == IGNORED, 0, found)
+    return found
 
 
 def evaluate_masks(

@@ -11,7 +11,7 @@ from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import across_of, slices_of, stacked
-from medvit.errors import DataError
+from medvit.errors import NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
 from medvit.types import Image, Prediction
@@ -81,7 +81,7 @@ class Predictor:
         # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
         num_lost = int((~torch.isfinite(probabilities)).sum())
         if num_lost:
-            raise DataError(
+            raise NonFiniteError(
                 f"{num_lost} of {probabilities.numel()} predicted probabilities are not finite; expected finite "
                 "ones: check that the intensities of the image are like those of the training images"
             )

@@ -76,7 +76,7 @@ def start_from(
     described, backbone = backbone_of(checkpoint, config)
     backbone.carried = _carried(checkpoint)
     backbone.mask_token = _mask_token(checkpoint)
-    _warn_of_ignored(config, described)
+    warn_of_ignored(config, described)
     return InitialModel(
         described,
         backbone,
@@ -116,7 +116,8 @@ def _carried(checkpoint: Checkpoint) -> Carried | None:
     return Carried(way, adapter) if adapter and way else None
 
 
-def _warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
+def warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
+    """Warn about options of a backbone that differ from those of the checkpoint, which are used."""
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         if value not in (field.default, getattr(described, key, None)):

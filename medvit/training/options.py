@@ -74,22 +74,26 @@ class TrainingOptions(Config):
         """Return the initial backbone and preprocessing, as `start_from` does."""
         if note := PatientCount.of(manifest).note:
             log.info("%s: %s", manifest.folder, note)
-        return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
+        return start_from(pretrained, self.backbone, self.preprocess_for(manifest, pretrained), manifest)
 
-    def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
-        """Return the preprocessing to use; None if the user has set no option of it.
+    def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:
+        """Return the preprocessing of a training on the images of `manifest`, from the checkpoint `pretrained` if any.
 
-        If the user has set some options, but not the kind, the missing ones are those of the checkpoint. Without a
-        checkpoint, they are chosen for the data.
+        Unset options are those of the checkpoint. Without a checkpoint, they are chosen for the data.
         """
-        given = self.preprocess
-        if given is None or "kind" in given.model_fields_set:
-            return given
-        followed = (
+        return self.preprocess_over(
             choose_preprocess(manifest)
             if pretrained is None
             else Preprocess.parse_saved(pretrained.preprocess, source=str(pretrained.folder))
         )
+
+    def preprocess_over(self, followed: Preprocess) -> Preprocess:
+        """Return the preprocessing, with unset options taken from `followed` unless the kind is given."""
+        given = self.preprocess
+        if given is None:
+            return followed
+        if "kind" in given.model_fields_set:
+            return given
         tree = given.tree()
         return Preprocess.parse({**followed.tree(), **{key: tree[key] for key in given.model_fields_set}})
 
