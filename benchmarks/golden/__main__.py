@@ -77,7 +77,7 @@ def changes(a: Any, b: Any) -> Iterator[str]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal in type and value; NaN equals NaN."""
+    """Return whether two values are equal in type and value; NaN equals NaN."""
     return type(a) is type(b) and (a == b or repr(a) == repr(b))
 
 

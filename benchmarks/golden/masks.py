@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MADE_IN, DATABASE = "made-in.txt", "mlflow.db"
-"""File that names the folder in which the outputs were made, and MLflow's."""
+"""File that names the folder in which the outputs were made, and database of MLflow."""
 
 MASKED = "(masked)"
 

@@ -123,4 +123,4 @@ predict checkpoint=models/slides source=phantoms/new-slides output=predictions/s
 """
 
 COMMANDS = tuple(line for part in (INGEST, DATASETS, LEARNING, SLIDES) for line in part.split("\n") if line)
-"""Return all commands, without the options common to all stages."""
+"""All commands, without the options common to all stages."""

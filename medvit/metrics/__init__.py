@@ -106,7 +106,7 @@ class Metric:
     higher_is_better: bool | None
     """Whether higher is better; None if the best value is between the extremes."""
     unit: Literal["", "mm", "ml"] = ""
-    """Unit, the suffix of its key: mm becomes px for images without a physical scale, ml requires one."""
+    """Unit, the suffix of its key: mm becomes px for images without a physical scale, ml requires a scale."""
     place: int = LAST
     """Metrics are listed by ascending position, ties by name."""
 

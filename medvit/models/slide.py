@@ -28,7 +28,7 @@ from medvit.wsi.tiles import TileFlag, TileGrid
 SAME_SCALE = 1.15
 """Largest ratio of tile scales: ingest reads a level of the slide within 5 % of the requested scale."""
 CHUNK = 4096
-"""Embeddings of a slide in memory at once."""
+"""Maximum number of embeddings of a slide in memory at once."""
 
 
 class TileSpec(Config):

@@ -38,7 +38,7 @@ class Objective(nn.Module, ABC):
     """Pretraining objective of a backbone, without labels."""
 
     backbone: Backbone
-    """Backbone to pass on."""
+    """Backbone to save after training."""
     views: ViewsConfig
     """Crops that it requires."""
     judged_by: Literal["neighbors", "reconstruction"] = "neighbors"

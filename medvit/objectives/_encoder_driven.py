@@ -25,7 +25,7 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 EPSILON = 1e-6
-"""Of the decoder's norms and of the variance of a patch, as published."""
+"""Epsilon of the decoder's norms, and of the normalization of each patch, as published."""
 
 
 class EncoderDrivenConfig(ObjectiveConfig):

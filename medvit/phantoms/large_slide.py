@@ -19,7 +19,7 @@ from medvit.phantoms.slide import COARSE, MICRONS, QUALITY, TILE, levels, slide
 PERIOD = 8
 """Tiles of level 0 after which tissue repeats."""
 STEP, NUM_LEVELS = 4, 4
-"""Each level is a quarter of the previous one, as scanners write them."""
+"""Ratio of the sides of successive levels, as scanners write them; and number of levels."""
 LIGHT = 244
 SHORT, LONG, RATIONAL, LONG8 = 3, 4, 5, 16
 """Types of BigTIFF fields."""

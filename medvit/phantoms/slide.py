@@ -20,12 +20,12 @@ from numpy import ndarray as Array
 from scipy.ndimage import gaussian_filter, zoom
 
 CLASSES = ("normal", "tumor")
-"""A slide with tumor also has normal tissue."""
+"""Classes of slides; a slide with tumor also has normal tissue."""
 MPP = 0.5
 """Microns per pixel at level 0: 20x."""
 SHAPE = (1536, 2048)
 NUM_LEVELS = 4
-"""20x, 10x, 5x and 2.5x."""
+"""Number of levels: 20x, 10x, 5x and 2.5x."""
 TILE = 256
 COARSE = 16
 """Pixels of level 0 per pixel of the class map."""

@@ -46,8 +46,8 @@ _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
     "VisitDate": (200, "<d", datetime(1899, 12, 30), 1.0),
 }
 """Dates: offset, type, epoch, and units per day."""
-MAX_DAYS = 2_000_000
 FLOAT_BYTES = 4
+MAX_DAYS = 2_000_000
 """Days in a calendar with four-digit years; more means a damaged header."""
 
 

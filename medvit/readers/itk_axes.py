@@ -21,9 +21,9 @@ ANATOMICAL = re.compile(
 IDENTITY = "RAI"
 """MetaIO's code for axes to the left, back and head: each letter is where an axis starts."""
 FROM = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "I": (0, 0, 1), "S": (0, 0, -1)}
-"""LPS directions of axes that start at a side."""
+"""Direction (LPS) of an axis, by the side at which it starts."""
 LEAST_COSINE = 0.1
-"""Least cosine of an axis with the direction of its letter; oblique axes are between two."""
+"""Minimum cosine of an axis and the direction of its letter; it is small to allow for oblique axes."""
 MM_PER_UNIT = {
     **dict.fromkeys(("mm", "millimeter", "millimeters"), 1.0),
     **dict.fromkeys(("m", "meter", "meters"), 1000.0),

@@ -13,9 +13,9 @@ from medvit.records import FileText
 from medvit.wsi.tiff_backend import opened
 
 MAX_XML = 2**24
-"""Characters of XML that are read."""
+"""Maximum number of characters of XML that are read."""
 MAX_PAGES = 1000
-"""Pages of a TIFF whose tags are read."""
+"""Maximum number of pages of a TIFF whose tags are read."""
 
 SUB_DIRECTORIES = (0x8769, 0x8825)
 """EXIF directories of exposure and GPS (CIPA DC-008, 4.6.3)."""

@@ -25,9 +25,9 @@ from medvit.wsi.tiff_backend import opened
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 """Codes of (262) PhotometricInterpretation."""
-COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 IN_INKS = "a {} in inks (CMYK), whose colors depend on a printer's profile; expected gray or RGB: convert it"
-"""Channels of a photometric interpretation; additional channels are extra samples."""
+COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+"""Number of channels of each photometric interpretation; additional channels are extra samples."""
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
 TO_RGB = (JPEG, WEBP)
 """Codes of (259) Compression whose decoder converts YCbCr to RGB itself."""

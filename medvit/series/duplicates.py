@@ -31,7 +31,7 @@ class Checked:
     conflicts: tuple[Instance, ...]
     namesakes: tuple[tuple[Instance, ...], ...]
     damaged: tuple[Instance, ...] = ()
-    """Copies whose pixels cannot be decoded, where another copy can be."""
+    """Copies whose pixels cannot be decoded, although those of another copy can."""
 
 
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:

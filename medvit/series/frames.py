@@ -33,7 +33,7 @@ RECONSTRUCTED = ("RECON TOMO", "RECON GATED TOMO")
 """Third values of (0008,0008) ImageType of nuclear medicine whose frames are slices (PS3.3 C.8.4.9.1.1)."""
 
 SPATIAL_DIMENSIONS = (0x0020_0032, 0x0020_9057, 0x0020_9056, 0x0020_9301, 0x0020_1041, 0x0048_021E, 0x0048_021F)
-"""Position, in-stack position, stack and the like: elements of position do not separate frames at one position."""
+"""Dimensions that state a position or a stack; they are not used to distinguish frames at one position."""
 
 NO_TRAITS = ("DerivationImageSequence", "ReferencedImageSequence", "FrameAnatomySequence", "FrameVOILUTSequence")
 """Functional groups without type or position of a frame; some contain hundreds of references."""

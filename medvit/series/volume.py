@@ -25,10 +25,10 @@ from medvit.geometry import AXIS_TOLERANCE, SHEAR_TOLERANCE_MM, Affine, lps_to_r
 from medvit.records import patients_of
 
 GAP_TOLERANCE_MM = 0.1
-"""Largest difference between slice gaps: positions are often written to 0.1 mm. At most a quarter of the gap."""
+"""Largest difference of slice gaps, as positions are often written to 0.1 mm; at most a quarter of the usual gap."""
 
 GAP_TOLERANCE = 0.02
-"""Largest difference as a share of the usual gap: scanners round positions of thick slices more coarsely."""
+"""The same as a share of the usual gap; the larger tolerance applies, as scanners round thick slices more coarsely."""
 
 POSITION_TOLERANCE_MM = 0.01
 """Slices closer than this are at one position; at most a quarter of a pixel, as for B-scans of OCT."""
@@ -70,7 +70,7 @@ def arrange(headers: Sequence[Header]) -> SliceStack:
     Raises:
         GeometryError: If an element is missing, slices differ in size, orientation or spacing, several are at one
             position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
-            `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`.
+            both `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`.
     """
     ascent = ascending(headers)
     axes, positions = ascent.axes, ascent.positions_mm

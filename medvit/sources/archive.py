@@ -29,7 +29,9 @@ from medvit.sources.spool import GIB, Spool
 CHUNK_BYTES = 2**20
 MAX_MEMBERS = 5_000_000
 MAX_RATIO = 250
-"""Above `RATIO_BYTES`, such a compression ratio is not an image: DICOM compresses about 2:1, empty masks rarely 100:1.
+"""Largest compression ratio of an archive that unpacks to more than `RATIO_BYTES`.
+
+DICOM compresses about 2:1, empty masks rarely 100:1.
 """
 RATIO_BYTES = GIB
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)

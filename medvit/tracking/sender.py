@@ -25,7 +25,7 @@ log = logging.getLogger("medvit")
 RUN_TAG = "medvit.run"
 """Tag of a run with the identifier of its journal."""
 MAX_METRICS, MAX_OTHERS, MAX_VALUE, MAX_TAG = 500, 100, 6000, 8000
-"""Limits of a request, and of the characters of a parameter and of a tag (mlflow.utils.validation)."""
+"""Maximum metrics and other records per request, and characters per parameter and tag (mlflow.utils.validation)."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 """Error codes for records that a store will never accept."""
 WAIT_FOR_TABLES_S = 60.0

@@ -31,7 +31,7 @@ class Tracker:
     """Tracker that records nothing, and defines the calls of every tracker."""
 
     run_id: str | None = None
-    """Name of the run in MLflow; None if unknown."""
+    """ID of the run in MLflow; None if unknown."""
     wants_pictures: bool = False
     """Whether pictures are recorded, so that drawing them is useful."""
 
@@ -42,7 +42,7 @@ class Tracker:
         """Record metrics of a step."""
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Set a tag of the run."""
+        """Set tags of the run."""
 
     def file(self, path: Path, folder: str = "") -> None:
         """Record a file, or all files of a folder, as artifact."""

@@ -234,7 +234,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def is_of_backbone(name: str) -> bool:
-    """Whether a parameter of a module belongs to its backbone rather than a head or decoder."""
+    """Return whether a parameter of a module belongs to its backbone rather than a head or decoder."""
     return "backbone." in name
 
 

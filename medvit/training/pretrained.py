@@ -14,7 +14,7 @@ from medvit.peft.full import FullConfig
 from medvit.training.pretraining_assembly import AssembledPretraining
 
 TWIN = "twin"
-"""Folder within a checkpoint, of the backbone of the other rank."""
+"""Folder in a checkpoint for the backbone of the other dimensionality."""
 
 
 def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[str]) -> Checkpoint:

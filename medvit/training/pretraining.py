@@ -91,13 +91,13 @@ class Pretraining(TrainingModule):
         return self.objective.parts()
 
     def on_train_start(self) -> None:
-        """Read the initial representation; a run that the guard has ended does not continue."""
+        """Evaluate the probes on the initial weights; a run that the guard has ended does not continue."""
         if self.global_step == 0:
             self._read()
         self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
 
     def on_train_epoch_end(self) -> None:
-        """Read the representation and save pictures."""
+        """Evaluate the probes and save pictures."""
         self._read()
         # With sharded weights, all processes must run the forward pass of a picture.
         if self._shown is not None and (self._is_shown or is_sharded(self)):
@@ -105,17 +105,17 @@ class Pretraining(TrainingModule):
                 self.tracker.figure(figure, f"pictures/{name}-{self.global_step:07d}.png")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the guard."""
+        """Store the state of the guard."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["guard"] = self.guard.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard."""
+        """Restore the state of the guard."""
         super().on_load_checkpoint(checkpoint)
         self.guard.recall(checkpoint["guard"])
 
     def outcome(self) -> dict[str, str]:
-        """Return the last losses, and the best reading of the guard with its epoch."""
+        """Return the last losses, and the best probe evaluation of the guard with its epoch."""
         figures, best = self.figures(), self.guard.best
         losses = {name: value for name, value in figures.items() if not name.startswith(("guard_", "knn_", "lr"))}
         summary = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}

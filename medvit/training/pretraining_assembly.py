@@ -51,7 +51,7 @@ class AssembledPretraining:
     trainer: Trainer
     resume_from: Path | None
     streams: tuple[ViewStream, ...]
-    """Loader of the training views."""
+    """Training images with their preprocessing and crops, for each kind of image."""
 
     @property
     def backbone(self) -> Backbone:

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 MIN_PATCHES, MAX_SHARE, MIN_ASPECT, TRIES = 4, 0.5, 0.3, 10
-"""Patches of the smallest block, share of the grid of the largest, its narrowest shape, attempts to place it."""
+"""Patches in the smallest block, share of the grid in the largest, smallest aspect ratio, attempts to place a block."""
 
 
 def block_mask(grid: tuple[int, ...], num_masked: int, generator: np.random.Generator) -> Bool[np.ndarray, "*g"]:

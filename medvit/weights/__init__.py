@@ -39,7 +39,7 @@ ADVICE = {
     r"^cls_token$": "set backbone.class_token=true",
     r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
 }
-"""Tensor without a place in the model -> the option that adds one; without it, features differ."""
+"""Pattern of a tensor that has no place in the model -> option that adds the place, without which features differ."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Fit:
     grid: tuple[int, ...] | None = None
     """Patch grid that was used for learned positions of the file."""
     is_grid_assumed: bool = False
-    """Whether the grid is an assumption, since neither the file nor an option gives it: other grids have as many
+    """Whether the grid is an assumption: neither the file nor an option gives it, and other grids have as many
     patches.
     """
     mask_token: Tensor | None = field(default=None, repr=False, compare=False)

@@ -11,7 +11,7 @@ OBJECTIVES = (
 )
 """Pattern of a name -> objective that trained the weights, of the DINO family only; the first match counts.
 
-RETFound has `dinov2` in the names of its variant that was trained so; Phikon's iBOT is the patch loss of DINOv2.
+The RETFound variant trained by DINOv2 has `dinov2` in its name. Phikon was trained by iBOT, DINOv2's patch loss.
 """
 
 

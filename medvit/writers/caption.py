@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from numpy import ndarray as Array
 
 HEIGHT = 22
-"""Pixels of a line."""
+"""Height of a line in pixels."""
 FONT_SIZE = 13
 GAP = 6
 """Pixels between a square, its text and the next one."""

@@ -40,7 +40,7 @@ IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", 
 TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 """Value representations whose texts are in the declared character set (PS3.5 6.1.2.2)."""
 COPIED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
-"""Groups of the texts of patient, study, trial and specimen that highdicom copies."""
+"""DICOM groups with the texts of patient, study, trial and specimen that highdicom copies."""
 
 
 def settle(header: Dataset, *, to_utf_8: bool = False) -> str:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
-"""Added to the number of the source series, so that a segmentation sorts after all series of its study."""
+"""Limit to which the number of the source series is reduced (modulo), and the step then added to it.
+
+A segmentation thus sorts after the series of its study.
+"""
 
 
 def write_seg(

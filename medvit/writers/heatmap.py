@@ -17,7 +17,7 @@ from medvit.writers.optional import write_optional
 from medvit.writers.slide_maps import HeatMap, SlideFinding, attention_map, class_map
 
 CELLS, MAX_SIDE = (64, 32, 16, 8, 4, 2, 1), 8192
-"""Maximum side of the map at full resolution in pixels, which sets the pixels per cell; halved level by level."""
+"""Possible pixels per side of a map cell, halved level by level; and maximum side of the largest level in pixels."""
 TILE = 256
 """Side of the file's own tiles, in pixels."""
 EMPTY = (255, 255, 255)
@@ -64,14 +64,14 @@ def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
 
 
 def _levels(heat: HeatMap) -> list[int]:
-    """Pixels per side of a map cell at each level, down to the first level that fits into one tile."""
+    """Return the pixels per side of a map cell at each level, down to the first level that fits into one tile."""
     side = max(heat.values.shape)
     first = next((pixels for pixels in CELLS if side * pixels <= MAX_SIDE), 1)
     return [pixels for pixels in CELLS if pixels <= first and (pixels == first or 2 * pixels * side > TILE)]
 
 
 def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:
-    """Tiles of a level, row by row, with `pixels` pixels per side of each map cell; the far edges are white."""
+    """Yield the tiles of a level, row by row; a map cell has `pixels` pixels per side, and the far edges are white."""
     step = TILE // pixels
     rows, columns = cells.shape[:2]
     for top in range(0, rows, step):

@@ -22,7 +22,7 @@ from medvit.wsi.pyramid import PyramidLevel
 PREAMBLE = 128
 WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 CACHE_BYTES = 2**24
-"""Cache size for the decoded tiles of one slide, and again for its encoded ones."""
+"""Size of the cache for the decoded tiles of one slide, and of the cache for its encoded tiles."""
 MODALITY = "SM"
 READ = (
     "SOPClassUID",

@@ -23,7 +23,7 @@ GENERIC = "generic-tiff"
 APERIO = "aperio"
 """OpenSlide's name of the only vendor format whose levels are pages of one image each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Largest difference of two JPEG decoders in gray levels; on average where they interpolate color."""
+"""Largest difference of two JPEG decoders in gray levels; the mean difference if they interpolate color."""
 PROBE = 64
 """Side of the compared region in the middle of each level, in pixels."""
 

@@ -30,9 +30,9 @@ MODALITY = "SM"
 SCALE_TOLERANCE = 1e-3
 """A level whose scale differs by less is read without resampling: a quarter of a pixel over a tile of 256."""
 FINER = 1.05
-"""Maximum factor by which a requested scale is finer than the slide: scanners of one magnification differ by this."""
+"""Maximum factor by which a requested scale may be finer than the slide's; scanners of one magnification differ so."""
 BAND_BYTES = 2**25
-"""Pixels in memory at once while an overview is made."""
+"""Bytes of pixels in memory at once while an overview is made."""
 LARGE = 2**25
 """A tiled TIFF with more pixels than this is a slide, even with a single scale."""
 

@@ -14,7 +14,7 @@ from medvit.errors import UnsupportedError
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """Values of (262) PhotometricInterpretation (TIFF 6.0, section 8)."""
 JPEG, APERIO_YCBCR = 7, 33003
-"""Values of (259) Compression: the decoder converts YCbCr to RGB; and YCbCr regardless of the header."""
+"""Values of (259) Compression: JPEG, decoded to RGB; and Aperio's JPEG 2000, YCbCr regardless of the header."""
 Alpha = Literal["none", "associated", "unassociated", "unspecified"]
 ALPHA: dict[int, Alpha] = {1: "associated", 2: "unassociated"}
 """Values of (338) ExtraSamples: colors multiplied by opacity, or not."""

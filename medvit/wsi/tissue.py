@@ -29,9 +29,9 @@ GRAY_SPREAD, GRAY_SHARE = 2, 0.01
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
-"""Fainter color cannot be recognized as ink."""
+"""Minimum color of ink in optical density; fainter ink is not recognized."""
 SMOOTH = 0.025
-"""Ink is out of focus above the tissue: its finest detail in optical density is below this."""
+"""Maximum of the finest detail of ink, in optical density: ink above the tissue is out of focus, thus smooth."""
 FAINT = 0.03
 """Optical density below which there is only glass."""
 RIM = 1.5
@@ -39,9 +39,9 @@ RIM = 1.5
 ALIKE = 0.98
 """Cosine from which the rim counts as having the color of the stroke; hematoxylin and blue ink have 0.92."""
 CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0
-"""Size of gaps that are closed, as in fat; of specks that are removed; reach of the faint rim of a stroke."""
+"""In microns: size of gaps to close, as in fat; size of specks to remove; width of the faint rim of a stroke."""
 MIN_AREA_UM2 = 5_000.0
-"""Smaller islands are dust."""
+"""Minimum area of an island of tissue; smaller islands are dust."""
 MIN_AREA_PIXELS = 9
 
 

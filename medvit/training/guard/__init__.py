@@ -69,15 +69,15 @@ class ProbeReading:
     1].
     """
     noise: float = 0.0
-    """Standard error of the score, or of `knn` without one."""
+    """Standard error of `score`; if there is no score, of `knn`."""
     hits: tuple[float, ...] = ()
-    """Contribution of each query image to that score; they sum to it."""
+    """Contribution of each query image to that score, which is the sum of the contributions."""
     rank: float = NAN
-    """`medvit.metrics.effective_rank` of bank and queries."""
+    """Effective rank of the features of bank and queries (`medvit.metrics.effective_rank`)."""
     cosine: float = NAN
-    """`medvit.metrics.mean_cosine` of bank and queries."""
+    """Mean cosine similarity of the features of bank and queries (`medvit.metrics.mean_cosine`)."""
     entropy: float = NAN
-    """Of the teacher's targets, as a share of log K."""
+    """Entropy of the teacher's targets, as a share of its maximum, log K for K prototypes."""
     reconstruction: float = NAN
     """Reconstruction error on images of the probe, with the same patches hidden at every reading."""
     knn: float = NAN
@@ -166,7 +166,7 @@ class Guard:
         return f"the guard ended the training at step {last.step}: {reason}; {which} are passed on"
 
     def describe(self) -> dict[str, str]:
-        """Return the readings and the verdict of the guard, for the model card."""
+        """Return the probe evaluations and the verdict of the guard, for the model card."""
         if self.start is None or self.last is None:
             return {"guard": "off"}
         readings = {"start": self.start, "last step": self.last}
@@ -186,7 +186,7 @@ class Guard:
         }
 
     def recall(self, state: Mapping[str, Any]) -> None:
-        """Restore a state."""
+        """Restore a state that `state` returned."""
         for name in ("start", "best", "last"):
             setattr(self, name, None if state[name] is None else _reading(state[name]))
         if state["best_is_start"]:

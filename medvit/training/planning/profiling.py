@@ -25,9 +25,9 @@ class Measured:
     """Cost of a training step: seconds, bytes of memory, and FLOPs (multiplications and additions)."""
 
     step_s: float = float("nan")
-    """Median, including loading of images."""
+    """Median seconds of a step, including the loading of its images."""
     epoch_end_s: float = float("nan")
-    """Validation, readings and pictures at the end of an epoch."""
+    """Seconds for validation, probe evaluation and pictures at the end of an epoch."""
     flops: float = float("nan")
     """Operations of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
     activation_bytes: int = 0
