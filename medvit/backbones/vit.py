@@ -88,7 +88,8 @@ class VitConfig(BackboneConfig):
     """
     weights_grid: tuple[Count, ...] | None = None
     """Grid of patches, such as [14,14], of the learned positions in `weights`. Unset: read from model.yaml beside the
-    file, or inferred from the number of positions. Ambiguous files are refused.
+    file, else a square or cube is assumed, or the model's own grid if it has as many patches. If the model's grid is
+    not square and both are possible, or if neither is, the file is refused.
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:

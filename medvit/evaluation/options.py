@@ -38,7 +38,7 @@ class EvaluationOptions(Config):
     split: Split = "test"
     """Split to evaluate."""
     positive: str = ""
-    """Positive class of a model with two classes, to which sensitivity refers. Unset: the last class of `order`, or the
+    """Positive class of a model with two classes, to which sensitivity refers. Empty: the last class of `order`, or the
     positive class stored in the model or the dataset. If there is none, the last class is used, with a note in the
     report.
     """

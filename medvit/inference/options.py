@@ -52,7 +52,7 @@ class PredictionOptions(Config):
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
     series: SeriesChoice = "best"
     """Choice among several matching series of a study. best: the series with the most slices; for whole slides, all
-    series. all: all series. one: exactly one series must match; other studies are refused.
+    series. all: all series. one: the only matching series; a study with several is refused.
     """
     values: ValuesConfig | None = None
     """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in

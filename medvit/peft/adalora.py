@@ -52,7 +52,7 @@ class AdaLoraConfig(HubConfig):
     interval: Count = 10
     """Number of steps between two reductions of the ranks."""
     orthogonality: Amount = 0.1
-    """Weight, in the loss, of the distance of P and Q from orthogonality."""
+    """Weight of a loss term that keeps the two low-rank factors of each update (P and Q) close to orthogonal."""
 
     @model_validator(mode="after")
     def _schedule_is_possible(self) -> AdaLoraConfig:

@@ -43,7 +43,7 @@ class FinetuningOptions(TrainingOptions):
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
     positive: str = ""
-    """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Unset: the
+    """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Empty: the
     positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
