@@ -30,9 +30,11 @@ DELIMITERS = ",;\t|"
 PUBLISHED = re.compile(r"(?i)(readme|licen[cs]e|copying|citation|changes|changelog|notice|authors)(\..*)?")
 """Names of files that a publisher of data writes for everyone."""
 OF_SYSTEMS = re.compile(r"\.DS_Store|\._.*|desktop\.ini")
-"""System files in folders, which contain at most file names; these are searched for anyway."""
+"""Files that operating systems write into folders. They are skipped: they contain at most file names, which are
+searched for anyway.
+"""
 MAX_BYTES = 2**24
-"""Largest text or part of a workbook that is read."""
+"""Maximum bytes of a text document. A part of a workbook may have 16 times as many; tables in CSV have no limit."""
 _DATE = re.compile(r"(?:(\d{4})[-./]?(\d{2})[-./]?(\d{2})|(\d{1,2})[-./](\d{1,2})[-./](\d{4}))(?:[ T].*)?")
 _DATE_COLUMN = re.compile(r"(?i).*(date|dat(um|a)|fecha|birth|born|dob|geb|naiss|nasc|nacim|day|tag).*")
 EXCEL_BEGIN, EXCEL_DAYS = date(1899, 12, 30), range(1, 100_000)

@@ -20,23 +20,29 @@ from medvit.audit.needles import Needle
 from medvit.audit.rarity import LONG_WORD
 
 SHORT_MIXED = 8
-"""Maximum letters and digits of a needle that must be a whole word or number."""
+"""Maximum length of a needle of mixed letters and digits that is found only as a whole word; a longer one is found
+anywhere.
+"""
 WINDOW = 6
-"""Bytes; shorter needles are searched for only as whole words in texts."""
+"""Length of a window in bytes. Needles shorter than a window are searched for only as whole words in texts."""
 TABLE_BITS = 22
 MIN_BYTES_IN_PIXELS = 8
-"""Shorter needles would be found in compressed pixels by chance."""
+"""Minimum bytes of a needle that is searched for in binary content; shorter ones would be found in compressed pixels by
+chance.
+"""
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]{200,}")
 _HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 _CELLS = re.compile(r"[\n\r\t,;|<>=:]")
 _AROUND = " \"'^`()[]{}"
-"""Separators of table cells, JSON values and lines of text, and the characters that may surround a value."""
+"""Separators of table cells, JSON values and lines of text (`_CELLS`), and characters that may surround a value
+(`_AROUND`).
+"""
 
 
 class Matcher:
-    """Matcher of needles, compiled once and used on many texts."""
+    """Matcher of needles (identifying values to search for), compiled once and used on many texts."""
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         self._words: dict[str, Needle] = {}

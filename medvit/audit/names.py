@@ -18,11 +18,13 @@ from medvit.audit import rarity
 from medvit.deidentification.vocabulary import words_of
 
 Shape = Literal["text", "word", "pair", "whole"]
-"""Matching rule of a form: anywhere within the borders of its kind, as a word, as two adjacent words, or alone."""
+"""Matching rule of a form: `text` inside any text, `word` as a whole word, `pair` as two adjacent words, and `whole`
+alone in a cell or a line.
+"""
 
 PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
 MIN_WORD = 3
-"""Minimum letters of a word that is searched for by itself: in Latin and in other alphabets."""
+"""Minimum letters of a word in Latin letters that is searched for by itself; in other alphabets, `rarity.MIN_SIGNS`."""
 MAX_WORDS = 6
 """Maximum number of words of a name that are paired with each other."""
 _PLACEHOLDERS = """
@@ -39,7 +41,10 @@ _WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d"
 
 @dataclass(frozen=True)
 class NameForm:
-    """One form of a name, in lower case; `is_common` if the form may occur elsewhere by chance."""
+    """One form of a name, in lower case.
+
+    `shape` is its matching rule. `is_common` states whether the form may occur elsewhere by chance.
+    """
 
     text: str
     shape: Shape = "text"

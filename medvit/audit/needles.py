@@ -48,7 +48,7 @@ class Needle:
     source: str
     is_date: bool = False
     is_in_copy: bool = True
-    """Whether the value must not occur in a de-identified copy either."""
+    """Whether the value is searched for in a de-identified copy too, because the copy must not contain it."""
     is_weak: bool = False
     """Whether the value is dropped if the files also contain it in an element that identifies nobody."""
     shape: Shape = "text"

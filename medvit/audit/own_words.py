@@ -123,4 +123,4 @@ writing written wrong yaml years your yourself zero zone zscore zstd
 OWN_WORDS = frozenset(_WRITTEN.split())
 """Words in lower case."""
 OWN_TEXT = " ".join(sorted(OWN_WORDS | WORDS))
-"""All words of outputs that name nobody, to tell whether one stands within another."""
+"""All words of outputs that name nobody, as one string, to find whether a text is part of one of them."""

@@ -12,20 +12,22 @@ from medvit.audit.own_words import OWN_TEXT, OWN_WORDS
 from medvit.deidentification.vocabulary import is_common, words_of
 
 MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
-"""Minimum length of a number, of a word in Latin letters, and of a word in others."""
+"""Minimum length of a rare number, of a rare word in ASCII letters, and of a rare word with other letters."""
 MIN_PHRASE = 6
 MIN_PARTED_DIGITS, MAX_NUMBER = 3, 24
-"""Minimum digits and signs of a patient or study number that is written in parts."""
+"""Minimum digits and maximum length of a patient or study number that is written in parts, such as `MRN-4711-88`."""
 LONG_WORD = 7
-"""Minimum letters of a word that is also found inside another word."""
+"""Minimum letters of a word that is searched for inside longer words, too; shorter ones are found only as whole
+words.
+"""
 _COUNTED = re.compile(
     r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
 )
-"""Names that programs count up."""
+"""Names that programs number consecutively, such as `img0012`."""
 
 
 def is_rare(word: str) -> bool:
-    """Return whether a word, in lower case, is rare."""
+    """Return whether a word, in lower case, is rare: unlikely to occur anywhere but in its source."""
     if is_common(word) or (_COUNTED.fullmatch(word) and len(re.sub(r"\D|^0+", "", word)) < MIN_DIGITS):
         return False
     if word.isdigit():

@@ -16,7 +16,7 @@ from medvit.summary import Summary, counted
 FINDINGS, SUMMARY = "findings.csv", "summary.txt"
 COLUMNS = ("kind", "place", "what")
 SHOWN = 200
-"""Maximum number of findings printed; the file lists all."""
+"""Maximum number of findings in the terminal and in `summary.txt`; `findings.csv` lists all."""
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,19 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 MAX_TEXT = 2**28
-"""Bytes of a compressed file that are searched."""
+"""Maximum bytes of a compressed file's content that are searched; the report states if the content is longer."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16 text."""
 LINES_AT_ONCE = 500
-"""Lines of a text searched together, and one by one only on a hit, since most contain nothing."""
+"""Number of lines of a text that are searched together. They are searched one by one only if this finds a needle."""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
-"""End of the keywords of color tables, whose bytes look like words by chance."""
+"""End of the keywords of color tables. They are not searched, because their bytes look like words by chance."""
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
 _STAMP = re.compile(STAMP.pattern.encode(), re.MULTILINE)
-"""Timestamp of a medvit log line: it matches the day of a study only by chance, if it is ingested that day."""
+"""Timestamp of a medvit log line. It is not searched: its date is that of a study if the study is ingested on the same
+day.
+"""
 PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 

@@ -144,7 +144,7 @@ class BackboneConfig(Config, ABC):
         return self
 
     def as_loaded(self, fit: Fit) -> Self:
-        """Return the options, with the decisions that were made when the public weights were loaded.
+        """Return the options with choices made in loading public weights, such as the grid of positions, filled in.
 
         With these options, the weights are loaded in the same way again.
         """

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 MAX_WRITTEN_OUT = 320
-"""Maximum number of tokens for explicit attention on a CPU; it stores probabilities, whose number is their square."""
+"""Maximum number of tokens for attention by matrix products; its memory grows with the square of the number of
+tokens.
+"""
 
 
 def choose_attention(block: Any) -> nn.Module:

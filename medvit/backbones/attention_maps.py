@@ -20,8 +20,8 @@ from medvit.errors import DataError
 class HeadMaps:
     """Attention of a prefix token, such as the class token, in the last block, for each of K heads.
 
-    `whole` (B, K, P + N) is the attention to prefix and patch tokens, which sums to 1; `maps` (B, K, *grid) is its part
-    for the patches.
+    `whole` (B, K, P + N) is the attention to all P prefix and N patch tokens, which sums to 1. `maps` (B, K, *grid) is
+    the part of it for the patches.
     """
 
     whole: Float[Tensor, "b k t"]

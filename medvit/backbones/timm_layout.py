@@ -30,9 +30,11 @@ ARCHITECTURES = {
     ("rope", "gelu", 1e-5): "vit_base_patch16_dinov3",
     ("rope", "swiglu", 1e-5): "vit_base_patch16_dinov3",
 }
-"""Kind of positions, kind of MLP and epsilon of the norms -> timm entry point with these."""
+"""(Kind of positions, kind of MLP, epsilon of the norms) -> timm entry point that has all three."""
 FEATURE_TOLERANCE = 1e-4
-"""Largest relative difference of a feature that float32 explains."""
+"""Maximum difference between features of timm and of medvit, relative to the largest feature, that rounding in float32
+explains.
+"""
 
 
 @dataclass(frozen=True)

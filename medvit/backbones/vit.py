@@ -37,7 +37,7 @@ SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
 }
-"""Width, depth and heads by name."""
+"""Token width, number of blocks and number of attention heads of each preset."""
 
 
 @register
@@ -74,13 +74,15 @@ class VitConfig(BackboneConfig):
     norm_epsilon: float = 1e-6
     """Epsilon of the normalization layers. DINOv3 uses 1e-5."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Stochastic depth: probability of skipping the last block in a training step. It falls linearly to 0 at the first
-    block.
+    """Stochastic depth: probability that an image skips the last block in training. The probability decreases linearly
+    to 0 at the first block.
     """
     deep_prompts: int = Field(default=0, ge=0)
-    """Number of prompt tokens of each block, which replace those of the block before; `peft=vpt` adds them."""
+    """Number of prompt tokens of each block, which replace those of the block before. Set by `peft=vpt`; 0 for no
+    prompts.
+    """
     adapter_width: int = Field(default=0, ge=0)
-    """Width of the bottleneck beside the MLP of each block, which `peft=adaptformer` adds; 0 for no bottleneck."""
+    """Width of the bottleneck beside the MLP of each block. Set by `peft=adaptformer`; 0 for no bottleneck."""
     save_memory: bool = False
     """Save memory by recomputing activations in the backward pass instead of storing them (gradient checkpointing)."""
     weights: str | None = None
@@ -88,8 +90,8 @@ class VitConfig(BackboneConfig):
     """
     weights_grid: tuple[Count, ...] | None = None
     """Grid of patches, such as [14,14], of the learned positions in `weights`. Unset: read from model.yaml beside the
-    file, else a square or cube is assumed, or the model's own grid if it has as many patches. If the model's grid is
-    not square and both are possible, or if neither is, the file is refused.
+    file. Without that file, the model's own grid is assumed if it has that many patches, else a square or cube. The
+    weights are refused if no grid fits, or if both a square and a non-square grid of the model fit.
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:
@@ -124,7 +126,7 @@ class VitConfig(BackboneConfig):
 class ViT(Backbone):
     """Vision transformer with the parameter names of timm.
 
-    Equal weights give the same features as in timm, in 2D and at any size.
+    With the same weights, it computes the same features as timm's 2D transformer, at any image size.
     """
 
     def __init__(self, config: VitConfig) -> None:

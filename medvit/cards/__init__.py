@@ -30,7 +30,7 @@ from medvit.patients import PatientCount
 from medvit.records import Row
 
 VERSION = 4
-"""Raise when the content of a card changes, so that updating a dataset writes it again."""
+"""Version of the content of cards. If it is increased, the next update of a dataset writes the card again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30
 

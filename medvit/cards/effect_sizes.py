@@ -20,7 +20,7 @@ from numpy import ndarray as Array
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)
 MAX_WEIGHTS = 2**24
-"""Bootstrap weights in memory at once."""
+"""Maximum number of bootstrap weights (patients times resamples) in memory at once."""
 
 SIZES = ("none", "small", "medium", "large")
 BOUNDS = {"numbers": (0.2, 0.5, 0.8), "names": (0.1, 0.3, 0.5)}

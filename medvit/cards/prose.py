@@ -27,10 +27,11 @@ PROSE_FOLDER = next(
     ),
     Path("data_cards"),
 )
-"""Location of prose on well-known datasets: in the project, or beside an installation."""
+"""Folder of cards on well-known public datasets: in the project, or in the installation (`sys.prefix`)."""
 
 MIN_SHARE = 0.95
-"""Minimum share of the images that the prose describes: some may have been refused, but a subset is not the data set.
+"""Minimum share of the images described by the prose that a dataset must have, so that the prose applies to it. A few
+images may have been refused, but prose on a whole dataset is not used for a subset.
 """
 
 

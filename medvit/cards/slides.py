@@ -19,7 +19,7 @@ from medvit.wsi.tiles import FOLDER as TILES
 SHOWN = 24
 """Maximum number of slides that are shown and listed individually."""
 MAX_CLASSES = 32
-"""Maximum number of values of a label that is counted by class."""
+"""Maximum number of classes of a label for which slides are counted by class."""
 HEADER = (
     "slide",
     "patient",

@@ -21,7 +21,9 @@ from numpy import ndarray as Array
 from medvit.curves.scores import ImageScores
 
 CHUNK = 100_000
-"""Weights of images that are computed at once; they fit into the cache of a processor (measured: 3 times as fast)."""
+"""Number of image weights that are computed at once: they fit into the cache of a processor (measured: 3 times as
+fast).
+"""
 DRAW_STREAM = 1
 """Salt that makes the resamples of draws independent of those of patients."""
 
@@ -30,7 +32,7 @@ RunT = TypeVar("RunT")
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean paired difference with its 95 % interval, and the two-sided p-value of no difference."""
+    """Mean paired difference with its 95 % interval, and the two-sided p-value of the hypothesis of no difference."""
 
     mean: float
     low: float

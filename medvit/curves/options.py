@@ -21,7 +21,9 @@ from medvit.training.pretraining_options import PretrainingOptions
 Arm = Literal["scratch", "pretrained", "given", "continued"]
 Method = Literal["full", "lora", "frozen"]
 OF_STAGES = ("dataset", "output", "seed", "resume", "tracking", "checkpoint")
-"""Keys of a stage's file that a curve sets itself, except a checkpoint in the file of fine-tuning."""
+"""Keys that a curve sets itself and ignores in the YAML files of its stages; only the `checkpoint` in the file of
+fine-tuning is used.
+"""
 
 log = logging.getLogger("medvit")
 
@@ -30,7 +32,7 @@ class TrainingEngine(EngineConfig):
     """Parallel processing of trainings, on this machine or on a Ray cluster."""
 
     item_timeout_s: Positive | None = None
-    """Time limit in seconds for a training, with several processes. Unset: no limit."""
+    """Time limit in seconds for one training run. It applies only with several processes. Unset: no limit."""
 
 
 class CurveOptions(Config):
@@ -71,14 +73,14 @@ class CurveOptions(Config):
     split: Split = "test"
     """Split with the test patients."""
     rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
-    """Candidate learning rates, the same for every arm."""
+    """Candidate learning rates for fine-tuning, the same for every arm."""
     lengths: tuple[Count, ...] = (100, 300, 1000)
-    """Candidate numbers of steps, the same for every arm."""
+    """Candidate numbers of fine-tuning steps, the same for every arm."""
     strengths: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
     """Candidate values of the inverse regularization strength (C) of the baseline, a logistic regression on pixels."""
     tuning_draws: Count = 2
-    """Number of draws used to choose learning rate and number of steps. Candidates are scored on training patients that
-    are not in the draw.
+    """Number of draws used to choose learning rate and number of steps, in addition to `draws`. Candidates are scored
+    on training patients that are not in the draw.
     """
     tuning_images: Count = 500
     """Maximum number of images on which a candidate learning rate and number of steps are scored."""

@@ -98,7 +98,7 @@ def curve_document(
 
 
 def _verdict(lines: Sequence[CurvePoint]) -> str:
-    """Return in words where an arm has a gain, and where it is better than from scratch but not than the baselines."""
+    """Return sentences on arms with a gain, and on arms that are better than from scratch but not than a baseline."""
     gains = [line for line in lines if line.is_gain]
     others = [line for line in lines if not line.is_gain and is_better(line)]
     texts = []
@@ -182,7 +182,7 @@ def _effects(lines: Sequence[CurvePoint]) -> Table:
 
 
 def _obstacle(line: CurvePoint) -> str:
-    """Return the obstacle of a line, with the name of a baseline in words."""
+    """Return the reason why the effect of a line is not a gain, with baselines named in words."""
     word, _, arm = line.obstacle.rpartition(" ")
     return f"{word} {NAMES[arm]}" if arm in NAMES else line.obstacle
 

@@ -33,7 +33,7 @@ class CurvePoint:
     way: str
     settings: str
     edges: tuple[str, ...]
-    """Settings at an edge of their grid."""
+    """Settings at an edge of their grid, where a better value may be outside."""
     draws: tuple[int, ...]
     scores: tuple[float, ...]
     mean: Effect
@@ -59,7 +59,7 @@ class CurvePoint:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the effect is one of those for which p-values are corrected: of the chosen method of an arm."""
+        """Whether the p-value of the effect is corrected, as for the chosen method of each arm."""
         return self.is_chosen and self.effect is not None and self.arm not in BASELINES
 
 

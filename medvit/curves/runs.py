@@ -25,7 +25,9 @@ SIMPLE = (PIXELS, UNET)
 """Baselines without a vision transformer; a gain requires one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
-"""Methods of the simple baselines."""
+"""Names that stand for a fine-tuning method (`way`) of the two simple baselines: of the U-Net, and of the regression on
+pixels.
+"""
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
@@ -88,7 +90,7 @@ class CurveRun:
 Cell = tuple[LabelAmount, str, str]
 """Amount of labels, arm (initial weights), and way (fine-tuning method)."""
 Choices = Mapping[Cell, tuple[Settings, float]]
-"""Settings of each cell, and their score in tuning."""
+"""The chosen settings of each cell, and their score in tuning."""
 
 
 def tuning_draws(options: CurveOptions) -> range:
@@ -199,6 +201,6 @@ def read_chosen(text: str) -> dict[Cell, tuple[Settings, float]]:
 def _equal_steps(
     chosen: Choices, amount: LabelAmount, arms: Sequence[str], way: str, pretraining_steps: int
 ) -> Settings:
-    """Return the settings of a method from scratch, with the steps of pretraining and of the longest fine-tuning."""
+    """Return settings of a method from scratch, with the steps of pretraining plus those of the longest fine-tuning."""
     lengths = [chosen[amount, arm, way][0].steps for arm in arms if (amount, arm, way) in chosen]
     return Settings(chosen[amount, "scratch", way][0].lr, max(lengths) + pretraining_steps)

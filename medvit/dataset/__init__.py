@@ -6,4 +6,6 @@ model inputs; `export` writes files that other programs can open.
 """
 
 VERSION = 1
-"""Increase when the stored or drawn data of an image change, so that an update of a dataset does it again."""
+"""Version of the data stored and drawn for an image. If it is increased, the next update of a dataset reads all images
+again.
+"""

@@ -14,7 +14,7 @@ SAMPLED_IMAGES = 100
 SAMPLED_VOXELS = 2**28
 """Maximum number of voxels read to describe intensities."""
 VOXELS_AN_IMAGE = 100_000
-"""Voxels of an image used for its percentiles."""
+"""Approximate number of voxels of a large image from which its percentiles are computed."""
 PERCENTILES = (1, 50, 99)
 
 

@@ -27,13 +27,14 @@ from medvit.summary import Summary, counted, labeled
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
-"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding,
-num_not_finite and patient_is_assumed."""
+"""Schema versions that can be read. Version 1 lacks the columns part, flags, perceptual_hash, file_sha256 and
+attributes. Versions 1 and 2 lack padding, num_not_finite and patient_is_assumed.
+"""
 FILE_NAME = "manifest.parquet"
 FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
 """Files of a dataset to open first."""
 SHOWN_CLASSES = 8
-"""Classes of a label that a summary names."""
+"""Maximum number of classes of a label that a summary names."""
 ROWS_A_GROUP = 10_000
 """Rows written and read at once: this many need about 30 MiB of memory."""
 

@@ -22,14 +22,17 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, OutputError
 
 CHUNK_BYTES = 2**22
-"""Upper bound of one chunk before compression: the unit of writing."""
+"""Maximum bytes of one chunk, which is the unit of writing, before compression."""
 
 BLOCK_BYTES = 2**15
-"""Upper bound of one block of a chunk: the unit of reading. Crops read 1.4 times as fast from near-cubes of this size
-as from the flat ones that Blosc2 makes by default."""
+"""Maximum bytes of one block of a chunk, which is the unit of reading. Crops are read 1.4 times as fast from nearly
+cubic blocks of this size as from the flat blocks that Blosc2 makes by default.
+"""
 
 IN_MEMORY_BYTES = 2**27
-"""Largest array that is compressed in memory; a larger one would need too much."""
+"""Maximum bytes of an array that is compressed in memory before it is written. A larger one is compressed into its file
+chunk by chunk, which is slower but takes less memory.
+"""
 
 # Blosc2 starts four threads to pack the few offsets of each chunk, whatever `nthreads` is, unless this is set: writing
 # then takes a sixth longer, and half as long again with several writing processes.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_SIDE = 160
-"""Maximum side in pixels."""
+"""Maximum side of a thumbnail in pixels."""
 SHOWN_PERCENTILES = (0.5, 99.5)
 SIDE_INCHES, DPI = 1.3, 110
 
@@ -44,7 +44,7 @@ def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
 
 
 def resized(values: Float[Array, "h w"], *, height_to_width: float) -> Float[Array, "i j"]:
-    """Return an image with rows or columns repeated so that pixels of the given aspect ratio display correctly."""
+    """Return an image with rows or columns repeated, so that it displays with the aspect ratio of its pixels."""
     rows, columns = max(1, round(height_to_width)), max(1, round(1.0 / height_to_width))
     return values.repeat(rows, axis=0).repeat(columns, axis=1)
 

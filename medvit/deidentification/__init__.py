@@ -7,4 +7,6 @@ next to the key.
 """
 
 VERSION = 1
-"""Raise when the text found or blanked in pixels changes, so that an update of a dataset does it again."""
+"""Version of the search for burned-in text and of its blanking. If it is increased, the next update of a dataset
+repeats both.
+"""

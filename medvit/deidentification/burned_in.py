@@ -176,7 +176,9 @@ def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -
 
 
 MASK_FROM, STRONG = 0.1, 0.3
-"""Minimum scores for blanking a line, and for blanking its surroundings, in an image that is masked."""
+"""Minimum score of a text line to be blanked in an image that is masked, and minimum score to blank its surroundings
+too.
+"""
 SURROUNDINGS = 2.0
 """Margin blanked at the ends of a line, in line heights; an eighth of it above and below."""
 

@@ -39,7 +39,9 @@ MASKED = "lines of writing that a detector found are blanked"
 REMOVED = "REMOVED"
 """Replacement of a text that may not be empty."""
 OLDEST = 89
-"""Maximum age in years; higher ages become one year more, since they are rare (45 CFR 164.514(b)(2)(i)(C))."""
+"""Highest age in years that is kept. All higher ages become 90 years, because they are rare (45 CFR
+164.514(b)(2)(i)(C)).
+"""
 UTF_8 = "ISO_IR 192"
 
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")

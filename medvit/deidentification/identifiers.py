@@ -23,7 +23,9 @@ STRICT = Profile(frozenset())
 """Basic profile without any option: everything it removes counts as identifying."""
 
 MIN_WORD, MIN_NUMBER = 3, 4
-"""Shorter words and numbers are not searched for: they are everywhere."""
+"""Minimum letters of a word, and minimum digits of a number, that may identify someone: shorter ones occur
+everywhere.
+"""
 
 KEPT = (Action.KEEP, Action.CODE)
 _TELLING_META = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle", "PrivateInformation")
@@ -59,7 +61,7 @@ def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
 
 
 def is_identifying_word(word: str) -> bool:
-    """Return whether a word or number is so long that it may identify someone."""
+    """Return whether a word or number is long enough to identify someone."""
     if word.isdigit():
         return len(word.lstrip("0")) >= MIN_NUMBER
     return len(word) >= (MIN_WORD if word.isascii() else 2)
@@ -111,4 +113,6 @@ def is_personal(column: str) -> bool:
 
 
 MIN_SUBSTRING = 5
-"""A shorter word counts only as a whole word, a longer one anywhere."""
+"""Minimum letters of an identifying word that is also found inside longer words; a shorter one is found only as a whole
+word.
+"""

@@ -123,17 +123,19 @@ RETAINED: Mapping[Option, frozenset[str]] = {
     "device": frozenset(_DEVICE.split()),
     "characteristics": frozenset(_CHARACTERISTICS.split()),
 }
-"""Keywords that an option keeps (columns Rtn. Dev. Id. and Rtn. Pat. Chars.)."""
+"""Keywords of the elements that an option keeps (columns Rtn. Dev. Id. and Rtn. Pat. Chars. of Table E.1-1)."""
 CLEANED: Mapping[Option, frozenset[str]] = {
     "descriptors": frozenset(_DESCRIPTORS.split()),
     "characteristics": frozenset(_CLEANED_CHARACTERISTICS.split()),
 }
-"""Keywords that an option cleans; others in these columns keep the stricter action of the profile."""
+"""Keywords of the elements that an option cleans. For other elements that the option would clean according to Table
+E.1-1, the stricter action of the basic profile applies.
+"""
 CODED = frozenset(_CODES_AND_DEVICES.split())
-"""Texts outside the table that are codes, terms or properties of a device."""
+"""Keywords of text elements outside the table that contain codes, terms or properties of a device."""
 BINARY = frozenset(_PIXELS.split())
 KINDS = frozenset(_KINDS.split())
-"""UIDs of classes, not of instances."""
+"""Keywords of elements with UIDs of classes, which are kept, unlike UIDs of instances."""
 
 SAFE_PRIVATE = (
     "SIEMENS MR HEADER:0019,0A",

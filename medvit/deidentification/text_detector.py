@@ -25,18 +25,20 @@ from scipy import ndimage
 from medvit.measured import filled
 
 STROKES = (5, 11)
-"""Widths in pixels, an odd number above the widest detected stroke: for small letters, and for large ones."""
+"""Side of the top-hat filter in pixels, for small and for large letters. A filter detects strokes that are narrower
+than its side.
+"""
 MIN_CONTRAST = 40
 """Minimum contrast between a stroke and its surroundings, of 255."""
 MIN_HEIGHT, MAX_HEIGHT = 5, 60
 """Range of letter heights in pixels."""
 MIN_LETTERS = 3
 MAX_COMPONENTS = 4000
-"""Maximum number of candidates: more is texture, not text; the brightest are used."""
+"""Maximum number of candidate letters or marks in an image. An image with more shows texture, not text."""
 MARGIN = 2
 """Pixels around a line that belong to it: the soft edges of letters."""
 LONG_LINE = 6
-"""Number of letters from which a line counts in full."""
+"""Minimum number of letters of a line for its full score; the score of shorter lines is reduced."""
 SAME = 60
 """Largest difference between letters of one line in gray levels, of 255."""
 NEAR = (0.5, 3.0)

@@ -6,4 +6,4 @@ as in the files. Relations between instances are handled in `medvit.series`.
 """
 
 VERSION = 4
-"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""
+"""Version of the values read from a file. If it is increased, the next update of a dataset reads all files again."""

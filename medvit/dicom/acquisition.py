@@ -40,7 +40,9 @@ NUMBERS: Mapping[str, str] = {
 }
 AGE, SEX = "age_years", "sex"
 PIXEL_SPACING = "pixel_spacing"
-"""For projection radiographs: `calibrated` (PixelSpacing) or `detector` (not corrected for magnification)."""
+"""Name of the attribute that states the origin of a radiograph's pixel spacing: `calibrated` (PixelSpacing) or
+`detector` (not corrected for magnification).
+"""
 KEYS = (*TEXTS, *NUMBERS, PIXEL_SPACING, AGE, SEX)
 """Attributes recorded for an image if its file has them."""
 

@@ -26,7 +26,7 @@ PRIVATE_BLOCKS = (0x10, 0x11, 0x12)
 """Private blocks that are searched; manufacturers reserve these first."""
 
 GE_B_VALUE_LIMIT = 100_000
-"""GE adds 1e9 to the b-value in some releases; real b-values are far below this, in s/mm2."""
+"""Value in s/mm2 that no real b-value reaches. In some releases, GE adds 1e9 to the b-value."""
 
 
 B_VALUES: tuple[Private, ...] = (
@@ -41,7 +41,9 @@ GRADIENTS: tuple[Private, ...] = (
     (0x0019, "GEMS_ACQU_01", 0xBB),
     (0x0065, "Image Private Header", 0x37),
 )
-"""For Siemens, GE, Philips and United Imaging, from their conformance statements."""
+"""Private elements with the diffusion gradient direction, of Siemens, Philips, GE and United Imaging (conformance
+statements).
+"""
 
 CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
 
@@ -121,7 +123,7 @@ TRAITS = (
     Dimension("frame time", _number, ("TemporalPositionTimeOffset", "FrameReferenceTime"), is_time=True),
     Dimension("acquisition time", _clock, CLOCKS, is_time=True),
 )
-"""In the order in which they are tried: image content before acquisition time (PS3.3 C.7.6, C.8.3)."""
+"""All dimensions, in the order in which they are tried: image content before acquisition time (PS3.3 C.7.6, C.8.3)."""
 
 
 BY_NAME = {trait.name: trait for trait in TRAITS}

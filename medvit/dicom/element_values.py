@@ -31,7 +31,9 @@ _DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/
 """A date; with dots and a two-digit year it might be a version."""
 _WORD = re.compile(r"[^\W_]{2,}")
 _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
-"""Value representations whose bytes are the text; None: the one of the standard."""
+"""Value representations (VR) whose bytes are the text. None stands for a file without explicit VRs, in which the
+standard defines the VR of each element.
+"""
 MAX_NAMES = 4
 """Maximum number of words of a patient's name that are compared."""
 PERSONAL = (
@@ -163,7 +165,7 @@ BY_KEYWORD: Mapping[str, Terms] = {
     "Units": replace(PET_UNITS, terms=PET_UNITS.terms | RESCALE_TYPE.terms),
     "ScanningSequence": SCANNING_SEQUENCE,
 }
-"""All of the above."""
+"""Terms by the keyword of the element."""
 
 
 @cache

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
 PET_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("128", "128.1", "130"))
-"""CT and PET images, classic, enhanced and converted from classic to enhanced (PS3.4 B.5)."""
+"""SOP classes of CT (`CT_CLASSES`) and PET images: classic, enhanced, and converted from classic to enhanced (PS3.4
+B.5).
+"""
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 UNSPECIFIED = "US"

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 SUV_UNIT = "SUVbw"
 
 PHILIPS = (0x7053, "Philips PET Private Group")
-"""Philips' conformance statement: xx00 converts rescaled counts to SUVbw, xx09 to Bq/mL."""
+"""Private elements of Philips: (7053,xx00) is the factor from rescaled counts to SUVbw, (7053,xx09) the factor to Bq/mL
+(conformance statement).
+"""
 
 GE = (0x0009, "GEMS_PETD_01")
-"""GE's conformance statement: xx0D is the date and time of the scan, to which images are corrected."""
+"""Private elements of GE: (0009,xx0D) is the date and time of the scan, to which images are decay-corrected
+(conformance statement).
+"""
 
 MIN_DOSE_BQ, MAX_DOSE_BQ = 1e5, 1e11
 """Range of patient doses; lower values were written in MBq."""
@@ -36,7 +40,9 @@ MAX_HALF_LIVES = 8.0
 """Longest plausible uptake time in half-lives (1/256 of the dose left); more is a wrong clock or a shifted date."""
 
 LONG_HALF_LIFE_S = 6.0 * 3600.0
-"""Longer-lived nuclides may have been given days before, which a time without a date does not show."""
+"""Longest half-life in seconds for which a time of injection without a date is accepted. A nuclide with a longer
+half-life may have been injected days before the scan.
+"""
 
 MAX_SPREAD = 1e-3
 """Largest relative difference between the factors of the slices of one series."""

@@ -12,7 +12,7 @@ import yaml
 from medvit.config import Tree
 
 WIDTH = 110
-"""Columns of comments."""
+"""Maximum length of a comment line, in characters."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from medvit.ingest.survey.found import Survey
 from medvit.ingest.survey.images import ImageGroup
 
 MANY_FILES, MANY_PROCESSES = 2000, 8
-"""From so many files on, ingest is drafted with several processes, at most so many."""
+"""Number of files from which ingest is drafted with several processes, and maximum number of these processes."""
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ KEYS = {
 }
 """Keys of the ingest options that depend on the survey: the one place that names them."""
 NEGATIVE = ("normal", "healthy", "benign", "negative", "no", "none", "control", "controls", "0")
-"""Prefixes of class names that are not the positive class of two."""
+"""First words of the names of negative classes; of two classes, the other one is drafted as positive."""
 WIDER = SplitConfig(val=0.2, test=0.2)
-"""Fractions for few patients."""
+"""Fractions of the val and test splits if there are few patients."""
 
 
 def draft_ingest(survey: Survey, images: Images, project: Project) -> Draft:

@@ -15,13 +15,15 @@ from medvit.ingest.survey.screen import classes_in_words
 DraftedTask = Literal["classification", "segmentation"]
 
 PATCH_2D, PATCH_3D = 16, 8
-"""Side of a patch, in pixels and voxels."""
+"""Side of a patch in pixels (2D) and in voxels (3D)."""
 SIMILAR = 1.1
-"""Largest ratio of spacings without resampling."""
+"""Maximum ratio of the largest to the smallest spacing along an axis for which images are not resampled."""
 FLAT = 3.0
 """Ratio of slice gap to pixel spacing above which training on slices is worth a try."""
 TRAIN_SHARE, TILES_PER_SLIDE = 0.7, 100
-"""Rough numbers of training images that determine the number of steps."""
+"""Assumed share of the images in the train split, and assumed number of tiles per slide; the number of steps depends on
+both.
+"""
 SKIPPED_TILES = ["pen", "blurred"]
 
 

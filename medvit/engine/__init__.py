@@ -29,7 +29,9 @@ from medvit.hardware import one_blas_thread
 from medvit.progress import Progress
 
 AHEAD = 32
-"""Items per worker that may finish before the next one in order: with more, one slow item delays nobody."""
+"""Maximum number of items per worker, from the next one to be returned, that may be in progress or finished. It is
+large, so that workers rarely wait for one slow item.
+"""
 
 
 class EngineConfig(Config):

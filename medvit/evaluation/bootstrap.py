@@ -16,7 +16,9 @@ from numpy import ndarray as Array
 from medvit.evaluation import Estimate
 
 Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
-"""Statistic: from the indices of images, repeated as drawn, to named numbers."""
+"""Function that computes numbers, by name, from the indices of images. An index occurs as often as its image was
+drawn.
+"""
 
 
 def bootstrap(

@@ -24,7 +24,7 @@ SELECTED = (
 
 @dataclass(frozen=True)
 class Judged:
-    """Images to evaluate, and what predicts them."""
+    """Images to evaluate, and the model or the stored predictions that predict them."""
 
     predictor: Predictor | SlidePredictor | StoredPredictions
     measured: Manifest
@@ -36,9 +36,9 @@ class Judged:
     """Reasons to doubt the metrics, for the report and the log."""
     model_hash: str
     trained_on: str
-    """Training images, as the report states them."""
+    """Text for the report about the images that the model was trained on."""
     warning: str = ""
-    """Warning of the report that the model was trained or selected on the images."""
+    """Warning for the report that the model was trained or selected on the images; empty if it was not."""
 
 
 def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:

@@ -32,7 +32,7 @@ MAX_EXCLUDED = 20
 """Maximum number of excluded images that a report lists."""
 
 ImagePredictor = Predictor | StoredPredictions
-"""What predicts images: a model, or predictions that were made before."""
+"""Source of predictions of images: a model, or predictions that were stored before."""
 FoundT = TypeVar("FoundT")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HALF_WRITTEN = re.compile(r"\..+\.partial|\.[0-9a-f]{64}\.\d+\.b2nd")
-"""Names of partial files: of `replacing`, and of a store of arrays."""
+"""Names of partial files, as written by `replacing` and by the pixel store."""
 STALE_S = 24 * 3600.0
 """Age from which a partial file counts as a remnant of a killed process, in a folder that other processes write to."""
 

@@ -15,13 +15,17 @@ ALWAYS_ALLOWED_BYTES = 64 * 2**20
 
 
 MAX_VOLUME_GIB = 2.0
-"""Default limit for the data decompressed into memory at once (see `allow_volumes`): a CT of 4000 slices."""
+"""Default limit in GiB for the data decompressed into memory at once (see `allow_volumes`): enough for a CT of 4000
+slices.
+"""
 HONEST_RATIO = 2
 """A file that decompresses to at most this many times its size is not a decompression bomb: it is large on disk, too.
 """
 
 UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""DICOM transfer syntaxes whose pixels take the size that the header declares; a missing one counts, too (PS3.5 A)."""
+"""DICOM transfer syntaxes whose pixels have the size that the header declares (PS3.5 A). A missing one, "", counts as
+such.
+"""
 
 
 def is_uncompressed(transfer_syntax: str) -> bool:

@@ -20,7 +20,7 @@ from medvit.writers import Finding, ImageContext, Maker, Result, Study
 from medvit.writers.outputs import Outputs
 
 DUPLICATE = "duplicate"
-"""Code of a refused second copy, which loses nothing."""
+"""Refusal code of a second copy of a file; no data are lost by refusing the copy."""
 UNKNOWN_VALUES = (
     "stored values were read: the checkpoint is of a version that did not record values.*; if its training "
     "dataset was ingested with values.pet or values.radiographs, give the same to predict"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 PIECE_BYTES = {"cpu": 2**22}
-"""Float32 scores of one piece by kind of device."""
+"""Maximum bytes of the float32 scores of one piece, by type of device; `PIECE_BYTES_ELSEWHERE` for all others."""
 PIECE_BYTES_ELSEWHERE = 2**28
 
 

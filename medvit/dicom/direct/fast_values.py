@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any
 
 REMEMBERED = 4096
-"""Size of the cache of values: most repeat from file to file."""
+"""Maximum number of values in the cache; most values repeat from file to file."""
 LONGEST = 256
 """Longest value, in bytes, that is cached; pydicom decodes longer ones."""
 
