@@ -28,15 +28,15 @@ _is_saved: ContextVar[bool] = ContextVar("is_saved", default=False)
 """Whether the options being read were written by medvit, and not by a person."""
 
 Count = Annotated[int, Field(ge=1)]
-"""At least one."""
+"""Whole number of at least one."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """Share in [0, 1]."""
 Below = Annotated[float, Field(ge=0.0, lt=1.0)]
 """Share in [0, 1)."""
 Amount = Annotated[float, Field(ge=0.0)]
-"""Not negative."""
+"""Number that is not negative."""
 Positive = Annotated[float, Field(gt=0.0)]
-"""Above zero."""
+"""Number above zero."""
 Axis = Annotated[int, Field(ge=0, le=2)]
 """Spatial axis: H, W of an image, R, A, S of a volume."""
 
@@ -352,7 +352,7 @@ def unknown_name(what: str, name: object, known: list[str]) -> str:
 
 
 RENAMED = "renamed"
-"""Type of a key that is the earlier name of another one, its default."""
+"""Type of a `Key` that stands for the earlier name of an option; the default of the `Key` is the present name."""
 
 
 @dataclass(frozen=True)

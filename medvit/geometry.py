@@ -21,7 +21,9 @@ AXIS_TOLERANCE = 1e-3
 """Largest deviation of direction cosines from an orthonormal frame."""
 
 SHEAR_TOLERANCE_MM = 0.2
-"""Largest drift of a grid off right angles from end to end; a tilt of one degree makes 1.7 mm over 10 cm."""
+"""Maximum deviation of the axes of a grid from right angles, measured at the edge of the grid; a tilt of one degree
+makes 1.7 mm over 10 cm.
+"""
 
 SHIFT_TOLERANCE = 0.01
 """Largest distance between grids that count as the same, in voxels."""
@@ -30,8 +32,9 @@ SCANNER = 1
 """Code of NIfTI affines in scanner coordinates."""
 
 BAND = 8
-"""Lines of planes that are transposed at once: this many lines of 40 planes fit the cache closest to a core. Measured:
-twice as fast as plane by plane for CT of 256 or 512 pixels, and up to 1.7 times faster still where no copy is needed.
+"""Number of lines of each plane that are transposed at once: this many lines of 40 planes fit into the cache closest to
+a core. Measured for CT of 256 or 512 pixels: twice as fast as plane by plane, and up to 1.7 times faster again if the
+planes need not be copied.
 """
 PAGE_BYTES = 4096
 """Memory addresses this far apart map to the same cache lines."""

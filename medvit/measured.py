@@ -16,7 +16,7 @@ from medvit.errors import UnsupportedError
 from medvit.records import Padding
 
 ROUNDING = 1e-5
-"""Largest change by float32, as a share of the range of an image: less than one 16-bit step."""
+"""Maximum rounding error of a value in float32, as a share of the range of the image: less than one step of 16 bits."""
 
 
 def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:

@@ -38,7 +38,9 @@ Flag = Literal[OfPixels, "tiny", "spacing", OfFundus]
 
 
 IGNORED = 255
-"""Value of stored label maps that every loss and metric ignores, where there are at most this many classes."""
+"""Value of label-map pixels that every loss and metric ignores. If there are more than 255 classes, it is an ordinary
+class number.
+"""
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,7 @@ class Row:
     flags: tuple[Flag, ...] | None = None
     """Suspected faults of the image; None if not checked, as in older datasets."""
     perceptual_hash: str | None = None
-    """Hash of `medvit.leakage.perceptual_hash`; empty for an image without structure, None where it was not computed.
-    """
+    """Hash of `medvit.leakage.perceptual_hash`; empty for an image without structure, None if it was not computed."""
     file_sha256: str | None = None
     """Hash of the single file of an image; None for DICOM, where a hash could confirm identifiers."""
     padding: Padding | None = None

@@ -42,13 +42,13 @@ from medvit.tracking import Tracker, TrackingConfig, start
 log = logging.getLogger("medvit")
 
 OPTIONS, INPUTS = ".options.yaml", ".inputs.json"
-"""Files with the resolved options, the requested options, and the digests of inputs; hidden ones exist while a run is
-unfinished.
-"""
+"""Hidden files of an unfinished run: its options as requested, and the digests of its inputs."""
 UNNEEDED = ".unneeded.json"
-"""File with the names that a finished run must still remove from its folder, in case it is killed before."""
+"""File that lists the leftovers that a finished run removes from its folder. If the run is killed before, they are
+removed later by this list.
+"""
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
-"""Files in the folder of a run before it has made anything."""
+"""Names of the files that a run writes into its folder before it produces any output."""
 NOTED_FAILURES = 1000
 """Maximum number of failed items in the log file."""
 FREE_BYTES = 2**20

@@ -58,7 +58,7 @@ class Needle:
 
     @property
     def description(self) -> str:
-        """Source of the needle, and whether it may occur elsewhere by chance; for reports on other datasets."""
+        """Source element of the needle, with a remark if a finding of the needle may be a coincidence."""
         return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:

@@ -12,7 +12,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 
 SIDES = {2: 28, 3: 14}
-"""Largest side of the images, in pixels or voxels, by number of dimensions."""
+"""Maximum side of the reduced images, in pixels (2D) or voxels (3D), by number of dimensions."""
 
 
 def regression_on_pixels(labeled: Manifest, scored: Manifest, label: str, *, strength: float) -> ClassScores:

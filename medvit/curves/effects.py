@@ -77,8 +77,8 @@ def paired_effect(
 ) -> Effect:
     """Return the mean difference between the metrics of two methods, `one` minus `other`.
 
-    Draw r of `one` is paired with draw r of `other`. `clusters` has the number of the pretraining of each draw; draws
-    without a common pretraining have different numbers. Resamples in which the metric is undefined are dropped.
+    Draw r of `one` is paired with draw r of `other`. `clusters` has the index of the pretraining of each draw; draws
+    without a common pretraining have different indices. Resamples in which the metric is undefined are dropped.
 
     Raises:
         ValueError: If the methods have different numbers of draws.

@@ -34,12 +34,12 @@ class SharedModel:
 
     @classmethod
     def of(cls, options: CurveOptions, images: Manifest, saved: Sequence[Checkpoint]) -> SharedModel:
-        """Return the model of a curve: that of the checkpoints `saved` if there are any, else that of the files.
+        """Return the model of a curve: that of the checkpoints `saved` if there are any, else that of the YAML files.
 
         `images` are the training images, from which unset options of the preprocessing are chosen.
 
         Raises:
-            ConfigError: If the checkpoints, or the files, differ in the backbone or the preprocessing.
+            ConfigError: If the checkpoints, or the YAML files, differ in the backbone or the preprocessing.
         """
         if saved:
             return cls._of_checkpoints(options, images, saved)

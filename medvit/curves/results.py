@@ -80,7 +80,7 @@ class Design:
     edges: Callable[[Settings], Sequence[str]]
 
     def clusters(self, arm: str, draws: Sequence[int]) -> list[int]:
-        """Return the number of the initial weights of each draw; draws from random weights have different numbers."""
+        """Return the index of the initial weights of each draw; draws from random weights have different indices."""
         number = self.num_weights.get(arm)
         return [draw if number is None else draw % number for draw in draws]
 

@@ -184,7 +184,7 @@ class _Worker:
         self.has_begun = False
         """Whether the worker has loaded its first item."""
         self.given: deque[int] = deque()
-        """Numbers of its items, in order."""
+        """Indices of the worker's items, in order."""
         self._since = time.monotonic()
 
     @property

@@ -45,7 +45,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The same metrics for several subsets of the images: one line per subset, and a note for the reader."""
+    """Table with the same metrics for several subsets of the images: one row per subset, and a note for the reader."""
 
     title: str
     note: str

@@ -29,7 +29,7 @@ class SeriesRule(Config):
     """
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """Return `rule`, the rule of the checkpoint, with the set options of this config in place of its own."""
+        """Return `rule`, the rule of the checkpoint, with its values replaced by those options that are set here."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 

@@ -141,7 +141,7 @@ class StoredPredictions:
 
 
 def _holders(manifest: Manifest, members: Sequence[EnsembleMember], label: str) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of the models that held out each image, by image id."""
+    """Return the indices of the models that held out each image, by image id."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
         for row in member.split(manifest, label):

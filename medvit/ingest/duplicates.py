@@ -18,7 +18,7 @@ from medvit.records import Candidate, Refusal, Taken
 log = logging.getLogger("medvit")
 
 COPY = "duplicate"
-"""Code of a copy that is excluded though no other split has it."""
+"""Refusal code of a copy that is excluded although the image that is kept is in the same split."""
 
 Copies = Sequence[Candidate]
 """Two or more candidates with identical pixels."""

@@ -43,9 +43,11 @@ MIN_JUDGED = 96
 """Minimum pixels across the field for judging sharpness."""
 
 SHARPNESS = (0.12, 0.50)
-"""Measured ratios that score 0 and 1."""
+"""Ratio of fine to coarse detail with the sharpness score 0, and ratio with the score 1."""
 BLURRED = 0.36
-"""Ratio below which a photograph is blurred: a smoothing of 1/256 of the field brings all of DRIVE below it."""
+"""Ratio of fine to coarse detail below which a photograph is flagged as blurred. After smoothing by 1/256 of the field,
+all photographs of DRIVE are below it.
+"""
 LIGHTNESS = (0.04, 0.18, 0.62, 0.90)
 """Median lightness at which the exposure score is 0, 1, still 1, and 0 again."""
 TOO_DARK, TOO_BRIGHT = 0.11, 0.72
@@ -56,8 +58,8 @@ DIM = 0.25
 """Share of the median lightness below which a pixel is not illuminated."""
 
 MIN_RED_OVER_BLUE, MAX_BLUE_OVER_GREEN = 0.015, 0.03
-"""Shares of the mean color. All 1600 photographs of RetinaMNIST and 30 of DRIVE pass; of 885 images of breast
-ultrasound, brain MR, nuclei and tissue, none passes.
+"""Bounds on differences between channels of the mean color, whose channels sum to 1. All 1600 photographs of
+RetinaMNIST and 30 of DRIVE are within them; 885 images of breast ultrasound, brain MR, nuclei and tissue are not.
 """
 
 

@@ -25,7 +25,7 @@ from medvit.records import Refusal
 log = logging.getLogger("medvit")
 
 STATE_BYTES = 64
-"""Length of a state in hex."""
+"""Length of a state in hexadecimal digits."""
 
 
 class HeaderCache:

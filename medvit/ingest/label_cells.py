@@ -36,7 +36,9 @@ AMBIGUOUS = frozenset(
 )
 """Texts, in lower case, that may be a class or a missing value; refused unless `missing` is given."""
 NEGATIVE = "none"
-"""Of the ambiguous texts, the word that is a class if the column has one other class, as in present and none."""
+"""The one ambiguous text that is accepted as a class, if the column has exactly one other class: `present` and
+`none`.
+"""
 
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))

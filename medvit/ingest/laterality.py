@@ -25,8 +25,8 @@ LATERALITY, VIEW = "laterality", "view"
 """Keys of `Row.attributes`: right or left; macula, disc, disc-macula or lesion."""
 
 SIDE_WORDS: Mapping[str, str] = {"od": "right", "right": "right", "os": "left", "left": "left"}
-"""Words of a path that name an eye: oculus dexter is the right one. Single letters count only where `laterality_from`
-points at them, since they may mean anything.
+"""Words of a path that name an eye: oculus dexter is the right one. Single letters such as R and L may mean anything,
+so they count only if `laterality_from` captures them.
 """
 POINTED_WORDS: Mapping[str, str] = {**SIDE_WORDS, "r": "right", "l": "left", "re": "right", "le": "left"}
 VIEW_WORDS: Mapping[str, str] = {

@@ -40,22 +40,28 @@ BACKGROUND = "background"
 WHITES = (255, 65535)
 """Largest values of 8 and 16 bits: white in a picture."""
 LEAST_GRAY = 64
-"""Numbered classes rarely reach this value; gray levels that are classes are rarely below it."""
+"""Minimum of the highest value in label maps whose values are taken as gray levels: class numbers rarely reach it."""
 MAX_LEVELS = 16
 """Maximum number of gray levels that are taken as classes."""
 MAX_CLASSES = 256
-"""More values than this are instance numbers."""
+"""Maximum number of different values that are taken as classes; more are instance numbers."""
 EDGE = 32
 """Distance from black and white within which smoothing and lossy compression leave most gray levels."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
-"""Minimum number of consecutive values from 1, and of different maxima, that look like instance numbers."""
+"""Values look like instance numbers if one label map has at least `MIN_INSTANCES` consecutive values from 1, and if the
+highest values of all label maps are at least `MIN_COUNTS` different ones.
+"""
 BETWEEN = 0.9
-"""Share of the pixels of a gray level between lower and higher ones above which it may be an edge."""
+"""Share of the pixels of a gray level that touch both lower and higher values, from which the level may be an edge."""
 _BETWEEN = " between"
 MIN_SMOOTHED = 3
-"""Minimum number of values between background and the highest in a smoothed map, if they could be classes."""
+"""Minimum number of values between background and the highest value for which label maps are refused as smoothed; with
+fewer, they may be classes.
+"""
 SHADES = 0.125
-"""Values within this share of the highest belong to it: lossy compression changes areas by less."""
+"""Values that differ from 0 or from the highest value by less than this share of it count as equal to it: lossy
+compression changes uniform areas by less.
+"""
 MAX_SEARCHED, NUM_SLABS = 2**22, 5
 """Label maps with more voxels around their foreground are searched for edges in this many evenly spaced slabs."""
 SHOWN_VALUES = 12

@@ -21,25 +21,35 @@ from medvit.types import Image
 SAMPLED = {2: 512, 3: 64}
 """Pixels checked along an axis; the others are skipped."""
 LINES = {2: 128, 3: 16}
-"""Lines of neighboring pixels checked along the longest axis, across each other axis."""
+"""Maximum number of lines, counted along each other axis, in which pixels are compared with their neighbors along the
+longest axis; by number of axes.
+"""
 
 MIN_NEIGHBOR_CORRELATION = 0.2
-"""Neighboring pixels of an image are alike, those of noise are not."""
+"""Minimum correlation of neighboring pixels; below it, an image is noise and flagged as blank."""
 MIN_DRAWING_CORRELATION = 0.5
 MIN_LEVELS = 0.02
-"""An image whose 99 % central intensities span less of the range of an 8-bit type is blank."""
+"""Minimum share of the 8-bit range that the central 99 % of the intensities span; below it, an 8-bit image is flagged
+as blank.
+"""
 MIN_CONTRAST = 0.1
-"""The same share below which an 8-bit image has low contrast."""
+"""Minimum share of the 8-bit range that the central 99 % of the intensities span; below it, an 8-bit image is flagged
+as low in contrast.
+"""
 
 MIN_CLIPPED = 0.01
 """Minimum share of pixels at the very highest value for an image that may be clipped."""
 CLIPPED_RATIO = 3.0
-"""The highest value must have this many times the pixels of the `CLIPPED_NEIGHBORS` of the range just below it."""
+"""Minimum ratio, in a clipped image, of the number of pixels with the highest value to the number just below it, within
+the share `CLIPPED_NEIGHBORS` of the range.
+"""
 CLIPPED_NEIGHBORS = 0.02
 CLIPPED_MODALITIES_LEFT_OUT = ("SM", "GM", "SEG")
 """Modalities exempt from clipping: bright fields, whose background is white by nature, and label maps."""
 MIN_DISTINCT = 8
-"""Minimum number of values; below it, a picture is a drawing or a label map, which always has many highest values."""
+"""Minimum number of different values in an image that may be clipped. With fewer, it is a drawing or a label map, in
+which many pixels always have the highest value.
+"""
 
 DARK_AROUND = ("CR", "DX", "RG", "MG", "IO", "PX", "CT", "MR")
 """Modalities whose background is dark where high values are bright (PS3.3 C.7.6.3.1.2, MONOCHROME2).
@@ -48,10 +58,11 @@ Of 413 brain MR slices, none was flagged as acquired, and 393 when inverted. Ult
 angiography, which shows vessels dark, are excluded.
 """
 FRAME = 0.03
-"""Width of the frame of an image that shows its background, as a share of each side."""
+"""Width of the outer frame in which the background of an image is measured, as a share of each side."""
 MIN_BRIGHTER_FRAME = 0.25
-"""Share of the range by which the frame of an inverted image is brighter than its middle. An inverted image whose body
-fills the frame, such as a tightly collimated chest, is missed."""
+"""Minimum difference, as a share of the range, by which the frame of an inverted image is brighter than its middle. An
+inverted image whose body fills the frame, such as a tightly collimated chest, is missed.
+"""
 
 BAND = 0.8
 """Minimum bright share of an outer row or column that belongs to the film behind a collimator."""
@@ -65,7 +76,9 @@ MAX_ANISOTROPY = 40.0
 EXTENT_MM = (4.0, 2500.0)
 """Plausible longest extent of a volume: from a biopsy to a whole body."""
 OCT_VOXEL_MM, OCT_MAX_ANISOTROPY, OCT_EXTENT_MM = (0.001, 1.0), 200.0, (1.0, 30.0)
-"""The same for optical coherence tomography of the eye: microns in depth, a quarter of a millimeter between B-scans."""
+"""Plausible spacing, maximum ratio of spacings and plausible longest extent of optical coherence tomography of the eye:
+voxels measure microns in depth, and B-scans are up to a quarter of a millimeter apart.
+"""
 PIXEL_MICRONS = (0.05, 5000.0)
 """Plausible pixel spacing: from microscopy to a coarse scintigram."""
 

@@ -75,7 +75,9 @@ class ScanningConfig(Config):
 
 
 NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)
-"""Codes of refusals that identify no patient, or whose files would hang again."""
+"""Codes of refusals whose files are not opened again to find their patient: they are not of a patient, or would hang
+again.
+"""
 NOWHERE = Path()
 """Placeholder for the path of a file sent between processes."""
 

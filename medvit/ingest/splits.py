@@ -33,7 +33,7 @@ PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 """Splits by priority: a patient of several official splits remains in the first of these."""
 
 NUM_SALTS = 100
-"""Salts tried when the one in use gives uneven splits."""
+"""Number of salts that are tried if the one in use gives uneven splits."""
 UNLUCKY_SIGMAS = 2.5
 """Deviation of a class from its expected count, in binomial standard deviations, above which another salt is suggested.
 """

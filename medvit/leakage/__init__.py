@@ -39,12 +39,14 @@ from medvit.records import Row
 from medvit.summary import Summary
 
 VERSION = 3
-"""Raise when a perceptual hash or a comparison changes, so that an update of a dataset recomputes it."""
+"""Version of perceptual hashes and comparisons. If it is increased, the next update of a dataset computes them
+again.
+"""
 
 WIDER = 2
-"""Factor on the maximum number of differing bits for pairs that a second comparison of pixels confirms."""
+"""Factor by which the maximum number of differing bits is raised for pairs that a comparison of pixels must confirm."""
 CACHED_LOOKS = 384
-"""About 125 MB."""
+"""Maximum number of images kept in memory for comparisons of pixels: about 125 MB."""
 
 log = logging.getLogger("medvit")
 

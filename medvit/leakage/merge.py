@@ -46,7 +46,9 @@ OF_VALUES: Mapping[str, Callable[[Row], bool]] = {
     "radiographs": lambda row: row.modality in RADIOGRAPHS,
     "mapping": lambda row: MAPPING in row.attributes or OFFERED in row.attributes,
 }
-"""Whether an option of `values.*` could have changed the meaning of an image's values."""
+"""Option of `values.*` -> function that returns whether the option could have changed the meaning of an image's
+values.
+"""
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:

@@ -35,33 +35,39 @@ CLIPPED_PERCENTILES = (0.5, 99.5)
 """Percentiles at which intensities are clipped, so that a burned-in mark or one hot pixel does not dominate."""
 
 MARK = "z"
-"""Begins every hash. Hashes without it used the median as threshold, differ by 4 to 30 bits, and must be recomputed."""
+"""First character of every hash. Hashes of earlier versions lack it: they used the median as threshold, differ from
+present ones in 4 to 30 bits, and must be recomputed.
+"""
 
 MAX_DISTANCE = 20
 """Largest number of differing bits for near duplicates.
 
 Measured on 413 brain MR slices, 340 breast ultrasound images, 120 of nuclei, 1600 small and 30 large fundus pictures,
-200 MR and 1584 binary volumes. Of copies after JPEG (down to quality 20), resizing, conversion to gray, noise and
-gamma 99 % differ in at most 18 bits; shifted or cropped by 1 % in 12 to 38, and are found in part. Different images
-differ in 22 or more, except smooth ones: one pair of the small pictures and 2272 of the binary volumes (of 1.25
-million) are nearer, and `MIN_CORRELATION` removes them. Rotated copies have up to 4 bits more. On 413 brain slices,
-340 ultrasound images, 120 of nuclei and 30 fundus pictures, no pair was a false match only after rotation.
+200 MR and 1584 binary volumes. After JPEG compression (down to quality 20), resizing, conversion to gray, noise or
+gamma, 99 % of the copies differ from their originals in at most 18 bits. Copies shifted or cropped by 1 % differ in 12
+to 38 bits, so only some of them are found. Different images differ in at least 22 bits, except smooth ones: one pair of
+the small pictures and 2272 pairs of the binary volumes (of 1.25 million) differ in fewer, and `MIN_CORRELATION`
+excludes these pairs. Rotated copies have up to 4 bits more. On 413 brain slices, 340 ultrasound images, 120 of nuclei
+and 30 fundus pictures, no pair was a false match only after rotation.
 """
 MIN_CORRELATION = 0.94
-"""Minimum correlation on the grid for images with near hashes: true pairs had 0.94 to 1, false ones 0.93 at most."""
+"""Minimum correlation of near duplicates with similar hashes, on the grid. Correct pairs had 0.94 to 1, false pairs
+0.93 at most.
+"""
 MAX_PAIRS_AT_ONCE = 2**22
 FEW = 512
-"""Up to this many hashes, all pairs are compared: banding takes longer."""
+"""Maximum number of hashes of which all pairs are compared; for so few, the search by bands takes longer."""
 
 COARSE_BITS = 64
-"""Bits of the lowest frequencies, which a crop hardly changes."""
+"""Number of bits of the lowest frequencies, which a crop hardly changes."""
 COARSE_DISTANCE = 16
-"""Largest number of these bits in which an image and its crop may differ. For ultrasound, brain slices and nuclei
-cropped by 5 %, half differ in 6 to 10, nine of ten in 12 to 18; by 10 %, half in 15 to 18. Among different images one
-pair in a thousand is as near; among fundus photographs within one frame most are.
+"""Largest number of these bits in which an image and its crop may differ. In ultrasound images, brain slices and
+nuclei, the median difference is 6 to 10 bits for crops by 5 %, and 15 to 18 bits for crops by 10 %; the 90th percentile
+for crops by 5 % is 12 to 18 bits. Of the pairs of different images, one in a thousand differs in so few bits; of the
+pairs of fundus photographs with the same frame, most do.
 """
 COARSE_COUNT = 2
-"""Number of nearest neighbors examined, so that time grows linearly with the number of images."""
+"""Number of nearest neighbors examined per image. The limit keeps the time linear in the number of images."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,8 @@ TURNS: Mapping[int, tuple[Turn, ...]] = {
     2: tuple(Turn(order, flips) for order in ((0, 1), (1, 0)) for flips in product((False, True), repeat=2))[1:],
     3: tuple(Turn((0, 1, 2), flips) for flips in product((False, True), repeat=3))[1:],
 }
-"""By number of dimensions: the seven rotations and reflections of an image, and the reflections of a volume, whose
-axes are known.
+"""Rotations and reflections to search for, by number of dimensions: all seven of an image, and only reflections of a
+volume, whose axes are known.
 """
 
 

@@ -27,7 +27,7 @@ SIDE = 256
 ROUGH = SIDE // 2
 """Points per side of the rough grid on which windows are located."""
 WINDOW = ROUGH // 2
-"""Points per side of a window on the rough grid; nine of them overlap by half."""
+"""Points per side of a window on the rough grid, which nine windows cover, each overlapping the next by half."""
 MAX_SHIFT = ROUGH // 8
 """Largest displacement of a window along an axis, in points of the rough grid."""
 MAX_STRETCH = 1.15
@@ -35,12 +35,14 @@ MAX_STRETCH = 1.15
 TOLERANCE = 2.0
 """Tolerance of windows that agree on shift and stretch, in points of the rough grid."""
 MIN_WINDOWS = 4
-"""Windows that must agree; with fewer, images are aligned by a single shift."""
+"""Minimum number of windows that must agree on shift and stretch; with fewer, images are aligned by a shift alone."""
 BLOCK = 32
 """Points per side of the blocks whose fine structure is compared, each where both images cover it."""
 MIN_BLOCKS = 4
 MIN_VARIANCE = 0.15
-"""Minimum variance of fine structure at equal local contrast for a block to count; 1 if there is much."""
+"""Minimum variance of the fine structure of a block, after local contrast normalization, for the block to count. It is
+about 1 in a block with much structure.
+"""
 FINE, COARSE, LOCAL = 1.0, 6.0, 8.0
 """Standard deviations of blurs, in points: two that bound fine structure, and one that defines local contrast."""
 TRUNCATED = 2.5
@@ -52,7 +54,7 @@ compare: smooth phantoms have 0.11 at most, ultrasound, brain slices and fundus 
 QUARTILE = 25
 MIN_DETAIL = 0.3
 MIN_DETAIL_SMALL = 0.7
-"""Minimum for copies of the lower quartile over blocks of the correlation of fine structure.
+"""Minimum agreement (`agreement`) of copies, in general and for small images.
 
 Chosen on half of the images of six sets (`benchmarks/duplicates.py`; docs/results.md has the others). Different images
 of ultrasound, nuclei and DRIVE had 0.16 at most, copies cropped by up to 5 % 0.8 and by up to 10 % 0.37 at least.
@@ -71,7 +73,7 @@ class Look:
 
     grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
-    """Its fine structure on the rough grid."""
+    """Fine structure of the image on the rough grid."""
     is_small: bool
 
     @cached_property
@@ -87,12 +89,12 @@ class Look:
 
     @cached_property
     def spectrum(self) -> Complex[Array, "r f"]:
-        """Fourier transform of the coarse grid."""
+        """Fourier transform of `rough`."""
         return np.asarray(scipy.fft.rfft2(self.rough))
 
     @cached_property
     def window_spectra(self) -> Complex[Array, "9 r f"]:
-        """Fourier transforms of the windows of the coarse grid."""
+        """Fourier transforms of the nine windows of `rough`."""
         return np.asarray(scipy.fft.rfft2(_windowed(self.rough)))
 
     @cached_property
@@ -228,7 +230,7 @@ def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
 
 
 def _on_grid(stretch: Float[Array, "2"], shift: Float[Array, "2"]) -> Placement:
-    """Convert a placement from the coarse to the fine grid, which has two points per coarse point."""
+    """Convert a placement from the rough grid to the fine grid, which has two points per rough point along an axis."""
     return Placement(stretch, 2.0 * shift + 0.5 * (1.0 - stretch))
 
 

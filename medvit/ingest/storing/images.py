@@ -42,7 +42,7 @@ from medvit.records import IGNORED, Candidate, Kind, Refusal, Row, Taken
 log = logging.getLogger("medvit")
 
 KEPT_BYTES = 2**27
-"""Freed memory that a process keeps for its next arrays."""
+"""Bytes of freed memory that a process keeps for its next arrays."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from medvit.wsi.tiling import TilesConfig, cut
 log = logging.getLogger("medvit")
 
 STATE, TAKEN = "state", "taken"
-"""Facts stored in the file of a tile grid about how it was made."""
+"""Keys under which the file of a tile grid stores the state of its slide and the slide's record (`Taken`)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from medvit.patients import PatientCount
 from medvit.records import Candidate, Refusal, Split
 
 PATIENT_PATTERNS = (r"(?i)((?:patient|subject|subj|case|pat)[-_ ]?\d+)", r"(TCGA-\w\w-\w{4})", r"^([^/]+)/")
-"""Common names of patients in paths; the last is a folder per patient."""
+"""Regular expressions for common names of patients in paths. The last one captures the first folder, if there is one
+folder per patient.
+"""
 SHOWN_PATHS = 1000
 """Number of paths searched for modality words."""
 
@@ -103,7 +105,7 @@ class Survey:
         return sum(group.num_masks for group in self.groups)
 
     def classes(self, key: str) -> Counter[str]:
-        """Number of images of each class of a label."""
+        """Return the number of images of each class of a label."""
         return Counter(one.labels[key] for one in self.candidates if key in one.labels)
 
     @property

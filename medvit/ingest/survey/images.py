@@ -12,7 +12,9 @@ from medvit.errors import MedvitError
 from medvit.records import Candidate, Extent, Kind, Refusal
 
 MAX_LOOKED = 500
-"""Images of a group whose size is read, evenly spread: a picture takes .1 ms, a slide 10 ms."""
+"""Maximum number of images of a group whose size is read, evenly spread over the group: a picture takes 0.1 ms, a slide
+10 ms.
+"""
 WEIGHTS = {"image": 1, "volume": 50, "slide": 500}
 """Weight of an image for choosing one kind: about the number of pictures that can be cut from it."""
 

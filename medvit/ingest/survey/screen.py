@@ -12,7 +12,7 @@ from medvit.ingest.survey.tables import FoundTable
 
 WIDTH = 100
 SHOWN_GROUPS, SHOWN_REASONS, SHOWN_TABLES = 6, 5, 3
-"""Maximum lines of each kind; the rest are counted."""
+"""Maximum number of image groups, refusal reasons and tables that are shown; the rest are counted."""
 SHOWN_CLASSES, SHOWN_COLUMNS = 8, 12
 
 

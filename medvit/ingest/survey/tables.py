@@ -21,7 +21,7 @@ from medvit.records import Candidate
 
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 MAX_TABLES, MAX_BYTES = 20, 2**26
-"""Maximum number of tables that are read, and their size."""
+"""Maximum number of tables that are read, and maximum bytes of a table."""
 MAX_LEVELS = 10
 """Maximum number of different numbers in a column of classes, such as grades; more are measurements."""
 MATCHED = 0.8
