@@ -16,7 +16,7 @@ STRATA: tuple[tuple[str, float, float], ...] = (
     ("usable", 0.5, 0.8),
     ("poor", -0.01, 0.5),
 )
-"""Names of the quality strata, and their bounds: the lower one is included."""
+"""Name, lower bound and upper bound of each quality stratum; a score equal to the lower bound is in the stratum."""
 
 
 def stratum(row: Row) -> str:

@@ -23,7 +23,9 @@ log = logging.getLogger("medvit")
 FIRST_S, LONGEST_S = 10.0, 300.0
 """Seconds until the first line, and maximum seconds between two."""
 SHARE = 0.1
-"""Share of the elapsed time between two lines, within these bounds: a night of work gives 100 lines."""
+"""Time between two lines as a share of the elapsed time, from `FIRST_S` to `LONGEST_S`: a night of work gives 100
+lines.
+"""
 BYTES, MIB = "B", 2**20
 CountedT = TypeVar("CountedT")
 

@@ -213,7 +213,7 @@ class Row:
     """Content address of the pixels in the store; for a slide, of its low-power image there."""
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: str | None = None
-    """Content address of the label map in the store, (*S)."""
+    """Content address of the label map (*S) in the store."""
     spacing_mm: tuple[float, float, float] | None = None
     affine: tuple[float, ...] | None = None
     """Voxel to world, RAS+ mm, 16 entries in row-major order."""

@@ -200,16 +200,16 @@ class RunLength:
     """
 
     num_images: int
-    """Training images; slices of volumes and tiles of slides count as drawn, one by one."""
+    """Number of training images. If slices of volumes or tiles of slides are drawn, each of them counts as an image."""
     step_images: int
-    """Images of a step, over all devices and all batches whose gradients are accumulated."""
+    """Number of images per step, over all devices and all batches whose gradients are accumulated."""
     num_steps: int
     num_accumulated: int = 1
-    """Batches of a step, whose gradients are accumulated."""
+    """Number of batches per step, whose gradients are accumulated."""
 
     @property
     def in_batches(self) -> RunLength:
-        """The same run with each batch as a step, for values that every forward pass updates."""
+        """The same run, but with each batch counted as a step; for values that are updated by every forward pass."""
         count = self.num_accumulated
         return RunLength(self.num_images, self.step_images // count, self.num_steps * count)
 

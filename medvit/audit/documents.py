@@ -28,7 +28,9 @@ CELL = "a cell of a table"
 TABLES, WORKBOOKS = (".csv", ".tsv", ".tab"), (".xlsx", ".xlsm")
 DELIMITERS = ",;\t|"
 PUBLISHED = re.compile(r"(?i)(readme|licen[cs]e|copying|citation|changes|changelog|notice|authors)(\..*)?")
-"""Names of files that a publisher of data writes for everyone."""
+"""Names of files that a publisher adds to data, such as a readme or a license. They are skipped: they describe no
+patient.
+"""
 OF_SYSTEMS = re.compile(r"\.DS_Store|\._.*|desktop\.ini")
 """Files that operating systems write into folders. They are skipped: they contain at most file names, which are
 searched for anyway.

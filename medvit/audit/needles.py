@@ -52,7 +52,9 @@ class Needle:
     is_weak: bool = False
     """Whether the value is dropped if the files also contain it in an element that identifies nobody."""
     shape: Shape = "text"
-    """Matching rule."""
+    """Rule by which the needle is found: inside any text, as a word, as two adjacent words, or alone in a cell or
+    line.
+    """
     is_common: bool = False
     """Whether the value names a patient by a word that is common in texts."""
 

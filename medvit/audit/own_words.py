@@ -121,6 +121,6 @@ writing written wrong yaml years your yourself zero zone zscore zstd
 """
 
 OWN_WORDS = frozenset(_WRITTEN.split())
-"""Words in lower case."""
+"""Words that medvit itself writes into its outputs, in lower case."""
 OWN_TEXT = " ".join(sorted(OWN_WORDS | WORDS))
 """All words of outputs that name nobody, as one string, to find whether a text is part of one of them."""

@@ -35,7 +35,7 @@ class Audited:
         return Summary(lines, {FINDINGS: "findings", "summary.txt": "summary"})
 
     def write(self, summary: str) -> None:
-        """Write the files into the folder."""
+        """Write the findings and the text `summary` as files into the folder of the audit."""
         found = [("unsearched" if one.is_unsearched else "found", one.place, one.source) for one in self.traces]
         lines = [*found, *(("unread", "the source", line) for line in self.unread)]
         write_text(self.folder / FINDINGS, csv_text(COLUMNS, lines))

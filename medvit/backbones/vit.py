@@ -42,7 +42,7 @@ SIZES = {
 
 @register
 class VitConfig(BackboneConfig):
-    """Vision transformer. For public weights, its layout must match; mismatches are reported."""
+    """Vision transformer. Public weights are refused if they do not match its layout."""
 
     name: Literal["vit"] = "vit"
     size: Literal["micro", "tiny", "small", "base", "large"] = "small"

@@ -39,7 +39,7 @@ def parse_amount(value: Any) -> int | float | Literal["all"]:
 
 
 LabelAmount = Annotated[int | float | Literal["all"], BeforeValidator(parse_amount)]
-"""Amount of labels, as a user gives it."""
+"""Amount of labels: a fraction of the training patients below 1, a number of patients, or `all`."""
 
 
 def num_labeled(amount: LabelAmount, total: int, num_classes: int) -> int:

@@ -59,7 +59,7 @@ class CurvePoint:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the p-value of the effect is corrected, as for the chosen method of each arm."""
+        """Whether the effect is tested: only those of the chosen method of each arm are, with corrected p-values."""
         return self.is_chosen and self.effect is not None and self.arm not in BASELINES
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger("medvit")
 
 Plane = Literal["axial", "coronal", "sagittal", "acquired"]
 ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Axis of a volume (R, A, S) along which the slices of a plane are counted."""
+"""Plane -> axis of a volume (R, A, S) that is perpendicular to it, along which slices are counted."""
 
 
 class SlicesConfig(Config):

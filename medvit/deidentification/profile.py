@@ -35,7 +35,7 @@ CODES: Mapping[str, tuple[str, str]] = {
     "uids": ("113110", "Retain UIDs Option"),
     "private": ("113111", "Retain Safe Private Option"),
 }
-"""De-identification methods by option (PS3.16 CID 7050)."""
+"""Code and meaning of the de-identification method of the basic profile and of each option (PS3.16 CID 7050)."""
 
 
 class Action(Enum):

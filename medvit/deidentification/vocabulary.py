@@ -88,7 +88,7 @@ val valid validation version volumes zip manual im mr000 1st 2nd
 """
 
 WORDS = frozenset(" ".join((_BODY, _METHOD, _FINDING, _GRAMMAR, _FILES)).casefold().split())
-"""Words in lower case."""
+"""Imaging words that name nobody, in lower case."""
 
 _UNITS = "mm|cm|ms|s|sec|min|t|x|d|kv|kvp|hu|deg|w|l|r|f|st|nd|rd|th"
 _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}")
@@ -121,7 +121,7 @@ NAME_PREFIXES = frozenset(
         "bin",
     ]
 )
-"""Prefixes of surnames: McLong is one, though both parts are imaging words."""
+"""Prefixes of surnames. A word such as McLong is a surname, although its parts alone are not."""
 MIN_PART = 3
 """Minimum letters of a word part that is kept without the others."""
 MANY_DIGITS = 5

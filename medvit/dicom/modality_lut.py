@@ -29,7 +29,9 @@ UNSPECIFIED = "US"
 
 
 NO_TERM = "free text"
-"""Placeholder for a rescale type that is not a standard term; it may name anyone, so messages never quote it."""
+"""Placeholder for a rescale type that is not a standard term. Messages never quote the type itself, which may name a
+person.
+"""
 
 
 @dataclass(frozen=True)

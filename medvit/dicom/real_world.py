@@ -42,7 +42,7 @@ _TERM = rf"(?:{_PART}|\((?:{_PART})(?:[./](?:{_PART}))*\))"
 _UCUM = re.compile(rf"1|(?=.*[A-Za-z%])/?{_TERM}(?:[./]{_TERM})*")
 """Units named in CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16): no other word or number is accepted."""
 _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/ml{SUVbw}": "SUVbw"}
-"""Units that other elements spell differently; 1 means no unit."""
+"""Unit in UCUM -> spelling of this unit in other DICOM elements; 1 stands for no unit."""
 
 
 @dataclass(frozen=True)

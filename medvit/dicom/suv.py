@@ -31,10 +31,10 @@ GE = (0x0009, "GEMS_PETD_01")
 """
 
 MIN_DOSE_BQ, MAX_DOSE_BQ = 1e5, 1e11
-"""Range of patient doses; lower values were written in MBq."""
+"""Plausible range of an injected dose; a lower value is probably in MBq."""
 
 MIN_WEIGHT_KG, MAX_WEIGHT_KG = 0.2, 700.0
-"""Range of patient weights, newborns included; higher values were written in grams."""
+"""Plausible range of a patient's weight, newborns included; a higher value is probably in grams."""
 
 MAX_HALF_LIVES = 8.0
 """Longest plausible uptake time in half-lives (1/256 of the dose left); more is a wrong clock or a shifted date."""
@@ -45,7 +45,7 @@ half-life may have been injected days before the scan.
 """
 
 MAX_SPREAD = 1e-3
-"""Largest relative difference between the factors of the slices of one series."""
+"""Maximum relative difference between the SUV factors of the slices of one series."""
 
 
 class _MissingError(Exception):

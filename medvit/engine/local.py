@@ -41,7 +41,7 @@ BEGUN = "begun"
 limit of the item starts with this message.
 """
 LOADING_S = 0.05
-"""Loading time above which an item is taken to wait for imports."""
+"""Time in seconds above which loading an item counts as slow: the worker probably imported modules."""
 KILL_S = 5.0
 """Seconds to wait for a killed worker: one blocked on a network drive may outlive the signal."""
 
@@ -221,7 +221,7 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-"""Workers of earlier maps, reused with their imports."""
+"""Idle workers of earlier maps. They are reused, because they have imported the modules that items need."""
 
 
 def has_idle_workers() -> bool:

@@ -133,7 +133,11 @@ def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequen
 
 
 def _planes(pixels: Array, truth: Array, found: Array) -> list[tuple[str, Callable[[Array], Array]]]:
-    """Return sections of (I, J, K) in RAS+ through the middle of the masks, with A or S upward and R at the left."""
+    """Return the title of each section to draw, and a function that cuts the section out of an array.
+
+    The arrays are (I, J, K) in RAS+. Sections pass through the middle of the masks, with A or S upward and R at the
+    left.
+    """
     inside = np.argwhere((truth > 0) | (found > 0))
     i, j, k = inside.mean(axis=0).round().astype(int) if len(inside) else np.array(pixels.shape) // 2
     return [

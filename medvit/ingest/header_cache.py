@@ -29,7 +29,7 @@ STATE_BYTES = 64
 
 
 class HeaderCache:
-    """Cached headers by file state, as JSON in `lines`; a header is parsed when it is recalled."""
+    """Cached headers, as JSON in `lines` by the state (a hash) of the file; a header is parsed when it is recalled."""
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines

@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 
 
 def _spelled_out(value: Any) -> Any:
-    """Return a list in which None, as YAML reads the text NULL, is replaced by the text NULL."""
+    """Return a list with None replaced by the text NULL, because YAML reads NULL as None."""
     return ["NULL" if text is None else text for text in value] if isinstance(value, list | tuple) else value
 
 

@@ -46,7 +46,7 @@ MAX_LEVELS = 16
 MAX_CLASSES = 256
 """Maximum number of different values that are taken as classes; more are instance numbers."""
 EDGE = 32
-"""Distance from black and white within which smoothing and lossy compression leave most gray levels."""
+"""Maximum distance from black or white of most gray levels that smoothing and lossy compression produce."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
 """Values look like instance numbers if one label map has at least `MIN_INSTANCES` consecutive values from 1, and if the
 highest values of all label maps are at least `MIN_COUNTS` different ones.
@@ -376,7 +376,7 @@ def _joined(values: Iterable[int]) -> str:
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
-    """Return the counts of 8-bit values.
+    """Return the number of pixels of each 8-bit value.
 
     They are counted plane by plane, because `bincount` would convert the whole array to 64 bits.
     """

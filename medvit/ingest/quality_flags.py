@@ -19,10 +19,10 @@ from medvit.records import Flag, Padding
 from medvit.types import Image
 
 SAMPLED = {2: 512, 3: 64}
-"""Pixels checked along an axis; the others are skipped."""
+"""Maximum number of pixels checked along an axis, by number of axes; the others are skipped."""
 LINES = {2: 128, 3: 16}
-"""Maximum number of lines, counted along each other axis, in which pixels are compared with their neighbors along the
-longest axis; by number of axes.
+"""Maximum number of positions along each other axis at which pixels are compared with their neighbors along the longest
+axis; by number of axes.
 """
 
 MIN_NEIGHBOR_CORRELATION = 0.2
@@ -40,12 +40,12 @@ as low in contrast.
 MIN_CLIPPED = 0.01
 """Minimum share of pixels at the very highest value for an image that may be clipped."""
 CLIPPED_RATIO = 3.0
-"""Minimum ratio, in a clipped image, of the number of pixels with the highest value to the number just below it, within
-the share `CLIPPED_NEIGHBORS` of the range.
+"""In a clipped image, the pixels with the highest value are at least this many times as many as those just below it,
+that is, within the share `CLIPPED_NEIGHBORS` of the range.
 """
 CLIPPED_NEIGHBORS = 0.02
 CLIPPED_MODALITIES_LEFT_OUT = ("SM", "GM", "SEG")
-"""Modalities exempt from clipping: bright fields, whose background is white by nature, and label maps."""
+"""Modalities that are not checked for clipping: bright-field microscopy, whose background is white, and label maps."""
 MIN_DISTINCT = 8
 """Minimum number of different values in an image that may be clipped. With fewer, it is a drawing or a label map, in
 which many pixels always have the highest value.
@@ -65,7 +65,7 @@ inverted image whose body fills the frame, such as a tightly collimated chest, i
 """
 
 BAND = 0.8
-"""Minimum bright share of an outer row or column that belongs to the film behind a collimator."""
+"""Minimum share of bright pixels in an outer row or column that counts as film behind a collimator."""
 
 MIN_SIDE = 16
 """Pixels of the shorter side in plane below which an image is tiny: less than one common patch of a transformer."""

@@ -19,7 +19,7 @@ KOLEO_EPSILON = 1e-8
 def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Return -mean(log d), where d is the distance of each unit-norm feature to its nearest neighbor.
 
-    KoLeo (Sablayrolles et al. 2019).
+    This is the regularizer KoLeo (Sablayrolles et al. 2019).
 
     The gradient grows as 1 / d: it explodes for near duplicates, such as neighboring slices. One feature alone gives 0.
     """

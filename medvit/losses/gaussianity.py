@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from medvit.distributed import exactly, num_processes, summed_with_gradient
 
 MAX_FREQUENCY, NUM_KNOTS = 3.0, 17
-"""Range and number of the frequencies at which characteristic functions are compared."""
+"""Maximum frequency, and number of frequencies, at which characteristic functions are compared."""
 
 
 def draw_directions(width: int, count: int, *, device: torch.device | str = "cpu") -> Float[Tensor, "d k"]:

@@ -33,7 +33,7 @@ TEXTS: Mapping[bytes, Callable[[str], Any]] = {
     b"DS": float,
     b"IS": int,
 }
-"""Conversions from the text of a value to a plain one (PS3.5 6.2)."""
+"""Value representation -> function that converts the text of a value to a plain Python value (PS3.5 6.2)."""
 NUMBERS: Mapping[bytes, Struct] = {
     b"US": Struct("<H"),
     b"UL": Struct("<I"),
@@ -42,7 +42,7 @@ NUMBERS: Mapping[bytes, Struct] = {
     b"FL": Struct("<f"),
     b"FD": Struct("<d"),
 }
-"""Formats of binary numbers (PS3.5 6.2)."""
+"""Value representation -> format of its binary numbers (PS3.5 6.2)."""
 
 
 @lru_cache(REMEMBERED)

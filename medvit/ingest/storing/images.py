@@ -109,7 +109,7 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
 class Pixels:
     """Strategy for 2D images and volumes, which puts their pixels and label maps into the store.
 
-    `counts` are pixel counts of label-map values, by the state of the label-map files.
+    `counts` are pixel counts of label-map values, by `masks.mask_state` of the image.
     """
 
     read: ReadAndStore

@@ -21,7 +21,10 @@ from medvit.records import Candidate
 
 @dataclass(frozen=True)
 class Masks:
-    """Label maps of a source: pixel counts of each value, by the state of the files, and the meaning of the values."""
+    """Label maps of a source: pixel counts of each value, and the meaning of the values.
+
+    The counts are stored by `mask_state` of the image.
+    """
 
     counts: Mapping[str, Mapping[str, int]]
     meaning: MaskMeaning
@@ -60,7 +63,7 @@ class CountMaskValues:
 
 
 def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict[str, int]]:
-    """Return the counts of label-map values, by the state of the label maps.
+    """Return the pixel counts of label-map values, by `mask_state` of the image.
 
     Counts of the unfinished run and of the earlier dataset are reused; other label maps are read.
     """

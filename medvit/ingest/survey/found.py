@@ -24,7 +24,7 @@ PATIENT_PATTERNS = (r"(?i)((?:patient|subject|subj|case|pat)[-_ ]?\d+)", r"(TCGA
 folder per patient.
 """
 SHOWN_PATHS = 1000
-"""Number of paths searched for modality words."""
+"""Maximum number of paths that are searched for words that suggest a modality."""
 
 
 @dataclass(frozen=True)
