@@ -50,7 +50,8 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
 
 
 COLLECTION_THRESHOLDS = 50_000, 20, 20
-"""Thresholds of `gc.set_threshold`: new objects between two garbage collections of the youngest generation, and so on.
+"""Thresholds of `gc.set_threshold`: number of new objects between two garbage collections of the youngest generation,
+then numbers of collections of one generation between two of the next older generation.
 """
 
 

@@ -19,8 +19,9 @@ Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
-"""Requested values of an image: as stored with their unit, as displayed, PET uptake, of a named real-world value
-mapping, or as stored without any mapping.
+"""Requested values of an image. stored: as in the file, with their unit. displayed: as the file displays them. SUVbw:
+PET uptake. mapped: those of the real-world value mapping with a given label. unmapped: as in the file, without any
+mapping.
 """
 
 Padding = tuple[float, float]

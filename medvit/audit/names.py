@@ -18,8 +18,8 @@ from medvit.audit import rarity
 from medvit.deidentification.vocabulary import words_of
 
 Shape = Literal["text", "word", "pair", "whole"]
-"""Matching rule of a form: `text` inside any text, `word` as a whole word, `pair` as two adjacent words, and `whole`
-alone in a cell or a line.
+"""Matching rule of a form: `text` anywhere, but a number or short word only if it is not part of a longer one; `word`
+as a whole word; `pair` as two adjacent words; `whole` alone in a cell or a line.
 """
 
 PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")

@@ -52,9 +52,7 @@ class Needle:
     is_weak: bool = False
     """Whether the value is dropped if the files also contain it in an element that identifies nobody."""
     shape: Shape = "text"
-    """Rule by which the needle is found: inside any text, as a word, as two adjacent words, or alone in a cell or
-    line.
-    """
+    """Rule by which the needle is found: anywhere, as a word, as two adjacent words, or alone in a cell or a line."""
     is_common: bool = False
     """Whether the value names a patient by a word that is common in texts."""
 

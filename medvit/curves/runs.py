@@ -22,7 +22,7 @@ The first is a logistic regression on pixels, for classification. The second is 
 third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
 SIMPLE = (PIXELS, UNET)
-"""Baselines without a vision transformer; a gain requires one of them."""
+"""Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
 """Names that stand for a fine-tuning method (`way`) of the two simple baselines: of the U-Net, and of the regression on

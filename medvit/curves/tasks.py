@@ -1,7 +1,7 @@
 """Table of several finished curves, with p-values corrected over all of their tasks.
 
-A curve corrects the p-values of its own comparisons. If several tasks were tried, such as several labels or datasets,
-some effect is small enough by chance more often, and the correction must be over the comparisons of all of them:
+A curve corrects the p-values of its own comparisons. If several tasks were tried, such as several labels or datasets, a
+small p-value occurs by chance more often, so the correction must cover the comparisons of all tasks:
 
     python -m medvit.curves.tasks runs/curve-a runs/curve-b
 """

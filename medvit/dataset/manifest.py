@@ -85,7 +85,9 @@ class Facts:
     values: Mapping[str, str] = field(default_factory=dict)
     """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: the meaning of pixel values."""
     notes: tuple[str, ...] = ()
-    """Notes for the dataset's card on what no row records, such as the elements that its de-identified copy lacks."""
+    """Notes for the dataset's card on facts that rows do not record, such as elements that its de-identified copy
+    lacks.
+    """
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:

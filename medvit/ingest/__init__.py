@@ -10,6 +10,8 @@ import sys
 from medvit import StageRoom
 
 VERSION = 4
-"""Increase when the stored or recorded data of an image change, so that updating a dataset reads the image again."""
+"""Version of the data stored and recorded for an image. If it is increased, the next update of a dataset reads all
+images again.
+"""
 
 sys.modules[__name__].__class__ = StageRoom  # medvit.ingest(...) runs the stage

@@ -25,7 +25,9 @@ from medvit.files.head import FileHead, read_head
 
 FILE_NAME, CARD = "sources.parquet", "medvit_card"
 HEAD_BYTES = 4096
-"""Bytes at the beginning of a file in its digest: the identifiers of a DICOM instance are there."""
+"""Number of bytes at the beginning of a file that its digest covers; they contain the identifiers of a DICOM
+instance.
+"""
 BATCH = 64
 """Files per worker task."""
 

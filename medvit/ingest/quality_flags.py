@@ -83,7 +83,9 @@ PIXEL_MICRONS = (0.05, 5000.0)
 """Plausible pixel spacing: from microscopy to a coarse scintigram."""
 
 MIN_PADDED = 0.4
-"""Minimum share of the area in whole outer rows or columns of a single value for an image that is padded."""
+"""Minimum share of the area of an image in outer rows and columns of a single value, for the image to be flagged as
+padded.
+"""
 
 
 def flags(image: Image) -> tuple[Flag, ...]:

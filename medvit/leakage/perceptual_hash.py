@@ -61,10 +61,10 @@ FEW = 512
 COARSE_BITS = 64
 """Number of bits of the lowest frequencies, which a crop hardly changes."""
 COARSE_DISTANCE = 16
-"""Largest number of these bits in which an image and its crop may differ. In ultrasound images, brain slices and
-nuclei, the median difference is 6 to 10 bits for crops by 5 %, and 15 to 18 bits for crops by 10 %; the 90th percentile
-for crops by 5 % is 12 to 18 bits. Of the pairs of different images, one in a thousand differs in so few bits; of the
-pairs of fundus photographs with the same frame, most do.
+"""Maximum number of the `COARSE_BITS` bits in which an image and a crop of it may differ. In ultrasound images, brain
+slices and nuclei, the median difference is 6 to 10 bits for crops by 5 %, and 15 to 18 bits for crops by 10 %; the 90th
+percentile for crops by 5 % is 12 to 18 bits. Of the pairs of different images, one in a thousand differs in so few
+bits; of the pairs of fundus photographs with the same frame, most do.
 """
 COARSE_COUNT = 2
 """Number of nearest neighbors examined per image. The limit keeps the time linear in the number of images."""

@@ -71,7 +71,7 @@ def crossings(overlaps: Sequence[Overlap]) -> Table:
 def hits(overlaps: Sequence[Overlap]) -> list[str]:
     """Return one sentence per kind of overlap and combination of splits or datasets.
 
-    It states how many groups they share.
+    The sentence states how many groups of this kind the splits or datasets share.
     """
     return [
         f"{name}: {number} group{'' if number == 1 else 's'} in {places}"

@@ -29,9 +29,11 @@ ROUGH = SIDE // 2
 WINDOW = ROUGH // 2
 """Points per side of a window on the rough grid, which nine windows cover, each overlapping the next by half."""
 MAX_SHIFT = ROUGH // 8
-"""Largest displacement of a window along an axis, in points of the rough grid."""
+"""Maximum displacement of a window along an axis, in points of the rough grid."""
 MAX_STRETCH = 1.15
-"""Largest stretch between images along an axis: a crop by 10 % stretches by 1.11."""
+"""Maximum factor by which one image is stretched along an axis to match the other: a crop by 10 % is stretched by
+1.11.
+"""
 TOLERANCE = 2.0
 """Tolerance of windows that agree on shift and stretch, in points of the rough grid."""
 MIN_WINDOWS = 4

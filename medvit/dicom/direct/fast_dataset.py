@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 PREAMBLE_BYTES = 132
 IMPLICIT_SYNTAX = b"1.2.840.10008.1.2"
 UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
-"""Big endian, deflated, and GE's private mixed encoding; all others are explicit little endian (PS3.5 A.4)."""
+"""Big endian, deflated, and GE's private mixed encoding. All others except `IMPLICIT_SYNTAX` are explicit little endian
+(PS3.5 A.4).
+"""
 
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Value representations whose empty value is an empty text, not None."""
