@@ -1,4 +1,4 @@
-"""Backbones: vision transformers that turn pixels into tokens, in 2D or 3D.
+"""Backbones: vision transformers and networks of timm, which turn pixels into tokens, in 2D or 3D.
 
 A backbone accepts images of any size that is a multiple of its patch size. It declares how many prefix tokens precede
 the patch tokens; callers must not assume that there is one. To add a backbone, add a file.
@@ -49,6 +49,10 @@ class Backbone(nn.Module, ABC):
     num_prefix_tokens: int
     norm: nn.Module
     """Norm after the last block."""
+    has_blocks: bool = True
+    """Whether it is a sequence `blocks` of transformer blocks on tokens of patches. Without blocks, as in convolutional
+    networks, layers are levels of a pyramid, and methods that need tokens or blocks are refused.
+    """
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
     mask_token: Tensor | None = None
@@ -86,6 +90,14 @@ class Backbone(nn.Module, ABC):
 
         If `patches` are only some patches of the grid, `ids` are their row-major indices within it. None: all patches.
         """
+
+    def width_of(self, layer: int) -> int:
+        """Return the width of the tokens of a layer; in a transformer, all layers have the same."""
+        return self.width
+
+    def stride_of(self, layer: int) -> tuple[int, ...]:
+        """Return the number of pixels per token of a layer, along each axis; in a transformer, the patch size."""
+        return self.patch_size
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
         """Return the number of patches along each axis."""

@@ -19,7 +19,7 @@ ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts"
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = ".lora_B."
 """Part of the names of the second factors of LoRA, which are zero at the start."""
-UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
+UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts", "relative_position_bias_table")
 """Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,
