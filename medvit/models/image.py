@@ -43,7 +43,7 @@ class ModelConfig(Config):
     kind: Literal["classification", "segmentation"]
     """Task: a class per image, or a class per voxel."""
     backbone: BackboneChoice
-    """Vision transformer, or network of timm."""
+    """Vision transformer, or network of timm or MONAI."""
     peft: PeftChoice
     """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice

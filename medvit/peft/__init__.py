@@ -173,7 +173,7 @@ class PeftConfig(Config, ABC):
         """
         if self.NEEDS_BLOCKS and not backbone.has_blocks:
             raise ConfigError(
-                f"peft={self.name} needs transformer blocks, which this backbone does not have (backbone.name=timm); "
+                f"peft={self.name} needs transformer blocks, which this backbone does not have; "
                 "choose peft=full, frozen or bitfit, or backbone.name=vit"
             )
 

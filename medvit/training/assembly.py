@@ -80,7 +80,7 @@ def assemble_finetuning(
     manifest = manifest.without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
-    start = config.start(manifest, pretrained)
+    start = config.start(manifest, pretrained, config.crop)
     task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
@@ -157,8 +157,8 @@ def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
     found = [f"optim.{key}={rate:g}" for key, rate in rates.items() if rate != 1.0]
     if found and not backbone.has_blocks:
         raise ConfigError(
-            f"found {found[0]}, which sets rates by transformer block, but this backbone has none "
-            "(backbone.name=timm); leave it unset, and use optim.pretrained_scale for a lower rate of the backbone"
+            f"found {found[0]}, which sets rates by transformer block, but this backbone has none; "
+            "leave it unset, and use optim.pretrained_scale for a lower rate of the backbone"
         )
 
 

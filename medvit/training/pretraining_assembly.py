@@ -177,7 +177,7 @@ def require_blocks(backbone: Backbone) -> None:
     """
     if not backbone.has_blocks:
         raise ConfigError(
-            "pretraining needs the tokens of a vision transformer, and backbone.name=timm has feature maps instead; "
+            "pretraining needs the tokens of a vision transformer, and this backbone has feature maps instead; "
             "pretrain backbone.name=vit, or fine-tune the network with `medvit finetune`"
         )
 
