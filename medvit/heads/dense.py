@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined by tokens of several blocks at its lowest resolution."""
+"""Dense head: a convolutional pyramid for detail, joined by tokens of several depths at their resolutions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DenseHead(Head):
     The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it). At
     this resolution, the tokens of several backbone blocks are projected, summed and joined with the stem. A decoder
     with skip connections restores the resolution, as in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from
-    pixels rather than from upsampled tokens.
+    pixels rather than from upsampled tokens. Levels of a pyramid with smaller strides are added to the stem at theirs.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int) -> None:
@@ -63,7 +63,11 @@ class DenseHead(Head):
 
         self.stem = nn.ModuleList([block(backbone.channels, widths[0])])
         self.stem.extend(block(before, after, 2) for before, after in pairwise(widths))
-        self.read = nn.ModuleList(nn.Linear(backbone.width, widths[-1]) for _ in self.layers)
+        self._levels = [int(math.log2(min(backbone.stride_of(layer)))) for layer in self.layers]
+        self.read = nn.ModuleList(
+            nn.Linear(backbone.width_of(layer), widths[level])
+            for layer, level in zip(self.layers, self._levels, strict=True)
+        )
         self.join = block(2 * widths[-1], widths[-1])
         upward = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.narrow = nn.ModuleList(convolution(before, after, kernel_size=1) for before, after in upward)
@@ -77,11 +81,14 @@ class DenseHead(Head):
         for block in self.stem:
             detail = block(detail)
             levels.append(detail)
-        shape = levels[-1].shape[2:]
-        meaning = torch.stack([_map(read(t.patches), t, shape) for read, t in zip(self.read, tokens, strict=True)]).sum(
-            0
-        )
-        x = self.join(torch.cat([levels.pop(), meaning], dim=1))
+        lowest: list[Tensor] = []
+        for read, level, depth in zip(self.read, self._levels, tokens, strict=True):
+            features = _map(read(depth.patches), depth, levels[level].shape[2:])
+            if level == len(levels) - 1:
+                lowest.append(features)
+            else:
+                levels[level] = levels[level] + features
+        x = self.join(torch.cat([levels.pop(), torch.stack(lowest).sum(0)], dim=1))
         for narrow, up in zip(self.narrow, self.up, strict=True):
             skip = levels.pop()
             x = up(torch.cat([_resized(narrow(x), skip.shape[2:]), skip], dim=1))

@@ -44,7 +44,7 @@ class ModelConfig(Config):
     kind: Literal["classification", "segmentation"]
     """Task: a class per image, or a class per voxel."""
     backbone: BackboneChoice
-    """Vision transformer."""
+    """Vision transformer, or network of timm or MONAI."""
     peft: PeftChoice
     """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice
@@ -77,6 +77,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         way = config.peft.recorded(backbone)
+        way.require_supported(backbone)
         self.peft = config.peft.adapt(backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
@@ -134,6 +135,8 @@ class Model(nn.Module):
 
     def adapter_state(self) -> Tree:
         """Return the weights that training changes: the head, and all backbone weights that require a gradient."""
+        if self.is_trained_whole:
+            return dict(self.state_dict())  # with the statistics of batch norms
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 

@@ -80,7 +80,7 @@ def assemble_finetuning(
     manifest = manifest.without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
-    start = config.start(manifest, pretrained)
+    start = config.start(manifest, pretrained, config.crop)
     task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
@@ -90,7 +90,7 @@ def assemble_finetuning(
     )
     warn_of_ignored(task.kind, **config.set_for_classification)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
-    way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
+    way = config.peft or (LoraConfig() if start.is_trained and start.backbone.has_blocks else FullConfig())
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
     model = Model(
         _describe(config, task, start.config, crop, way, positive_of(task.train.facts, task.targets)), start.backbone
@@ -98,8 +98,9 @@ def assemble_finetuning(
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    is_public = start.is_trained and pretrained is None
+    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
     optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
+    require_equal_rates(optim, start.backbone)
     resume_from = last_checkpoint(folder)
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
@@ -143,6 +144,21 @@ def require_whole_weights(way: PeftConfig, strategy: str) -> None:
         raise ConfigError(
             f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
             "trainer.strategy=ddp, or peft=lora"
+        )
+
+
+def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
+    """Check that rates by block are given only for a backbone with transformer blocks.
+
+    Raises:
+        ConfigError: If the backbone has no blocks.
+    """
+    rates = {"layer_decay": optim.layer_decay, "patch_embed_scale": optim.patch_embed_scale}
+    found = [f"optim.{key}={rate:g}" for key, rate in rates.items() if rate != 1.0]
+    if found and not backbone.has_blocks:
+        raise ConfigError(
+            f"found {found[0]}, which sets rates by transformer block, but this backbone has none; "
+            "leave it unset, and use optim.pretrained_scale for a lower rate of the backbone"
         )
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from medvit.dataset.manifest import Manifest
@@ -176,6 +177,18 @@ def crop_size(
     limit = limits[len(patch_size)]
     largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
     return tuple(-(-side // patch) * patch for side, patch in zip(largest, patch_size, strict=True))
+
+
+def typical_spacing(manifest: Manifest, preprocess: Preprocess) -> tuple[float, ...]:
+    """Return the median spacing of voxels after preprocessing along each axis; 1 where it is not known."""
+    found = [_prepared_spacing(row, preprocess) for row in manifest]
+    return tuple(median(sides) for sides in zip(*found, strict=True))
+
+
+def _prepared_spacing(row: Row, preprocess: Preprocess) -> tuple[float, ...]:
+    before, after = row.shape[1:], prepared_shape(row, preprocess)
+    stored = row.spacing_mm if row.spacing_mm is not None and len(before) == 3 else (1.0,) * len(before)
+    return tuple(gap * old / new for gap, old, new in zip(stored, before, after, strict=True))
 
 
 def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
