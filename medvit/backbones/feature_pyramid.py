@@ -145,7 +145,7 @@ def require_cells_per_image(network: nn.Module, grid: tuple[int, ...], shape: tu
     if math.prod(grid) == 1 and any(isinstance(module, _InstanceNorm) for module in network.modules()):
         raise DataError(
             f"images of {shape} pixels are a single cell at the lowest resolution, which is too little for the "
-            f"statistics of instance norms; set crop to at least twice {shape} along one axis"
+            "statistics of instance norms; set crop so that at least one side is twice as long"
         )
 
 

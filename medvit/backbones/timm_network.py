@@ -60,8 +60,8 @@ class TimmConfig(BackboneConfig):
         """
         if (self.ndim or 2) != 2:
             raise ConfigError(
-                f"backbone.name=timm supports 2D images, found {self.ndim}D; give backbone.name=vit for volumes, or "
-                "set slices to train on slices of volumes"
+                f"backbone.name=timm supports 2D images, found {self.ndim}D; give backbone.name=monai, dynunet or vit "
+                "for volumes, or set slices to train on slices of volumes"
             )
         network = TimmNetwork(self)
         if self.weights is not None:

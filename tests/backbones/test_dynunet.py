@@ -139,7 +139,7 @@ def test_plans_that_do_not_fit_together_are_refused(more, found):
 
 
 def test_a_crop_of_one_cell_is_refused():
-    with pytest.raises(DataError, match=r"\(4, 4, 2\) pixels are a single cell.*set crop to at least twice"):
+    with pytest.raises(DataError, match=r"\(4, 4, 2\) pixels are a single cell.*at least one side is twice as long"):
         DynUNetConfig(**SMALL).build()(noise(4, 4, 2))
 
 

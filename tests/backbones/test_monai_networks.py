@@ -126,5 +126,5 @@ def test_unsupported_widths_are_refused(model, size):
 
 def test_a_crop_of_one_cell_is_refused():
     model = of_task("segmentation", {"name": "own"}, "swin_unetr").eval()
-    with pytest.raises(DataError, match=r"\(32, 32\) pixels are a single cell.*set crop to at least twice"):
+    with pytest.raises(DataError, match=r"\(32, 32\) pixels are a single cell.*at least one side is twice as long"):
         model(noise(2, side=16))
