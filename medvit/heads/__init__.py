@@ -29,8 +29,6 @@ class Head(nn.Module, ABC):
     """Head that maps the tokens after the backbone blocks `layers` to logits."""
 
     layers: tuple[int, ...]
-    reads_tokens: ClassVar[bool] = True
-    """Whether the head uses tokens. If False, the backbone is not run, and `tokens` are empty."""
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:

@@ -22,7 +22,6 @@ from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind
 from medvit.transforms.padding import pad_about, pad_to_multiple
-from medvit.types import Tokens
 
 
 class AppliesTo(Config):
@@ -100,14 +99,12 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        logits = self.head(self._tokens(padded) if self.head.reads_tokens else [], padded)
+        depths = self.head.layers
+        tokens = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+        logits = self.head(tokens, padded)
         if logits.ndim == 2:
             return logits
         return logits[(..., *(slice(n) for n in pixels.shape[2:]))]
-
-    def _tokens(self, padded: Float[Tensor, "b c *s"]) -> list[Tokens]:
-        depths = self.head.layers
-        return self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:

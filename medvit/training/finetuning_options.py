@@ -36,8 +36,7 @@ class FinetuningOptions(TrainingOptions):
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. own is the
-    decoder of a network of MONAI. unet is a small U-Net on the pixels, without the backbone. Unset: linear for
-    classification, dense for segmentation, abmil for whole slides.
+    decoder of a network of MONAI. Unset: linear for classification, dense for segmentation, abmil for whole slides.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).

@@ -8,8 +8,6 @@ import torch
 from medvit.backbones.vit import VitConfig
 from medvit.heads.dense import DenseConfig, evenly_spaced
 from medvit.heads.linear import LinearConfig
-from medvit.heads.unet import UNetConfig
-from medvit.models.image import Model, ModelConfig
 
 
 @pytest.mark.parametrize(("depth", "count", "layers"), [(12, 4, (2, 5, 8, 11)), (6, 4, (1, 2, 4, 5)), (2, 4, (0, 1))])
@@ -57,23 +55,3 @@ def test_linear_reads_the_class_token_and_the_mean_patch():
     tokens = backbone(pixels)
     expected = head.linear(torch.cat([tokens.prefix[:, 0], tokens.patches.mean(1)], dim=1))
     torch.testing.assert_close(head([tokens], pixels), expected)
-
-
-@pytest.mark.parametrize(("ndim", "shape"), [(2, (48, 30)), (2, (7, 9)), (3, (16, 24, 9))])
-def test_unet_gives_logits_for_every_voxel_of_any_shape(ndim, shape):
-    backbone = VitConfig(ndim=ndim, channels=2, width=64, depth=1, heads=2).build()
-    head = UNetConfig(channels=4, num_levels=4).build(backbone, 3)
-    assert head([], torch.randn(2, 2, *shape)).shape == (2, 3, *shape)
-
-
-def test_unet_depends_on_pixels_alone():
-    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2)
-    tree = {"kind": "segmentation", "backbone": backbone, "peft": "frozen", "classes": ("background", "ball")}
-    config = ModelConfig.parse({**tree, "head": {"name": "unet", "channels": 4, "num_levels": 3}})
-    model = Model(config, backbone.build())
-    pixels = torch.randn(1, 1, 20, 24)
-    before = model(pixels)
-    assert before.shape == (1, 2, 20, 24)
-    for weight in model.backbone.parameters():
-        weight.data.fill_(torch.nan)
-    assert torch.equal(model(pixels), before)
