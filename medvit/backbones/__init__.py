@@ -87,6 +87,14 @@ class Backbone(nn.Module, ABC):
         If `patches` are only some patches of the grid, `ids` are their row-major indices within it. None: all patches.
         """
 
+    def width_of(self, layer: int) -> int:
+        """Return the width of the tokens of a layer; in a transformer, all layers have the same."""
+        return self.width
+
+    def stride_of(self, layer: int) -> tuple[int, ...]:
+        """Return the number of pixels per token of a layer, along each axis; in a transformer, the patch size."""
+        return self.patch_size
+
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
         """Return the number of patches along each axis."""
         return tuple(side // patch for side, patch in zip(pixels.shape[2:], self.patch_size, strict=True))

@@ -22,6 +22,7 @@ from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind
 from medvit.transforms.padding import pad_about, pad_to_multiple
+from medvit.types import Tokens
 
 
 class AppliesTo(Config):
@@ -96,12 +97,16 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        depths = self.head.layers
-        tokens = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
-        logits = self.head(tokens, padded)
-        if logits.ndim == 2:
-            return logits
-        return logits[(..., *(slice(n) for n in pixels.shape[2:]))]
+        return _cut(self.head(self._tokens(padded), padded), pixels)
+
+    def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
+        """Return logits, then those of lower resolutions that the head trains as well (deep supervision).
+
+        Those of lower resolutions cover the image padded to whole patches.
+        """
+        padded = pad_to_multiple(pixels, self.backbone.patch_size)
+        logits, *lower = self.head.at_levels(self._tokens(padded), padded)
+        return [_cut(logits, pixels), *lower]
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
@@ -149,6 +154,10 @@ class Model(nn.Module):
         self.backbone = self.peft.merge()
         return self.state_dict()
 
+    def _tokens(self, padded: Tensor) -> list[Tokens]:
+        depths = self.head.layers
+        return self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+
     def _mirrors(self) -> Iterator[tuple[int, ...]]:
         axes = [axis + 2 for axis in self.config.mirrored_axes]
         for count in range(len(axes) + 1):
@@ -189,6 +198,10 @@ class Model(nn.Module):
         )
         assert isinstance(logits, Tensor)
         return logits
+
+
+def _cut(logits: Tensor, pixels: Tensor) -> Tensor:
+    return logits if logits.ndim == 2 else logits[(..., *(slice(n) for n in pixels.shape[2:]))]
 
 
 def _plain() -> Config:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medvit.files.atomic import write_weights
+from medvit.losses.deep_supervision import over_levels
 from medvit.losses.supervised import Loss
 from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
@@ -24,6 +25,7 @@ from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
 from medvit.training.sharding import whole
+from medvit.transforms.padding import pad_to_multiple
 from medvit.types import Bags, Batch, RunLength
 
 log = logging.getLogger("medvit")
@@ -57,14 +59,22 @@ class Finetuning(TrainingModule):
 
     def training_step(self, batch: Batch | Bags, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        assert batch.targets is not None
-        terms = {"loss": self.loss(self.model(*batch.inputs), batch.targets)}
+        terms = {"loss": self._loss(batch)}
         penalty = None if self.peft is None else self.peft.penalty()
         if penalty is not None:
             terms["penalty"] = penalty
         for name, value in terms.items():
             self.log(name, value.detach(), prog_bar=True)
         return self.finite(terms, batch)
+
+    def _loss(self, batch: Batch | Bags) -> Tensor:
+        assert batch.targets is not None
+        if isinstance(self.model, BagModel):
+            return self.loss(self.model(*batch.inputs), batch.targets)
+        logits, padded = self.model.at_levels(*batch.inputs), batch.targets
+        if len(logits) > 1:
+            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
+        return over_levels(self.loss, logits, batch.targets, padded)
 
     def on_train_start(self) -> None:
         """Prepare the fine-tuning method for the number of steps."""

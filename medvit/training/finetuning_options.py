@@ -34,8 +34,9 @@ class FinetuningOptions(TrainingOptions):
     for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. Unset:
-    linear for classification, dense for segmentation, abmil for whole slides.
+    """Head that computes logits from tokens. dense, meddinov3, unetr and vitdet are for segmentation; abmil, mean,
+    transformer_mil and transmil are for whole slides. Unset: linear for classification, dense for segmentation, abmil
+    for whole slides.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from medvit.backbones.vit import VitConfig
-from medvit.heads.dense import DenseConfig, evenly_spaced
+from medvit.heads._decoder import evenly_spaced
+from medvit.heads.dense import DenseConfig
 from medvit.heads.linear import LinearConfig
 
 

@@ -95,6 +95,19 @@ def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes,
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
 
 
+def test_deep_supervision_trains_and_the_checkpoint_predicts(volumes, tmp_path):
+    """The auxiliary layers differ from those of a head that is built anew with the same seed."""
+    head = {"name": "unetr", "channels": 4, "num_supervised": 2}
+    options = finetune_options(volumes, head=head, crop=[12, 16, 16])
+    made = finetune(output=tmp_path / "made", **options | {"trainer": {"epochs": 1, "steps_per_epoch": 1}})
+    other = finetune(output=tmp_path / "other", **options | {"trainer": {"epochs": 1, "steps_per_epoch": 2}})
+    names = [name for name in made.state if "auxiliary" in name]
+    assert len(names) == 4  # weight and bias
+    assert all(not torch.equal(made.state[name], other.state[name]) for name in names)
+    found = Model.from_checkpoint(Checkpoint.load(other.folder)).predict(torch.randn(1, 1, 12, 16, 16))
+    assert found.shape[2:] == (12, 16, 16)
+
+
 def test_the_last_weights_need_no_validation_images(volumes, tmp_path, monkeypatch):
     """Whether there are validation images or none, the weights are those of the last step; a resumed run has them."""
     options = finetune_options(volumes, keep="last")
