@@ -134,7 +134,7 @@ class Backbone(nn.Module, ABC):
     def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
         """Return a new decoder that belongs to the network; it maps pixels and all levels, as maps, to logits.
 
-        In training, it also returns the logits of `num_supervised` lower resolutions, stacked on axis 1.
+        It returns a list: the logits, then those of `num_supervised` lower resolutions, highest resolution first.
 
         Raises:
             ConfigError: If the network has no decoder, or does not support so many resolutions.

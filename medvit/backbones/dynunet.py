@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medvit.backbones import BackboneConfig
 from medvit.backbones.feature_pyramid import FeaturePyramid, as_tokens
@@ -171,7 +169,7 @@ class DynUNetEncoder(FeaturePyramid):
         """
         most = self.depth - 2
         if num_supervised > most:
-            raise ConfigError(f"head.deep_supervision={num_supervised} is more than the {most} lower resolutions")
+            raise ConfigError(f"head.num_supervised={num_supervised} is more than the {most} lower resolutions")
         return DynUNetDecoder(self._whole(num_classes, num_supervised), num_supervised)
 
     def _whole(self, num_classes: int, num_supervised: int = 0) -> Any:
@@ -195,18 +193,14 @@ class DynUNetDecoder(nn.Module):
         self.upsamples, self.output_block = whole.upsamples, whole.output_block
         self.deep_supervision_heads = whole.deep_supervision_heads if num_supervised else nn.ModuleList()
 
-    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> Tensor:
-        """Return logits (B, L, *S); in training with deep supervision (B, K, L, *S), from the highest resolution."""
+    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> list[Float[Tensor, "b l *t"]]:
+        """Return logits for every pixel or voxel, then those of supervised lower resolutions, highest first."""
         x, decoded = maps[-1], []
         for up, skip in zip(self.upsamples, reversed(maps[:-1]), strict=True):
             x = up(x, skip)
             decoded.append(x)
-        logits: Tensor = self.output_block(x)
-        if not self.training or not len(self.deep_supervision_heads):
-            return logits
         lower = zip(self.deep_supervision_heads, reversed(decoded[:-1]), strict=False)
-        resized = [F.interpolate(head(features), size=logits.shape[2:]) for head, features in lower]
-        return torch.stack([logits, *resized], dim=1)
+        return [self.output_block(x), *(head(features) for head, features in lower)]
 
 
 def _checked(

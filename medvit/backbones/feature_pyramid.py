@@ -97,7 +97,7 @@ class FeaturePyramid(Backbone):
         """
         if num_supervised:
             raise ConfigError(
-                f"head.deep_supervision={num_supervised} needs backbone.name=dynunet; {self.label} has no outputs at "
+                f"head.num_supervised={num_supervised} needs backbone.name=dynunet; {self.label} has no outputs at "
                 "lower resolutions"
             )
 

@@ -155,14 +155,13 @@ class SwinDecoder(nn.Module):
         self.decoders = nn.ModuleList(getattr(whole, f"decoder{level}") for level in (5, 4, 3, 2, 1))
         self.out = whole.out
 
-    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> Float[Tensor, "b l *s"]:
-        """Return logits for every pixel or voxel."""
+    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> list[Float[Tensor, "b l *s"]]:
+        """Return logits for every pixel or voxel, in a list of one."""
         skips = [encoder(features) for encoder, features in zip(self.encoders, [pixels, *maps[:3]], strict=True)]
         x = self.bottleneck(maps[4])
         for decoder, skip in zip(self.decoders, [maps[3], *reversed(skips)], strict=True):
             x = decoder(x, skip)
-        logits: Tensor = self.out(x)
-        return logits
+        return [self.out(x)]
 
 
 class SegResNetEncoder(MonaiEncoder):
@@ -206,10 +205,9 @@ class SegResNetDecoder(nn.Module):
         super().__init__()
         self.up_samples, self.up_layers, self.conv_final = whole.up_samples, whole.up_layers, whole.conv_final
 
-    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> Float[Tensor, "b l *s"]:
-        """Return logits for every pixel or voxel."""
+    def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> list[Float[Tensor, "b l *s"]]:
+        """Return logits for every pixel or voxel, in a list of one."""
         x = maps[-1]
         for up, layer, skip in zip(self.up_samples, self.up_layers, reversed(maps[:-1]), strict=True):
             x = layer(up(x) + skip)
-        logits: Tensor = self.conv_final(x)
-        return logits
+        return [self.conv_final(x)]

@@ -34,6 +34,10 @@ class Head(nn.Module, ABC):
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
 
+    def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
+        """Return the logits, then those of lower resolutions that the head trains as well, highest resolution first."""
+        return [self(tokens, pixels)]
+
 
 @dataclass(frozen=True)
 class BagOutput:

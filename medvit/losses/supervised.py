@@ -39,8 +39,6 @@ def segmentation_loss() -> Loss:
 
     It applies to logits (B, L, *S) and classes (B, *S). Dice over the batch rather than over each image is stable if a
     crop has few pixels of a class (Isensee et al. 2021). Pixels of the class `IGNORED` do not count.
-
-    For logits (B, K, L, *S) of K resolutions, from the highest, it is the mean with weights 1, 1/2, 1/4 and so on.
     """
     from monai.losses.dice import DiceCELoss, DiceLoss
 
@@ -49,13 +47,6 @@ def segmentation_loss() -> Loss:
     of_counted = DiceLoss(**how)
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.ndim == targets.ndim + 1:
-            return of_resolution(logits, targets)
-        each = torch.stack([of_resolution(resolution, targets) for resolution in logits.unbind(dim=1)])
-        weights = 0.5 ** torch.arange(len(each), device=each.device)
-        return (each * weights).sum() / weights.sum()
-
-    def of_resolution(logits: Tensor, targets: Tensor) -> Tensor:
         logits, num_classes = logits.float(), logits.shape[1]
         counted = targets != IGNORED
         if num_classes > IGNORED or counted.all():

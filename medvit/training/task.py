@@ -86,6 +86,22 @@ def require_fitting(
             raise ConfigError(f"{key} names axis {max(named)}; the images of this model have axes 0 to {ndim - 1}")
 
 
+def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> None:
+    """Check that crops stay the same size when they are turned by 90 degrees in the plane of two axes.
+
+    Raises:
+        ConfigError: If the axes are equal, or the crop differs between them.
+    """
+    if axes is None:
+        return
+    first, second = axes
+    if first == second or crop[first] != crop[second]:
+        raise ConfigError(
+            f"turned_axes=[{first},{second}] needs two axes on which crops are equally long; found "
+            f"{crop[first]} and {crop[second]}: set crop=... or other axes"
+        )
+
+
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
     """Check that a slice and its neighboring slices remain separate channels after preprocessing.
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from monai.networks.nets import DynUNet
+from torch.nn import functional as F
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones.dynunet import DynUNetConfig, plan_unet
@@ -106,17 +107,19 @@ def test_layers_have_the_declared_width_and_stride():
     assert backbone.patch_size == (4, 4, 2)
 
 
-def test_deep_supervision_gives_the_outputs_of_monai_in_training_only():
+def test_deep_supervision_gives_the_outputs_of_monai():
     network, pixels = of_monai(deep_supervision=True, deep_supr_num=1), noise(16, 16, 8)
     backbone = DynUNetConfig(**SMALL).build()
-    head = OwnConfig(deep_supervision=1).build(backbone, 3)
+    head = OwnConfig(num_supervised=1).build(backbone, 3)
     for part in (backbone.network, head.decoder):
         part.load_state_dict({name: network.state_dict()[name] for name in part.state_dict()})
-    logits = head(backbone.intermediate(pixels, head.layers), pixels)
-    torch.testing.assert_close(logits, network(pixels), rtol=0, atol=1e-5)  # float32, in units of a logit
-    assert head.eval()(backbone.intermediate(pixels, head.layers), pixels).shape == (1, 3, 16, 16, 8)
-    with pytest.raises(ConfigError, match=r"deep_supervision=2 is more than the 1 lower resolutions"):
-        OwnConfig(deep_supervision=2).build(backbone, 3)
+    logits, lower = head.at_levels(backbone.intermediate(pixels, head.layers), pixels)
+    expected, resized = network(pixels).unbind(dim=1)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32, in units of a logit
+    torch.testing.assert_close(F.interpolate(lower, size=logits.shape[2:]), resized, rtol=0, atol=1e-5)
+    assert torch.equal(head(backbone.intermediate(pixels, head.layers), pixels), logits)
+    with pytest.raises(ConfigError, match=r"num_supervised=2 is more than the 1 lower resolutions"):
+        OwnConfig(num_supervised=2).build(backbone, 3)
 
 
 def test_weights_of_another_plan_are_refused(tmp_path):
@@ -149,7 +152,7 @@ def test_a_fine_tuned_network_is_restored_and_predicts_by_sliding_window(tmp_pat
         output=tmp_path / "run",
         tracking={"enabled": False},
         backbone={"name": "dynunet", "widths": [4, 8, 12]},
-        head={"name": "own", "deep_supervision": 1},
+        head={"name": "own", "num_supervised": 1},
         crop=[16, 16, 8],
         trainer={"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         loader={"batch_size": 2},

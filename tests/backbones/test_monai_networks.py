@@ -114,8 +114,8 @@ def test_a_decoder_is_refused_where_there_is_none(backbone):
 
 
 def test_lower_resolutions_are_refused_where_there_are_none():
-    with pytest.raises(ConfigError, match=r"deep_supervision=1 needs backbone\.name=dynunet"):
-        OwnConfig(deep_supervision=1).build(config("segresnet").build(), 2)
+    with pytest.raises(ConfigError, match=r"num_supervised=1 needs backbone\.name=dynunet"):
+        OwnConfig(num_supervised=1).build(config("segresnet").build(), 2)
 
 
 @pytest.mark.parametrize(("model", "size"), [("swin_unetr", 16), ("segresnet", 12), ("resnet18", 64)])
