@@ -217,7 +217,10 @@ class Model(nn.Module):
 
 
 def _cut(logits: Tensor, pixels: Tensor) -> Tensor:
-    return logits if logits.ndim == 2 else logits[(..., *(slice(n) for n in pixels.shape[2:]))]
+    if logits.ndim == 2:
+        return logits
+    inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
+    return logits[inside]
 
 
 def _plain() -> Config:
