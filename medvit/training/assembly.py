@@ -34,6 +34,7 @@ from medvit.training.task import (
     require_fitting,
     require_turnable,
     warn_of_ignored,
+    warn_of_ignored_masks,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
@@ -101,6 +102,7 @@ def assemble_finetuning(
         },
     )
     warn_of_ignored(task.kind, **config.set_for_classification)
+    warn_of_ignored_masks(task.kind, **config.set_for_segmentation)
     require_decidable(task, config)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
     require_turnable(crop, config.turned_axes)

@@ -122,6 +122,11 @@ class FinetuningOptions(TrainingOptions):
         return self._set("balance", "smoothing")
 
     @property
+    def set_for_segmentation(self) -> dict[str, object]:
+        """Options of segmentation that are not at their default."""
+        return self._set("foreground", "foreground_by")
+
+    @property
     def set_for_pixels(self) -> dict[str, object]:
         """Options of models trained on pixels rather than embeddings that are not at their default."""
         given = self._set(

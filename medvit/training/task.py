@@ -127,6 +127,13 @@ def warn_of_ignored(task: Task, **options: object) -> None:
             log.warning("%s=%s is ignored: it is an option of classification, and this is a segmentation", key, value)
 
 
+def warn_of_ignored_masks(task: Task, **options: object) -> None:
+    """Warn about options of segmentation that have no effect on classification."""
+    if task == "classification":
+        for key, value in options.items():
+            log.warning("%s=%s is ignored: it is an option of segmentation, and this is a classification", key, value)
+
+
 def assign(manifest: Manifest, preprocess: Preprocess, label: str, *, with_val: bool = True) -> TaskAssignment:
     """Return the task of a dataset: classification if images have the label, else segmentation if they have masks.
 

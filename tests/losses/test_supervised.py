@@ -22,12 +22,3 @@ def test_an_image_without_a_pixel_that_counts_has_no_gradient() -> None:
     segmentation_loss()(logits, torch.full((1, 4, 4), IGNORED)).backward()
     assert logits.grad is not None
     assert not logits.grad.any()
-
-
-def test_the_loss_of_a_resolution_has_half_the_weight_of_the_next_higher_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    high, middle, low = torch.randn(3, 2, 4, 8, 8, generator=generator)
-    targets = torch.randint(0, 4, (2, 8, 8), generator=generator)
-    loss = segmentation_loss()
-    expected = (4 * loss(high, targets) + 2 * loss(middle, targets) + loss(low, targets)) / 7
-    torch.testing.assert_close(loss(torch.stack([high, middle, low], dim=1), targets), expected)
