@@ -20,6 +20,7 @@ from medvit.peft.frozen import FrozenConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
 from medvit.training.ensembles.images import EnsembleTraining
+from medvit.training.finetuning import choose_largest_components
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import LEFTOVERS
@@ -73,6 +74,8 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
     parts.module.restore_best()
     best = parts.model
+    if config.largest_components and parts.validation is not None:
+        best.keep_components(choose_largest_components(best, parts.validation))
     adapter = best.stored_adapter()
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()

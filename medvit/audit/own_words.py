@@ -32,7 +32,8 @@ centering centers cert certain certificate chance chances change changed channel
 charset check checked checkpoint checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims
 classification clean client clinician clip clipped clock closed closes cluster cnts coarser code coded codes coding
 coherence coincidence collapse colors come comes command comment comments common compare compared compares compile
-completed complex compress compression concurrency confidence confidentiality config configs configuration confirmed
+completed complex components
+compress compression concurrency confidence confidentiality config configs configuration confirmed
 conformsto confusion connection constant constrained constraint contain content contents contentsize contenturl context
 continue continues contradict contributing contributors conv convert converted convolution coordinates copied copies
 copy correct correctedimage correlation cosine costs could count counted counts create created creation creator
@@ -51,7 +52,8 @@ evaluating evenly every exactly example examples excluded execution executor exi
 expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy fabric
 factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer fibers
 figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune finish finished
-finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font format fortran forward found
+finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font foreground
+format fortran forward found
 fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze frequencies frequent
 frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson geometry gflop give given
 gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half handed harmonic

@@ -1,4 +1,4 @@
-"""Backbones: vision transformers that turn pixels into tokens, in 2D or 3D.
+"""Backbones: vision transformers and networks of timm and MONAI, which turn pixels into tokens, in 2D or 3D.
 
 A backbone accepts images of any size that is a multiple of its patch size. It declares how many prefix tokens precede
 the patch tokens; callers must not assume that there is one. To add a backbone, add a file.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medvit.config import Config, Tree
+from medvit.errors import ConfigError
 from medvit.registry import Chosen
 from medvit.types import Tokens
 from medvit.weights import Fit
@@ -49,6 +50,10 @@ class Backbone(nn.Module, ABC):
     num_prefix_tokens: int
     norm: nn.Module
     """Norm after the last block."""
+    has_blocks: bool = True
+    """Whether it is a sequence `blocks` of transformer blocks on tokens of patches. Without blocks, as in convolutional
+    networks, layers are levels of a pyramid, and methods that need tokens or blocks are refused.
+    """
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
     new_weights: frozenset[str] = frozenset()
@@ -89,6 +94,14 @@ class Backbone(nn.Module, ABC):
         If `patches` are only some patches of the grid, `ids` are their row-major indices within it. None: all patches.
         """
 
+    def width_of(self, layer: int) -> int:
+        """Return the width of the tokens of a layer; in a transformer, all layers have the same."""
+        return self.width
+
+    def stride_of(self, layer: int) -> tuple[int, ...]:
+        """Return the number of pixels per token of a layer, along each axis; in a transformer, the patch size."""
+        return self.patch_size
+
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
         """Return the number of patches along each axis."""
         return tuple(side // patch for side, patch in zip(pixels.shape[2:], self.patch_size, strict=True))
@@ -118,6 +131,19 @@ class Backbone(nn.Module, ABC):
     def embedding_state(self) -> dict[str, Tensor]:
         """Return the weights of the patch embedding, which a 2D and a 3D backbone with the same blocks do not share."""
 
+    def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
+        """Return a new decoder that belongs to the network; it maps pixels and all levels, as maps, to logits.
+
+        It returns a list: the logits, then those of `num_supervised` lower resolutions, highest resolution first.
+
+        Raises:
+            ConfigError: If the network has no decoder, or does not support so many resolutions.
+        """
+        raise ConfigError(
+            "head=own needs a network with a decoder of its own, and this backbone has none; give "
+            "backbone.name=dynunet, or backbone.name=monai with backbone.model=swin_unetr or segresnet, or head=dense"
+        )
+
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
         """Return tokens after the last block."""
         return self.intermediate(pixels, [self.depth - 1])[0]
@@ -125,6 +151,9 @@ class Backbone(nn.Module, ABC):
 
 class BackboneConfig(Config, ABC):
     """Options of a backbone."""
+
+    FOLLOWS_CROP: ClassVar[bool] = False
+    """Whether `planned` sets options that follow the crops."""
 
     name: str
     ndim: int | None = None
@@ -135,6 +164,13 @@ class BackboneConfig(Config, ABC):
     def fitted(self, *, ndim: int, channels: int) -> Self:
         """Return the options, with unset ones filled in from the data."""
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
+
+    def planned(self, crop: tuple[int, ...], spacing: tuple[float, ...]) -> Self:
+        """Return the options, with unset ones planned for the crops and the spacing of the voxels along each axis.
+
+        It is called if `FOLLOWS_CROP` is True.
+        """
+        return self
 
     def in_training_as(self, other: BackboneConfig) -> Self:
         """Return these options, except for options that affect only training, which are taken from `other`.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone, BackboneConfig
+from medvit.backbones.timm_network import TimmNetwork
 from medvit.backbones.vit import ViT, VitConfig, packed_swiglu_ratio
 from medvit.config import Tree
 from medvit.errors import CheckpointError, ConfigError
@@ -92,6 +93,11 @@ def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int
         CheckpointError: If timm has no such transformer, as for volumes.
         ConfigError: If a side of the image is not a multiple of the patch size.
     """
+    if isinstance(backbone, TimmNetwork):
+        raise CheckpointError(
+            f"the backbone is {backbone.model} of timm and needs no conversion; its weights in the checkpoint have the "
+            "names of timm behind backbone.network."
+        )
     if not isinstance(backbone, ViT) or not isinstance(config, VitConfig):
         raise CheckpointError(f"timm has no equivalent of the backbone {config.name!r}; expected vit")
     _refuse_volumes(backbone)

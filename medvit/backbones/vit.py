@@ -78,11 +78,13 @@ class VitConfig(BackboneConfig):
     to 0 at the first block.
     """
     deep_prompts: int = Field(default=0, ge=0)
-    """Number of prompt tokens of each block, which replace those of the block before. Set by `peft=vpt`; 0 for no
-    prompts.
+    """Number of prompt tokens at the input of each block, which replace those of the previous block. Set by `peft=vpt`;
+    otherwise 0.
     """
     adapter_width: int = Field(default=0, ge=0)
-    """Width of the bottleneck beside the MLP of each block. Set by `peft=adaptformer`; 0 for no bottleneck."""
+    """Width of the bottleneck beside the MLP of each block; 0 for no bottleneck. Set by `peft=adaptformer`; otherwise
+    0.
+    """
     save_memory: bool = False
     """Save memory by recomputing activations in the backward pass instead of storing them (gradient checkpointing)."""
     weights: str | None = None
@@ -90,8 +92,8 @@ class VitConfig(BackboneConfig):
     """
     weights_grid: tuple[Count, ...] | None = None
     """Grid of patches, such as [14,14], of the learned positions in `weights`. Unset: read from model.yaml beside the
-    file. Without that file, the model's own grid is assumed if it has that many patches, else a square or cube. The
-    weights are refused if no grid fits, or if both a square and a non-square grid of the model fit.
+    file. Without model.yaml, the grid is assumed to be a square (or cube), or the grid of the model to build, depending
+    on which one fits the number of positions. If neither fits, or if both fit but differ, the file is refused.
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:

@@ -11,7 +11,7 @@ from medvit.artifacts import MODEL, Checkpoint
 from medvit.backbones import BackboneConfig
 from medvit.config import Tree
 from medvit.curves.options import CurveOptions
-from medvit.curves.runs import EQUAL_STEPS, UNET
+from medvit.curves.runs import DYNUNET, EQUAL_STEPS
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.leakage.seen_patients import seen_patients, training_patients
@@ -89,7 +89,7 @@ def initial_weights(
     starts = {
         "scratch": (shared,),
         EQUAL_STEPS: (shared,),
-        UNET: ({**shared, "head": {"name": UNET}},),
+        DYNUNET: ({**shared, "backbone": {"name": DYNUNET}, "head": {"name": "own"}},),
         "given": (with_weights(shared, options.given_weights),),
     }
     return starts | {

@@ -14,7 +14,7 @@ from medvit.curves.effects import Effect
 from medvit.curves.options import CurveOptions
 from medvit.curves.pool import Pool
 from medvit.curves.results import CurvePoint, is_better
-from medvit.curves.runs import BASELINES, EQUAL_STEPS, PIXELS, REGRESSION, UNET, WHOLE_NETWORK, CurveRun, Settings
+from medvit.curves.runs import BASELINES, DYNUNET, EQUAL_STEPS, PIXELS, REGRESSION, WHOLE_NETWORK, CurveRun, Settings
 from medvit.document import Bullets, Document, Picture, Section, Table
 
 NAMES = {
@@ -23,7 +23,7 @@ NAMES = {
     "given": "given weights",
     "continued": "given weights, continued on all training images",
     PIXELS: "logistic regression on pixels",
-    UNET: "U-Net from scratch",
+    DYNUNET: "DynUNet from scratch",
     EQUAL_STEPS: "from scratch, as many steps as with pretraining",
 }
 WAYS = {"full": "all weights", "lora": "LoRA", "frozen": "linear probe", REGRESSION: "", WHOLE_NETWORK: ""}

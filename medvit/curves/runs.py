@@ -15,17 +15,17 @@ from medvit.curves.amounts import ALL, LabelAmount, tuned_amount
 from medvit.curves.options import CurveOptions
 from medvit.errors import DataError
 
-PIXELS, UNET, EQUAL_STEPS = "pixels", "unet", "scratch-equal-steps"
+PIXELS, DYNUNET, EQUAL_STEPS = "pixels", "dynunet", "scratch-equal-steps"
 """Baselines that are listed with the arms.
 
-The first is a logistic regression on pixels, for classification. The second is a small U-Net, for segmentation. The
+The first is a logistic regression on pixels, for classification. The second is DynUNet, for segmentation. The
 third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
-SIMPLE = (PIXELS, UNET)
+SIMPLE = (PIXELS, DYNUNET)
 """Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
-"""Names that stand for a fine-tuning method (`way`) of the two simple baselines: of the U-Net, and of the regression on
+"""Names that stand for a fine-tuning method (`way`) of the two simple baselines: of DynUNet, and of the regression on
 pixels.
 """
 FIRST_TUNING_DRAW = 1000
@@ -116,7 +116,7 @@ def tuning_runs(
         if is_classification:
             yield from (CurveRun("tuning", PIXELS, REGRESSION, amount, draw, settings) for settings in strengths)
         else:
-            yield from (CurveRun("tuning", UNET, WHOLE_NETWORK, amount, draw, settings) for settings in grid)
+            yield from (CurveRun("tuning", DYNUNET, WHOLE_NETWORK, amount, draw, settings) for settings in grid)
 
 
 def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Cell, tuple[Settings, float]]:
@@ -156,7 +156,7 @@ def test_runs(
     """Yield the runs for the test: one per amount of labels, draw, arm and method, with the settings from tuning."""
     for amount, draw in itertools.product(amounts, range(options.draws)):
         tuned = tuned_amount(amount, amounts)
-        for arm, way in [*itertools.product(arms, options.ways), (PIXELS, REGRESSION), (UNET, WHOLE_NETWORK)]:
+        for arm, way in [*itertools.product(arms, options.ways), (PIXELS, REGRESSION), (DYNUNET, WHOLE_NETWORK)]:
             if (tuned, arm, way) in chosen:  # all its settings may have diverged in tuning
                 yield CurveRun("test", arm, way, amount, draw, chosen[tuned, arm, way][0])
         if options.equal_steps and pretraining_steps:

@@ -117,10 +117,10 @@ class Trial:
 
 
 def _peft(tree: Tree, run: CurveRun) -> Tree:
-    """Return the options of the fine-tuning method of a run; the backbone beside a U-Net is not trained."""
+    """Return the options of the fine-tuning method of a run; DynUNet is trained whole."""
     given = tree.get("peft") or {}
     named = dict(given) if isinstance(given, Mapping) else {"name": given}
-    way = "frozen" if run.way == WHOLE_NETWORK else run.way
+    way = "full" if run.way == WHOLE_NETWORK else run.way
     return named if named.get("name") == way else {"name": way}
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -29,12 +29,14 @@ class Head(nn.Module, ABC):
     """Head that maps the tokens after the backbone blocks `layers` to logits."""
 
     layers: tuple[int, ...]
-    reads_tokens: ClassVar[bool] = True
-    """Whether the head uses tokens. If False, the backbone is not run, and `tokens` are empty."""
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
+
+    def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
+        """Return the logits, then those of lower resolutions that the head trains as well, highest resolution first."""
+        return [self(tokens, pixels)]
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ class Predictor:
     def _one(self, image: Image) -> Prediction:
         import torch
 
+        from medvit.transforms.components import keep_largest
+
         prepared = self.preprocess.prepared(image)
         with _precision(self.device):
             probabilities = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
@@ -90,6 +92,7 @@ class Predictor:
         shape, crop = image.pixels.shape[1:], prepared.crop
         mask = mask_on_grid(probabilities, shape if crop is None else (crop.side, crop.side))
         mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
+        mask = keep_largest(mask, [self.config.classes.index(name) for name in self.config.largest_components])
         return Prediction(self.config.classes, mask=mask, affine=image.affine)
 
 

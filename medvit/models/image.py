@@ -44,7 +44,7 @@ class ModelConfig(Config):
     kind: Literal["classification", "segmentation"]
     """Task: a class per image, or a class per voxel."""
     backbone: BackboneChoice
-    """Vision transformer."""
+    """Vision transformer, or network of timm or MONAI."""
     peft: PeftChoice
     """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice
@@ -61,6 +61,10 @@ class ModelConfig(Config):
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
+    turned_axes: tuple[Axis, Axis] | None = None
+    """Two spatial axes in whose plane the input is also turned by 90, 180 and 270 degrees."""
+    largest_components: tuple[str, ...] = ()
+    """Classes of which only the largest connected component of a predicted mask is kept, as chosen on the val split."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
     """Series of a study that it applies to."""
     values: ValuesConfig | None = None
@@ -77,6 +81,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         way = config.peft.recorded(backbone)
+        way.require_supported(backbone)
         self.peft = config.peft.adapt(backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
@@ -99,28 +104,34 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        logits = self.head(self._tokens(padded) if self.head.reads_tokens else [], padded)
-        if logits.ndim == 2:
-            return logits
-        return logits[(..., *(slice(n) for n in pixels.shape[2:]))]
+        return _cut(self.head(self._tokens(padded), padded), pixels)
 
-    def _tokens(self, padded: Float[Tensor, "b c *s"]) -> list[Tokens]:
-        depths = self.head.layers
-        return self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+    def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
+        """Return logits, then those of lower resolutions that the head trains as well (deep supervision).
+
+        Those of lower resolutions cover the image padded to whole patches.
+        """
+        padded = pad_to_multiple(pixels, self.backbone.patch_size)
+        logits, *lower = self.head.at_levels(self._tokens(padded), padded)
+        return [_cut(logits, pixels), *lower]
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return float32 probabilities, using a sliding window and mirrored passes if configured.
+        """Return float32 probabilities, using a sliding window, and mirrored and turned passes if configured.
 
         If an image to classify is larger than the training crops, its probabilities are the mean over crops that cover
         it.
         """
         is_dense = self.config.kind == "segmentation"
         passes = []
-        for axes in self._mirrors():
-            found = self._probabilities(pixels.flip(axes))
-            passes.append(found.flip(axes) if is_dense else found)
+        for axes, turns in itertools.product(self._mirrors(), range(4 if self.config.turned_axes else 1)):
+            found = self._probabilities(self._turned(pixels.flip(axes), turns))
+            passes.append(self._turned(found, -turns).flip(axes) if is_dense else found)
         return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
+
+    def keep_components(self, names: tuple[str, ...]) -> None:
+        """Set the classes of which only the largest connected component is kept."""
+        self.config = self.config.model_copy(update={"largest_components": names})
 
     @property
     def depth(self) -> int:
@@ -134,6 +145,8 @@ class Model(nn.Module):
 
     def adapter_state(self) -> Tree:
         """Return the weights that training changes: the head, and all backbone weights that require a gradient."""
+        if self.is_trained_whole:
+            return dict(self.state_dict())  # with the statistics of batch norms
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 
@@ -154,10 +167,22 @@ class Model(nn.Module):
         self.backbone = self.peft.merge()
         return self.state_dict()
 
+    def _tokens(self, padded: Tensor) -> list[Tokens]:
+        depths = self.head.layers
+        return self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+
     def _mirrors(self) -> Iterator[tuple[int, ...]]:
-        axes = [axis + 2 for axis in self.config.mirrored_axes]
+        plane = self.config.turned_axes or ()
+        mirrored = self.config.mirrored_axes
+        if plane and set(plane) <= set(mirrored):  # mirroring both is a turn by 180 degrees
+            mirrored = tuple(axis for axis in mirrored if axis != plane[1])
+        axes = [axis + 2 for axis in mirrored]
         for count in range(len(axes) + 1):
             yield from itertools.combinations(axes, count)
+
+    def _turned(self, pixels: Tensor, turns: int) -> Tensor:
+        plane = self.config.turned_axes
+        return pixels if plane is None or not turns else pixels.rot90(turns, [axis + 2 for axis in plane])
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         roi = self.config.roi
@@ -194,6 +219,11 @@ class Model(nn.Module):
         )
         assert isinstance(logits, Tensor)
         return logits
+
+
+def _cut(logits: Tensor, pixels: Tensor) -> Tensor:
+    inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
+    return logits if logits.ndim == 2 else logits[inside]
 
 
 def _plain() -> Config:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medvit.backbones import Backbone, BackboneConfig
 from medvit.config import Config, Tree
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, ConfigError
 from medvit.registry import Chosen
 
 
@@ -133,6 +133,8 @@ class PeftConfig(Config, ABC):
 
     In such a method, low-rank factors keep the full rate. Biases alone count as an adapter: they need a high rate.
     """
+    NEEDS_BLOCKS: ClassVar[bool] = True
+    """Whether the method changes or selects transformer blocks, which convolutional networks do not have."""
     NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
     """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
 
@@ -165,6 +167,18 @@ class PeftConfig(Config, ABC):
             CheckpointError: If huggingface/peft has no equivalent, or the weights do not fit the backbone.
         """
         raise CheckpointError(f"the adapter has no format in huggingface/peft: {self.NOT_IN_HUB}")
+
+    def require_supported(self, backbone: Backbone) -> None:
+        """Check that the backbone has the transformer blocks that the method needs.
+
+        Raises:
+            ConfigError: If it has none.
+        """
+        if self.NEEDS_BLOCKS and not backbone.has_blocks:
+            raise ConfigError(
+                f"peft={self.name} needs transformer blocks, which this backbone does not have; "
+                "choose peft=full, frozen or bitfit, or backbone.name=vit"
+            )
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
         """Return the method to record in model.yaml: this one, or the method that it continues.

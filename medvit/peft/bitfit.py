@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medvit.backbones import Backbone
 from medvit.errors import ConfigError
@@ -13,6 +13,8 @@ from medvit.registry import register
 @register
 class BitfitConfig(PeftConfig):
     """Train every bias of the backbone, those of norms and of the patch embedding too (Ben-Zaken et al., ACL 2022)."""
+
+    NEEDS_BLOCKS: ClassVar[bool] = False
 
     name: Literal["bitfit"] = "bitfit"
 

@@ -13,6 +13,7 @@ from medvit.registry import register
 class FrozenConfig(PeftConfig):
     """Train no weight of the backbone."""
 
+    NEEDS_BLOCKS: ClassVar[bool] = False
     NOT_IN_HUB: ClassVar[str] = "no weight of the backbone was trained; to_timm writes the model"
 
     name: Literal["frozen"] = "frozen"

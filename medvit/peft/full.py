@@ -14,6 +14,7 @@ class FullConfig(PeftConfig):
     """Train all weights of the backbone."""
 
     TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True
+    NEEDS_BLOCKS: ClassVar[bool] = False
     NOT_IN_HUB: ClassVar[str] = (
         "all weights were trained, so a separate adapter does not exist; to_timm writes the model"
     )

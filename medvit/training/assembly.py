@@ -26,7 +26,16 @@ from medvit.training.initialization import InitialModel
 from medvit.training.loading.epochs import epoch_loader, whole_images
 from medvit.training.optim import FULL_LAYER_DECAY, OptimConfig
 from medvit.training.resume import last_checkpoint, position_of
-from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
+from medvit.training.task import (
+    TaskAssignment,
+    assign,
+    crop_size,
+    require_channels,
+    require_fitting,
+    require_turnable,
+    warn_of_ignored,
+    warn_of_ignored_masks,
+)
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
 
@@ -80,26 +89,35 @@ def assemble_finetuning(
     manifest = manifest.without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
-    start = config.start(manifest, pretrained)
+    start = config.start(manifest, pretrained, config.crop)
     task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},
-        axes={"mirrored_axes": config.mirrored_axes, "augment.flipped_axes": config.augment.flipped_axes},
+        axes={
+            "mirrored_axes": config.mirrored_axes,
+            "turned_axes": config.turned_axes or (),
+            "augment.flipped_axes": config.augment.flipped_axes,
+        },
     )
     warn_of_ignored(task.kind, **config.set_for_classification)
+    warn_of_ignored_masks(task.kind, **config.set_for_segmentation)
+    require_decidable(task, config)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
-    way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
+    require_turnable(crop, config.turned_axes)
+    way = config.peft or (LoraConfig() if start.is_trained and start.backbone.has_blocks else FullConfig())
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
+    require_averageable(way.recorded(start.backbone), config)
     model = Model(
         _describe(config, task, start.config, crop, way, positive_of(task.train.facts, task.targets)), start.backbone
     )
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    is_public = start.is_trained and pretrained is None
+    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
     optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
+    require_equal_rates(optim, start.backbone)
     resume_from = last_checkpoint(folder)
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
@@ -107,7 +125,14 @@ def assemble_finetuning(
     loader = epoch_loader(
         config.loader,
         train,
-        TrainingCrop(config.augment, crop, start.preprocess.intensity, masks=task.kind == "segmentation"),
+        TrainingCrop(
+            config.augment,
+            crop,
+            start.preprocess.intensity,
+            masks=task.kind == "segmentation",
+            foreground=config.foreground,
+            by_class=config.foreground_by == "class",
+        ),
         collate,
         num_batches=config.trainer.batches_per_epoch,
         seed=seed,
@@ -127,6 +152,7 @@ def assemble_finetuning(
         seed=seed,
         folder=folder,
         keep=config.keep,
+        ema=config.ema,
     )
     validation = whole_images(val) if config.keep == "best" else None
     trainer = config.build_trainer(folder, tracker, optim)
@@ -143,6 +169,53 @@ def require_whole_weights(way: PeftConfig, strategy: str) -> None:
         raise ConfigError(
             f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
             "trainer.strategy=ddp, or peft=lora"
+        )
+
+
+def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
+    """Check that rates by block are given only for a backbone with transformer blocks.
+
+    Raises:
+        ConfigError: If the backbone has no blocks.
+    """
+    rates = {"layer_decay": optim.layer_decay, "patch_embed_scale": optim.patch_embed_scale}
+    found = [f"optim.{key}={rate:g}" for key, rate in rates.items() if rate != 1.0]
+    if found and not backbone.has_blocks:
+        raise ConfigError(
+            f"found {found[0]}, which sets rates by transformer block, but this backbone has none; "
+            "leave it unset, and use optim.pretrained_scale for a lower rate of the backbone"
+        )
+
+
+def require_decidable(task: TaskAssignment, config: FinetuningOptions) -> None:
+    """Check that there are validation masks on which `largest_components` can be decided, if it is set.
+
+    Raises:
+        ConfigError: If the task is a classification, or the val split is not used.
+    """
+    if config.largest_components and (task.kind != "segmentation" or config.keep == "last"):
+        found = "keep=last does not use" if task.kind == "segmentation" else "a classification does not have"
+        raise ConfigError(
+            f"largest_components=true is decided on masks of the val split, which {found}; set largest_components=false"
+        )
+
+
+def require_averageable(way: PeftConfig, config: FinetuningOptions) -> None:
+    """Check that the trained weights can be averaged if an average is requested.
+
+    Raises:
+        ConfigError: If the weights are sharded, or the fine-tuning method removes parts of them during the training.
+    """
+    if config.ema is None:
+        return
+    if config.trainer.strategy == "fsdp":
+        raise ConfigError(
+            "ema does not work with trainer.strategy=fsdp; choose trainer.strategy=ddp, or leave ema unset"
+        )
+    if way.FINETUNING_ONLY:
+        raise ConfigError(
+            f"ema={config.ema:g} would average weights that peft={way.name} removes during the training; leave ema "
+            "unset, or choose another peft, such as lora"
         )
 
 
@@ -167,6 +240,7 @@ def _describe(
         roi=crop,
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
+        turned_axes=config.turned_axes,
         applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,

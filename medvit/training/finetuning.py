@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medvit.files.atomic import write_weights
+from medvit.hardware import resolve_device
+from medvit.losses.deep_supervision import over_levels
 from medvit.losses.supervised import Loss
 from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
@@ -19,11 +22,14 @@ from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
+from medvit.models.weight_average import WeightAverage
 from medvit.records import IGNORED
 from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
 from medvit.training.sharding import whole
+from medvit.transforms.components import keep_largest
+from medvit.transforms.padding import pad_to_multiple
 from medvit.types import Bags, Batch, RunLength
 
 log = logging.getLogger("medvit")
@@ -34,7 +40,8 @@ class Finetuning(TrainingModule):
 
     The best weights are those with the highest validation metric, `best_metric`. If the metric is undefined, as for
     images of only one class, the last epoch counts as the best. With `keep="last"` there is no validation, and the
-    weights of the last step are kept.
+    weights of the last step are kept. With `ema`, the decay of a moving average of the weights, the averaged weights
+    are validated and kept.
     """
 
     def __init__(
@@ -47,18 +54,19 @@ class Finetuning(TrainingModule):
         seed: int,
         folder: Path,
         keep: Literal["best", "last"] = "best",
+        ema: float | None = None,
     ) -> None:
         super().__init__(optim, length=length, depth=model.depth, seed=seed)
         self.model, self.loss, self.keep = model, loss, keep
         self.peft = model.peft if isinstance(model, Model) else None
+        self.average = None if ema is None else WeightAverage(model.adapter_state, ema)
         self.best_path = folder / BEST
         self.best_metric, self.best_step = float("-inf"), 0
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch | Bags, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        assert batch.targets is not None
-        terms = {"loss": self.loss(self.model(*batch.inputs), batch.targets)}
+        terms = {"loss": self._loss(batch)}
         penalty = None if self.peft is None else self.peft.penalty()
         if penalty is not None:
             terms["penalty"] = penalty
@@ -66,25 +74,38 @@ class Finetuning(TrainingModule):
             self.log(name, value.detach(), prog_bar=True)
         return self.finite(terms, batch)
 
+    def _loss(self, batch: Batch | Bags) -> Tensor:
+        assert batch.targets is not None
+        if isinstance(self.model, BagModel):
+            return self.loss(self.model(*batch.inputs), batch.targets)
+        logits, padded = self.model.at_levels(*batch.inputs), batch.targets
+        if len(logits) > 1:
+            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
+        return over_levels(self.loss, logits, batch.targets, padded)
+
     def on_train_start(self) -> None:
         """Prepare the fine-tuning method for the number of steps."""
         if self.peft is not None:
             self.peft.begin(self.num_steps)
 
     def after_step(self) -> None:
-        """Let the fine-tuning method adjust its adapter."""
+        """Let the fine-tuning method adjust its adapter, and add the weights to their average."""
         if self.peft is not None:
             self.peft.after_step(self.global_step + 1)
+        if self.average is not None:
+            self.average.update(self.global_step + 1)
+
+    def on_validation_start(self) -> None:
+        """Use the averaged weights, if there are any, until the end of the validation."""
+        if self.average is not None:
+            self.average.swap()
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
         """Add the predictions for a batch to those from which the metric of the epoch is computed."""
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            found, num_classes = probabilities.argmax(dim=1), probabilities.shape[1]
-            if num_classes <= IGNORED:
-                found = found.where(batch.targets != IGNORED, IGNORED)
-            counts = overlaps(batch.targets, found, num_classes)
+            counts = _counted_overlaps(batch.targets, probabilities.argmax(dim=1), probabilities.shape[1])
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
@@ -105,6 +126,8 @@ class Finetuning(TrainingModule):
         elif metric > self.best_metric:
             self.best_metric, self.best_step = metric, self.global_step
             self._keep()
+        if self.average is not None:
+            self.average.swap()
 
     def _keep(self) -> None:
         adapter = whole(self.model.adapter_state())
@@ -122,7 +145,7 @@ class Finetuning(TrainingModule):
     def outcome(self) -> dict[str, str]:
         """Return the best validation metric and its epoch."""
         if self.keep == "last":
-            return {"kept": "the weights of the last step"}
+            return {"kept": "the weights of the last step" if self.average is None else "the averaged weights"}
         name, best = self.metric_name, self.best_metric
         text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last epoch is kept"
         return {"best": f"{text}, {self.epoch_of(self.best_step)}"}
@@ -132,6 +155,8 @@ class Finetuning(TrainingModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["peft"] = {} if self.peft is None else self.peft.progress()
         checkpoint["best"] = [self.best_metric, self.best_step]
+        if self.average is not None:
+            checkpoint["average"] = self.average.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the best epoch, and the state of the fine-tuning method."""
@@ -139,10 +164,14 @@ class Finetuning(TrainingModule):
         if self.peft is not None and checkpoint.get("peft"):  # earlier versions stored none
             self.peft.resume(checkpoint["peft"])
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
+        if self.average is not None:
+            self.average.state = dict(checkpoint["average"])
 
     def restore_best(self) -> None:
-        """Load the weights of the best epoch into the model, unless the last ones are kept."""
+        """Load the weights of the best epoch into the model, unless the last ones or their average are kept."""
         if self.keep == "last":
+            if self.average is not None:
+                self.average.swap()
             return
         self.model.load_state_dict(load_file(self.best_path), strict=False)
 
@@ -156,3 +185,33 @@ class Finetuning(TrainingModule):
         if self.model.config.kind == "segmentation":
             return mean_dice(*torch.cat(first).unbind(dim=1))
         return mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())
+
+
+def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tuple[str, ...]:
+    """Return the classes whose Dice on validation images rises if only their largest component is kept.
+
+    Dice is the mean over the images in which the class is present or predicted.
+    """
+    device, classes = resolve_device("auto"), model.config.classes
+    model.eval().to(device)
+    counts: dict[bool, list[Tensor]] = {False: [], True: []}
+    for batch in validation:
+        assert batch.targets is not None
+        found = model.predict(batch.pixels.to(device)).argmax(dim=1).cpu()
+        largest = [torch.from_numpy(keep_largest(mask.numpy(), range(1, len(classes)))) for mask in found]
+        for is_largest, masks in {False: found, True: torch.stack(largest)}.items():
+            counts[is_largest].append(_counted_overlaps(batch.targets.cpu(), masks, len(classes)))
+    model.cpu()
+    before, after = (torch.cat(counts[is_largest]) for is_largest in (False, True))
+    scores = [
+        tuple(mean_dice(*each[:, :, index].unbind(dim=1)) for each in (before, after))
+        for index in range(len(classes) - 1)
+    ]
+    return tuple(name for name, (old, new) in zip(classes[1:], scores, strict=True) if new > old)
+
+
+def _counted_overlaps(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:
+    """Return the overlaps of masks, without ignored pixels."""
+    if num_classes <= IGNORED:
+        found = found.where(truth != IGNORED, IGNORED)
+    return overlaps(truth, found, num_classes)

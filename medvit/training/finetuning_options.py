@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Axis, Count
+from medvit.config import Axis, Count, Share
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.models.image import AppliesTo
@@ -35,9 +35,9 @@ class FinetuningOptions(TrainingOptions):
     for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. unet is a
-    small U-Net on the pixels, without the backbone. Unset: linear for classification, dense for segmentation, abmil for
-    whole slides.
+    """Head that computes logits from tokens. dense, meddinov3, unetr and vitdet are for segmentation, own is the
+    decoder of a network of MONAI; abmil, mean, transformer_mil and transmil are for whole slides. Unset: linear for
+    classification, dense for segmentation, abmil for whole slides.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
@@ -70,10 +70,28 @@ class FinetuningOptions(TrainingOptions):
     """Number of models for each fold (or in all if folds=0), trained from different seeds and averaged. Unset: 1; for
     whole slides without folds 5.
     """
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay of a moving average of the trained weights, such as 0.999. The averaged weights are then validated and
+    kept. In the first steps, the decay is smaller. Unset: no average.
+    """
+    foreground: Share = 0.5
+    """Fraction of the training crops that are centered on a foreground voxel, for segmentation."""
+    foreground_by: Literal["voxel", "class"] = "voxel"
+    """Choice of that voxel. voxel: any foreground voxel, so that large classes are more frequent. class: a class in the
+    image, then a voxel of it, so that all classes are equally frequent.
+    """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
+    largest_components: bool = False
+    """After the training of a segmentation, decide for each class whether only the largest connected component of a
+    predicted mask is kept: if this gives a higher Dice on the val split. The decision is stored in the checkpoint.
+    """
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""
+    turned_axes: tuple[Axis, Axis] | None = None
+    """Two axes in whose plane images are turned by 90, 180 and 270 degrees at inference (test-time augmentation), such
+    as [0,1]. The predictions are averaged, also over mirrored ones. Crops must be equally long on both axes.
+    """
     applies_to: AppliesTo | None = None
     """Series of a study that the model applies to. Unset options: kind and modality of the training images."""
     bags: BagConfig = Field(default_factory=BagConfig)
@@ -104,9 +122,16 @@ class FinetuningOptions(TrainingOptions):
         return self._set("balance", "smoothing")
 
     @property
+    def set_for_segmentation(self) -> dict[str, object]:
+        """Options of segmentation that are not at their default."""
+        return self._set("foreground", "foreground_by")
+
+    @property
     def set_for_pixels(self) -> dict[str, object]:
         """Options of models trained on pixels rather than embeddings that are not at their default."""
-        given = self._set("crop", "keep", "overlap", "mirrored_axes", "applies_to")
+        given = self._set(
+            "crop", "keep", "overlap", "mirrored_axes", "turned_axes", "applies_to", "foreground", "foreground_by"
+        )
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
         return given | kept | ({} if self.augment == FinetuningAugmentation() else {"augment": "..."})
 

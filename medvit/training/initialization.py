@@ -11,10 +11,10 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig, Carried
 from medvit.config import Config
 from medvit.dataset.manifest import Manifest
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, DataError
 from medvit.objectives import MASK_TOKEN
 from medvit.peft import OptionalPeftChoice
-from medvit.training.task import choose_preprocess
+from medvit.training.task import choose_preprocess, crop_size, require_fitting, typical_spacing
 from medvit.transforms.preprocess import Preprocess
 from medvit.weights import read_weights
 
@@ -52,7 +52,11 @@ class InitialModel:
 
 
 def start_from(
-    checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
+    checkpoint: Checkpoint | None,
+    config: BackboneConfig,
+    preprocess: Preprocess | None,
+    manifest: Manifest,
+    crop: tuple[int, ...] | None = None,
 ) -> InitialModel:
     """Return the initial backbone and preprocessing: those of the checkpoint if there is one, else those of the config.
 
@@ -60,14 +64,18 @@ def start_from(
 
     With a checkpoint, most options of `config` are ignored with a warning. Only options that affect nothing but
     training, such as drop path, are used. Without a checkpoint, the rank and channels of the backbone follow the
-    dataset, as does the preprocessing if `preprocess` is unset.
+    dataset, as does the preprocessing if `preprocess` is unset. A network that follows the crop, such as DynUNet, is
+    planned for `crop`, or for the default crop.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+        ConfigError: If the backbone does not support the data or the crop.
     """
     if checkpoint is None:
         chosen = preprocess or choose_preprocess(manifest)
         fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
+        if fitted.FOLLOWS_CROP:
+            fitted = _planned(fitted, chosen, manifest, crop)
         backbone = fitted.build()
         if backbone.fit is None:
             return InitialModel(fitted, backbone, chosen, is_trained=False)
@@ -83,6 +91,18 @@ def start_from(
         preprocess or Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder)),
         is_trained=True,
     )
+
+
+def _planned(
+    config: BackboneConfig, preprocess: Preprocess, manifest: Manifest, crop: tuple[int, ...] | None
+) -> BackboneConfig:
+    ndim = config.ndim or 3
+    require_fitting(ndim, sizes={"crop": crop}, axes={})
+    training = manifest.filter(lambda row: row.kind == preprocess.kind and row.split == "train")
+    if not len(training):
+        raise DataError(f"{manifest.folder} has no training image of the kind {preprocess.kind}")
+    size = crop or crop_size(training, preprocess, (1,) * ndim)
+    return config.planned(size, typical_spacing(training, preprocess))
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:

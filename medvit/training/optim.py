@@ -21,7 +21,7 @@ ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts"
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
 """Names of the second factors of LoRA, which are zero at the start; those of AdaLoRA are not, and have no `weight`."""
-UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
+UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts", "relative_position_bias_table")
 """Names of tokens and positions."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,

@@ -57,7 +57,7 @@ class TrainingOptions(Config):
     initialization.
     """
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """Vision transformer to build if no checkpoint is given. With a checkpoint, its backbone is used, and of the
+    """Network to build if no checkpoint is given. With a checkpoint, its backbone is used, and of the
     backbone options only drop_path and save_memory apply.
     """
     skip_flags: tuple[Flag, ...] = ()
@@ -70,11 +70,14 @@ class TrainingOptions(Config):
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
-    def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
+    def start(
+        self, manifest: Manifest, pretrained: Checkpoint | None, crop: tuple[int, ...] | None = None
+    ) -> InitialModel:
         """Return the initial backbone and preprocessing, as `start_from` does."""
         if note := PatientCount.of(manifest).note:
             log.info("%s: %s", manifest.folder, note)
-        return start_from(pretrained, self.backbone, self.preprocess_for(manifest, pretrained), manifest)
+        preprocess = self.preprocess_for(manifest, pretrained)
+        return start_from(pretrained, self.backbone, preprocess, manifest, crop)
 
     def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:
         """Return the preprocessing of a training on the images of `manifest`, from the checkpoint `pretrained` if any.

@@ -116,6 +116,7 @@ def assemble_pretraining(
     if config.slices is not None:
         manifest = config.slices.of(manifest)
     start = config.start(manifest, pretrained)
+    require_blocks(start.backbone)
     way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
     recorded = way.recorded(start.backbone)
     if recorded.FINETUNING_ONLY:
@@ -168,6 +169,19 @@ def assemble_pretraining(
     return AssembledPretraining(
         start, chosen, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams)
     )
+
+
+def require_blocks(backbone: Backbone) -> None:
+    """Check that a backbone can be pretrained.
+
+    Raises:
+        ConfigError: If it is not a transformer, whose tokens all objectives train.
+    """
+    if not backbone.has_blocks:
+        raise ConfigError(
+            "pretraining needs the tokens of a vision transformer, and this backbone has feature maps instead; "
+            "pretrain backbone.name=vit, or fine-tune the network with `medvit finetune`"
+        )
 
 
 def _objective(config: PretrainingOptions, start: InitialModel, pretrained: Checkpoint | None) -> ObjectiveConfig:

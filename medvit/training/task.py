@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from medvit.dataset.manifest import Manifest
@@ -85,6 +86,22 @@ def require_fitting(
             raise ConfigError(f"{key} names axis {max(named)}; the images of this model have axes 0 to {ndim - 1}")
 
 
+def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> None:
+    """Check that crops stay the same size when they are turned by 90 degrees in the plane of two axes.
+
+    Raises:
+        ConfigError: If the axes are equal, or the crop differs between them.
+    """
+    if axes is None:
+        return
+    first, second = axes
+    if first == second or crop[first] != crop[second]:
+        raise ConfigError(
+            f"turned_axes=[{first},{second}] needs two axes on which crops are equally long; found "
+            f"{crop[first]} and {crop[second]}: set crop=... or other axes"
+        )
+
+
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
     """Check that a slice and its neighboring slices remain separate channels after preprocessing.
 
@@ -108,6 +125,13 @@ def warn_of_ignored(task: Task, **options: object) -> None:
     if task == "segmentation":
         for key, value in options.items():
             log.warning("%s=%s is ignored: it is an option of classification, and this is a segmentation", key, value)
+
+
+def warn_of_ignored_masks(task: Task, **options: object) -> None:
+    """Warn about options of segmentation that have no effect on classification."""
+    if task == "classification":
+        for key, value in options.items():
+            log.warning("%s=%s is ignored: it is an option of segmentation, and this is a classification", key, value)
 
 
 def assign(manifest: Manifest, preprocess: Preprocess, label: str, *, with_val: bool = True) -> TaskAssignment:
@@ -176,6 +200,18 @@ def crop_size(
     limit = limits[len(patch_size)]
     largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
     return tuple(-(-side // patch) * patch for side, patch in zip(largest, patch_size, strict=True))
+
+
+def typical_spacing(manifest: Manifest, preprocess: Preprocess) -> tuple[float, ...]:
+    """Return the median spacing of voxels after preprocessing along each axis; 1 where it is not known."""
+    found = [_prepared_spacing(row, preprocess) for row in manifest]
+    return tuple(median(sides) for sides in zip(*found, strict=True))
+
+
+def _prepared_spacing(row: Row, preprocess: Preprocess) -> tuple[float, ...]:
+    before, after = row.shape[1:], prepared_shape(row, preprocess)
+    stored = row.spacing_mm if row.spacing_mm is not None and len(before) == 3 else (1.0,) * len(before)
+    return tuple(gap * old / new for gap, old, new in zip(stored, before, after, strict=True))
 
 
 def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:

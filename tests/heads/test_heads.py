@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from medvit.backbones.vit import VitConfig
-from medvit.heads.dense import DenseConfig, evenly_spaced
+from medvit.errors import ConfigError
+from medvit.heads._decoder import evenly_spaced
+from medvit.heads.attention import AttentionConfig
+from medvit.heads.dense import DenseConfig
 from medvit.heads.linear import LinearConfig
-from medvit.heads.unet import UNetConfig
-from medvit.models.image import Model, ModelConfig
 
 
 @pytest.mark.parametrize(("depth", "count", "layers"), [(12, 4, (2, 5, 8, 11)), (6, 4, (1, 2, 4, 5)), (2, 4, (0, 1))])
@@ -59,21 +60,38 @@ def test_linear_reads_the_class_token_and_the_mean_patch():
     torch.testing.assert_close(head([tokens], pixels), expected)
 
 
-@pytest.mark.parametrize(("ndim", "shape"), [(2, (48, 30)), (2, (7, 9)), (3, (16, 24, 9))])
-def test_unet_gives_logits_for_every_voxel_of_any_shape(ndim, shape):
-    backbone = VitConfig(ndim=ndim, channels=2, width=64, depth=1, heads=2).build()
-    head = UNetConfig(channels=4, num_levels=4).build(backbone, 3)
-    assert head([], torch.randn(2, 2, *shape)).shape == (2, 3, *shape)
+@pytest.mark.parametrize(("class_token", "registers"), [(True, 2), (False, 0)])
+def test_linear_reads_the_class_tokens_of_the_last_blocks(class_token, registers):
+    options = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 32, "depth": 3, "heads": 2}
+    backbone = VitConfig(**options, class_token=class_token, registers=registers).build()
+    head = LinearConfig(num_depths=2).build(backbone, 5)
+    pixels = torch.randn(3, 1, 16, 16)
+    tokens = backbone.intermediate(pixels, [1, 2])
+    first = [each.prefix[:, 0] if class_token else each.patches.mean(1) for each in tokens]
+    parts = [*first, tokens[-1].patches.mean(1)] if class_token else first
+    assert head.layers == (1, 2)
+    torch.testing.assert_close(head(tokens, pixels), head.linear(torch.cat(parts, dim=1)))
 
 
-def test_unet_depends_on_pixels_alone():
-    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2)
-    tree = {"kind": "segmentation", "backbone": backbone, "peft": "frozen", "classes": ("background", "ball")}
-    config = ModelConfig.parse({**tree, "head": {"name": "unet", "channels": 4, "num_levels": 3}})
-    model = Model(config, backbone.build())
-    pixels = torch.randn(1, 1, 20, 24)
-    before = model(pixels)
-    assert before.shape == (1, 2, 20, 24)
-    for weight in model.backbone.parameters():
-        weight.data.fill_(torch.nan)
-    assert torch.equal(model(pixels), before)
+@pytest.mark.parametrize("registers", [0, 4])
+def test_attention_pooling_trains_every_depth_and_ignores_the_order_of_patches(registers):
+    options = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 32, "depth": 4, "heads": 2}
+    backbone = VitConfig(**options, registers=registers).build()
+    head = AttentionConfig(num_depths=2, num_heads=2).build(backbone, 3)
+    pixels = torch.randn(2, 1, 16, 24)
+    tokens = backbone.intermediate(pixels, head.layers)
+    for one in tokens:
+        one.patches.retain_grad()
+    logits = head(tokens, pixels)
+    assert logits.shape == (2, 3)
+    turned = [replace(each, patches=each.patches.flip(1)) for each in tokens]
+    torch.testing.assert_close(head(turned, pixels), logits)
+    logits.square().sum().backward()
+    assert all(one.patches.grad.abs().max() > 0 for one in tokens)
+    assert all(weight.grad is not None for weight in head.parameters())
+
+
+def test_attention_heads_that_do_not_divide_the_width_are_refused():
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=1, heads=2).build()
+    with pytest.raises(ConfigError, match=r"width 32 is not a multiple of head\.num_heads=5"):
+        AttentionConfig(num_heads=5).build(backbone, 2)

@@ -142,3 +142,16 @@ def test_a_bare_backbone_is_no_predictor(tmp_path: Path) -> None:
 def test_asking_for_a_missing_gpu_names_the_way_out() -> None:
     with pytest.raises(ConfigError, match="give device=auto or device=cpu"):
         resolve_device("cuda")
+
+
+def test_only_the_largest_component_of_the_chosen_classes_is_predicted(make_checkpoint, monkeypatch) -> None:
+    """The model predicts two components of each class; that of `front` is chosen."""
+    mask = torch.zeros(8, 8, 8, dtype=torch.long)
+    mask[:3, :3, :3], mask[6, 6, 6], mask[5:, :3, :3], mask[0, 6, 6] = 1, 1, 2, 2
+    made = make_checkpoint("segmentation")
+    made = replace(made, model={**made.model, "largest_components": ["front"]})
+    monkeypatch.setattr(Model, "predict", lambda model, pixels: F.one_hot(mask, 3).movedim(-1, 0)[None].float())
+    found = Predictor(made, device="cpu")(Image(np.zeros((1, 8, 8, 8), np.int16), "volume")).mask
+    expected = mask.numpy().copy()
+    expected[6, 6, 6] = 0
+    assert np.array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""Ignored pixels change no loss."""
+"""Ignored pixels change no loss; each lower resolution counts half as much as the next higher one."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ def test_the_pool_has_images_of_the_kind_and_without_the_flags_of_the_files(plac
         Pool.of(slides, PoolOptions("label", "val", "image"))
 
 
-def test_a_segmentation_has_a_unet_as_its_simple_baseline(tmp_path: Path) -> None:
+def test_a_segmentation_has_dynunet_as_its_simple_baseline(tmp_path: Path) -> None:
     """It has the grid of the arms, and as many runs."""
     dataset(tmp_path / "volumes", ndim=3)
     finetune = tmp_path / "finetune.yaml"
@@ -347,13 +347,13 @@ def test_a_segmentation_has_a_unet_as_its_simple_baseline(tmp_path: Path) -> Non
     small = {"finetune": finetune, "pretrain": None, "labeled": [2], "dataset": tmp_path / "volumes"}
     made = curve(**options(tmp_path, **small, draws=1, output=tmp_path / "out"))
     tried = list(csv.DictReader((made.folder / "tried.csv").open()))
-    grids = {arm: [(row["lr"], row["steps"]) for row in tried if row["arm"] == arm] for arm in ("scratch", "unet")}
-    assert grids["unet"] == grids["scratch"]
-    assert len(grids["unet"]) == 2
+    grids = {arm: [(row["lr"], row["steps"]) for row in tried if row["arm"] == arm] for arm in ("scratch", "dynunet")}
+    assert grids["dynunet"] == grids["scratch"]
+    assert len(grids["dynunet"]) == 2
     lines = {line.arm: line for line in made.lines}
-    assert set(lines) == {"scratch", "unet"}
-    assert lines["unet"].draws == (0,)
-    assert all(0 <= score <= 1 for score in lines["unet"].scores)
+    assert set(lines) == {"scratch", "dynunet"}
+    assert lines["dynunet"].draws == (0,)
+    assert all(0 <= score <= 1 for score in lines["dynunet"].scores)
     assert "Dice" in (made.folder / "curve.md").read_text()
 
 

@@ -95,6 +95,47 @@ def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes,
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
 
 
+def test_deep_supervision_trains_and_the_checkpoint_predicts(volumes, tmp_path):
+    """The auxiliary layers differ from those of a head that is built anew with the same seed."""
+    head = {"name": "unetr", "channels": 4, "num_supervised": 2}
+    options = finetune_options(volumes, head=head, crop=[12, 16, 16])
+    made = finetune(output=tmp_path / "made", **options | {"trainer": {"epochs": 1, "steps_per_epoch": 1}})
+    other = finetune(output=tmp_path / "other", **options | {"trainer": {"epochs": 1, "steps_per_epoch": 2}})
+    names = [name for name in made.state if "auxiliary" in name]
+    assert len(names) == 4  # weight and bias
+    assert all(not torch.equal(made.state[name], other.state[name]) for name in names)
+    found = Model.from_checkpoint(Checkpoint.load(other.folder)).predict(torch.randn(1, 1, 12, 16, 16))
+    assert found.shape[2:] == (12, 16, 16)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_resumed_finetuning_with_averaged_weights_repeats_the_uninterrupted_one(
+    volumes, finetuned, tmp_path, monkeypatch, keep
+):
+    options = finetune_options(volumes, ema=0.9, keep=keep)
+    whole = finetune(output=tmp_path / "whole", **options)
+    assert not same_weights(whole, finetuned)
+    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **options)
+    assert same_weights(whole, finetune(output=tmp_path / "cut", resume=True, **options))
+
+
+def test_the_average_does_not_change_the_training(volumes, tmp_path, monkeypatch):
+    """The weights after the last step equal those of a run without an average."""
+    plain = finetune(output=tmp_path / "plain", **finetune_options(volumes, keep="last"))
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.models.weight_average.WeightAverage.swap", lambda average: None)
+        averaged = finetune(output=tmp_path / "averaged", **finetune_options(volumes, keep="last", ema=0.9))
+    assert same_weights(plain, averaged)
+
+
+@pytest.mark.parametrize(("more", "words"), [({"peft": "adalora"}, "peft=adalora removes"), ({}, "fsdp")])
+def test_weights_that_cannot_be_averaged_are_refused(volumes, tmp_path, more, words):
+    options = finetune_options(volumes, ema=0.9) | more
+    options["trainer"] |= {} if more else {"strategy": "fsdp"}
+    with pytest.raises(ConfigError, match=words):
+        finetune(output=tmp_path / "out", **options)
+
+
 def test_the_last_weights_need_no_validation_images(volumes, tmp_path, monkeypatch):
     """Whether there are validation images or none, the weights are those of the last step; a resumed run has them."""
     options = finetune_options(volumes, keep="last")

@@ -9,7 +9,7 @@ import torch
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.segmentation import evaluate_masks, score_case
 from medvit.models.image import Model, ModelConfig
-from medvit.records import Row
+from medvit.records import IGNORED, Row
 from medvit.training.finetuning import Finetuning
 from medvit.training.optim import OptimConfig
 from medvit.types import Batch, RunLength
@@ -48,9 +48,11 @@ def test_auroc_of_validation_is_that_of_evaluation(tmp_path, classes):
     assert found == pytest.approx(classification_metrics(targets.numpy(), probabilities, classes)["auroc"], abs=1e-12)
 
 
-def test_dice_of_validation_is_that_of_evaluation(tmp_path):
+@pytest.mark.parametrize("num_ignored_rows", [0, 5])
+def test_dice_of_validation_is_that_of_evaluation(tmp_path, num_ignored_rows):
     module = finetuning(tmp_path, "segmentation", {"name": "dense", "channels": 4})
     pixels, targets = torch.randn(6, 1, 16, 16), torch.randint(0, 3, (6, 16, 16))
+    targets[:, :num_ignored_rows] = IGNORED
     name, found = validated(module, pixels, targets)
     masks = module.model.predict(pixels).argmax(dim=1).numpy()
     assert len(np.unique(masks)) == len(CLASSES)

@@ -143,3 +143,27 @@ def test_another_window_reaches_fine_tuning():
     image = Sample(torch.from_numpy(wide(hu, np.dtype("int16"))), sample(16, 16).row, torch.tensor(0))
     found = TrainingCrop(options, (16, 16), wide, masks=False)(image, 0).pixels
     torch.testing.assert_close(found, torch.from_numpy(narrow(hu, np.dtype("int16"))), atol=1e-4, rtol=0)
+
+
+def test_crops_by_class_are_about_all_classes_equally_often():
+    """A class of one voxel in 1025 has half of the crops; 400 draws, six standard deviations."""
+    mask = torch.zeros(64, 64, dtype=torch.long)
+    mask[:16, :], mask[60, 60], mask[40, 40] = 1, 2, IGNORED
+    crop = TrainingCrop(
+        FinetuningAugmentation.parse(STILL), (4, 4), Normalization(), masks=True, foreground=1.0, by_class=True
+    )
+    found = [crop(sample(64, 64, mask=mask), seed).target for seed in range(400)]
+    shares = [sum(bool((target == label).any()) for target in found) / 400 for label in (1, 2)]
+    assert sum(shares) == 1.0
+    assert shares[0] == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_fraction_of_crops_about_the_foreground_is_that_asked_for():
+    mask = torch.zeros(64, 64, dtype=torch.long)
+    mask[60, 60] = 1
+    for foreground in (0.0, 1.0):
+        crop = TrainingCrop(
+            FinetuningAugmentation.parse(STILL), (2, 2), Normalization(), masks=True, foreground=foreground
+        )
+        share = sum(bool((crop(sample(64, 64, mask=mask), seed).target == 1).any()) for seed in range(50)) / 50
+        assert share == pytest.approx(foreground, abs=0.1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from medvit.records import IGNORED
@@ -23,15 +23,27 @@ from medvit.types import Sample
 class TrainingCrop:
     """Transform that cuts an augmented training crop of a fixed size from a sample, determined by the seed alone.
 
-    If targets are masks, half of the crops are centered on a foreground voxel; the others are anywhere. Images smaller
-    than the crop are padded as in inference: pixels by their lowest value, masks by background.
+    If targets are masks, the fraction `foreground` of the crops is centered on a foreground voxel; the others are
+    anywhere. The voxel is any foreground voxel, or, with `by_class`, one of a class drawn from those in the image
+    (Isensee et al. 2021). Images smaller than the crop are padded as in inference: pixels by their lowest value, masks
+    by background.
 
     Raises:
         ConfigError: If the preprocessing loses the unit that windows or stain require.
     """
 
-    def __init__(self, config: Augmentation, size: tuple[int, ...], intensity: Normalization, *, masks: bool) -> None:
+    def __init__(
+        self,
+        config: Augmentation,
+        size: tuple[int, ...],
+        intensity: Normalization,
+        *,
+        masks: bool,
+        foreground: float = 0.5,
+        by_class: bool = False,
+    ) -> None:
         self.config, self.size, self.masks = config, size, masks
+        self.foreground, self.by_class = foreground, by_class
         self.scale = config.unit_scale(intensity, key="augment")
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
@@ -44,10 +56,10 @@ class TrainingCrop:
         shape = tuple(sample.pixels.shape[1:])
         room = np.array(shape) - self.size
         start = (generator.random(len(shape)) * (room + 1)).astype(int)
-        is_about_foreground, nth = generator.random() < 0.5, generator.random()
+        is_about_foreground, nth = generator.random() < self.foreground, generator.random()
         if self.masks and is_about_foreground and room.any():
             assert sample.target is not None
-            voxel = _foreground_voxel(sample.target, nth)
+            voxel = (_voxel_of_class if self.by_class else _foreground_voxel)(sample.target, nth)
             if voxel is not None:
                 start = np.clip(np.array(voxel) - np.array(self.size) // 2, 0, room)
         change = draw_change(self.config, generator, ndim=len(shape), channels=sample.pixels.shape[0])
@@ -73,12 +85,25 @@ class TrainingCrop:
         return replace(sample, pixels=pixels[0], target=target[0, 0])
 
 
+def _voxel_of_class(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
+    """Return a foreground voxel for a number `nth` from 0 to 1, such that all classes in the mask have equal shares."""
+    classes = [label for label in mask.unique().tolist() if label not in (0, IGNORED)]
+    if not classes:
+        return None
+    number, share = divmod(nth * len(classes), 1.0)
+    return _voxel_of(mask == classes[int(number)], share)
+
+
 def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
     """Return the foreground voxel at a relative position `nth` (0 to 1) in the list of all foreground voxels.
 
     Ignored voxels are not in the list. The result is None if the list is empty.
     """
-    is_foreground = ((mask > 0) & (mask != IGNORED)).flatten(1)
+    return _voxel_of((mask > 0) & (mask != IGNORED), nth)
+
+
+def _voxel_of(region: Bool[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
+    is_foreground = region.flatten(1)
     counts = is_foreground.sum(dim=1).cumsum(0)
     number = int(nth * int(counts[-1]))
     if not counts[-1]:
@@ -86,4 +111,4 @@ def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | 
     plane = int((counts <= number).sum())
     before = int(counts[plane - 1]) if plane else 0
     place = int(is_foreground[plane].nonzero()[number - before])
-    return plane, *(int(index) for index in np.unravel_index(place, mask.shape[1:]))
+    return plane, *(int(index) for index in np.unravel_index(place, region.shape[1:]))

@@ -1,0 +1,26 @@
+"""Deep supervision: the loss over logits at several resolutions (Lee et al., AISTATS 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.losses.supervised import Loss
+
+
+def over_levels(loss: Loss, logits: Sequence[Tensor], targets: Tensor, padded: Tensor) -> Tensor:
+    """Return the weighted mean of a loss over logits (B, L, *S) and those of lower resolutions (deep supervision).
+
+    The weight halves from each resolution to the next lower one (Isensee et al. 2021). The lower resolutions cover the
+    image padded to whole patches, whose classes are `padded` (B, *T). The class of a cell is that of its nearest pixel.
+    """
+    highest, *lower = logits
+    if not lower:
+        return loss(highest, targets)
+    cells, total = padded[:, None].float(), loss(highest, targets)
+    for power, level in enumerate(lower, start=1):
+        classes = F.interpolate(cells, size=level.shape[2:], mode="nearest-exact")[:, 0].to(targets.dtype)
+        total = total + loss(level, classes) / 2**power
+    return total / sum(2.0**-power for power in range(len(logits)))
