@@ -51,8 +51,8 @@ class Backbone(nn.Module, ABC):
     norm: nn.Module
     """Norm after the last block."""
     has_blocks: bool = True
-    """Whether it is a sequence `blocks` of transformer blocks on tokens of patches. Without blocks, as in convolutional
-    networks, layers are levels of a pyramid, and methods that need tokens or blocks are refused.
+    """Whether the backbone is a sequence of transformer blocks (`blocks`) on tokens of patches. Without blocks, as in
+    convolutional networks, layers are levels of a pyramid, and methods that need tokens or blocks are refused.
     """
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
@@ -95,7 +95,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def width_of(self, layer: int) -> int:
-        """Return the width of the tokens of a layer; in a transformer, all layers have the same."""
+        """Return the width of the tokens of a layer; in a transformer, all layers have the same width."""
         return self.width
 
     def stride_of(self, layer: int) -> tuple[int, ...]:
@@ -134,10 +134,11 @@ class Backbone(nn.Module, ABC):
     def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
         """Return a new decoder that belongs to the network; it maps pixels and all levels, as maps, to logits.
 
-        It returns a list: the logits, then those of `num_supervised` lower resolutions, highest resolution first.
+        The decoder returns a list: the logits, then those of `num_supervised` lower resolutions, highest resolution
+        first.
 
         Raises:
-            ConfigError: If the network has no decoder, or does not support so many resolutions.
+            ConfigError: If the network has no decoder, or does not support that many lower resolutions.
         """
         raise ConfigError(
             "head=own needs a network with a decoder of its own, and this backbone has none; give "
@@ -153,7 +154,7 @@ class BackboneConfig(Config, ABC):
     """Options of a backbone."""
 
     FOLLOWS_CROP: ClassVar[bool] = False
-    """Whether `planned` sets options that follow the crops."""
+    """Whether options depend on the size of the crops. If they do, `planned` fills them in."""
 
     name: str
     ndim: int | None = None

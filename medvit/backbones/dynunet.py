@@ -19,14 +19,16 @@ from medvit.registry import register
 from medvit.types import Tokens
 
 MIN_CELLS = 4
-"""Smallest side of the smallest feature map, in cells."""
+"""Minimum side of the smallest feature map, in cells."""
 MAX_RATIO = 2.0
-"""Axes whose spacing is at least so many times the smallest spacing are not pooled, and not convolved at first."""
+"""Ratio of the spacing of an axis to the smallest spacing from which a level neither pools nor convolves along the
+axis.
+"""
 WIDTHS = {2: 512, 3: 320}
-"""Largest default number of channels, by number of dimensions."""
+"""Maximum number of channels by default, by number of dimensions."""
 FIRST_WIDTH = 32
 MIN_LEVELS = 3
-"""Fewest levels of MONAI's DynUNet."""
+"""Minimum number of levels of MONAI's DynUNet."""
 
 Sides = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 
@@ -43,7 +45,8 @@ def plan_unet(crop: Sequence[int], spacing: Sequence[float]) -> UNetPlan:
     """Return strides and kernel sizes for crops of a size and voxels of a spacing, as nnU-Net plans them.
 
     Each level halves the axes that are long enough and whose spacing is less than twice the smallest, so that voxels
-    become isotropic. An axis is convolved (3 instead of 1) as soon as its spacing is less than twice the smallest.
+    become isotropic. An axis has the kernel size 1 until its spacing is less than twice the smallest; from that level
+    on, it has 3.
     """
     sizes, spacing = list(crop), list(spacing)
     kernel = [1] * len(sizes)
@@ -83,7 +86,7 @@ class DynUNetConfig(BackboneConfig):
     widths: tuple[Count, ...] | None = None
     """Channels of each level. Unset: 32, doubled from level to level, up to 512 in 2D and 320 in 3D."""
     residual: bool = False
-    """Use residual blocks."""
+    """Use residual blocks instead of plain convolutional blocks."""
     weights: str | None = None
     """Initial weights of the encoder: a local .safetensors, .pth or .pt file with the names of MONAI. Unset: random
     initialization; nothing is downloaded.
@@ -130,7 +133,7 @@ class DynUNetConfig(BackboneConfig):
 
 
 class DynUNetEncoder(FeaturePyramid):
-    """Encoder of DynUNet; its weights have the names of MONAI behind `network.`."""
+    """Encoder of DynUNet; its weights are named as in MONAI, with the prefix `network.`."""
 
     def __init__(self, config: DynUNetConfig) -> None:
         ndim = config.ndim or 3
@@ -206,7 +209,7 @@ class DynUNetDecoder(nn.Module):
 def _checked(
     config: DynUNetConfig, ndim: int
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """Return strides, kernel sizes and widths, if they fit together."""
+    """Return strides, kernel sizes and widths, after checking that they fit together."""
     strides, kernels = config.strides, config.kernel_sizes
     if strides is None or kernels is None:
         raise ConfigError("backbone.strides and backbone.kernel_sizes are unset, and no crop is known to plan them for")

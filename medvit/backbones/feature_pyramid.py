@@ -67,7 +67,7 @@ class FeaturePyramid(Backbone):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Refuse: the network has no tokens before its first block."""
+        """Raise a `ConfigError`, because the network has no tokens before its first block."""
         self._refuse()
 
     def encode_layers(
@@ -78,22 +78,22 @@ class FeaturePyramid(Backbone):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Refuse: the network does not encode tokens."""
+        """Raise a `ConfigError`, because the network does not encode tokens."""
         self._refuse()
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Refuse: the network has no blocks that a 2D and a 3D network could share."""
+        """Raise a `ConfigError`, because the network has no blocks that a 2D and a 3D network could share."""
         self._refuse()
 
     def embedding_state(self) -> dict[str, Tensor]:
-        """Refuse: the network has no patch embedding."""
+        """Raise a `ConfigError`, because the network has no patch embedding."""
         self._refuse()
 
     def require_no_supervision(self, num_supervised: int) -> None:
-        """Check that no lower resolutions are to be trained, for networks without such outputs.
+        """Check that deep supervision is not requested; for networks without outputs at lower resolutions.
 
         Raises:
-            ConfigError: If there are some.
+            ConfigError: If `num_supervised` is not 0.
         """
         if num_supervised:
             raise ConfigError(
@@ -119,7 +119,8 @@ class FeaturePyramid(Backbone):
     def _hold_statistics(self) -> None:
         """Use the stored statistics of batch norms unless all of their weights are trained.
 
-        Otherwise, training a head would change the features of a frozen network, and no adapter would restore them.
+        If batch norms updated their statistics, training a head would change the features of a frozen network, and an
+        adapter would not contain the change.
         """
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -185,10 +186,12 @@ def load_named(
 ) -> Fit:
     """Load weights with the names of the network; first convolutions are adapted to the number of channels.
 
-    `is_ignored` selects names of the file, `is_optional` names of the network.
+    `is_ignored` selects weights of the file, by name, that the network does not need. `is_optional` selects weights of
+    the network that the file may lack.
 
     Raises:
-        CheckpointError: If any other weight of the file or of the network has no equal; `advice` says what to do.
+        CheckpointError: If any other weight is missing from the network or the file, or has another shape. The message
+            ends with `advice`.
     """
     wanted, state = network.state_dict(), dict(state)
     adapted = _adapt_channels(state, wanted, first_layers)

@@ -31,7 +31,7 @@ class MonaiConfig(BackboneConfig):
 
     name: Literal["monai"] = "monai"
     model: MonaiModel = "resnet18"
-    """Network. swin_unetr and segresnet also have a decoder of their own, `head=own`, for segmentation."""
+    """Name of the network. swin_unetr and segresnet also have a decoder of their own, `head=own`, for segmentation."""
     feature_size: Count | None = None
     """Channels of the first feature map: a multiple of 12 for swin_unetr, of 8 for segresnet. Unset: 48 for swin_unetr,
     16 for segresnet. ResNet has a fixed number.
@@ -79,10 +79,10 @@ class MonaiConfig(BackboneConfig):
 
 
 class MonaiEncoder(FeaturePyramid):
-    """Encoder of a network of MONAI; its weights have the names of MONAI behind `network.`."""
+    """Encoder of a network of MONAI; its weights are named as in MONAI, with the prefix `network.`."""
 
     FIRST_LAYER: str
-    """Name of the convolution of the pixels."""
+    """Name of the first convolution, which is applied to the pixels."""
     network: Any
 
     def __init__(self, config: MonaiConfig, *, widths: Sequence[int], strides: Sequence[int]) -> None:

@@ -24,7 +24,7 @@ from medvit.types import Tokens
 from medvit.weights import Fit, read_weights
 
 ANY_SIZE: tuple[Tree, ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
-"""Arguments by which windowed and plain transformers of timm accept images of any size; other networks have none."""
+"""Arguments with which windowed and plain transformers of timm accept images of any size; empty for other networks."""
 HEADS = ("head", "fc_norm", "pre_logits")
 """Modules of timm's networks after `forward_features`, which are removed."""
 COMPUTED = re.compile(r"(attn_mask|relative_position_index|num_batches_tracked)$")
@@ -70,7 +70,7 @@ class TimmConfig(BackboneConfig):
 
 
 class TimmNetwork(FeaturePyramid):
-    """Network of timm; its weights have the names of timm behind `network.`."""
+    """Network of timm; its weights are named as in timm, with the prefix `network.`."""
 
     def __init__(self, config: TimmConfig) -> None:
         channels = config.channels or 1
@@ -130,7 +130,7 @@ def _created(config: TimmConfig, channels: int) -> nn.Module:
 
 
 def _first_accepted(config: TimmConfig, candidates: Sequence[Tree]) -> nn.Module:
-    """Return the network built with the first arguments that it has."""
+    """Return the network, built with the first of the `candidates` (sets of arguments) that it accepts."""
     for arguments in candidates:
         try:
             network: nn.Module = timm.create_model(config.model, pretrained=False, num_classes=0, **arguments)

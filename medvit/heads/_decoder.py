@@ -87,7 +87,7 @@ def transposed_convolution(ndim: int) -> Any:
 def num_halvings(patch_size: Sequence[int]) -> int:
     """Return how often the resolution is halved until a cell has the size of a patch on its shortest side.
 
-    If that size is not a power of two, it is rounded down to one.
+    If that size is not a power of two, it is rounded down to a power of two.
     """
     return int(math.log2(min(patch_size)))
 

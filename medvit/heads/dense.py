@@ -42,14 +42,15 @@ class DenseConfig(DecoderConfig):
     num_depths: Count = 4
     """Number of backbone blocks whose outputs the head uses: evenly spaced, and including the last block."""
     stem: Literal["full", "half"] = "full"
-    """Highest resolution of the stem. half needs less memory and time; its logits are interpolated to full resolution.
+    """Highest resolution of the stem: that of the image, or half of it. half needs less memory and time; its logits are
+    interpolated to full resolution.
     """
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:
         """Return the head for a backbone of any patch size, 2D or 3D.
 
         Raises:
-            ConfigError: If there are not so many resolutions.
+            ConfigError: If `num_supervised` exceeds the number of lower resolutions.
         """
         first = 1 if self.stem == "half" else 0
         if first > num_halvings(backbone.patch_size):
@@ -65,8 +66,8 @@ class DenseHead(SegmentationDecoder):
     The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it). At
     this resolution, the tokens of several backbone blocks are projected, summed and joined with the stem. A decoder
     with skip connections restores the resolution, as in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from
-    pixels rather than from upsampled tokens. Levels of a pyramid with smaller strides are added to the stem at theirs.
-    `first` is the number of halvings before the first level of the stem.
+    pixels rather than from upsampled tokens. If the backbone is a feature pyramid, its levels with smaller strides are
+    added to the stem at their own resolutions. `first` is the number of halvings before the first level of the stem.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int, *, first: int = 0) -> None:

@@ -39,7 +39,8 @@ class MedDinoV3Config(DecoderConfig):
         """Return the head for a backbone of any patch size, 2D or 3D.
 
         Raises:
-            ConfigError: If the patches have one pixel per side, or there are not so many resolutions.
+            ConfigError: If the patches have one pixel per side, or `num_supervised` exceeds the number of lower
+                resolutions.
         """
         if not num_halvings(backbone.patch_size):
             raise ConfigError("head=meddinov3 needs patches of at least 2 pixels per side; use head=dense")
@@ -51,9 +52,9 @@ class MedDinoV3Config(DecoderConfig):
 class MedDinoV3Head(SegmentationDecoder):
     """Logits (B, L, *S) at the resolution of the pixels.
 
-    A transposed convolution doubles the resolution and halves the channels, with layer norm and GELU; this repeats
-    until the last one gives logits. If the patch size is not a power of two, or differs between axes, these logits are
-    interpolated.
+    Transposed convolutions, with layer norm and GELU in between, double the resolution and halve the channels; the last
+    one gives the logits. If the patch size is not a power of two, or differs between axes, the logits are interpolated
+    to the resolution of the pixels.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, num_depths: int) -> None:

@@ -26,7 +26,7 @@ class OwnConfig(DecoderConfig):
         """Return the decoder, freshly initialized.
 
         Raises:
-            ConfigError: If the backbone has no decoder, or no deep supervision at so many resolutions.
+            ConfigError: If the backbone has no decoder, or does not support deep supervision at that many resolutions.
         """
         return OwnHead(backbone, num_classes, self.num_supervised)
 

@@ -37,7 +37,8 @@ class UnetrConfig(DecoderConfig):
         """Return the head for a backbone of any patch size, 2D or 3D.
 
         Raises:
-            ConfigError: If the patches have one pixel per side, or there are not so many resolutions.
+            ConfigError: If the patches have one pixel per side, or `num_supervised` exceeds the number of lower
+                resolutions.
         """
         if not num_halvings(backbone.patch_size):
             raise ConfigError("head=unetr needs patches of at least 2 pixels per side; use head=dense")
@@ -51,8 +52,8 @@ class UnetrHead(SegmentationDecoder):
 
     The tokens of the last block are the lowest resolution. Each resolution above it is joined with the tokens of an
     earlier block, upsampled by transposed convolutions, and the highest with convolved pixels. With patches of 16
-    pixels, these are four depths, as published. If the patch size is not a power of two, or differs between axes, maps
-    are interpolated.
+    pixels, the tokens of four depths are used, as published. If the patch size is not a power of two, or differs
+    between axes, maps are interpolated.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int) -> None:

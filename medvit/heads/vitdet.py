@@ -36,7 +36,7 @@ class VitDetConfig(DecoderConfig):
         """Return the head for a backbone of any patch size, 2D or 3D.
 
         Raises:
-            ConfigError: If there are not so many resolutions.
+            ConfigError: If `num_supervised` exceeds the number of lower resolutions.
         """
         head = VitDetHead(backbone, num_classes, self.channels)
         lower = [self.channels] * (len(head.pyramid) - 1)
