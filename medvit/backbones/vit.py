@@ -78,9 +78,13 @@ class VitConfig(BackboneConfig):
     block.
     """
     deep_prompts: int = Field(default=0, ge=0)
-    """Number of prompt tokens of each block, which replace those of the block before; `peft=vpt` adds them."""
+    """Number of prompt tokens at the input of each block, which replace those of the previous block. Set by `peft=vpt`;
+    otherwise 0.
+    """
     adapter_width: int = Field(default=0, ge=0)
-    """Width of the bottleneck beside the MLP of each block, which `peft=adaptformer` adds; 0 for no bottleneck."""
+    """Width of the bottleneck beside the MLP of each block; 0 for no bottleneck. Set by `peft=adaptformer`; otherwise
+    0.
+    """
     save_memory: bool = False
     """Save memory by recomputing activations in the backward pass instead of storing them (gradient checkpointing)."""
     weights: str | None = None
@@ -88,8 +92,8 @@ class VitConfig(BackboneConfig):
     """
     weights_grid: tuple[Count, ...] | None = None
     """Grid of patches, such as [14,14], of the learned positions in `weights`. Unset: read from model.yaml beside the
-    file, else a square or cube is assumed, or the model's own grid if it has as many patches. If the model's grid is
-    not square and both are possible, or if neither is, the file is refused.
+    file. Without model.yaml, the grid is assumed to be a square (or cube), or the grid of the model to build, depending
+    on which one fits the number of positions. If neither fits, or if both fit but differ, the file is refused.
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:

@@ -61,8 +61,8 @@ class CurveOptions(Config):
     """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
     """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or all. At least as many
-    patients are drawn as there are classes. all leaves no patient to choose settings by; it takes those of the largest
-    other amount.
+    patients are drawn as there are classes. With all, no patient is left for choosing the learning rate and the number
+    of steps; those chosen for the largest other amount are used.
     """
     draws: Count = 10
     """Random draws of labeled patients for each amount."""

@@ -61,14 +61,15 @@ class FinetuningOptions(TrainingOptions):
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     folds: int = Field(default=0, ge=0)
-    """Cross-validation: patients of the train and val splits are divided into this number of folds. One model for each
-    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose probabilities are
-    averaged, with predictions for every patient by the models not trained on that patient (`out_of_fold`). 0: train on
-    the train split and select on the val split.
+    """Number of folds for cross-validation. The patients of the train and val splits are divided into folds. For each
+    fold, one model is trained on the other folds, and its best epoch is selected on this fold. The result is an
+    ensemble, which averages the probabilities of the models. Its folder `out_of_fold` contains predictions for every
+    patient by the models that were not trained on that patient. 0: no cross-validation; train on the train split and
+    select the best epoch on the val split.
     """
     seeds: Count | None = None
-    """Number of models for each fold (or in all if folds=0), trained from different seeds and averaged. Unset: 1; for
-    whole slides without folds 5.
+    """Number of models for each fold (or in all if folds=0), trained with different seeds. Their predictions are
+    averaged. Unset: 5 for whole slides if folds=0, else 1.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
