@@ -136,9 +136,11 @@ class AuthConfig(Config):
     """Authentication to a DICOMweb server; secrets are read from the environment when needed."""
 
     token_env: EnvironmentVariable = ""
-    """Name of the environment variable with the bearer token (RFC 6750)."""
+    """Name of the environment variable with the bearer token (RFC 6750). Empty: no token is sent."""
     user_env: EnvironmentVariable = ""
-    """Name of the environment variable with the user name for basic authentication (RFC 7617)."""
+    """Name of the environment variable with the user name for basic authentication (RFC 7617). Empty: no basic
+    authentication.
+    """
     password_env: EnvironmentVariable = ""
     """Name of the environment variable with the password for basic authentication."""
 

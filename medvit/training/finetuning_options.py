@@ -35,9 +35,9 @@ class FinetuningOptions(TrainingOptions):
     for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. unet is a
-    small U-Net on the pixels, without the backbone. Unset: linear for classification, dense for segmentation, abmil for
-    whole slides.
+    """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. prompt_cam
+    requires peft=vpt and has one prompt token per class. unet is a small U-Net on the pixels, without the backbone.
+    Unset: linear for classification, dense for segmentation, abmil for whole slides.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
@@ -74,7 +74,9 @@ class FinetuningOptions(TrainingOptions):
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
-    """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""
+    """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged. Axis 0
+    is left-right in a volume and up-down in an image.
+    """
     applies_to: AppliesTo | None = None
     """Series of a study that the model applies to. Unset options: kind and modality of the training images."""
     bags: BagConfig = Field(default_factory=BagConfig)
