@@ -30,9 +30,11 @@ class FinetuningOptions(TrainingOptions):
     slices: SlicesConfig | None = None
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
-    """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
-    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset: lora
-    for a pretrained backbone, full for a randomly initialized one.
+    """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
+    updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
+    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
+    continue: those that the checkpoint was trained with. Unset: lora for a pretrained backbone, full for a randomly
+    initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. prompt_cam
