@@ -1,4 +1,4 @@
-"""Frame of every stage: configuration, seed, output folder, lineage and tracking.
+"""Common code of all stages: configuration, seed, output folder, lineage and tracking.
 
 A stage works in `OUTPUT.partial` and renames this folder to `OUTPUT` when the output is complete, so no incomplete
 output ever has the final name. `resume=true` continues an unfinished run. The folder is locked while a process works

@@ -78,7 +78,7 @@ STAGES = {
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
-        "Continue the pretraining of a backbone on your own images.",
+        "Pretrain a backbone on your own images, from a checkpoint, public weights or random weights.",
         "medvit pretrain dataset=runs/dataset output=runs/backbone",
         "rollback",
         first=(
@@ -173,7 +173,7 @@ STAGES = {
         before="PSEUDONYM ",
     ),
     "demo": Entry(
-        "Run every stage on synthetic images of radiology, pathology and the eye, and list the results.",
+        "Run ingest, pretrain, finetune, evaluate and predict on synthetic radiology, pathology and eye images.",
         "medvit demo output=runs/demo",
     ),
 }

@@ -22,8 +22,8 @@ class CardConfig(StageConfig):
     output: Path
     """New folder for the comparison or the card."""
     card: Path | None = None
-    """Markdown file with text for the card. Unset: data_cards/NAME.md in the project folder, if the image counts stated
-    in that file match the dataset.
+    """Markdown file with text for the card. Unset: data_cards/NAME.md of the medvit installation, if there is one and
+    the image counts stated in that file match the dataset.
     """
 
 

@@ -131,7 +131,7 @@ class DemoStages:
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
-    """Run every stage on synthetic images of radiology, pathology and the eye, and list the results."""
+    """Run ingest, pretrain, finetune, evaluate and predict on synthetic radiology, pathology and eye images."""
     job = DemoStages(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
 

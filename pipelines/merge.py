@@ -25,7 +25,8 @@ class MergeConfig(StageConfig):
     output: Path
     """New folder for the dataset."""
     slices: int = Field(default=0, ge=0)
-    """Replace each volume by this many evenly spaced slices across its coarsest axis. 0 keeps the volumes.
+    """Replace each volume by this many evenly spaced slices, perpendicular to the axis with the largest spacing. 0
+    keeps the volumes.
     """
 
 

@@ -35,7 +35,7 @@ class PretrainConfig(PretrainingOptions, StageConfig):
 
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
-    """Continue the pretraining of a backbone on your own images."""
+    """Pretrain a backbone on your own images, from a checkpoint, public weights or random weights."""
     parts = assemble(config, run)
     run.in_force(
         backbone=parts.start.config,

@@ -67,7 +67,7 @@ class CurveOptions(Config):
     of steps; those chosen for the largest other amount are used.
     """
     draws: Count = 10
-    """Random draws of labeled patients for each amount."""
+    """Number of random draws of labeled patients for each amount."""
     pretrainings: Count = 3
     """Number of pretraining runs, each with its own seed. The draws of labels are distributed evenly over them."""
     split: Split = "test"
@@ -85,7 +85,7 @@ class CurveOptions(Config):
     tuning_images: Count = 500
     """Maximum number of images on which a candidate learning rate and number of steps are scored."""
     equal_steps: bool = True
-    """Also train from scratch for as many steps as pretraining and fine-tuning take together."""
+    """Add a baseline: training from scratch for as many steps as pretraining and fine-tuning take together."""
     resamples: Count = 10_000
     """Number of bootstrap resamples for the intervals."""
     engine: TrainingEngine = Field(default_factory=TrainingEngine)

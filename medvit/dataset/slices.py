@@ -39,7 +39,7 @@ class SlicesConfig(Config):
     no option in slices is set, whole volumes are used.
     """
     gap_mm: Amount = 0.0
-    """Minimum distance in mm between the slices used of a volume, to avoid near duplicates. 0 uses every slice."""
+    """Minimum distance in mm between the used slices of a volume, to avoid near duplicates. 0 uses every slice."""
     margin: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Fraction of the slices to exclude at each end of a volume, where they often show only air."""
     neighbors: int = Field(default=0, ge=0, le=8)

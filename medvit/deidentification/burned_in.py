@@ -71,8 +71,8 @@ class BurnedInConfig(Config):
     every image.
     """
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
-    """Suspicion score above which an image counts as having text. A lower threshold finds more text, but has more false
-    positives.
+    """Suspicion score, from 0 to 1, above which an image counts as having text. A lower threshold finds more text, but
+    has more false positives.
     """
 
     SHORT: ClassVar[str] = "policy"

@@ -26,7 +26,7 @@ class EvaluationOptions(Config):
     """Options of an evaluation, without those common to all stages."""
 
     checkpoint: Path | None = None
-    """Folder of the model, made by finetune. Give it, or `predictions`."""
+    """Folder of the model, made by finetune. Required unless `predictions` is given."""
     predictions: Path | None = None
     """Folder `out_of_fold` of a model trained with folds: evaluate these predictions, which cover all patients of the
     train and val splits, instead of running a model on `split`.

@@ -65,8 +65,8 @@ class PredictionOptions(Config):
     preview. Unset: all that apply. []: only tables of the results.
     """
     codes: dict[str, str] = Field(default_factory=dict)
-    """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of other classes are looked
-    up by their name.
+    """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of classes that are not
+    listed are looked up by their name.
     """
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file from which pseudonyms are computed, created on first use. With the key file of ingest, a study gets the

@@ -42,7 +42,7 @@ MAX_PATIENTS = 10_000
 
 
 class SplitConfig(Config):
-    """Division of patients into train, val and test. Official splits of the source are kept."""
+    """Division of patients into train, val and test. Splits given by folders or a table (official splits) are kept."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation, which is used for early stopping and model selection."""

@@ -48,9 +48,9 @@ class PrototypesConfig(DistillationConfig):
     (Sinkhorn-Knopp).
     """
     center_momentum: Share | None = None
-    """Momentum of the running mean used for centering. Every batch updates it, also if a step accumulates several.
-    Unset: 0.9, scaled to the batch in the same way as `momentum`. The mean covers at most a hundredth of the batches or
-    10 batches, whichever is more.
+    """Momentum of the running mean used for centering. Every batch updates the mean, even if a step accumulates several
+    batches. Unset: 0.9, scaled to the batch size in the same way as `momentum`. The mean then covers at most a
+    hundredth of the batches or 10 batches, whichever is more.
     """
     sinkhorn_iterations: Count = 3
     """Number of Sinkhorn-Knopp iterations."""

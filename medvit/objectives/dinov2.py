@@ -41,13 +41,15 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     targets.
     """
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
-    """Regularizer that spreads the features of a batch. koleo is the one of the DINOv2 paper, but its gradient explodes
-    if a batch contains near duplicates.
+    """Regularizer that spreads the features of a batch. kde: kernel density estimate (Virchow2). koleo: as in the
+    DINOv2 paper; its gradient explodes if a batch contains near duplicates. coding_rate: as in SimDINOv2. off: none.
     """
     regularizer_weight: Amount | None = None
     """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
     kappa: Positive = Field(default=5.0)
-    """Concentration of the kernel, for the regularizer kde."""
+    """Concentration of the kernel for regularizer=kde. A larger value gives a narrower kernel, so that only close
+    features repel each other.
+    """
 
     def build(self, backbone: Backbone) -> DinoV2:
         """Return the objective with new heads."""

@@ -1,4 +1,4 @@
-"""Fine-tuning methods: LoRA and its variants, trained scales, prompts, bottlenecks, added blocks, partial and full.
+"""Fine-tuning methods: LoRA and its variants, scales, prompts, bottlenecks, added blocks, some or all weights.
 
 `adapt` prepares a backbone in place and selects its trainable weights. The output of the backbone is initially
 unchanged, unless the method declares the opposite (`IS_IDENTITY`). `merge` returns a plain backbone with the changes

@@ -29,8 +29,8 @@ class Ia3Config(HubConfig):
     SwiGLU.
     """
     scaled_inputs: tuple[str, ...] = ("fc2",)
-    """Layers among `targets` whose inputs are scaled; for the others, the outputs are. fc2 reads the hidden features of
-    the MLP.
+    """Layers among `targets` whose inputs are scaled; for the other layers, the outputs are scaled. fc2 reads the
+    hidden features of the MLP.
     """
 
     def settings(self, layers: Sequence[str]) -> Any:

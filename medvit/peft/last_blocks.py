@@ -19,7 +19,9 @@ class LastBlocksConfig(PeftConfig):
 
     name: Literal["last_blocks"] = "last_blocks"
     num_blocks: Count = 1
-    """Number of blocks to train, at most the depth of the backbone. The paper gains most from the first one to four."""
+    """Number of last blocks to train. In the paper (He et al., CVPR 2022), most of the gain comes from training one to
+    four blocks.
+    """
 
     def adapt(self, backbone: Backbone) -> Unchanged:
         """Return the backbone, in which only the last blocks and the final norm are trainable.

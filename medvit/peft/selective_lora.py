@@ -35,10 +35,12 @@ class SelectiveLoraConfig(LowRankConfig):
 
     name: Literal["selective_lora"] = "selective_lora"
     sparsity: Amount = 0.1
-    """Weight, in the loss, of the share of active updates. With 0, the task alone decides."""
+    """Weight of an additional loss term: the fraction of layers whose update is switched on. With 0, only the loss of
+    the task decides which updates are switched off.
+    """
     initial_score: Positive = 0.05
-    """Score of every layer at the start. At a learning rate of 3e-4, an update can be switched off after
-    initial_score / 3e-4 steps.
+    """Score of every layer at the start. The update of a layer is switched off while its trained score is negative. At
+    a learning rate of 3e-4, this can happen after initial_score / 3e-4 steps at the earliest.
     """
 
     def tuned(self, backbone: Backbone, layers: Sequence[str]) -> SelectiveLora:

@@ -32,13 +32,15 @@ class VeraConfig(HubConfig):
     fc1_g and fc1_x of a SwiGLU.
     """
     rank: Count = 256
-    """Rank of the shared matrices. Only the scales are trained: rank + outputs per layer."""
+    """Rank of the two random matrices that all layers share. Only scales are trained: for each layer, as many as its
+    rank and its outputs together.
+    """
     initial_scale: Positive = 0.1
-    """Initial value of d, the scales between the matrices."""
+    """Initial value of the trained scales between the two shared matrices (d in the paper)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout rate of the inputs of the updates during training."""
     matrices_seed: int = Field(default=0, ge=0)
-    """Seed of the shared matrices."""
+    """Seed of the random shared matrices."""
 
     def settings(self, layers: Sequence[str]) -> Any:
         """Return the configuration of huggingface/peft."""

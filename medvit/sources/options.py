@@ -136,9 +136,11 @@ class AuthConfig(Config):
     """Authentication to a DICOMweb server; secrets are read from the environment when needed."""
 
     token_env: EnvironmentVariable = ""
-    """Name of the environment variable with the bearer token (RFC 6750)."""
+    """Name of the environment variable with the bearer token (RFC 6750). Empty: no token is sent."""
     user_env: EnvironmentVariable = ""
-    """Name of the environment variable with the user name for basic authentication (RFC 7617)."""
+    """Name of the environment variable with the user name for basic authentication (RFC 7617). Empty: no basic
+    authentication.
+    """
     password_env: EnvironmentVariable = ""
     """Name of the environment variable with the password for basic authentication."""
 
@@ -219,7 +221,9 @@ class RetrieveConfig(Config):
     timeout_s: Positive = 60.0
     """Seconds without any data after which a connection counts as lost."""
     incomplete: Literal["refuse", "quarantine"] = "refuse"
-    """Response to an incomplete series. refuse: stop the stage. quarantine: exclude the series and list it."""
+    """Response if some images of a series cannot be fetched. refuse: stop the stage. quarantine: exclude the series and
+    list it.
+    """
     spool: Path | None = Field(default=None, json_schema_extra={"private": True})
     """Folder for the fetched files while the stage runs. Unset: inside the unfinished output folder."""
     keep: bool = False

@@ -30,14 +30,17 @@ class FinetuningOptions(TrainingOptions):
     slices: SlicesConfig | None = None
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
-    """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
-    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset: lora
-    for a pretrained backbone, full for a randomly initialized one.
+    """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
+    updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
+    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
+    continue: those that the checkpoint was trained with. Unset: lora for a pretrained backbone, full for a randomly
+    initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. dense, meddinov3, unetr and vitdet are for segmentation, own is the
-    decoder of a network of MONAI; abmil, mean, transformer_mil and transmil are for whole slides. Unset: linear for
-    classification, dense for segmentation, abmil for whole slides.
+    decoder of a network of MONAI; abmil, mean, transformer_mil and transmil are for whole slides. prompt_cam requires
+    peft=vpt and has one prompt token per class. Unset: linear for classification, dense for segmentation, abmil for
+    whole slides.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
@@ -61,14 +64,15 @@ class FinetuningOptions(TrainingOptions):
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     folds: int = Field(default=0, ge=0)
-    """Cross-validation: patients of the train and val splits are divided into this number of folds. One model for each
-    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose probabilities are
-    averaged, with predictions for every patient by the models not trained on that patient (`out_of_fold`). 0: train on
-    the train split and select on the val split.
+    """Number of folds for cross-validation. The patients of the train and val splits are divided into folds. For each
+    fold, one model is trained on the other folds, and its best epoch is selected on this fold. The result is an
+    ensemble, which averages the probabilities of the models. Its folder `out_of_fold` contains predictions for every
+    patient by the models that were not trained on that patient. 0: no cross-validation; train on the train split and
+    select the best epoch on the val split.
     """
     seeds: Count | None = None
-    """Number of models for each fold (or in all if folds=0), trained from different seeds and averaged. Unset: 1; for
-    whole slides without folds 5.
+    """Number of models for each fold (or in all if folds=0), trained with different seeds. Their predictions are
+    averaged. Unset: 5 for whole slides if folds=0, else 1.
     """
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Decay of a moving average of the trained weights, such as 0.999. The averaged weights are then validated and
@@ -87,7 +91,9 @@ class FinetuningOptions(TrainingOptions):
     predicted mask is kept: if this gives a higher Dice on the val split. The decision is stored in the checkpoint.
     """
     mirrored_axes: tuple[Axis, ...] = ()
-    """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""
+    """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged. Axis 0
+    is left-right in a volume and up-down in an image.
+    """
     turned_axes: tuple[Axis, Axis] | None = None
     """Two axes in whose plane images are turned by 90, 180 and 270 degrees at inference (test-time augmentation), such
     as [0,1]. The predictions are averaged, also over mirrored ones. Crops must be equally long on both axes.

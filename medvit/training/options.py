@@ -61,7 +61,9 @@ class TrainingOptions(Config):
     backbone options only drop_path and save_memory apply.
     """
     skip_flags: tuple[Flag, ...] = ()
-    """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""
+    """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]. The data card
+    explains the flags.
+    """
     preprocess: Preprocess | None = None
     """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same applies
     for its unset options, unless `kind` is given.

@@ -24,19 +24,20 @@ class CurriculumConfig(Config):
     """Options of the curriculum."""
 
     low_until: Share = 0.75
-    """Fraction of the training run, at its start, with small crops. FastDINOv2 uses 0.75 (150 of 200 epochs). If no
-    option in curriculum is set, all crops have full size.
+    """Fraction of the training run, at its start, with small crops; after that, crops have their full size. FastDINOv2
+    uses 0.75 (150 of 200 epochs). If no option in curriculum is set, all crops have full size and no noise is added.
     """
     low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Side of small crops relative to full crops, rounded to whole patches. In 2D, 0.5 gives a quarter of the tokens.
+    """Side of the small crops, relative to their full size and rounded to whole patches. In 2D, 0.5 gives a quarter of
+    the tokens.
     """
     noise: tuple[Amount, Amount] = (0.8, 2.0)
-    """Maximum standard deviation of the added noise: one value for small crops, one for full crops. Both are relative
-    to the standard deviation of the crop.
+    """Maximum standard deviation of the noise that is added to crops, relative to the standard deviation of the crop.
+    The first value is for small crops, the second for crops of full size.
     """
     noise_side: Count | None = None
-    """Noise is added only to a square (2D) or cube (3D) within each crop. This is its side in pixels or voxels. Unset:
-    a random side, up to the whole crop.
+    """Side, in pixels or voxels, of the square (2D) or cube (3D) within each crop to which noise is added. Unset: a
+    random side, up to the whole crop.
     """
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:

@@ -42,9 +42,9 @@ class Normalization(Config):
     window_width: Positive = 400.0
     """Width of the window, in the unit of the image (HU for CT)."""
     mean: tuple[float, ...] = ()
-    """Mean to subtract from each channel after `window` or `range`, as public weights require."""
+    """Mean to subtract from each channel after `window` or `range`, as public weights require. Empty: 0."""
     std: tuple[Positive, ...] = ()
-    """Standard deviation by which each channel is divided after `mean` is subtracted."""
+    """Standard deviation by which each channel is divided after `mean` is subtracted. Empty: 1."""
 
     @model_validator(mode="after")
     def _has_only_what_its_method_uses(self) -> Self:
@@ -93,7 +93,7 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of images and volumes before they enter the model."""
+    """Preprocessing of inputs. Unless `kind` is set, unset options follow the checkpoint, or suit the images."""
 
     kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""

@@ -53,7 +53,7 @@ class MixedSlidesConfig(SlidesConfig):
 
     magnifications: Mapping[Magnification, Positive] = {}
     """Sampling probability of each magnification, such as {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2). Centers
-    of tiles and their size in pixels do not change. Unset: the magnification of the tiles in the dataset.
+    of tiles and their size in pixels do not change. Empty: the magnification of the tiles in the dataset.
     """
 
 

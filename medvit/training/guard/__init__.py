@@ -1,4 +1,4 @@
-"""Guard of pretraining: it evaluates probes before step 1 and after every epoch, and keeps the best weights.
+"""Guard of pretraining: it evaluates the weights at the start and after every epoch, and keeps the best ones.
 
 Continued pretraining may fail silently: the loss remains flat while the features collapse. The guard compares every
 probe evaluation with the best previous one, including that of the initial weights. If the new one is worse, the guard
