@@ -79,16 +79,16 @@ class DemoConfig(StageConfig):
     """Number of synthetic CT volumes with label maps, for training and evaluation."""
     num_unlabeled: int = Field(20, ge=0)
     """Number of synthetic CT studies in DICOM without labels, for pretraining only."""
-    num_radiographs: int = Field(600, ge=20)
+    num_radiographs: int = Field(480, ge=20)
     """Number of synthetic radiographs, for training and evaluation."""
-    num_slides: int = Field(240, ge=16)
+    num_slides: int = Field(160, ge=16)
     """Number of synthetic tissue slides with and without tumor, two per patient, for training and evaluation."""
-    num_eyes: int = Field(160, ge=16)
+    num_eyes: int = Field(120, ge=16)
     """Number of synthetic patients with photographs of both retinas, some at two visits, for training and evaluation.
     """
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs"}
 
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(3, ge=1)
     """Number of epochs of each training run."""
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
 
@@ -183,7 +183,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
-    model = classifier(job, "radiograph", images, IMAGES, num_steps=(60, 80))
+    model = classifier(job, "radiograph", images, IMAGES, num_steps=(50, 70))
     job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
@@ -212,7 +212,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         checkpoint=backbone,
         slides=slides,
         head="abmil",
-        bags={"members": 3},
+        seeds=3,
         optim={"lr": 5e-3},
         loader={"batch_size": 8},
         trainer=job.epochs_of(60),
