@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.errors import DataError
+from medvit.losses.class_balance import ClassBalance
 from medvit.records import IGNORED
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+
+class Loss(Protocol):
+    """Loss of logits against targets; `progress` is the share of the training steps that are done."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
+        """Return the loss of a batch."""
+        ...
 
 
-def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanced: bool) -> Loss:
-    """Return the cross-entropy loss for logits (B, L) and class indices (B,).
+def classification_loss(balance: ClassBalance, *, smoothing: float) -> Loss:
+    """Return the cross-entropy loss for logits (B, L) and class indices (B,), with a correction of class imbalance."""
+    offsets = None if balance.offsets is None else torch.tensor(balance.offsets, dtype=torch.float32)
 
-    `balanced` weights each class by its inverse frequency, so that all classes count equally.
-
-    Raises:
-        DataError: If a class to be balanced has no example.
-    """
-    counts = torch.tensor(class_counts, dtype=torch.float32)
-    if balanced and (counts == 0).any():
-        raise DataError("a class has no training example; exclude it or set balance=off")
-    weight = counts.sum() / (len(counts) * counts) if balanced else None
-
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        on_device = None if weight is None else weight.to(logits.device)
-        return F.cross_entropy(logits.float(), targets, weight=on_device, label_smoothing=smoothing)
+    def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
+        logits = logits.float() if offsets is None else logits.float() + offsets.to(logits.device)
+        found = balance.weights(progress)
+        weights = None if found is None else torch.tensor(found, dtype=torch.float32, device=logits.device)
+        return F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
     return loss
 
@@ -46,7 +45,7 @@ def segmentation_loss() -> Loss:
     combined = DiceCELoss(**how, to_onehot_y=True, softmax=True)
     of_counted = DiceLoss(**how)
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
         logits, num_classes = logits.float(), logits.shape[1]
         counted = targets != IGNORED
         if num_classes > IGNORED or counted.all():

@@ -122,6 +122,7 @@ def assemble_finetuning(
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
     )
+    balance = task.balance(config.balance)
     loader = epoch_loader(
         config.loader,
         train,
@@ -137,12 +138,10 @@ def assemble_finetuning(
         num_batches=config.trainer.batches_per_epoch,
         seed=seed,
         start=position_of(resume_from),
-        weights=task.odds() if config.balance == "sampler" else None,
+        weights=task.odds(balance),
     )
     loss = (
-        segmentation_loss()
-        if task.kind == "segmentation"
-        else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
+        segmentation_loss() if task.kind == "segmentation" else classification_loss(balance, smoothing=config.smoothing)
     )
     module = Finetuning(
         model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +78,11 @@ class Finetuning(TrainingModule):
     def _loss(self, batch: Batch | Bags) -> Tensor:
         assert batch.targets is not None
         if isinstance(self.model, BagModel):
-            return self.loss(self.model(*batch.inputs), batch.targets)
+            return self.loss(self.model(*batch.inputs), batch.targets, self.progress)
         logits, padded = self.model.at_levels(*batch.inputs), batch.targets
         if len(logits) > 1:
             padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
-        return over_levels(self.loss, logits, batch.targets, padded)
+        return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
 
     def on_train_start(self) -> None:
         """Prepare the fine-tuning method for the number of steps."""

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from medvit.config import Axis, Count, Share
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
+from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
@@ -53,9 +54,10 @@ class FinetuningOptions(TrainingOptions):
     """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or
     96 voxels per side.
     """
-    balance: Literal["loss", "sampler", "off"] = "loss"
-    """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw rare classes more often. off:
-    no correction.
+    balance: Balance = "loss"
+    """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw all classes equally often.
+    logits: logit adjustment, for many rare classes. deferred: weight the classes in the loss in the last fifth of the
+    steps. repeat: draw rare classes more often, by repeat factors. off: no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing, for classification."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.files.atomic import write_text
 from medvit.heads import HeadConfig
 from medvit.heads.abmil import AbmilConfig
+from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.losses.supervised import classification_loss
 from medvit.models.slide import SAME_SCALE, BagModel, SlideModelConfig, TileSpec
 from medvit.models.tile_embedder import EmbeddedSlide
@@ -43,7 +43,6 @@ log = logging.getLogger("medvit")
 
 FIGURES = "figures.json"
 """File with the metrics of a head, written when its training is complete."""
-Balance = Literal["loss", "sampler", "off"]
 
 
 def warn_of_pixels(**options: object) -> None:
@@ -223,10 +222,11 @@ class SlideTraining:
         torch.manual_seed(seed)
         model = BagModel(self.model, self.slides[0].embeddings.width)
         counts = Counter(bags[n].target for n in learning)
-        by_class = [counts[index] for index in range(len(self.model.classes))]
+        balance = ClassBalance(self.balance, [counts[index] for index in range(len(self.model.classes))])
+        odds = balance.odds
         module = Finetuning(
             model,
-            classification_loss(by_class, smoothing=self.smoothing, balanced=self.balance == "loss"),
+            classification_loss(balance, smoothing=self.smoothing),
             self.optim.for_batch(self.trainer.step_images(self.loader.batch_size)),
             length=self._length(len(learning)),
             seed=seed,
@@ -240,7 +240,7 @@ class SlideTraining:
             num_batches=self.trainer.batches_per_epoch,
             seed=seed,
             start=position_of(resume_from),
-            weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,
+            weights=None if odds is None else [float(odds[bags[n].target]) for n in learning],
         )
         validation = whole_bags([bags[n] for n in held_out])
         trainer = self.trainer.build(home, tracker, self.optim.clip)

@@ -13,6 +13,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
+from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
 from medvit.transforms.preprocess import Normalization, Preprocess
 
@@ -57,15 +58,17 @@ class TaskAssignment:
         found = {row.modality for row in self.train}
         return found.pop() or None if len(found) == 1 else None
 
-    def odds(self) -> list[float] | None:
-        """Return the relative sampling probability of each training image, with equal weight for all classes.
-
-        The result is None for segmentation.
-        """
-        if self.kind == "segmentation":
+    def odds(self, balance: ClassBalance) -> list[float] | None:
+        """Return the relative sampling probability of each training image; None if all are equal."""
+        odds = balance.odds
+        if odds is None:
             return None
-        counts = dict(zip(self.classes, self.counts, strict=True))
-        return [1.0 / counts[row.labels[self.label]] for row in self.train]
+        by_class = dict(zip(self.classes, odds.tolist(), strict=True))
+        return [by_class[row.labels[self.label]] for row in self.train]
+
+    def balance(self, method: Balance) -> ClassBalance:
+        """Return the correction of class imbalance; there is none for segmentation."""
+        return ClassBalance("off", ()) if self.kind == "segmentation" else ClassBalance(method, self.counts)
 
 
 def require_fitting(

@@ -357,6 +357,32 @@ def test_classes_are_learned_from_images(images, tmp_path):
     assert np.mean(hits) == 1.0
 
 
+def test_every_correction_of_imbalance_changes_what_is_learned(images, tmp_path):
+    manifest = Manifest.read(images)
+    (tmp_path / "images").symlink_to(images / "images")
+    bright = [row.image_id for row in manifest if row.split == "train" and row.labels["label"] == "bright"]
+    rows = tuple(row for row in manifest if row.image_id not in bright[1:])
+    Manifest(rows, manifest.facts, tmp_path).write()
+
+    def trained(balance: str) -> Checkpoint:
+        options = finetune_options(
+            tmp_path,
+            backbone=TINY | {"ndim": 2},
+            preprocess={"kind": "image"},
+            head=None,
+            peft="frozen",
+            balance=balance,
+            keep="last",
+            loader={"batch_size": 4},
+            trainer={"epochs": 1, "steps_per_epoch": 5, "precision": "32-true"},
+        )
+        return finetune(output=tmp_path / balance, **options)
+
+    plain = trained("off")
+    for balance in ("loss", "sampler", "logits", "deferred", "repeat"):
+        assert not same_weights(trained(balance), plain), balance
+
+
 def start_preprocess(checkpoint):
     from medvit.transforms.preprocess import Preprocess
 

@@ -27,7 +27,12 @@ def finetuning(tmp_path, kind, head, classes=CLASSES) -> Finetuning:
         if weight.ndim > 1:  # drawn wider than at the start, so that images are given every class
             torch.nn.init.normal_(weight)
     return Finetuning(
-        model, lambda logits, targets: logits.sum(), OptimConfig(), length=RunLength(1, 1, 1), seed=0, folder=tmp_path
+        model,
+        lambda logits, targets, progress=0.0: logits.sum(),
+        OptimConfig(),
+        length=RunLength(1, 1, 1),
+        seed=0,
+        folder=tmp_path,
     )
 
 
