@@ -37,7 +37,8 @@ compress compression concurrency confidence confidentiality config configs confi
 conformsto confusion connection constant constrained constraint contain content contents contentsize contenturl context
 continue continues contradict contributing contributors conv convert converted convolution coordinates copied copies
 copy correct correctedimage correlation cosine costs could count counted counts create created creation creator
-credentials croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve curves damaged
+credentials croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve curves cutmix
+damaged
 dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare declared declares decoded
 decoder decompress decy defined definition definitions deflate deflated degrees deidentification deidentificationmethod
 deidentificationmethodcodesequence deidentify demo dense depend depends deprecated depth depths derivationimagesequence
@@ -71,7 +72,8 @@ loader local location locations lock logging logits look looked looks lookup lor
 machine macro macular made magnification magnifications mail make makes manufacturer many mapping mappings margin
 markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure measured
 measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message metadata
-method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing mixes
+method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
+mixes mixing mixup
 mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
 morphologically mosaics most move much multipart multiple must name named names ndim near nearest necrosis need needed
 needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized

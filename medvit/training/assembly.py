@@ -102,6 +102,9 @@ def assemble_finetuning(
         },
     )
     warn_of_ignored(task.kind, **config.set_for_classification)
+    mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
+    if mixing is not None:
+        mixing.require_pairs(config.loader.batch_size)
     warn_of_ignored_masks(task.kind, **config.set_for_segmentation)
     require_decidable(task, config)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
@@ -152,6 +155,7 @@ def assemble_finetuning(
         folder=folder,
         keep=config.keep,
         ema=config.ema,
+        mixing=mixing,
     )
     validation = whole_images(val) if config.keep == "best" else None
     trainer = config.build_trainer(folder, tracker, optim)

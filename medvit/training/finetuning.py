@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +30,7 @@ from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
 from medvit.training.sharding import whole
+from medvit.transforms.augmentation.mixing import MixingConfig, apply_mixture, draw_mixture
 from medvit.transforms.components import keep_largest
 from medvit.transforms.padding import pad_to_multiple
 from medvit.types import Bags, Batch, RunLength
@@ -42,7 +44,7 @@ class Finetuning(TrainingModule):
     The best weights are those with the highest validation metric, `best_metric`. If the metric is undefined, as for
     images of only one class, the last epoch counts as the best. With `keep="last"` there is no validation, and the
     weights of the last step are kept. With `ema`, the decay of a moving average of the weights, the averaged weights
-    are validated and kept.
+    are validated and kept. With `mixing`, the images of each training batch are mixed.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Finetuning(TrainingModule):
         folder: Path,
         keep: Literal["best", "last"] = "best",
         ema: float | None = None,
+        mixing: MixingConfig | None = None,
     ) -> None:
         super().__init__(optim, length=length, depth=model.depth, seed=seed)
-        self.model, self.loss, self.keep = model, loss, keep
+        self.model, self.loss, self.keep, self.mixing = model, loss, keep, mixing
         self.peft = model.peft if isinstance(model, Model) else None
         self.average = None if ema is None else WeightAverage(model.adapter_state, ema)
         self.best_path = folder / BEST
@@ -77,12 +80,24 @@ class Finetuning(TrainingModule):
 
     def _loss(self, batch: Batch | Bags) -> Tensor:
         assert batch.targets is not None
+        if self.mixing is not None and isinstance(batch, Batch):
+            return self._mixed_loss(self.mixing, batch.pixels, batch.targets)
         if isinstance(self.model, BagModel):
             return self.loss(self.model(*batch.inputs), batch.targets, self.progress)
         logits, padded = self.model.at_levels(*batch.inputs), batch.targets
         if len(logits) > 1:
             padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
         return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
+
+    def _mixed_loss(self, mixing: MixingConfig, pixels: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of mixed images: the mean of the losses for both targets, weighted by their shares."""
+        # From torch's generator, which each step seeds, so that a failed step can be repeated.
+        generator = np.random.default_rng(int(torch.randint(2**31, ())))
+        mixture = draw_mixture(mixing, tuple(pixels.shape[2:]), generator)
+        assert mixture is not None
+        logits = self.model(apply_mixture(pixels, mixture))
+        own, other = (self.loss(logits, each, self.progress) for each in (targets, targets.flip(0)))
+        return mixture.share * own + (1.0 - mixture.share) * other
 
     def on_train_start(self) -> None:
         """Prepare the fine-tuning method for the number of steps."""

@@ -17,6 +17,7 @@ from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
+from medvit.transforms.augmentation.mixing import MixingConfig
 from medvit.transforms.augmentation.options import FinetuningAugmentation
 from medvit.wsi.locations import SlidesConfig
 
@@ -106,6 +107,7 @@ class FinetuningOptions(TrainingOptions):
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
     augment: FinetuningAugmentation = Field(default_factory=FinetuningAugmentation)
+    mixing: MixingConfig = Field(default_factory=MixingConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -127,7 +129,7 @@ class FinetuningOptions(TrainingOptions):
     @property
     def set_for_classification(self) -> dict[str, object]:
         """Options of classification that are not at their default."""
-        return self._set("balance", "smoothing")
+        return self._set("balance", "smoothing") | self._set_for_mixing
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:
@@ -141,7 +143,12 @@ class FinetuningOptions(TrainingOptions):
             "crop", "keep", "overlap", "mirrored_axes", "turned_axes", "applies_to", "foreground", "foreground_by"
         )
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
-        return given | kept | ({} if self.augment == FinetuningAugmentation() else {"augment": "..."})
+        augmented = {} if self.augment == FinetuningAugmentation() else {"augment": "..."}
+        return given | kept | augmented | self._set_for_mixing
+
+    @property
+    def _set_for_mixing(self) -> dict[str, object]:
+        return {f"mixing.{key}": value for key, value in self.mixing.model_dump().items() if value}
 
     def _set(self, *keys: str) -> dict[str, object]:
         return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}

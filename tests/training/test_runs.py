@@ -273,8 +273,10 @@ def test_drop_path_is_of_the_training_and_other_options_are_of_the_checkpoint(vo
 
 
 def test_options_that_masks_do_not_need_are_said_to_be_ignored(volumes, tmp_path, caplog):
-    finetune(output=tmp_path / "tuned", **finetune_options(volumes, balance="sampler", smoothing=0.1))
+    options = finetune_options(volumes, balance="sampler", smoothing=0.1, mixing={"mixup": 0.2})
+    finetune(output=tmp_path / "tuned", **options)
     assert "balance=sampler is ignored" in caplog.text
+    assert "mixing.mixup=0.2 is ignored" in caplog.text
     assert "smoothing=0.1 is ignored" in caplog.text
 
 
