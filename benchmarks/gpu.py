@@ -60,7 +60,7 @@ class Figures:
 
     images_s: float
     flop_s: float
-    """Multiplications and additions, forward and backward, two per multiply-add."""
+    """Floating-point operations per second, forward and backward; a multiply-add counts as two."""
     peak_bytes: int
 
 

@@ -17,8 +17,8 @@ from medvit.metrics import ClassMetric
 def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
     """Compute kappa of a confusion matrix, where an error is weighted by the square of its size in grades.
 
-    `grades` are the numbers of the classes. The result is NaN if chance agreement is perfect, as for images of a single
-    grade.
+    `grades` are the class names as numbers, in the order of the rows. The result is NaN if chance agreement is perfect,
+    as for images of a single grade.
     """
     grade = np.array(grades)
     cost = np.square(grade[:, None] - grade[None, :])

@@ -22,7 +22,9 @@ class Ensemble(nn.Module):
         self.config = config
         self.members = nn.ModuleList(members)
         self.active: tuple[int, ...] = tuple(range(len(members)))
-        """Models that predict, by number from 0. A subset of them gives out-of-fold predictions."""
+        """Indices (from 0) of the models whose probabilities are averaged. Out-of-fold predictions use a subset of the
+        models.
+        """
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Ensemble:

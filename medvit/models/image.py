@@ -52,7 +52,7 @@ class ModelConfig(Config):
     classes: tuple[str, ...]
     """Class names in the order of the logits; of a segmentation, the first is the background."""
     label: str = ""
-    """Key of the manifest's labels that a classification predicts."""
+    """Name of the manifest label to predict; only for classification."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -62,13 +62,15 @@ class ModelConfig(Config):
     mirrored_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
-    """Series of a study that it applies to."""
+    """Series of a study that the model applies to."""
     values: ValuesConfig | None = None
-    """Pixel values of DICOM files that it was trained on. Unset: made by a version that did not record them."""
+    """Conversion of DICOM pixel values that was used in training. Unset: the model was made by a version that did not
+    record it.
+    """
     members: Count = 1
     """Number of models in the ensemble, whose probabilities are averaged."""
     slices: SlicesConfig | None = None
-    """Cutting of volumes into slices that it predicts individually; None for a model of images or whole volumes."""
+    """Cutting of volumes into slices, which the model predicts one by one. None: a model of images or whole volumes."""
 
 
 class Model(nn.Module):

@@ -26,7 +26,7 @@ from medvit.peft import HubAdapter, OptionalPeftChoice
 TIMM_WEIGHTS, TIMM_CONFIG = "model.safetensors", "config.json"
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BASE = "base"
-"""Folder beside an adapter with the timm model that it belongs to."""
+"""Folder inside an exported adapter, with the timm model that the adapter applies to."""
 IMAGE_SIDE = 224
 
 

@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from medvit.types import RunLength
 
 TEACHER_SHARE = 0.1
-"""Largest horizon of a teacher, as a fraction of the steps.
+"""Largest horizon of a teacher's moving average, as a fraction of the steps; the horizon is 1 / (1 - momentum).
 
-With a momentum that rises to 1 along a cosine, the weights of the first step then have a weight of exp(-5) at the end.
+With a momentum that rises to 1 along a cosine, the initial weights then contribute exp(-5) to the final average.
 """
 CENTER_SHARE = 0.01
-"""Largest horizon of a center, as a fraction of the batches, or `CENTER_BATCHES` if that is more: it starts at zero."""
+"""Largest horizon of the center's moving average, as a fraction of the batches, but at least `CENTER_BATCHES`.
+
+A center starts at zero, from which a long horizon would hardly move it.
+"""
 CENTER_BATCHES = 10
-"""Horizon of the published center, momentum 0.9."""
+"""Horizon of the published center in batches: 1 / (1 - 0.9)."""
 
 
 @dataclass(frozen=True)
 class PublishedAverage:
-    """Momentum of a published recipe, and the number of images per step in that recipe."""
+    """Momentum of a moving average in a published recipe, and the number of images per step in that recipe."""
 
     momentum: float
     step_images: int
@@ -60,6 +63,6 @@ def momentum_of(horizon: float) -> float:
 
 
 def described(momentum: float, images: int, *, noun: str = "steps") -> str:
-    """Return a momentum with its horizon in steps of `images` images and in images, for a log line."""
+    """Return a text for a log line: a momentum, and its horizon in steps (of `images` images) and in images."""
     steps = 1.0 / (1.0 - momentum)
     return f"{momentum:.6g}, an average over about {steps:.3g} {noun} or {steps * images:,.0f} images"

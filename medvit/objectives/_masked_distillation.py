@@ -101,7 +101,7 @@ class MaskedConfig(DistillationConfig):
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """Parts that have a separate head: images and, if their head is separate, patches."""
+        """Names of the heads: `image`, and `patch` if patches have a separate head."""
         return ("image", "patch") if self.patch_head == "separate" else ("image",)
 
     def heads(self, width: int) -> dict[str, Projection]:

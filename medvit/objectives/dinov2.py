@@ -26,7 +26,7 @@ from medvit.registry import register
 from medvit.types import Losses, Views
 
 PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "off": 0.0}
-"""Regularizers: DINOv2's, Virchow2's, and ours."""
+"""Default weight of each regularizer: koleo as in DINOv2, kde as in Virchow2, coding_rate as chosen by medvit."""
 
 
 @register
@@ -41,13 +41,14 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     targets.
     """
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
-    """Regularizer that spreads the features of a batch. koleo is the one of the DINOv2 paper, but its gradient explodes
-    if a batch contains near duplicates.
+    """Regularizer that spreads the features of a batch. kde: a kernel density, as in Virchow2. koleo: the one of the
+    DINOv2 paper, whose gradient explodes if a batch contains near duplicates. coding_rate: the one of SimDINOv2. off:
+    none.
     """
     regularizer_weight: Amount | None = None
     """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
     kappa: Positive = Field(default=5.0)
-    """Concentration of the kernel, for the regularizer kde."""
+    """Concentration of the kernel of the regularizer kde. The larger it is, the narrower is the kernel."""
 
     def build(self, backbone: Backbone) -> DinoV2:
         """Return the objective with new heads."""

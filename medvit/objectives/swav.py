@@ -55,9 +55,9 @@ class SwavConfig(AgreementConfig):
     name: Literal["swav"] = "swav"
     projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
     prototypes: int | None = Field(default=None, ge=2)
-    """Number of prototypes. Unset: that of the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
-    images (slices and tiles count one by one), to the nearest power of two from 256 to 65536. It is
-    at most the number of images that are balanced together: those of a batch, over all devices, and of the queue.
+    """Number of prototypes. Unset: the number in the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
+    images (slices and tiles count one by one), to the nearest power of two from 256 to 65536. It is at most the number
+    of images that are balanced together: those of a batch, over all devices, and of the queue.
     """
     temperature: Positive = 0.1
     """Softmax temperature of the predicted assignment to prototypes."""
@@ -146,7 +146,7 @@ class Swav(ViewAgreement):
     def forward(self, views: Views, progress: float) -> Losses:
         """Return the cross-entropy between the codes of each global crop and their prediction from every other crop.
 
-        The reading `code_entropy` is a fraction of its maximum.
+        The entropy of the codes is logged as `code_entropy`, a fraction of its maximum.
         """
         features = F.normalize(self.project(views).float(), dim=-1)
         cosines = features @ F.normalize(self.prototypes.float(), dim=1).T

@@ -37,7 +37,7 @@ class Ia3Config(HubConfig):
         """Return the configuration of huggingface/peft.
 
         Raises:
-            ConfigError: If inputs of a layer are scaled that is not among the targets.
+            ConfigError: If a layer of `scaled_inputs` is not among the targets.
         """
         from peft import IA3Config as HubIa3Config
 

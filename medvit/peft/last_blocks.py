@@ -19,7 +19,9 @@ class LastBlocksConfig(PeftConfig):
 
     name: Literal["last_blocks"] = "last_blocks"
     num_blocks: Count = 1
-    """Number of blocks to train, at most the depth of the backbone. The paper gains most from the first one to four."""
+    """Number of blocks to train, at most the depth of the backbone. In the paper, one to four blocks give most of the
+    gain.
+    """
 
     def adapt(self, backbone: Backbone) -> Unchanged:
         """Return the backbone, in which only the last blocks and the final norm are trainable.

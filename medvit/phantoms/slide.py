@@ -132,7 +132,7 @@ def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MP
 
 
 def _regions(generator: np.random.Generator, label: str, coarse: tuple[int, int]) -> UInt8[Array, "g f"]:
-    """Return a blob of tissue and, in tumor slides, a nest of tumor of any size within it."""
+    """Return the class map of a slide: a blob of tissue and, in tumor slides, a nest of tumor within it."""
     y, x = np.mgrid[: coarse[0], : coarse[1]]
     y, x = y / coarse[0] * 2 - 1, x / coarse[1] * 2 - 1
     wavy = gaussian_filter(generator.normal(size=coarse), 6) * 12

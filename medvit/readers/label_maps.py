@@ -32,7 +32,7 @@ GRID_TOLERANCE_MM = 1e-2
 """Largest distance between corners of a label map and its image."""
 
 ORPHAN = "label_map"
-"""Code of a label map without an image: set aside, not a failure."""
+"""Refusal code of a label map without an image, which is set aside and does not count as a failure."""
 FIELD = "in a folder named mask, and the label maps are in another one; scanning.mask_folder=mask uses these instead"
 OTHER = "named as a label map, but scanning.mask_folder names others; rename or remove it"
 

@@ -35,7 +35,7 @@ MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 APART_VOXELS = 0.5
-"""Largest distance, in voxels, between sform and qform of the same grid."""
+"""Largest distance, in voxels, at which sform and qform still count as the same grid."""
 log = logging.getLogger("medvit")
 
 

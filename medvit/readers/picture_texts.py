@@ -23,14 +23,15 @@ EXIF_DATES = (0x0132, 0x9003, 0x9004, 0x001D)
 EXIF_WIDE = range(0x9C9B, 0x9CA0)
 """Title, comment, author, keywords and subject as Windows writes them, in UTF-16."""
 EXIF_HARMLESS = frozenset((0x010F, 0x0110, 0x0131, 0x9000, 0xA000, 0xA433, 0xA434))
-"""Makers, models, programs, and versions of the format."""
+"""EXIF tags that cannot name a person: makers, models, programs, and versions of the format."""
 CHARACTER_CODE_BYTES = 8
 """Length of the character code before an EXIF UserComment."""
 USER_COMMENT = 0x9286
 
 IPTC_DATES = ((2, 30), (2, 55), (2, 62))
 IPTC_HARMLESS = ((1, 90), (2, 0), (2, 65), (2, 70))
-"""Character set, version of the record, and the program with its version (IPTC-IIM 4.2)."""
+"""IPTC entries that cannot name a person: character set, version of the record, program and its version (IPTC-IIM 4.2).
+"""
 
 _TECHNICAL = """
 exif icc_profile version compression transparency background extension adobe photoshop dpi gamma srgb jfif jfif_version

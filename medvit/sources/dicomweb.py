@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
 
 PAGE = 1000
-"""Results requested at once; a server may return fewer."""
+"""Number of search results requested at once; a server may return fewer."""
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
 
@@ -112,7 +112,7 @@ class DicomWeb:
         filters: Mapping[str, str] | None = None,
         fields: Sequence[str] = (),
     ) -> list[QidoResult]:
-        """Yield all results of a search.
+        """Return all results of a search.
 
         If a server without paging returns the same page again, the search ends.
         """

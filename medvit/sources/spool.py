@@ -180,7 +180,8 @@ class SpooledFile:
 
 
 _held: dict[Path, IO[str]] = {}
-"""Locks of this process, which a later run in it takes over: a failed one may not have released them."""
+"""Locks that this process holds. A later run in the process takes them over, since a failed run may not release them.
+"""
 
 
 def _locked(path: Path) -> IO[str]:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("medvit")
 
 COLLECT_S = 1.0
-"""Time in which records are collected before they are sent."""
+"""Seconds for which records are collected before they are sent."""
 RETRY_S, MAX_RETRY_S = 2.0, 60.0
-"""Time from a failure to the next attempt: initial and maximum."""
+"""Seconds from a failure to the next attempt: after the first failure, and at most."""
 
 
 class Tracker:

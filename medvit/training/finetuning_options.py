@@ -31,8 +31,8 @@ class FinetuningOptions(TrainingOptions):
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
-    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset: lora
-    for a pretrained backbone, full for a randomly initialized one.
+    some whole blocks. block_expansion: added blocks. continue: the weights that were trained in the pretraining of the
+    checkpoint. Unset: lora for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. abmil, mean, transformer_mil and transmil are for whole slides. unet is a
@@ -55,16 +55,16 @@ class FinetuningOptions(TrainingOptions):
     no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Label smoothing, for classification."""
+    """Label smoothing for classification: share of each target that is spread evenly over all classes."""
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     folds: int = Field(default=0, ge=0)
-    """Cross-validation: patients of the train and val splits are divided into this number of folds. One model for each
-    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose probabilities are
-    averaged, with predictions for every patient by the models not trained on that patient (`out_of_fold`). 0: train on
-    the train split and select on the val split.
+    """Cross-validation: patients of the train and val splits are divided into this number of folds. For each fold, a
+    model is trained on the other folds and its epoch is selected on this fold. The result is an ensemble, whose
+    probabilities are averaged, with predictions for every patient by the models not trained on that patient
+    (`out_of_fold`). 0: train on the train split and select on the val split.
     """
     seeds: Count | None = None
     """Number of models for each fold (or in all if folds=0), trained from different seeds and averaged. Unset: 1; for

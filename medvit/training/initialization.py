@@ -59,8 +59,8 @@ def start_from(
     A given `preprocess` replaces the preprocessing of the checkpoint.
 
     With a checkpoint, most options of `config` are ignored with a warning. Only options that affect nothing but
-    training, such as drop path, are used. Without a checkpoint, the rank and channels of the backbone follow the
-    dataset, as does the preprocessing if `preprocess` is unset.
+    training, such as drop path, are used. Without a checkpoint, the dimensionality (2D or 3D) and channels of the
+    backbone follow the dataset, as does the preprocessing if `preprocess` is unset.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
@@ -117,7 +117,7 @@ def _carried(checkpoint: Checkpoint) -> Carried | None:
 
 
 def warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
-    """Warn about options of a backbone that differ from those of the checkpoint, which are used."""
+    """Warn about backbone options that are ignored because the checkpoint has other values."""
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         if value not in (field.default, getattr(described, key, None)):

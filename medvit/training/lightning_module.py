@@ -93,7 +93,7 @@ class TrainingModule(lightning.LightningModule):
         self.log("lr", rate)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Refuse non-finite gradients; in fp16, the gradient scaler skips such steps itself."""
+        """Stop the run if gradients are not finite; in fp16, the gradient scaler skips such steps itself."""
         shared = is_sharded(self)
         if shared:
             average_replicated(self)

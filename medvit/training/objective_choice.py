@@ -15,7 +15,7 @@ from medvit.weights.names import objective_of
 log = logging.getLogger("medvit")
 
 DEFAULT = "mae"
-"""Objective from scratch, and for weights whose objective is unknown."""
+"""Default objective: for pretraining from scratch, and for weights whose objective is unknown."""
 OF_ONE_RUN: Mapping[str, tuple[str, ...]] = {
     "": ("momentum", "center_momentum", "prototypes"),
     "head": ("prototypes", "weights"),

@@ -63,8 +63,8 @@ class TrainingOptions(Config):
     skip_flags: tuple[Flag, ...] = ()
     """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same applies
-    for its unset options, unless `kind` is given.
+    """Preprocessing, stored in the checkpoint. Unset: the preprocessing of `checkpoint`, or one chosen from the images.
+    If only some of its options are set, the others are filled in the same way, unless `kind` is set.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
@@ -99,7 +99,7 @@ class TrainingOptions(Config):
 
     @property
     def step_images(self) -> int:
-        """Images of a step, over all devices."""
+        """Number of images per step, over all devices."""
         return self.trainer.step_images(self.loader.batch_size)
 
     def run_length(self, num_images: int) -> RunLength:

@@ -37,8 +37,8 @@ class PretrainingOptions(TrainingOptions):
     """
     peft: OptionalPeftChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora: low-rank updates. explora: low-rank updates and
-    some whole blocks. block_expansion: added blocks. continue: those that the checkpoint was trained with. Unset:
-    explora for pretrained initial weights, full for random initial weights.
+    some whole blocks. block_expansion: added blocks. continue: the weights that were trained in the pretraining of the
+    checkpoint. Unset: explora for pretrained initial weights, full for random initial weights.
     """
     objective: OptionalObjectiveChoice = None
     """Pretraining objective. Unset: the one that `checkpoint` was pretrained with, with its options. For public weights

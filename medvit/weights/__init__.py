@@ -39,7 +39,7 @@ ADVICE = {
     r"^cls_token$": "set backbone.class_token=true",
     r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
 }
-"""Pattern of a tensor that has no place in the model -> option that adds the place, without which features differ."""
+"""Name pattern of a tensor that the model lacks -> option that adds it; without the tensor, features differ."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def load_weights(
     `grid` is the grid of the learned positions of the model, `file_grid` that of the file, if known.
 
     Raises:
-        CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of its
+        CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of the file's
             positions is unknown.
     """
     wanted = model.state_dict()

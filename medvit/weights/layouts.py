@@ -32,7 +32,7 @@ IGNORED = re.compile(
     r"^(decoder[_.]|encoder_to_decoder|classifier|head|fc_norm|mask_token|local_cls_norm|dino_|ibot_|projectors)"
     r"|(bias_mask|periods|relative_position_index)$"
 )
-"""Tensors that belong to pretraining heads and decoders, or are computed."""
+"""Names of tensors that are not loaded: those of pretraining heads and decoders, and those that the model computes."""
 RENAMED = {
     "storage_tokens": "reg_token",
     "register_tokens": "reg_token",

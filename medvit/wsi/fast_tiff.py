@@ -23,7 +23,9 @@ GENERIC = "generic-tiff"
 APERIO = "aperio"
 """OpenSlide's name of the only vendor format whose levels are pages of one image each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Largest difference of two JPEG decoders in gray levels; the mean difference if they interpolate color."""
+"""Limit, in gray levels, of the largest difference between two JPEG decoders; of the mean difference if they
+interpolate color.
+"""
 PROBE = 64
 """Side of the compared region in the middle of each level, in pixels."""
 

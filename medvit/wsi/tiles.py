@@ -32,7 +32,7 @@ BLURRED, PEN = 1, 2
 """Bits of `TileGrid.flags`: out of focus; marker ink in the tile."""
 TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
 TISSUE_MM2 = "tissue_mm2"
-"""Fact of a grid: the total area of tissue on the slide, in mm², inside and outside tiles."""
+"""Key in `TileGrid.facts`: the total area of tissue on the slide, in mm², inside and outside tiles."""
 
 _FACTS = b"medvit_tiles"
 _SCHEMA = pa.schema(

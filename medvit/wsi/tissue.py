@@ -35,7 +35,7 @@ SMOOTH = 0.025
 FAINT = 0.03
 """Optical density below which there is only glass."""
 RIM = 1.5
-"""Factor by which the rim of a stroke may have more detail."""
+"""Factor by which the rim of a stroke may have more detail than its center."""
 ALIKE = 0.98
 """Cosine from which the rim counts as having the color of the stroke; hematoxylin and blue ink have 0.92."""
 CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0

@@ -48,7 +48,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, head and rules for series hold for all models.
+        """Components of the first model, whose crop, head and selection of series all other models share.
 
         Raises:
             ConfigError: If several devices are requested.

@@ -71,19 +71,21 @@ class ProbeReading:
     noise: float = 0.0
     """Standard error of `score`; if there is no score, of `knn`."""
     hits: tuple[float, ...] = ()
-    """Contribution of each query image to that score, which is the sum of the contributions."""
+    """Contribution of each query image to `score` (to `knn` if there is no score); the sum of the contributions is the
+    score.
+    """
     rank: float = NAN
-    """Effective rank of the features of bank and queries (`medvit.metrics.effective_rank`)."""
+    """Effective rank of the features of all probe images (`medvit.metrics.effective_rank`)."""
     cosine: float = NAN
-    """Mean cosine similarity of the features of bank and queries (`medvit.metrics.mean_cosine`)."""
+    """Mean cosine similarity between the features of two probe images (`medvit.metrics.mean_cosine`)."""
     entropy: float = NAN
     """Entropy of the teacher's targets, as a share of its maximum, log K for K prototypes."""
     reconstruction: float = NAN
-    """Reconstruction error on images of the probe, with the same patches hidden at every reading."""
+    """Reconstruction error on probe images, with the same patches hidden in every probe evaluation."""
     knn: float = NAN
     """Balanced accuracy of nearest neighbors; reported for every objective."""
     images: int = 0
-    """Number of images for the rank, which cannot exceed it."""
+    """Number of images from which the rank is computed; the rank cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
         """Return the measured values by name."""

@@ -77,7 +77,7 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Summarize."""
+        """Compute the seconds of a step and of the end of the epoch, and the peak memory."""
         self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
