@@ -67,7 +67,7 @@ DECODER: Tree = {"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4}
 TILES: Tree = {"magnification": "20x", "size": 128}
 SLIDE_PATIENT = r"(patient-\d+)"
 SPLITS: Tree = {"val": 0.15, "test": 0.3}
-"""Fractions of patients for slides and eyes, of which there are fewer patients than of radiographs."""
+"""Fractions of patients in the splits of slides and eyes, which have fewer patients than the radiographs."""
 
 
 class DemoConfig(StageConfig):

@@ -49,7 +49,7 @@ NEW_INSTANCES = (
     "ContributionDateTime",
 )
 ELEMENTS = {"predictions/": NEW_INSTANCES}
-"""Beginning of a path -> DICOM elements that are set to the present or drawn at random in the files there."""
+"""Beginning of a path -> DICOM elements that, in the files there, depend on the current time or are random."""
 
 STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", re.MULTILINE)
 """Keyed hashes in .jsonl files that cover the source code of medvit: they change with every change of the code

@@ -53,7 +53,7 @@ class Classified:
     """True classes (N,) and predicted probabilities (N, L) of N images.
 
     If there are two classes, `positive` is the index of the positive one. The predicted class of an image is the most
-    probable one. If there are two, it is the class with a probability above 0.5.
+    probable one; of two classes, the one with a probability above 0.5.
     """
 
     truth: Int[Array, "n"]
@@ -192,7 +192,7 @@ def metrics(kind: type[MetricT]) -> tuple[MetricT, ...]:
 
 
 def keys_of(kind: type[Metric]) -> frozenset[str]:
-    """Return all keys of metrics of a type."""
+    """Return the keys that metrics of a type can have in `metrics.json`."""
     return frozenset(key for metric in metrics(kind) for key in metric.keys)
 
 

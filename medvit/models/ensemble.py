@@ -15,7 +15,7 @@ PREFIX = "members."
 
 
 class Ensemble(nn.Module):
-    """Models with the same classes and windows, from different folds or seeds."""
+    """Models with the same classes and the same sliding window, from different folds or seeds."""
 
     def __init__(self, config: ModelConfig, members: Sequence[Model]) -> None:
         super().__init__()

@@ -94,7 +94,7 @@ class Embedder:
 
     @property
     def facts(self) -> Tree:
-        """Readable description of the inputs that determine the embeddings."""
+        """Readable description of everything that determines the embeddings: weights, preprocessing and tokens."""
         return {"features": self.features, "width": self.width, "preprocess": self.preprocess.tree()}
 
     @torch.inference_mode()

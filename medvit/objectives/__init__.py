@@ -98,7 +98,8 @@ class ObjectiveConfig(Config, ABC):
     name: str
 
     OPTIM: ClassVar[Mapping[str, object]] = {}
-    """Optimizer options (`optim.*`) for training from scratch, if other than those of fine-tuning."""
+    """Optimizer options (`optim.*`) for pretraining from scratch, where they differ from the defaults of fine-tuning.
+    """
     HAS_TEACHER: ClassVar[bool] = False
     """Whether the objective belongs to the DINO family: a student is trained on the outputs of a teacher."""
 

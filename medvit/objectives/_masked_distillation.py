@@ -39,7 +39,7 @@ class MaskingConfig(Config):
 
 
 class GramConfig(Config):
-    """Gram anchoring: late in training, patch similarities are kept close to an anchor's (Simeoni et al., 2025)."""
+    """Gram anchoring: late in training, patch similarities remain close to an anchor model's (Simeoni et al., 2025)."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 

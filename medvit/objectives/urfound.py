@@ -83,7 +83,7 @@ class Words:
 
     @property
     def read(self) -> Int[Tensor, "b w"]:
-        """Return the tokens for the text encoder, in which hidden words are replaced."""
+        """Return the tokens for the text encoder, in which hidden words are replaced by the mask token."""
         return self.ids.masked_fill(self.hidden, MASK)
 
 

@@ -34,7 +34,7 @@ class TrainingHooks:
         """Adjust the adapter after an optimizer step, counted from 1, while its gradients are available."""
 
     def progress(self) -> Tree:
-        """Return the state of the method that its weights do not include, from which training can be resumed."""
+        """Return the state of the method that its weights do not contain, so that training can be resumed."""
         return {}
 
     def resume(self, progress: Tree) -> None:

@@ -32,7 +32,9 @@ class VeraConfig(HubConfig):
     fc1_g and fc1_x of a SwiGLU.
     """
     rank: Count = 256
-    """Rank of the shared matrices. Only the scales are trained: rank + outputs per layer."""
+    """Rank of the shared matrices. Only the scales are trained; for each layer, their number is the rank plus the
+    number of outputs.
+    """
     initial_scale: Positive = 0.1
     """Initial value of d, the scales between the matrices."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)

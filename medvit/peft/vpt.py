@@ -34,7 +34,7 @@ class VptConfig(PeftConfig):
 
     name: Literal["vpt"] = "vpt"
     num_prompts: Count = 5
-    """Number of prompt tokens. The paper selects 1 to 200 by validation."""
+    """Number of prompt tokens; with depth=deep, this many for each block. The paper selects 1 to 200 by validation."""
     depth: Literal["shallow", "deep"] = "deep"
     """Blocks that get prompts. shallow: only the first block. deep: every block, each with its own prompts."""
 

@@ -28,7 +28,9 @@ from medvit.series.resampling import Geometry
 from medvit.types import Image
 
 VERSION = 4
-"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""
+"""Version of this package. Increment it if the values read from a file change: an update of a dataset then rereads the
+files.
+"""
 HEAD_BYTES = 512
 """Bytes of a file that a reader sees to decide whether it recognizes the format."""
 FIRST = "slide"

@@ -24,7 +24,7 @@ MAGIC = b"HSF-OCT-"
 MODALITY = "OPT"
 SIDES = {"OD": "right", "OS": "left"}
 VOLUME_PATTERNS = (0, 3, 4)
-"""Scan patterns of parallel B-scans, or unspecified; lines, circles and stars are not volumes."""
+"""Codes of scan patterns that may be volumes: parallel B-scans, or unspecified. Lines, circles and stars are not."""
 
 
 HEADER_BYTES, _SPARE = 2048, 258
@@ -37,7 +37,7 @@ _NAMES: Mapping[str, tuple[int, int]] = {
     "VisitID": (176, 24),
     "ProgID": (224, 34),
 }
-"""Zero-terminated texts: offset and maximum length."""
+"""Zero-terminated texts in the header: name -> offset and maximum length in bytes."""
 _NUMBERS: Mapping[str, int] = {"PID": 136, "VID": 172}
 """32-bit numbers that the viewer assigns to patients and visits."""
 _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {

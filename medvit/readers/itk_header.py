@@ -28,7 +28,7 @@ _PATTERN = re.compile(r"%[0-9]*d")
 class TextHeader:
     """Text header of an image: `fields` by lower-case name without blanks, and the files that contain the voxels.
 
-    `data_files` is empty if the voxels follow the header in the same file. They then start at byte `num_bytes`.
+    `data_files` is empty if the voxels follow the header in the same file. The voxels then start at byte `num_bytes`.
     """
 
     path: Path

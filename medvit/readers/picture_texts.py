@@ -45,7 +45,7 @@ NOT_NOTES = frozenset(_TECHNICAL.split())
 """Entries of Pillow's `info` that are not notes, or are read separately."""
 
 READ_APART = (b"JFIF", b"Exif", b"http://ns.adobe.com/xap", b"ICC_PROFILE", b"MPF", b"Photoshop", b"Adobe", b"Ducky")
-"""Prefixes of application data needed for decoding, or read by Pillow."""
+"""Prefixes of JPEG application data that is not searched for texts here: decoders need it, or Pillow reads it."""
 
 _XML_TEXT = re.compile(r">([^<>]*\w[^<>]*)<|=\s*[\"']([^\"'<>]*\w[^\"'<>]*)[\"']")
 

@@ -28,7 +28,7 @@ RETRY_S, MAX_RETRY_S = 2.0, 60.0
 
 
 class Tracker:
-    """Tracker that records nothing, and defines the calls of every tracker."""
+    """Base of trackers: defines their methods, and records nothing."""
 
     run_id: str | None = None
     """ID of the run in MLflow; None if unknown."""

@@ -14,7 +14,7 @@ from medvit.peft.full import FullConfig
 from medvit.training.pretraining_assembly import AssembledPretraining
 
 TWIN = "twin"
-"""Folder in a checkpoint for the backbone of the other dimensionality."""
+"""Folder in a checkpoint for the backbone of the other dimensionality (3D if the main one is 2D, and vice versa)."""
 
 
 def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[str]) -> Checkpoint:

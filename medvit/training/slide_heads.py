@@ -64,7 +64,7 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
     Call it before tiles are embedded, which takes long, so that errors are found early.
 
     Raises:
-        ConfigError: If the head does not accept bags, or several devices are requested.
+        ConfigError: If the head does not accept bags (sets of tile embeddings), or several devices are requested.
     """
     if trainer.devices * trainer.nodes > 1:
         raise ConfigError("heads of slides are trained on one device; remove trainer.devices and trainer.nodes")

@@ -34,7 +34,7 @@ MIN_AGREEMENT = 0.9
 At `SEARCHED` pixels, 30 photographs of DRIVE have 0.97 or more, and of 1600 of RetinaMNIST all but 8 have 0.9 or more.
 """
 MIN_OUTLINE = 12
-"""Number of outline points within the frame to which a disc is fitted."""
+"""Minimum number of outline points within the frame that are required to fit a disc."""
 RADII = (0.2, 0.75)
 """Smallest and largest radius of a field, relative to the longer side of the frame; larger circles are straight edges.
 """

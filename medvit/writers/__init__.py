@@ -82,7 +82,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Maker:
-    """Origin of a result for its DICOM objects: the hash of the model and the MLflow run."""
+    """Origin of a result, stated in its DICOM objects: the hash of the model and the MLflow run."""
 
     version: str
     model_sha256: str

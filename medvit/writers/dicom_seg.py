@@ -116,7 +116,8 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
     """Correct the frame numbers by which a segmentation refers to its source.
 
-    The source file may have more frames than were segmented, so the numbers in the file (`frames`) are set.
+    The source file may have more frames than were segmented. `frames` are the numbers of the segmented frames in the
+    file.
     """
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):

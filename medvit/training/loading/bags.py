@@ -31,7 +31,7 @@ class BagConfig(Config):
 
 
 EARLIER_KEYS = frozenset({"folds", "members"})
-"""Options of `bags` in earlier versions."""
+"""Options of `bags` in earlier versions, which are now `folds` and `seeds`."""
 
 
 @dataclass(frozen=True)
