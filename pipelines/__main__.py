@@ -26,7 +26,7 @@ FAILED, WRONG_ARGUMENTS, SOME_ITEMS_FAILED, INTERRUPTED = 1, 2, 3, 130
 SHOWN_FAILURES = 10
 OPTIONS = ("--help", "--debug", "--version")
 RENAMED = {"unite": "merge"}
-"""Earlier names of stages."""
+"""Earlier name of a stage -> its present name."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", 
 """
 
 METADATA = ("metadata medvit_card", "metadata medvit_tiles.facts.state")
-"""Places of similar hashes in the metadata of a table: for the card, and for the tiles of a slide."""
+"""Places in the metadata of a table with hashes such as those of `STATES`: of the card, and of the tiles of a slide."""
 
 RUN_TABLES: Mapping[str, str] = {
     # Times of a metric and of a run come from the clock; identifiers are random.

@@ -130,7 +130,7 @@ class Swav(ViewAgreement):
     queue: Tensor
     """Unit-norm features (2, Q, D) of the two global crops of the last images of all processes, the latest first."""
     num_queued: Tensor
-    """Number of filled entries."""
+    """Number of filled entries of the queue."""
 
     def __init__(self, backbone: Backbone, config: SwavConfig) -> None:
         super().__init__(backbone, config)

@@ -27,9 +27,9 @@ from medvit.registry import register
 from medvit.types import Losses, Views
 
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
-"""Special tokens."""
+"""Indices of padding and of the mask token in the vocabulary, and number of special tokens."""
 PATIENCE = 20
-"""Initial batches without any word after which training stops with an error."""
+"""Number of batches at the start of training without any word after which it stops with an error."""
 _WORD = re.compile(r"\w+")
 
 

@@ -96,7 +96,7 @@ class Vera(Tuned):
         return super().hub_state(weights) | {f"base_model.{name}": matrix for name, matrix in self._shared().items()}
 
     def hub_settings(self) -> Tree:
-        """Return the settings, by which huggingface/peft reads the shared matrices from the file."""
+        """Return the settings, with which huggingface/peft reads the shared matrices from the file."""
         return super().hub_settings() | {"save_projection": True}
 
     def _shared(self) -> dict[str, Tensor]:

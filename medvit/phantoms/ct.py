@@ -151,7 +151,7 @@ def _noise(generator: np.random.Generator, shape: tuple[int, int, int]) -> Float
 
 
 def _streaks(generator: np.random.Generator, points_mm: Float[Array, "i j k 3"]) -> Float[Array, "i j k"]:
-    """Return bright and dark streaks in the axial plane through one dense spot, over a few slices."""
+    """Return HU to add: bright and dark streaks in the axial plane through one dense spot, over a few slices."""
     spot = np.array([generator.uniform(-60, 60), generator.uniform(-50, 50), generator.uniform(-80, 60)])
     x, y, z = np.moveaxis(points_mm - spot, -1, 0)
     rays = np.zeros(x.shape)

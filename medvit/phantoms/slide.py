@@ -33,7 +33,7 @@ HEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 INKS = ((0.9, 0.15, 0.4), (1.0, 0.5, 0.1))
 """Optical densities of green and blue marker."""
 NEST = (0.25, 0.55)
-"""Range of the radius of a tumor, and of reactive areas, relative to half a side."""
+"""Range of the radius of a tumor, and of reactive areas, relative to half a side of the slide."""
 GRADES = (0.45, 1.0)
 """Range of the grades of tumors: how far their nuclei are from normal ones."""
 CENTIMETER, MICRONS = 3, 1e4
@@ -59,7 +59,7 @@ NORMAL = Nuclei(0.0014, 4.6, 0.16, 1.5, 0.85)
 LYMPHOCYTES = Nuclei(0.0035, 3.9, 0.08, 1.05, 1.15)
 REACTIVE = Nuclei(0.0016, 5.4, 0.2, 1.3, 0.9)
 TUMOR = Nuclei(0.0024, 7.6, 0.3, 1.25, 1.0)
-"""Kinds of cells, those of a tumor at grade 1."""
+"""Nuclei of the kinds of cells; those of a tumor are at grade 1."""
 
 
 @dataclass(frozen=True)

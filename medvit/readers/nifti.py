@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAGIC = (b"n+1\0", b"ni1\0")
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Codes of xyzt_units: unknown (taken as mm), meter, mm, micron."""
+"""Code of xyzt_units (unknown, meter, mm, micron) -> millimeters per unit; an unknown unit is taken as mm."""
 
 
 APART_VOXELS = 0.5

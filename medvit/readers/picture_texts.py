@@ -21,7 +21,7 @@ SUB_DIRECTORIES = (0x8769, 0x8825)
 """EXIF directories of exposure and GPS (CIPA DC-008, 4.6.3)."""
 EXIF_DATES = (0x0132, 0x9003, 0x9004, 0x001D)
 EXIF_WIDE = range(0x9C9B, 0x9CA0)
-"""Title, comment, author, keywords and subject as Windows writes them, in UTF-16."""
+"""EXIF tags of title, comment, author, keywords and subject, which Windows writes in UTF-16."""
 EXIF_HARMLESS = frozenset((0x010F, 0x0110, 0x0131, 0x9000, 0xA000, 0xA433, 0xA434))
 """EXIF tags that cannot name a person: makers, models, programs, and versions of the format."""
 CHARACTER_CODE_BYTES = 8
@@ -40,7 +40,7 @@ bits xmp
 """
 XMP_TAG, ICC_TAG, TABLES_TAG = 700, 34675, 347
 BINARY_TAGS = (ICC_TAG, TABLES_TAG, 33723)
-"""TIFF tags of color profile and JPEG tables; IPTC is read separately."""
+"""Binary TIFF tags that are not searched for texts: color profile, JPEG tables, and IPTC, which is read separately."""
 NOT_NOTES = frozenset(_TECHNICAL.split())
 """Entries of Pillow's `info` that are not notes, or are read separately."""
 

@@ -30,7 +30,7 @@ from medvit.sources.spool import Spool
 log = logging.getLogger("medvit")
 
 INCOMPLETE = "incomplete"
-"""Code of an incomplete series."""
+"""Refusal code of an incomplete series."""
 MAX_PAUSE_S = 60.0
 TALKATIVE = ("dicomweb_client", "urllib3", "pynetdicom", "pydicom")
 """Libraries that log addresses and headers, which name patients."""

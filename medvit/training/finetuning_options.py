@@ -100,12 +100,12 @@ class FinetuningOptions(TrainingOptions):
 
     @property
     def set_for_classification(self) -> dict[str, object]:
-        """Options of classification that are not at their default."""
+        """Options that apply only to classification and that differ from their defaults."""
         return self._set("balance", "smoothing")
 
     @property
     def set_for_pixels(self) -> dict[str, object]:
-        """Options of models trained on pixels rather than embeddings that are not at their default."""
+        """Options that are used only for training on pixels, not on embeddings, and that differ from their defaults."""
         given = self._set("crop", "keep", "overlap", "mirrored_axes", "applies_to")
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
         return given | kept | ({} if self.augment == FinetuningAugmentation() else {"augment": "..."})

@@ -29,7 +29,7 @@ log = logging.getLogger("medvit")
 
 
 def describe_patients(rows: Sequence[Row]) -> str:
-    """Return the patients a model was trained on, for its card, with an explanation if some are assumed."""
+    """Return a text for the model card on the patients the model was trained on, and on those that are only assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 

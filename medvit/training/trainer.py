@@ -26,7 +26,7 @@ from medvit.types import RunLength
 Trainer: TypeAlias = lightning.Trainer
 """Type of the trainer, for modules that do not import Lightning themselves."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
-"""Names of transformer blocks, of backbones and of decoders."""
+"""Pattern of the names of transformer blocks, in backbones and decoders."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 

@@ -49,7 +49,7 @@ class Fit:
     source: str
     loaded: tuple[str, ...]
     adapted: Mapping[str, str] = field(default_factory=dict)
-    """Name -> how it was adapted."""
+    """Name of a tensor -> description of how the tensor was adapted."""
     missing: tuple[str, ...] = ()
     """Weights of the model that are not in the file; they are randomly initialized."""
     unexpected: tuple[str, ...] = ()

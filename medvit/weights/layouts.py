@@ -56,7 +56,8 @@ OTHER_NAMES = (
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"\.mlp\.weights_out\.", ".mlp.fc2."),
 )
-"""Names of transformers and of Hi-End-MAE without prefixes -> those of DINOv2; queries, keys and values numbered."""
+"""Pattern of a name in Hugging Face transformers or Hi-End-MAE -> name in DINOv2; queries, keys, values are numbered.
+"""
 PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 
 

@@ -45,7 +45,7 @@ class Study:
     refusals: tuple[Refusal, ...] = field(default=(), repr=False)
     num_unreadable: int = 0
     num_others: int = 0
-    """Other patients whose images have the same StudyInstanceUID."""
+    """Number of other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
         """Return the identifier of an image's series.

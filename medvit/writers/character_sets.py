@@ -30,7 +30,7 @@ SPELLINGS = {
     "GBK": "GBK",
     "GB2312": "ISO 2022 IR 58",
 }
-"""Nonstandard names that devices write, in capitals without punctuation, and their defined terms."""
+"""Nonstandard name that devices write, in capitals without punctuation -> DICOM defined term."""
 REPLACED = "\ufffd"
 """Replacement character of a decoder for bytes outside of the character set."""
 IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")

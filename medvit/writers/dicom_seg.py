@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
-"""Limit to which the number of the source series is reduced (modulo), and the step then added to it.
-
-A segmentation thus sorts after the series of its study.
-"""
+"""SeriesNumber of a segmentation: the number of the source series modulo the limit, plus the step."""
 
 
 def write_seg(
