@@ -75,5 +75,5 @@ def _print(name: str, lr: float, config: PretrainConfig) -> None:
     finally:
         Probe.read = plain  # type: ignore[method-assign]
     card = (folder / "model_card.md").read_text(encoding="utf-8").splitlines()
-    print(f"\n{name}, optim.lr={lr:g}: {len(spent)} readings, {sum(spent):.1f} of {whole:.1f} s")
+    print(f"\n{name}, optim.lr={lr:g}: {len(spent)} probe evaluations, {sum(spent):.1f} of {whole:.1f} s")
     print("\n".join(line for line in card if line.startswith(("- guard:", "- guard at"))))

@@ -54,8 +54,8 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
     The adapter may be of LoRA, DoRA, ExPLoRA or another method that huggingface/peft supports.
 
-    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model. This may be the public model that
-    training started from. It may also be the base model, which is written into the same folder:
+    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model. Either the public model that training
+    started from can be used, or the base model, which is written into the same folder:
     `timm.create_model("local-dir:FOLDER/base", pretrained=True)`. Modules that ExPLoRA trained fully are among
     `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
 

@@ -45,7 +45,7 @@ class GramConfig(Config):
 
     weight: Positive = 2.0
     """Weight of the Gram loss (DINOv3). This loss keeps the similarities between patches close to those of another
-    model, the anchor. It is used only if an option in gram is set.
+    model, the anchor. The Gram loss is used only if an option in gram is set.
     """
     start: Share = 0.5
     """Fraction of the training run after which the Gram loss is added."""

@@ -34,8 +34,8 @@ class LeJepaConfig(AgreementConfig):
     remaining weight (1 minus this one).
     """
     num_directions: Count = 256
-    """Number of random directions along which features are compared with a normal distribution. They are drawn again at
-    each step.
+    """Number of random directions along which features are compared with a normal distribution. New directions are
+    drawn at each step.
     """
 
     def build(self, backbone: Backbone) -> LeJepa:

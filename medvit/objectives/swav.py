@@ -56,8 +56,8 @@ class SwavConfig(AgreementConfig):
     projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
     prototypes: int | None = Field(default=None, ge=2)
     """Number of prototypes. Unset: the number in the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
-    images (slices and tiles count one by one), to the nearest power of two from 256 to 65536. It is at most the number
-    of images that are balanced together: those of a batch, over all devices, and of the queue.
+    images (slices and tiles count one by one), to the nearest power of two from 256 to 65536. At most the number of
+    images that are balanced together: a batch, over all devices, and the queue.
     """
     temperature: Positive = 0.1
     """Softmax temperature of the predicted assignment to prototypes."""

@@ -176,7 +176,7 @@ class AdaLora(Tuned):
     def _has_gradients(self) -> bool:
         """Return whether the step had finite gradients.
 
-        If a gradient outside of the adapter overflowed, clipping has set those of the adapter to zero.
+        If a gradient outside of the adapter overflowed, clipping has set the gradients of the adapter to zero.
         """
         gradients = [weight.grad for weight in self.backbone.parameters() if weight.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))

@@ -29,8 +29,8 @@ class Ia3Config(HubConfig):
     SwiGLU.
     """
     scaled_inputs: tuple[str, ...] = ("fc2",)
-    """Layers among `targets` whose inputs are scaled; for the others, the outputs are. fc2 reads the hidden features of
-    the MLP.
+    """Layers among `targets` whose inputs are scaled; in all other targets, the outputs are scaled. The inputs of fc2
+    are the hidden features of the MLP.
     """
 
     def settings(self, layers: Sequence[str]) -> Any:

@@ -43,8 +43,8 @@ class FinetuningOptions(TrainingOptions):
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
     positive: str = ""
-    """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Empty: the
-    positive class given to ingest.
+    """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
+    the positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
     """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or

@@ -54,7 +54,7 @@ class InitialModel:
 def start_from(
     checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
 ) -> InitialModel:
-    """Return the initial backbone and preprocessing: those of the checkpoint if there is one, else those of the config.
+    """Return the initial backbone and preprocessing, from the checkpoint if there is one, else from the config.
 
     A given `preprocess` replaces the preprocessing of the checkpoint.
 

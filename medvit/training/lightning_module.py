@@ -146,7 +146,7 @@ class TrainingModule(lightning.LightningModule):
         medvit.training.failed_step FILE` inspects them, and `replay` in that module prepares repeating the step.
 
         Raises:
-            TrainingError: If the sum is not finite; the weights are still those of the step before.
+            TrainingError: If the sum is not finite; the failed step has not changed the weights.
         """
         self._at = terms, batch
         total = torch.stack([value.float() for value in terms.values()]).sum()

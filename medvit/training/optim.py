@@ -20,7 +20,8 @@ log = logging.getLogger("medvit")
 ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
-"""Names of the second factors of LoRA, which are zero at the start; those of AdaLoRA are not, and have no `weight`."""
+"""Pattern of the names of LoRA's second factors, which are zero at the start; AdaLoRA's, which are not, do not match.
+"""
 UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts")
 """Names of tokens and positions, which have no weight decay."""
 CONTINUED: Mapping[str, object] = {
@@ -105,8 +106,8 @@ class OptimOptions(Config):
     """
     lora_b_scale: Positive | None = None
     """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
-    paper recommends 16, with a lower lr. It is ignored by adalora, whose factors are both random at the start. Unset:
-    1.
+    paper recommends 16, with a lower lr. adalora, whose factors are both random at the start, ignores this option.
+    Unset: 1.
     """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:

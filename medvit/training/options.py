@@ -79,7 +79,7 @@ class TrainingOptions(Config):
     def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:
         """Return the preprocessing of a training on the images of `manifest`, from the checkpoint `pretrained` if any.
 
-        Unset options are those of the checkpoint. Without a checkpoint, they are chosen for the data.
+        Unset options are taken from the checkpoint or, without one, chosen for the data.
         """
         return self.preprocess_over(
             choose_preprocess(manifest)

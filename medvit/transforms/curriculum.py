@@ -35,8 +35,8 @@ class CurriculumConfig(Config):
     to the standard deviation of the crop.
     """
     noise_side: Count | None = None
-    """Noise is added only to a square (2D) or cube (3D) within each crop. This is its side in pixels or voxels. Unset:
-    a random side, up to the whole crop.
+    """Side, in pixels or voxels, of the square (2D) or cube (3D) within each crop to which noise is added. Unset: a
+    random side, up to the whole crop.
     """
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:

@@ -61,8 +61,7 @@ class StainConfig(Config):
 class Stains:
     """Stains of each image: unit `vectors` (B, 3, 2) of hematoxylin and eosin, and their `strength` (B, 2).
 
-    `is_known` (B,) is True if the stains of an image could be measured; otherwise its stains are those of the
-    reference.
+    `is_known` (B,) is True if the stains of an image could be measured; otherwise, it has the stains of the reference.
     """
 
     vectors: Float[Tensor, "b 3 2"]

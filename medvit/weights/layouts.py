@@ -189,7 +189,7 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
     """Return the tensors with the bias of qkv split as in timm's DINOv3, if the model expects this.
 
-    The biases of queries and values become separate tensors; that of keys, which is zero, is dropped.
+    The biases of queries and values become separate tensors; the bias of keys, which is zero, is dropped.
     """
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:

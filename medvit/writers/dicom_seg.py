@@ -140,7 +140,8 @@ def present_labels(mask: Int[Array, "*s"]) -> list[int]:
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     """Return the mask as frames (frames, rows, columns) on the pixel grid of its source.
 
-    There is one frame per header of the source; for a multi-frame source, one per frame. They are in the same order.
+    There is one frame per header of the source or, for a multi-frame source, per frame of the source, in the same
+    order.
 
     Raises:
         GeometryError: If the mask is not on the pixel grid of the source.

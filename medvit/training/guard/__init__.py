@@ -49,8 +49,8 @@ class GuardConfig(Config):
     objectives that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score also drops.
     """
     entropy: Share = 0.1
-    """Entropy of the teacher's targets below which the guard acts at once, because the targets have collapsed. It is a
-    fraction of the largest possible entropy.
+    """Entropy of the teacher's targets, as a fraction of the largest possible entropy, below which the guard acts at
+    once, because the targets have collapsed.
     """
 
     @model_validator(mode="before")
@@ -205,7 +205,7 @@ class Guard:
     def _floor(self) -> ProbeReading | None:
         """Probe evaluation that new ones are compared with: the best previous one.
 
-        It is None if the best one is that of the random weights at the start.
+        The result is None if the best evaluation is the one of random initial weights.
         """
         return None if self.starts_random and self.best is self.start else self.best
 

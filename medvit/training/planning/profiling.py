@@ -123,7 +123,7 @@ def synchronize() -> None:
 
 
 def peak_bytes_held() -> int:
-    """Return the peak memory of the GPU; without a GPU, that of this process with all its libraries."""
+    """Return the peak memory of the GPU or, without one, of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

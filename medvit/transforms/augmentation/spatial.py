@@ -25,7 +25,7 @@ class SpatialAugmentation(Config):
     """Options of spatial augmentation."""
 
     rotation_degrees: Amount = 0.0
-    """Maximum rotation in degrees; for volumes, about each axis. It takes the voxel spacing into account, so that
+    """Maximum rotation in degrees; for volumes, about each axis. Rotations take the voxel spacing into account, so that
     shapes are preserved.
     """
     scale: Below = 0.0
