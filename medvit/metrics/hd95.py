@@ -33,8 +33,8 @@ def hd95(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float
 METRIC = MaskMetric(
     name="hd95",
     title="HD95",
-    meaning="HD95: the 95th percentile of the distances between the two surfaces or outlines; less is better. It is in "
-    "pixels if images have no physical scale.",
+    meaning="HD95: the 95th percentile of the distances between the two surfaces or outlines; lower is better. It is "
+    "in pixels if images have no physical scale.",
     higher_is_better=False,
     unit="mm",
     compute=lambda masks: hd95(masks.true, masks.found, masks.spacing),

@@ -35,7 +35,7 @@ def are_grades(classes: Sequence[str]) -> bool:
 METRIC = ClassMetric(
     name="kappa_quadratic",
     title="Quadratic kappa",
-    meaning="Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
+    meaning="Quadratic kappa: agreement in grade beyond chance; an error counts with the square of its size in grades.",
     higher_is_better=True,
     of_all=lambda found: quadratic_kappa(found.counts, [int(name) for name in found.classes]),
     applies=are_grades,

@@ -87,7 +87,7 @@ class EmbeddingStore:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the stored embeddings of a slide, given its name; None if they are missing or damaged."""
+        """Return the stored embeddings of a slide, given its name and number of tiles; None if missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None

@@ -174,7 +174,7 @@ class Model(nn.Module):
         return logits[inside].softmax(dim=1)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Yield crops of the training size, evenly spread so that they cover the image."""
+        """Yield the indices of crops of the training size, which are evenly spread and cover the image."""
         roi = self.config.roi or ()
         starts = []
         for side, window in zip(pixels.shape[2:], roi, strict=True):

@@ -130,8 +130,8 @@ def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig, backbone: Backbo
 def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
     """Return the image size for an export.
 
-    It is the requested size, else the training size, else the size for which the backbone has learned positions, else
-    the default.
+    The requested size (`asked`) comes first, then the training size, then the size for which the backbone has learned
+    positions, then the default.
     """
     learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
     known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)

@@ -166,7 +166,7 @@ class SlideTraining:
         return [load_file(_home(folder, member) / BEST) for member in range(len(self.members))], figures
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the best validation metric of each head and its step.
+        """Return texts for a summary: the best validation metric of each head, and the step of that metric.
 
         `figures` are the metrics that `train` returns.
         """

@@ -118,7 +118,7 @@ class TrainerConfig(Config):
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """Return the value of `auto` on this machine."""
+    """Return the precision, with `auto` replaced by its value on this machine."""
     if precision != "auto":
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

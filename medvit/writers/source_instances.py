@@ -107,7 +107,7 @@ def _check_frames(headers: Sequence[Dataset]) -> None:
 def _align(headers: Sequence[Dataset]) -> None:
     """Give all slices the orientation of the first slice.
 
-    They may differ within the tolerance of `series.volume`.
+    Orientations may differ within the tolerance of `series.volume`.
     """
     if PER_FRAME in headers[0]:
         _share(headers[0], "PlaneOrientationSequence")

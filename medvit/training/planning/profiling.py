@@ -101,7 +101,7 @@ def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
 
 
 def attention_on_cpu() -> dict[Any, Any]:
-    """FLOP formulas for torch's attention on a CPU, which torch's FLOP counter lacks."""
+    """Return FLOP formulas for torch's attention on a CPU, which torch's FLOP counter lacks."""
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
