@@ -40,7 +40,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Description for a table."""
+        """Description of the training, for a table."""
         return f"{self.objective.name}, ViT {self.backbone.size}, {self.batch} images"
 
     def views(self, device: torch.device) -> Views:

@@ -24,7 +24,7 @@ OFF = {"enabled": False}
 
 
 def run(data: Path, folder: Path) -> None:
-    """Print the verdict of the guard and the time share of its probe evaluations, per objective and learning rate."""
+    """Print the verdict of the guard and the time of its probe evaluations, for each objective and learning rate."""
     source, key = data / SOURCE, folder / "site.key"
     made = {
         "source": source,

@@ -35,9 +35,9 @@ class TileSpec(Config):
     """Size and scale of the tiles that a model was trained on."""
 
     size: Count
-    """Side in pixels."""
+    """Side of a tile in pixels."""
     mpp: Positive
-    """Microns per pixel."""
+    """Scale of a tile, in microns per pixel."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Overlap of neighboring tiles, as a fraction of their side."""
     min_tissue: Share = 0.1

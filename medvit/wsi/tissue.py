@@ -25,7 +25,9 @@ USUAL_GLASS = 245.0
 BRIGHT, COLORLESS = 180.0, 20.0
 """Gray levels: pixels that are darker, or whose channels differ by more, are not glass."""
 GRAY_SPREAD, GRAY_SHARE = 2, 0.01
-"""Gray levels between the channels of an image without color, and its share of pixels darker than glass."""
+"""Image without color: largest difference between its channels in gray levels, and least share of pixels darker than
+glass.
+"""
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
