@@ -46,8 +46,9 @@ class PublishedAverage:
     def for_center(self, length: RunLength) -> float:
         """Return the momentum of a center: the scaled one, but with a bounded horizon.
 
-        Every batch updates the center, also if a step accumulates several; the teacher follows once a step. The bound
-        is a hundredth of the batches, but at least 10. In a run of fewer than 100 batches, it is a tenth of them.
+        Every batch updates the center, even if a step accumulates several batches. The horizon is at most a hundredth
+        of the batches in the run or 10 batches, whichever is more; in a run of fewer than 100 batches, it is at most a
+        tenth of them.
         """
         run = length.in_batches
         longest = min(max(CENTER_SHARE * run.num_steps, CENTER_BATCHES), TEACHER_SHARE * run.num_steps)

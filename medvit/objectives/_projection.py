@@ -138,7 +138,7 @@ def head_file(part: str) -> str:
 
 
 class Projection(nn.Module):
-    """MLP, unit-norm embedding and, unless disabled, cosine similarities to unit-norm prototypes.
+    """Projection head: an MLP with unit-norm output and, unless disabled, cosine similarities to prototypes.
 
     Prototypes of unit norm correspond to the weight normalization with a fixed gain of 1 in Caron et al. (ICCV 2021).
     """

@@ -43,7 +43,7 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
     """Regularizer that spreads the features of a batch. kde: a kernel density, as in Virchow2. koleo: the one of the
     DINOv2 paper, whose gradient explodes if a batch contains near duplicates. coding_rate: the one of SimDINOv2. off:
-    none.
+    no regularizer.
     """
     regularizer_weight: Amount | None = None
     """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""

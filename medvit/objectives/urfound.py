@@ -1,8 +1,8 @@
 """Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): masked pixels, and masked words of label text.
 
 A masked autoencoder reconstructs the hidden patches at twice the resolution. The mean token of the visible patches is
-added to every token of a text with masked words, which can be predicted only from the image. A single encoder thus
-learns the meaning of labels, for photographs and for B-scans.
+added to every token of a text in which words are masked. These words can be predicted only from the image. A single
+encoder thus learns the meaning of labels, for photographs and for B-scans.
 """
 
 from __future__ import annotations

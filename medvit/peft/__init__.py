@@ -149,8 +149,8 @@ class PeftConfig(Config, ABC):
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
         """Prepare a backbone for continued training of the weights that this method trained before.
 
-        The backbone has these weights merged; `weights` contains them by name. The output of the backbone does not
-        change.
+        The backbone contains these weights in merged form; `weights` contains them by name. The output of the backbone
+        does not change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.

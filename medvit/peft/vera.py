@@ -23,7 +23,7 @@ SHARED = ("vera_A", "vera_B")
 class VeraConfig(HubConfig):
     """Train W + diag(b) B diag(d) A with fixed random A and B, and b = 0 at the start (Kopiczko et al., ICLR 2024).
 
-    All layers share A and B, of which each uses the rows and columns that fit its size. The adapter stores them once.
+    All layers share A and B; each layer uses the rows and columns that fit its size. The adapter stores them once.
     """
 
     name: Literal["vera"] = "vera"

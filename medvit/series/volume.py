@@ -63,8 +63,8 @@ def group(headers: Iterable[Header]) -> list[list[Header]]:
     Series of different patients or studies are never joined, whatever their UIDs.
 
     If (0020,000E) SeriesInstanceUID is missing, instances of one folder with equal size, orientation, spacing and
-    description form a series. Its identifier is derived from the contents (`"derived-"` and a hash), independently of
-    the location of the folder.
+    description form a series. The identifier of such a series is derived from the contents (`"derived-"` and a hash),
+    independently of the location of the folder.
     """
     found = list(headers)
     groups: dict[tuple[object, ...], list[Header]] = {}

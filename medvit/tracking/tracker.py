@@ -67,9 +67,9 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Tracker that writes a journal in the run's folder; a thread sends the journal to an MLflow store.
 
-    It waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s` each time. A
-    store that fails causes only one warning: the thread retries, and if records remain at the end, the command to send
-    them is logged.
+    The tracker waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s`
+    each time. A store that fails causes only one warning: the thread retries, and if records remain at the end, the
+    command to send them is logged.
     """
 
     wants_pictures = True

@@ -32,7 +32,8 @@ BORDERLESS = 0.985
 MIN_AGREEMENT = 0.9
 """Minimum intersection over union of the bright region and the disc fitted to its outline, within the frame.
 
-At `SEARCHED` pixels, 30 photographs of DRIVE have 0.97 or more, and of 1600 of RetinaMNIST all but 8 have 0.9 or more.
+At `SEARCHED` pixels, all 30 tested photographs of DRIVE have 0.97 or more, and 1592 of 1600 of RetinaMNIST have 0.9 or
+more.
 """
 MIN_OUTLINE = 12
 """Minimum number of outline points within the frame that are required to fit a disc."""

@@ -4,7 +4,7 @@ Supported layouts:
 
 - timm;
 - the official code of DINO, DINOv2 (with registers), DINOv3 and MAE, which both variants of RETFound use too;
-- DINOv2 in transformers, used by RAD-DINO and Phikon-v2;
+- DINOv2 in Hugging Face transformers, used by RAD-DINO and Phikon-v2;
 - Hi-End-MAE in 3D.
 
 In each layout, the weights may be the whole file or an entry of a training checkpoint (`teacher`, `student`, `model`),

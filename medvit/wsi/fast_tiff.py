@@ -1,4 +1,4 @@
-"""Fast reading of TIFF slides without OpenSlide, if both decoders return the same pixels.
+"""Fast reading of TIFF slides by tifffile instead of OpenSlide, if both decode the same pixels.
 
 OpenSlide paints each region on a transparent canvas; cutting the region out of decoded tiles is six times as fast. In a
 generic TIFF, OpenSlide reads only the first image, rotates each tile by itself, and supports few compressions. Generic

@@ -114,7 +114,7 @@ class Guard:
 
     `verdict` is the reason why the run ends early. If the initial weights are random, a falling score is reported, but
     it does not end the run, because early learning fluctuates. A collapse, or a rising reconstruction error, still ends
-    it.
+    the run.
     """
 
     def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
