@@ -40,7 +40,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Description for a table."""
+        """Description of the training, for a table."""
         return f"{self.objective.name}, ViT {self.backbone.size}, {self.batch} images"
 
     def views(self, device: torch.device) -> Views:
@@ -60,7 +60,7 @@ class Figures:
 
     images_s: float
     flop_s: float
-    """Multiplications and additions, forward and backward, two per multiply-add."""
+    """Floating-point operations per second, forward and backward; a multiply-add counts as two."""
     peak_bytes: int
 
 

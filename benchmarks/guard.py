@@ -24,7 +24,7 @@ OFF = {"enabled": False}
 
 
 def run(data: Path, folder: Path) -> None:
-    """Print the verdict of the guard and the time share of its probe evaluations, per objective and learning rate."""
+    """Print the verdict of the guard and the time of its probe evaluations, for each objective and learning rate."""
     source, key = data / SOURCE, folder / "site.key"
     made = {
         "source": source,
@@ -75,5 +75,5 @@ def _print(name: str, lr: float, config: PretrainConfig) -> None:
     finally:
         Probe.read = plain  # type: ignore[method-assign]
     card = (folder / "model_card.md").read_text(encoding="utf-8").splitlines()
-    print(f"\n{name}, optim.lr={lr:g}: {len(spent)} readings, {sum(spent):.1f} of {whole:.1f} s")
+    print(f"\n{name}, optim.lr={lr:g}: {len(spent)} probe evaluations, {sum(spent):.1f} of {whole:.1f} s")
     print("\n".join(line for line in card if line.startswith(("- guard:", "- guard at"))))

@@ -26,7 +26,7 @@ FAILED, WRONG_ARGUMENTS, SOME_ITEMS_FAILED, INTERRUPTED = 1, 2, 3, 130
 SHOWN_FAILURES = 10
 OPTIONS = ("--help", "--debug", "--version")
 RENAMED = {"unite": "merge"}
-"""Earlier names of stages."""
+"""Earlier name of a stage -> its present name."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Entry:
     summary: str
     example: str
     outcome: str = "failed"
-    """Description of the lines that cause exit status 3."""
+    """Words after the number of failures in the message of exit status 3, such as `failed`."""
     prints_them: bool = False
     """Whether the stage prints its failure lines itself."""
     before: str = ""
-    """Words before the configuration."""
+    """Words before `[CONFIG.yaml]` in the usage line of the help."""
     first: tuple[str, ...] = ()
     """Most important options, which help shows first."""
 

@@ -43,8 +43,8 @@ class AuditConfig(StageConfig):
     ignore: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
     """Words that are not searched for, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file from which pseudonyms are computed. It is needed to distinguish shifted dates in the copy from original
-    dates.
+    """Key file from which pseudonyms are computed. The audit needs the key to distinguish shifted dates in the copy
+    from original dates.
     """
     labels: tuple[Path, ...] = Field(default=(), json_schema_extra={"private": True})
     """Tables stored outside the source that were used for the dataset, such as the table of labels. Their contents are

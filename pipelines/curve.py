@@ -44,7 +44,9 @@ from medvit.training.trainer import TrainerConfig
 log = logging.getLogger("medvit")
 
 SETTINGS, TRIED, RUNS, LINES = "settings.json", "tried.csv", "runs.csv", "curve.json"
-"""Choices settings, written before a test label is read; scores on training patients; scores of draws; all figures."""
+"""Files of a curve: chosen settings, written before any test label is read; scores of tuning; scores of all draws;
+points of the curve.
+"""
 
 
 class CurveConfig(CurveOptions, StageConfig):

@@ -31,11 +31,11 @@ CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "descrip
 FROM_FOLDERS = {"from_folders": "folder"}
 NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES, NEW_EYES = 4, 6, 4, 3
 UNLABELED_SEED, NEW_SEED = 500, 1000
-"""Seeds of images without labels and of new studies, which no other image is drawn from."""
+"""Seeds of the unlabeled images and of the new studies, different from those of all other images."""
 NUM_OCT = 6
 """Number of patients with OCT of both eyes."""
 SLIDE_SHAPE = (640, 768)
-"""Side of the training slides in pixels, as for small biopsies; new ones are larger."""
+"""Sides of the training slides in pixels, as for small biopsies; new slides are larger."""
 
 VOLUMES: Tree = {
     "preprocess": {"kind": "volume", "intensity": {"method": "window", "window_center": 60, "window_width": 400}},
@@ -67,7 +67,7 @@ DECODER: Tree = {"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4}
 TILES: Tree = {"magnification": "20x", "size": 128}
 SLIDE_PATIENT = r"(patient-\d+)"
 SPLITS: Tree = {"val": 0.15, "test": 0.3}
-"""Fractions of patients for slides and eyes, of which there are fewer patients than of radiographs."""
+"""Fractions of patients in the splits of slides and eyes, which have fewer patients than the radiographs."""
 
 
 class DemoConfig(StageConfig):

@@ -176,7 +176,7 @@ def _inputs(config: FinetuneConfig, run: Run) -> tuple[Manifest, Checkpoint | No
 def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) -> str:
     """Return the positive class of two classes: the requested one, else the one stored in the dataset.
 
-    If neither is set, this is logged.
+    If neither is set, a note is logged and the result is empty.
 
     Raises:
         ConfigError: If the requested one is not one of two classes.

@@ -126,7 +126,7 @@ class IngestConfig(StageConfig):
 
     @property
     def title(self) -> str:
-        """Name of the dataset: the given name, else that of the dataset to update, else that of the folder."""
+        """Name of the dataset: the given name, else the name of the dataset to update, else the name of the folder."""
         if self.name is None and self.update is not None:
             return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)

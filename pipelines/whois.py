@@ -19,7 +19,7 @@ PSEUDONYM = r"^[a-z]-[0-9a-f]{8,}$"
 
 
 class WhoisConfig(Config):
-    """Options of whois."""
+    """Options of `medvit whois`."""
 
     pseudonym: Annotated[str, Field(pattern=PSEUDONYM)]
     """Pseudonym of a patient, study, series, image or file, such as s-0123456789ab. The prefix `pseudonym=` may be

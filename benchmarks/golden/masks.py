@@ -49,7 +49,7 @@ NEW_INSTANCES = (
     "ContributionDateTime",
 )
 ELEMENTS = {"predictions/": NEW_INSTANCES}
-"""Beginning of a path -> DICOM elements that are set to the present or drawn at random in the files there."""
+"""Beginning of a path -> DICOM elements that, in the files there, depend on the current time or are random."""
 
 STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", re.MULTILINE)
 """Keyed hashes in .jsonl files that cover the source code of medvit: they change with every change of the code
@@ -57,7 +57,7 @@ STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", 
 """
 
 METADATA = ("metadata medvit_card", "metadata medvit_tiles.facts.state")
-"""Places of similar hashes in the metadata of a table: for the card, and for the tiles of a slide."""
+"""Places in the metadata of a table with hashes such as those of `STATES`: of the card, and of the tiles of a slide."""
 
 RUN_TABLES: Mapping[str, str] = {
     # Times of a metric and of a run come from the clock; identifiers are random.

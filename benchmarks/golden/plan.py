@@ -28,7 +28,7 @@ SUBSETS: Mapping[str, tuple[str, ...]] = {
 """Folder in `in/` -> patterns of files and folders of real data, which keep their paths in it."""
 
 NUM_SHORTENED = 80
-"""Images of each split of an .npz file to keep."""
+"""Number of images to keep of each split of an .npz file."""
 
 VIT = "backbone.width=48 backbone.depth=2 backbone.heads=3"
 VIT_2D, VIT_3D = f"{VIT} backbone.patch_size=7", f"{VIT} backbone.patch_size=8"

@@ -41,11 +41,11 @@ LengthUnit = Literal["mm", "px"]
 UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 """Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
-"""Prefix for the name of a metric over patients, in addition to the metric over images."""
+"""Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
 RESERVED = ("truth", "p", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
 LAST = 1000
-"""Default position of a metric in lists."""
+"""Position in lists of a metric that does not set one: after all others."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Classified:
     """True classes (N,) and predicted probabilities (N, L) of N images.
 
     If there are two classes, `positive` is the index of the positive one. The predicted class of an image is the most
-    probable one. If there are two, it is the class with a probability above 0.5.
+    probable one; of two classes, the one with a probability above 0.5.
     """
 
     truth: Int[Array, "n"]
@@ -73,7 +73,7 @@ class Classified:
 
     @cached_property
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
-        """Number of cases and controls at each distinct probability, in ascending order, for each of `targets`."""
+        """For each of `targets`, numbers of cases and controls at each distinct probability, in ascending order."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
 
     @property
@@ -95,24 +95,25 @@ class MaskPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Name of a metric, and its explanation for readers of a report."""
+    """Base of metrics: key, title, and explanation for readers of a report."""
 
     name: str
-    """Its key in `metrics.json`, unless it has a unit."""
+    """Key in `metrics.json`, without the suffix for the unit."""
     title: str
-    """Its name in words."""
+    """Name of the metric in words."""
     meaning: str
-    """Meaning, in a sentence for readers who rarely use it."""
+    """Explanation in one sentence, for readers who rarely use the metric."""
     higher_is_better: bool | None
     """Whether higher is better; None if the best value is between the extremes."""
     unit: Literal["", "mm", "ml"] = ""
-    """Unit, the suffix of its key: mm becomes px for images without a physical scale, ml requires a scale."""
+    """Unit of the values, appended to the key. If an image has no physical scale, mm becomes px; ml requires a scale.
+    """
     place: int = LAST
-    """Metrics are listed by ascending position, ties by name."""
+    """Position in lists, which are sorted by ascending position, then by name."""
 
     task: ClassVar[Literal["classification", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
-    """Whether the metric is computed per image (a report has the mean), or over all images together."""
+    """Whether the metric is computed per image (reports then show the mean) instead of over all images together."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!patient_)[a-z][a-z0-9_]*", self.name) or self.name in RESERVED:
@@ -122,7 +123,7 @@ class Metric:
             )
 
     def key(self, unit: LengthUnit = "mm") -> str:
-        """Return the key of the metric in `metrics.json`, with the unit of lengths."""
+        """Return the key of the metric in `metrics.json`; `unit` replaces mm if the metric is a length."""
         own = unit if self.unit == "mm" else self.unit
         return f"{self.name}_{own}" if own else self.name
 
@@ -140,20 +141,20 @@ class ClassMetric(Metric):
     is_per_image = False
 
     of_all: Callable[[Classified], float] | None = None
-    """Value over all classes; over `targets` for a metric of one class against the rest."""
+    """Function that computes one value over all classes, or over `targets` for a one-vs-rest metric."""
     of_each: Callable[[Classified], Float[Array, "l"]] | None = None
-    """Values (L,) of each class against the rest, for more than two classes."""
+    """Function that computes the values (L,) of each class against the rest; used for more than two classes."""
     applies: Callable[[Sequence[str]], bool] = lambda _classes: True
-    """Whether `of_all` makes sense for classes with these names."""
+    """Function that returns whether `of_all` makes sense for classes with the given names."""
     is_of_positive: bool = False
     """Whether the value depends on which of two classes is positive."""
     in_breakdowns: bool = False
-    """Whether a report shows the metric for each aggregation level and stratum; `metrics.json` has all."""
+    """Whether reports show the metric for each aggregation level and stratum; `metrics.json` has it in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMetric(Metric):
-    """Segmentation metric, computed per image and class; an image for which it is NaN does not count."""
+    """Segmentation metric, computed per image and class; the mean skips images for which it is NaN."""
 
     task = "segmentation"
     is_per_image = True
@@ -191,7 +192,7 @@ def metrics(kind: type[MetricT]) -> tuple[MetricT, ...]:
 
 
 def keys_of(kind: type[Metric]) -> frozenset[str]:
-    """Return all keys of metrics of a type."""
+    """Return the keys that metrics of a type can have in `metrics.json`."""
     return frozenset(key for metric in metrics(kind) for key in metric.keys)
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def boxed(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> tuple[Tensor, Tensor]:
-    """Return prediction and truth (1, 1, *T), cropped to their common bounding box, which contains all surfaces.
+    """Return prediction (`given`) and truth as tensors (1, 1, *T), cropped to their common bounding box.
 
-    The box has a margin of one voxel, so that surfaces at its faces are inside it too.
+    The box has a margin of one voxel, so that it contains all surfaces.
     """
     import torch
 

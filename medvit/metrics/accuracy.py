@@ -20,7 +20,8 @@ def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
 METRIC = ClassMetric(
     name="accuracy",
     title="Accuracy",
-    meaning="Accuracy: the share of images that are given their class; it rewards choosing the most frequent one.",
+    meaning="Accuracy: the share of images whose class is predicted correctly; always predicting the most frequent "
+    "class can score high.",
     higher_is_better=True,
     of_all=lambda found: accuracy(found.truth, found.chosen),
     in_breakdowns=True,

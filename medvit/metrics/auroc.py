@@ -53,7 +53,8 @@ def mean_auroc(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> fl
 METRIC = ClassMetric(
     name="auroc",
     title="AUROC",
-    meaning="AUROC: chance that a case scores above a control; of several classes, the mean of one against the rest.",
+    meaning="AUROC: chance that a case scores above a control; for more than two classes, the mean over the classes, "
+    "each against the rest.",
     higher_is_better=True,
     of_all=lambda found: float(np.mean([area(*counts) for counts in found.by_score])),  # undefined where one is
     of_each=lambda found: np.array([area(*counts) for counts in found.by_score]),

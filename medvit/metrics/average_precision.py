@@ -33,8 +33,8 @@ def mean_precision(cases: Float[Array, "t"], controls: Float[Array, "t"]) -> flo
 METRIC = ClassMetric(
     name="average_precision",
     title="Average precision",
-    meaning="Average precision: the area under the precision-recall curve; by chance it is the share of cases. Of "
-    "several classes, the mean of one against the rest.",
+    meaning="Average precision: the area under the precision-recall curve; by chance it is the share of cases. For "
+    "more than two classes, the mean over the classes, each against the rest.",
     higher_is_better=True,
     of_all=lambda found: float(np.mean([mean_precision(*counts) for counts in found.by_score])),
     is_of_positive=True,

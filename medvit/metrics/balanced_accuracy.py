@@ -37,7 +37,7 @@ def balanced_accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
 METRIC = ClassMetric(
     name="balanced_accuracy",
     title="Balanced accuracy",
-    meaning="Balanced accuracy: the mean of the sensitivities of the classes; rare ones count as much as others.",
+    meaning="Balanced accuracy: the mean of the sensitivities of the classes; rare classes count as much as others.",
     higher_is_better=True,
     of_all=lambda found: float(np.mean(sensitivity(found.counts))),  # undefined where a class has no image
     in_breakdowns=True,

@@ -1,7 +1,7 @@
 """Brier score, the squared distance of probabilities from the truth: 0 to 2, lower is better.
 
-It applies to classification: the squared distances over all classes, averaged over images (Brier, Monthly Weather
-Review 1950). For two classes it is twice the score of class 1 alone.
+It applies to classification. Squared differences are summed over the classes and averaged over images (Brier, Monthly
+Weather Review 1950). For two classes it is twice the score of class 1 alone.
 """
 
 from __future__ import annotations

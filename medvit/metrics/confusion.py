@@ -14,6 +14,6 @@ def confusion_matrix(truth: Int[Array, "n"], chosen: Int[Array, "n"], num_classe
 
 
 def ratio(part: Int[Array, "l"], whole: Int[Array, "l"]) -> Float[Array, "l"]:
-    """Divide counts elementwise; NaN if the total is 0."""
+    """Divide `part` by `whole`, element by element; NaN where `whole` is 0."""
     with np.errstate(invalid="ignore"):
         return part / whole

@@ -46,7 +46,7 @@ def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes
 
 
 def mean_dice(intersection: Counts, total: Counts) -> float:
-    """Compute the mean Dice over all images and classes, skipping classes that neither mask of an image contains.
+    """Compute the mean Dice over all images and classes, skipping classes that are in neither mask of an image.
 
     The result is NaN if all classes are skipped.
     """
@@ -57,7 +57,8 @@ def mean_dice(intersection: Counts, total: Counts) -> float:
 METRIC = MaskMetric(
     name="dice",
     title="Dice",
-    meaning="Dice: twice the overlap over the sum of both; of several classes, the mean of each image over them.",
+    meaning="Dice: twice the overlap of two masks, divided by the sum of their sizes; for several classes, the mean "
+    "over the classes of each image.",
     higher_is_better=True,
     compute=lambda masks: dice(masks.true, masks.found),
     place=10,

@@ -37,7 +37,8 @@ def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> l
 METRIC = ClassMetric(
     name="ece",
     title="Expected calibration error",
-    meaning="Expected calibration error: how far probabilities are from frequencies on average; 0 is best.",
+    meaning="Expected calibration error: the mean difference between predicted probabilities and observed frequencies; "
+    "0 is best.",
     higher_is_better=False,
     of_all=lambda found: expected_calibration_error(found.truth, found.probabilities),
     place=70,

@@ -1,7 +1,7 @@
 """Effective rank, the number of directions that features use: from 1, higher is better.
 
 It measures representations, over all images (Roy and Vetterli, EUSIPCO 2007), without labels, as RankMe does (Garrido
-et al., ICML 2023). As there, features are not centered, so identical features have rank 1.
+et al., ICML 2023). As in RankMe, features are not centered, so identical features have rank 1.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from medvit.metrics import ClassMetric
 
 
 def f1_macro(counts: Int[Array, "l l"]) -> float:
-    """Compute the mean F1 over the classes that occur in truth or prediction; NaN without images."""
+    """Compute the mean F1 of a confusion matrix over the classes in truth or prediction; NaN without images."""
     members = counts.sum(axis=0) + counts.sum(axis=1)
     occurs = members > 0
     return float((2.0 * np.diag(counts)[occurs] / members[occurs]).mean()) if occurs.any() else float("nan")

@@ -1,8 +1,9 @@
 """Hausdorff distance, 95th percentile (HD95), of the surfaces of two masks: from 0, lower is better.
 
-It applies to segmentation, per image and class; it is computed by MONAI, in the unit of the spacing. It is NaN if both
-masks are empty. If only one is empty, it is the diagonal of the image, because a missed structure must not improve the
-mean. Distance: Huttenlocher et al. (IEEE TPAMI 1993); percentile: as in BraTS (Menze et al., IEEE TMI 2015).
+It applies to segmentation, per image and class; it is computed by MONAI, in the unit of the spacing. The value is NaN
+if both masks are empty. If only one is empty, the value is the diagonal of the image, because a missed structure must
+not improve the mean. Distance: Huttenlocher et al. (IEEE TPAMI 1993); percentile: as in BraTS (Menze et al., IEEE TMI
+2015).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def hd95(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float
 METRIC = MaskMetric(
     name="hd95",
     title="HD95",
-    meaning="HD95: the 95th percentile of the distances between the two surfaces or outlines; less is better. It is in "
-    "pixels if images have no physical scale.",
+    meaning="HD95: the 95th percentile of the distances between the two surfaces or outlines; lower is better. It is "
+    "in pixels if images have no physical scale.",
     higher_is_better=False,
     unit="mm",
     compute=lambda masks: hd95(masks.true, masks.found, masks.spacing),

@@ -17,8 +17,8 @@ from medvit.metrics import ClassMetric
 def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
     """Compute kappa of a confusion matrix, where an error is weighted by the square of its size in grades.
 
-    `grades` are the numbers of the classes. The result is NaN if chance agreement is perfect, as for images of a single
-    grade.
+    `grades` are the class names as numbers, in the order of the rows. The result is NaN if chance agreement is perfect,
+    as for images of a single grade.
     """
     grade = np.array(grades)
     cost = np.square(grade[:, None] - grade[None, :])
@@ -35,7 +35,7 @@ def are_grades(classes: Sequence[str]) -> bool:
 METRIC = ClassMetric(
     name="kappa_quadratic",
     title="Quadratic kappa",
-    meaning="Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
+    meaning="Quadratic kappa: agreement in grade beyond chance; an error counts with the square of its size in grades.",
     higher_is_better=True,
     of_all=lambda found: quadratic_kappa(found.counts, [int(name) for name in found.classes]),
     applies=are_grades,

@@ -27,7 +27,8 @@ def mean_cosine(features: Float[Tensor, "n d"]) -> float:
 METRIC = FeatureMetric(
     name="mean_cosine",
     title="mean cosine",
-    meaning="Mean cosine: how similar two images are to the backbone; 1 if all images are alike.",
+    meaning="Mean cosine: how similar the features of two images are on average; 1 if all images have the same "
+    "features.",
     higher_is_better=False,
     compute=mean_cosine,
 )

@@ -34,7 +34,7 @@ def nsd(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float,
 METRIC = MaskMetric(
     name="nsd",
     title="Normalized surface Dice",
-    meaning="Normalized surface Dice: the share of both surfaces within the tolerance of the other.",
+    meaning="Normalized surface Dice: the share of both surfaces that is within the tolerance of the other surface.",
     higher_is_better=True,
     compute=lambda masks: nsd(masks.true, masks.found, masks.spacing, masks.tolerance),
     place=30,

@@ -1,4 +1,4 @@
-"""Sensitivity (recall) of a class, the fraction of its images predicted as it: 0 to 1, higher is better.
+"""Sensitivity (recall) of a class, the fraction of its images that are predicted correctly: 0 to 1, higher is better.
 
 It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
 """
@@ -14,15 +14,15 @@ from medvit.metrics.confusion import ratio
 
 
 def sensitivity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute, for each class, the fraction of its images that are predicted as it; NaN for a class without images."""
+    """Compute the sensitivity of each class from a confusion matrix; NaN for a class without images."""
     return ratio(np.diag(counts), counts.sum(axis=1))
 
 
 METRIC = ClassMetric(
     name="sensitivity",
     title="Sensitivity",
-    meaning="Sensitivity: the share of images of a class, of two the positive one, that are given it. An image is "
-    "given its most probable class: of two, the one above 0.5.",
+    meaning="Sensitivity: the share of images of a class that are predicted as this class; with two classes, the class "
+    "is the positive one. The predicted class is the most probable one: of two, the one above 0.5.",
     higher_is_better=True,
     of_all=lambda found: float(sensitivity(found.counts)[found.positive]),
     of_each=lambda found: sensitivity(found.counts),

@@ -1,6 +1,7 @@
-"""Specificity of a class, the fraction of the images of other classes not predicted as it: 0 to 1, higher is better.
+"""Specificity of a class: the fraction of images of other classes that are not predicted as this class.
 
-It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
+Its range is 0 to 1; higher is better. It applies to classification, over all images, each class against the others
+(Yerushalmy, Public Health Reports 1947).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from medvit.metrics.confusion import ratio
 
 
 def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute, for each class, the fraction of the images of other classes that are not predicted as this class.
+    """Compute the specificity of each class from a confusion matrix.
 
     The result is NaN for a class if all images belong to it.
     """
@@ -26,7 +27,8 @@ def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
 METRIC = ClassMetric(
     name="specificity",
     title="Specificity",
-    meaning="Specificity: the share of images of other classes that are not given a class, of two the positive one.",
+    meaning="Specificity: the share of images outside a class that are not predicted as this class; with two classes, "
+    "the class is the positive one.",
     higher_is_better=True,
     of_all=lambda found: float(specificity(found.counts)[found.positive]),
     of_each=lambda found: specificity(found.counts),

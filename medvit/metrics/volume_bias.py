@@ -20,7 +20,7 @@ def volume_bias(true_ml: Float[Array, "n"], found_ml: Float[Array, "n"]) -> floa
 METRIC = VolumeMetric(
     name="volume_bias",
     title="Found - true volume",
-    meaning="Found - true volume: the mean of the differences; 0 is best, and errors both ways cancel out.",
+    meaning="Found - true volume: the mean of the differences; 0 is best, but errors in both directions cancel out.",
     higher_is_better=None,
     unit="ml",
     compute=volume_bias,

@@ -44,7 +44,7 @@ class Embeddings:
     num_tiles: int
     width: int
     offset: int
-    """Bytes before the first row."""
+    """Position of the first row in the file, in bytes."""
     device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class EmbeddingStore:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the stored embeddings of the slide with a name; None if they are missing or damaged."""
+        """Return the stored embeddings of a slide, given its name and number of tiles; None if missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None

@@ -15,14 +15,16 @@ PREFIX = "members."
 
 
 class Ensemble(nn.Module):
-    """Models with the same classes and windows, from different folds or seeds."""
+    """Models with the same classes and the same sliding window, from different folds or seeds."""
 
     def __init__(self, config: ModelConfig, members: Sequence[Model]) -> None:
         super().__init__()
         self.config = config
         self.members = nn.ModuleList(members)
         self.active: tuple[int, ...] = tuple(range(len(members)))
-        """Models that predict, by number from 0. A subset of them gives out-of-fold predictions."""
+        """Indices (from 0) of the models whose probabilities are averaged. Out-of-fold predictions use a subset of the
+        models.
+        """
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Ensemble:

@@ -52,7 +52,7 @@ class ModelConfig(Config):
     classes: tuple[str, ...]
     """Class names in the order of the logits; of a segmentation, the first is the background."""
     label: str = ""
-    """Key of the manifest's labels that a classification predicts."""
+    """Name of the manifest label to predict; only for classification."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -66,13 +66,15 @@ class ModelConfig(Config):
     largest_components: tuple[str, ...] = ()
     """Classes of which only the largest connected component of a predicted mask is kept, as chosen on the val split."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
-    """Series of a study that it applies to."""
+    """Series of a study that the model applies to."""
     values: ValuesConfig | None = None
-    """Pixel values of DICOM files that it was trained on. Unset: made by a version that did not record them."""
+    """Conversion of DICOM pixel values that was used in training. Unset: the model was made by a version that did not
+    record it.
+    """
     members: Count = 1
     """Number of models in the ensemble, whose probabilities are averaged."""
     slices: SlicesConfig | None = None
-    """Cutting of volumes into slices that it predicts individually; None for a model of images or whole volumes."""
+    """Cutting of volumes into slices, which the model predicts one by one. None: a model of images or whole volumes."""
 
 
 class Model(nn.Module):
@@ -197,7 +199,7 @@ class Model(nn.Module):
         return logits[inside].softmax(dim=1)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Yield crops of the training size, evenly spread so that they cover the image."""
+        """Yield the indices of crops of the training size, which are evenly spread and cover the image."""
         roi = self.config.roi or ()
         starts = []
         for side, window in zip(pixels.shape[2:], roi, strict=True):

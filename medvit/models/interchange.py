@@ -26,7 +26,7 @@ from medvit.peft import HubAdapter, OptionalPeftChoice
 TIMM_WEIGHTS, TIMM_CONFIG = "model.safetensors", "config.json"
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BASE = "base"
-"""Folder beside an adapter with the timm model that it belongs to."""
+"""Folder inside an exported adapter, with the timm model that the adapter applies to."""
 IMAGE_SIDE = 224
 
 
@@ -54,8 +54,8 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
     The adapter may be of LoRA, DoRA, ExPLoRA or another method that huggingface/peft supports.
 
-    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model. This may be the public model that
-    training started from. It may also be the base model, which is written into the same folder:
+    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model. Either the public model that training
+    started from can be used, or the base model, which is written into the same folder:
     `timm.create_model("local-dir:FOLDER/base", pretrained=True)`. Modules that ExPLoRA trained fully are among
     `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
 
@@ -130,8 +130,8 @@ def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig, backbone: Backbo
 def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
     """Return the image size for an export.
 
-    It is the requested size, else the training size, else the size for which the backbone has learned positions, else
-    the default.
+    The requested size (`asked`) comes first, then the training size, then the size for which the backbone has learned
+    positions, then the default.
     """
     learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
     known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)

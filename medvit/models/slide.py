@@ -26,7 +26,7 @@ from medvit.records import Row
 from medvit.wsi.tiles import TileFlag, TileGrid
 
 SAME_SCALE = 1.15
-"""Largest ratio of tile scales: ingest reads a level of the slide within 5 % of the requested scale."""
+"""Ratio of microns per pixel up to which two tile grids count as equal in scale (ingest deviates by up to 5 %)."""
 CHUNK = 4096
 """Maximum number of embeddings of a slide in memory at once."""
 
@@ -35,9 +35,9 @@ class TileSpec(Config):
     """Size and scale of the tiles that a model was trained on."""
 
     size: Count
-    """Side in pixels."""
+    """Side of a tile in pixels."""
     mpp: Positive
-    """Microns per pixel."""
+    """Scale of a tile, in microns per pixel."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Overlap of neighboring tiles, as a fraction of their side."""
     min_tissue: Share = 0.1
@@ -67,23 +67,23 @@ class SlideModelConfig(Config):
     backbone: BackboneChoice
     """Vision transformer that embeds tiles."""
     peft: PeftChoice = Field(default={"name": "frozen"}, validate_default=True)
-    """Adaptation of the backbone in fine-tuning: frozen."""
+    """Adaptation of the backbone in fine-tuning: always frozen."""
     head: HeadChoice
     """Head, from embeddings to logits."""
     members: Count
     """Number of heads, trained from different seeds; their logits are averaged."""
     features: Features
-    """Tokens of a tile in its embedding."""
+    """Tokens of a tile that form its embedding."""
     tiles: TileSpec
-    """Tiles that it was trained on."""
+    """Tiles that the model was trained on."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
     label: str
-    """Key of the manifest's labels that it predicts."""
+    """Name of the manifest label to predict."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
-    """Series of a study that it applies to."""
+    """Series of a study that the model applies to."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class WholeBag:
 
 
 class BagModel(nn.Module):
-    """Slide head in training; its inputs are precomputed embeddings of tiles."""
+    """Slide head in training; its inputs are bags, the precomputed embeddings of the tiles of slides."""
 
     depth = 0
 
@@ -115,7 +115,7 @@ class BagModel(nn.Module):
         self.head: BagHead = config.head.build_for_bags(width, len(config.classes))
 
     def forward(self, tiles: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"]) -> Float[Tensor, "b l"]:
-        """Return the logits of a batch of bags."""
+        """Return the logits of a batch of padded bags; `present` is False at padding."""
         return self.head.read(tiles, present).logits
 
     @torch.no_grad()
@@ -133,8 +133,8 @@ class SlideReading:
     """Prediction for one slide, with attention.
 
     `maps` (K, N) has an attention map for each attention head of each ensemble member. A map sums to 1 over the tiles,
-    and `attention` (N,) is the mean of the maps. `scores` (N, L) are the probabilities of each tile, read as a slide of
-    one tile. `members` (M, L) are the probabilities of the slide according to each ensemble member.
+    and `attention` (N,) is the mean of the maps. `scores` (N, L) are the probabilities of each tile, as if it were the
+    only tile of the slide. `members` (M, L) are the probabilities of the slide according to each ensemble member.
     """
 
     probabilities: Float[Array, "l"]

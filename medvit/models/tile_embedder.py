@@ -37,9 +37,11 @@ from medvit.wsi.tiles import TileGrid
 log = logging.getLogger("medvit")
 
 Features = Literal["class_mean", "class", "mean"]
-"""Tokens of a tile in its embedding: its class token (Phikon-v2), the mean of its patches, or both (Virchow2)."""
+"""Embedding of a tile. class: the class token (Phikon-v2). mean: the mean of the patch tokens. class_mean: both
+(Virchow2).
+"""
 OpenRow = Callable[[Row], Slide]
-"""Opener of the slide of a row, in any process, which keeps it open there."""
+"""Function that opens the slide of a manifest row. Each process can call it; the slide then remains open there."""
 
 
 class TileLoaderConfig(Config):
@@ -92,7 +94,7 @@ class Embedder:
 
     @property
     def facts(self) -> Tree:
-        """Readable description of the inputs that determine the embeddings."""
+        """Readable description of everything that determines the embeddings: weights, preprocessing and tokens."""
         return {"features": self.features, "width": self.width, "preprocess": self.preprocess.tree()}
 
     @torch.inference_mode()

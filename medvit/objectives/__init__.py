@@ -28,7 +28,10 @@ MASK_TOKEN = "mask_token.safetensors"
 
 @dataclass(frozen=True)
 class Twin:
-    """Second backbone for the other dimensionality (2D or 3D), with shared blocks, and options of its crops."""
+    """Second backbone, for images of the other dimensionality (2D or 3D), with options for its crops.
+
+    It shares its blocks with the first backbone.
+    """
 
     backbone: Backbone
     views: ViewsConfig
@@ -40,13 +43,16 @@ class Objective(nn.Module, ABC):
     backbone: Backbone
     """Backbone to save after training."""
     views: ViewsConfig
-    """Crops that it requires."""
+    """Crops that the objective requires."""
     judged_by: Literal["neighbors", "reconstruction"] = "neighbors"
-    """Probe of the guard: nearest neighbors of class tokens, or, if that token has no loss and neighbors are
-    uninformative, as in MAE, a linear probe and the loss on pixels of the probe.
+    """Measure by which the guard evaluates the backbone after each epoch. neighbors: nearest-neighbor classification by
+    class tokens. reconstruction: a linear probe and the reconstruction error, for objectives without a loss on class
+    tokens, such as MAE.
     """
     twin: Twin | None = None
-    """Backbone and crops for images of the other rank in the same run, in alternating batches. Unset by default."""
+    """Backbone and crops for images of the other dimensionality (2D or 3D), if a run trains on both in alternating
+    batches.
+    """
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
@@ -92,9 +98,10 @@ class ObjectiveConfig(Config, ABC):
     name: str
 
     OPTIM: ClassVar[Mapping[str, object]] = {}
-    """Optimizer options (`optim.*`) for training from scratch, if other than those of fine-tuning."""
+    """Optimizer options (`optim.*`) for pretraining from scratch, where they differ from the defaults of fine-tuning.
+    """
     HAS_TEACHER: ClassVar[bool] = False
-    """Whether it belongs to the DINO family: a student is trained on the outputs of a teacher."""
+    """Whether the objective belongs to the DINO family: a student is trained on the outputs of a teacher."""
 
     @property
     def has_new_head(self) -> bool:
@@ -109,7 +116,7 @@ class ObjectiveConfig(Config, ABC):
         return self
 
     def fitted(self, length: RunLength) -> Self:
-        """Return the options with values for unset options that depend on the length of the run."""
+        """Return a copy in which unset options that depend on the length of the run have values."""
         return self
 
     @abstractmethod

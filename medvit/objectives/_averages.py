@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from medvit.types import RunLength
 
 TEACHER_SHARE = 0.1
-"""Largest horizon of a teacher, as a fraction of the steps.
+"""Largest horizon of a teacher's moving average, as a fraction of the steps; the horizon is 1 / (1 - momentum).
 
-With a momentum that rises to 1 along a cosine, the weights of the first step then have a weight of exp(-5) at the end.
+With a momentum that rises to 1 along a cosine, the initial weights then contribute exp(-5) to the final average.
 """
 CENTER_SHARE = 0.01
-"""Largest horizon of a center, as a fraction of the batches, or `CENTER_BATCHES` if that is more: it starts at zero."""
+"""Largest horizon of the center's moving average, as a fraction of the batches, but at least `CENTER_BATCHES`.
+
+A center starts at zero, from which a long horizon would hardly move it.
+"""
 CENTER_BATCHES = 10
-"""Horizon of the published center, momentum 0.9."""
+"""Horizon of the published center in batches: 1 / (1 - 0.9)."""
 
 
 @dataclass(frozen=True)
 class PublishedAverage:
-    """Momentum of a published recipe, and the number of images per step in that recipe."""
+    """Momentum of a moving average in a published recipe, and the number of images per step in that recipe."""
 
     momentum: float
     step_images: int
@@ -43,8 +46,9 @@ class PublishedAverage:
     def for_center(self, length: RunLength) -> float:
         """Return the momentum of a center: the scaled one, but with a bounded horizon.
 
-        Every batch updates the center, also if a step accumulates several; the teacher follows once a step. The bound
-        is a hundredth of the batches, but at least 10. In a run of fewer than 100 batches, it is a tenth of them.
+        Every batch updates the center, even if a step accumulates several batches. The horizon is at most a hundredth
+        of the batches in the run or 10 batches, whichever is more; in a run of fewer than 100 batches, it is at most a
+        tenth of them.
         """
         run = length.in_batches
         longest = min(max(CENTER_SHARE * run.num_steps, CENTER_BATCHES), TEACHER_SHARE * run.num_steps)
@@ -60,6 +64,6 @@ def momentum_of(horizon: float) -> float:
 
 
 def described(momentum: float, images: int, *, noun: str = "steps") -> str:
-    """Return a momentum with its horizon in steps of `images` images and in images, for a log line."""
+    """Return a text for a log line: a momentum, and its horizon in steps (of `images` images) and in images."""
     steps = 1.0 / (1.0 - momentum)
     return f"{momentum:.6g}, an average over about {steps:.3g} {noun} or {steps * images:,.0f} images"

@@ -39,13 +39,13 @@ class MaskingConfig(Config):
 
 
 class GramConfig(Config):
-    """Gram anchoring: late in training, patch similarities are kept close to an anchor's (Simeoni et al., 2025)."""
+    """Gram anchoring: late in training, patch similarities remain close to an anchor model's (Simeoni et al., 2025)."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
     weight: Positive = 2.0
     """Weight of the Gram loss (DINOv3). This loss keeps the similarities between patches close to those of another
-    model, the anchor. It is used only if an option in gram is set.
+    model, the anchor. The Gram loss is used only if an option in gram is set.
     """
     start: Share = 0.5
     """Fraction of the training run after which the Gram loss is added."""
@@ -101,7 +101,7 @@ class MaskedConfig(DistillationConfig):
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """Parts that have a separate head: images and, if their head is separate, patches."""
+        """Names of the heads: `image`, and `patch` if patches have a separate head."""
         return ("image", "patch") if self.patch_head == "separate" else ("image",)
 
     def heads(self, width: int) -> dict[str, Projection]:

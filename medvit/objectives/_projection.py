@@ -25,11 +25,11 @@ OFF = "off"
 PUBLISHED_PROTOTYPES = 65536
 """Number of prototypes of a head that is built without a training run (Caron et al., ICCV 2021)."""
 PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1", "last_layer.weight")
-"""Names of the prototypes in published heads, by their normalization."""
+"""Possible names of the prototypes in published heads; the name depends on how the head normalizes them."""
 
 
 class ProjectionConfig(Config):
-    """Head on top of the backbone. Only the head is discarded after training."""
+    """Projection head on top of the backbone, used only in pretraining."""
 
     hidden: Count = 2048
     """Width of the hidden layers of the projection head."""
@@ -81,8 +81,8 @@ class ProjectionConfig(Config):
     def fitted(self, num_images: int) -> ProjectionConfig:
         """Return the options with the number of prototypes set.
 
-        A given number is kept. If it is unset, it is the number in the weights of the head. Without such weights, it is
-        a number that suits `num_images` training images.
+        A number that is already set is kept. Otherwise, it is the number in the weights of the head or, without such
+        weights, a number that suits `num_images` training images.
         """
         found = self._of_weights()
         if found.prototypes is not None:
@@ -138,7 +138,7 @@ def head_file(part: str) -> str:
 
 
 class Projection(nn.Module):
-    """MLP, unit-norm embedding and, unless disabled, cosine similarities to unit-norm prototypes.
+    """Projection head: an MLP with unit-norm output and, unless disabled, cosine similarities to prototypes.
 
     Prototypes of unit norm correspond to the weight normalization with a fixed gain of 1 in Caron et al. (ICCV 2021).
     """

@@ -48,11 +48,13 @@ class DistillationConfig(ObjectiveConfig):
     HAS_TEACHER: ClassVar[bool] = True
     HAS_PROTOTYPES: ClassVar[bool] = True
     PUBLISHED_MOMENTUM: ClassVar[PublishedAverage] = PublishedAverage(0.996, step_images=1024)
-    """Momentum of the teacher (Caron et al., ICCV 2021); objectives that are built without a training run have it."""
+    """Published momentum of the teacher (Caron et al., ICCV 2021); used as it is if there is no training run to scale
+    it to.
+    """
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """Parts that have a separate head: images and, if their head is separate, patches."""
+        """Names of the heads: `image`, and `patch` in objectives with a separate head for patches."""
         return ("image",)
 
     @property

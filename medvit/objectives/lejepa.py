@@ -34,8 +34,8 @@ class LeJepaConfig(AgreementConfig):
     remaining weight (1 minus this one).
     """
     num_directions: Count = 256
-    """Number of random directions along which features are compared with a normal distribution. They are drawn again at
-    each step.
+    """Number of random directions along which features are compared with a normal distribution. New directions are
+    drawn at each step.
     """
 
     def build(self, backbone: Backbone) -> LeJepa:
@@ -51,7 +51,10 @@ class LeJepa(ViewAgreement):
         self.config = config
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the terms `prediction` and `gaussianity`, weighted; the reading `sigreg` is not weighted."""
+        """Return the weighted loss terms `prediction` and `gaussianity`.
+
+        The unweighted Gaussianity loss is logged as `sigreg`.
+        """
         projected = self.project(views)
         directions = draw_directions(projected.shape[-1], self.config.num_directions, device=projected.device)
         spread = torch.stack([sigreg(view, directions) for view in projected]).mean()

@@ -29,7 +29,7 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 PIXEL_EPSILON = 1e-6
-"""Added to the variance of a patch before the root (He et al.'s normalized target)."""
+"""Value that is added to the variance of a patch before its square root (normalized target of He et al.)."""
 
 
 @register

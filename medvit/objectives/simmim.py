@@ -27,7 +27,7 @@ from medvit.transforms.views import Covered, ViewsConfig
 from medvit.types import Losses, Views
 
 COUNT_EPSILON = 1e-5
-"""Added to the number of hidden pixels, as published."""
+"""Value that is added to the number of hidden pixels when the loss is divided by it, as published."""
 
 
 class SimMimViewsConfig(ViewsConfig):

@@ -130,7 +130,7 @@ class Swav(ViewAgreement):
     queue: Tensor
     """Unit-norm features (2, Q, D) of the two global crops of the last images of all processes, the latest first."""
     num_queued: Tensor
-    """Number of filled entries."""
+    """Number of filled entries of the queue."""
 
     def __init__(self, backbone: Backbone, config: SwavConfig) -> None:
         super().__init__(backbone, config)
@@ -146,7 +146,7 @@ class Swav(ViewAgreement):
     def forward(self, views: Views, progress: float) -> Losses:
         """Return the cross-entropy between the codes of each global crop and their prediction from every other crop.
 
-        The reading `code_entropy` is a fraction of its maximum.
+        The entropy of the codes is logged as `code_entropy`, a fraction of its maximum.
         """
         features = F.normalize(self.project(views).float(), dim=-1)
         cosines = features @ F.normalize(self.prototypes.float(), dim=1).T

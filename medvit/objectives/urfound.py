@@ -1,8 +1,8 @@
 """Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): masked pixels, and masked words of label text.
 
 A masked autoencoder reconstructs the hidden patches at twice the resolution. The mean token of the visible patches is
-added to every token of a text with masked words, which can be predicted only from the image. A single encoder thus
-learns the meaning of labels, for photographs and for B-scans.
+added to every token of a text in which words are masked. These words can be predicted only from the image. A single
+encoder thus learns the meaning of labels, for photographs and for B-scans.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from medvit.registry import register
 from medvit.types import Losses, Views
 
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
-"""Special tokens."""
+"""Indices of padding and of the mask token in the vocabulary, and number of special tokens."""
 PATIENCE = 20
-"""Initial batches without any word after which training stops with an error."""
+"""Number of batches at the start of training without any word after which it stops with an error."""
 _WORD = re.compile(r"\w+")
 
 
@@ -83,7 +83,7 @@ class Words:
 
     @property
     def read(self) -> Int[Tensor, "b w"]:
-        """Return the tokens for the text encoder, in which hidden words are replaced."""
+        """Return the tokens for the text encoder, in which hidden words are replaced by the mask token."""
         return self.ids.masked_fill(self.hidden, MASK)
 
 

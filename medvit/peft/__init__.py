@@ -1,8 +1,8 @@
 """Fine-tuning methods: LoRA and its variants, scales, prompts, bottlenecks, added blocks, some or all weights.
 
 `adapt` prepares a backbone in place and selects its trainable weights. The output of the backbone is initially
-unchanged, unless the method declares the opposite (`IS_IDENTITY`). `merge` returns a plain backbone with the changes
-merged. To add a method, add a file; `tests/peft/test_contracts.py` then tests it.
+unchanged, unless the method sets `IS_IDENTITY` to False. `merge` returns a plain backbone with the changes merged. To
+add a method, add a file; `tests/peft/test_contracts.py` then tests it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from medvit.registry import Chosen
 
 
 class TrainingHooks:
-    """Calls of the training loop of fine-tuning; by default, they do nothing."""
+    """Methods that the training loop of fine-tuning calls; by default, they do nothing."""
 
     def begin(self, num_steps: int) -> None:
-        """Prepare a fine-tuning of `num_steps` optimizer steps, also before it is resumed."""
+        """Prepare for a run of `num_steps` optimizer steps; also called when an interrupted run is resumed."""
 
     def penalty(self) -> Tensor | None:
         """Return the scalar that the method adds to the loss of every step; None if it adds nothing."""
@@ -34,7 +34,7 @@ class TrainingHooks:
         """Adjust the adapter after an optimizer step, counted from 1, while its gradients are available."""
 
     def progress(self) -> Tree:
-        """Return the state of the method that its weights do not include, from which training can be resumed."""
+        """Return the state of the method that its weights do not contain, so that training can be resumed."""
         return {}
 
     def resume(self, progress: Tree) -> None:
@@ -125,18 +125,22 @@ class PeftConfig(Config, ABC):
     """Options of a fine-tuning method."""
 
     IS_IDENTITY: ClassVar[bool] = True
-    """Whether the output of the adapted backbone is initially that of the plain one."""
+    """Whether adapting a backbone leaves its output unchanged until training begins."""
     FINETUNING_ONLY: ClassVar[bool] = False
-    """Whether the method has a penalty or a schedule, which only fine-tuning on whole weights applies."""
+    """Whether the method has a penalty or a schedule, which pretraining and training with sharded weights do not
+    support.
+    """
     TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = False
-    """Whether whole pretrained blocks, or copies of them, are trained; continued pretraining trains these more slowly.
+    """Whether whole pretrained blocks, or copies of them, are trained; continued pretraining lowers their learning
+    rate.
 
-    In such a method, low-rank factors keep the full rate. Biases alone count as an adapter: they need a high rate.
+    Low-rank factors keep the full learning rate. A method that trains only biases does not set this, because biases
+    need a high learning rate.
     """
     NEEDS_BLOCKS: ClassVar[bool] = True
     """Whether the method changes or selects transformer blocks, which convolutional networks do not have."""
     NOT_IN_HUB: ClassVar[str] = "no method of huggingface/peft makes these changes; to_timm writes the model"
-    """Reason why the adapter has no equivalent in huggingface/peft, and the way out; empty if it has one."""
+    """Reason why huggingface/peft has no equivalent of the adapter, and what to do instead; empty if it has one."""
 
     name: str
 
@@ -147,8 +151,8 @@ class PeftConfig(Config, ABC):
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
         """Prepare a backbone for continued training of the weights that this method trained before.
 
-        The backbone has these weights merged; `weights` contains them by name. The output of the backbone does not
-        change.
+        The backbone contains these weights in merged form; `weights` contains them by name. The output of the backbone
+        does not change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.

@@ -17,7 +17,9 @@ from medvit.peft._hub import ADAPTER, HubConfig, Tuned
 from medvit.registry import register
 
 MOVING_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""Importance of each parameter, its moving average, and that of its variation, in the allocator of ranks."""
+"""Attributes of huggingface/peft's rank allocator: importance of each parameter, and moving averages of the importance
+and of its variation.
+"""
 FACTORS = ("lora_A", "lora_B", "lora_E")
 
 
@@ -25,9 +27,10 @@ FACTORS = ("lora_A", "lora_B", "lora_E")
 class AdaLoraConfig(HubConfig):
     """Train W + s P diag(e) Q with e = 0 at the start; less important triplets are pruned (Zhang et al., ICLR 2023).
 
-    s is alpha / initial_rank. The total rank falls along a cubic schedule from initial_rank to rank times the number of
-    layers; layers of higher importance keep more of it. The validation metric selects among all epochs, so that the
-    ranks of the selected epoch may not be reduced completely.
+    A triplet is an entry of e, with its column of P and its row of Q. s is alpha / initial_rank. The total rank falls
+    along a cubic schedule from initial_rank to rank times the number of layers; layers of higher importance keep more
+    of it. The epoch with the best validation metric is kept; if it is an early one, its ranks are not yet fully
+    reduced.
     """
 
     FINETUNING_ONLY: ClassVar[bool] = True
@@ -96,7 +99,7 @@ class AdaLora(Tuned):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Number of unpruned triplets of each layer."""
+        """Rank of each layer: the number of its triplets that are not pruned."""
         return {name: int(layer.lora_E[ADAPTER].count_nonzero()) for name, layer in self.layers()}
 
     def begin(self, num_steps: int) -> None:
@@ -173,7 +176,7 @@ class AdaLora(Tuned):
     def _has_gradients(self) -> bool:
         """Return whether the step had finite gradients.
 
-        If a gradient outside of the adapter overflowed, clipping has set those of the adapter to zero.
+        If a gradient outside of the adapter overflowed, clipping has set the gradients of the adapter to zero.
         """
         gradients = [weight.grad for weight in self.backbone.parameters() if weight.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))

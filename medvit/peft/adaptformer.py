@@ -22,7 +22,8 @@ from medvit.registry import register
 class AdaptformerConfig(PeftConfig):
     """Add scale * up(ReLU(down(x))) to the output of each MLP, with up = 0 at the start (Chen et al., NeurIPS 2022).
 
-    The bottleneck is nonlinear: it remains part of the backbone, beside the original weights.
+    A bottleneck is nonlinear and cannot be merged into the original weights, so it remains a separate part of the
+    backbone.
     """
 
     NOT_IN_HUB: ClassVar[str] = (

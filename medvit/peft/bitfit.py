@@ -32,6 +32,6 @@ class BitfitConfig(PeftConfig):
 
 
 def _is_bias(name: str) -> bool:
-    """Whether a weight is a bias; rotary attention has `q_bias` and `v_bias`."""
+    """Return whether a weight is a bias; rotary attention has `q_bias` and `v_bias`."""
     last = name.rpartition(".")[2]
     return last == "bias" or last.endswith("_bias")

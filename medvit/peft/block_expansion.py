@@ -20,10 +20,10 @@ OUTPUTS = ("attn.proj", "mlp.fc2")
 
 @register
 class BlockExpansionConfig(PeftConfig):
-    """Add a copy of the last block of every group, with zeroed outputs (Bafghi et al., CVPR workshops 2024).
+    """Divide the blocks into groups, and add to each a copy of its last block (Bafghi et al., CVPR workshops 2024).
 
-    The old weights do not change, so performance on their original domain is preserved; the model grows by the new
-    blocks.
+    The outputs of the copies are zero at the start. The old weights do not change, so performance on their original
+    domain is preserved; the model grows by the new blocks.
     """
 
     TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = True

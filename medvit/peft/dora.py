@@ -40,8 +40,8 @@ class DoraConfig(LowRankConfig):
 class Dora(Tuned):
     """Backbone with low-rank updates and magnitudes.
 
-    The merged weights alone do not determine the original ones. The adapter therefore also stores the norms of
-    W + s B A (D_out), by which they can be separated again.
+    The merged weights alone do not determine the original ones. The adapter therefore also stores the norms of W + s B
+    A (D_out), with which the original weights can be restored.
     """
 
     def __init__(self, backbone: Backbone, settings: Any) -> None:

@@ -29,15 +29,15 @@ class Ia3Config(HubConfig):
     SwiGLU.
     """
     scaled_inputs: tuple[str, ...] = ("fc2",)
-    """Layers among `targets` whose inputs are scaled; for the other layers, the outputs are scaled. fc2 reads the
-    hidden features of the MLP.
+    """Layers among `targets` whose inputs are scaled; in all other targets, the outputs are scaled. The inputs of fc2
+    are the hidden features of the MLP.
     """
 
     def settings(self, layers: Sequence[str]) -> Any:
         """Return the configuration of huggingface/peft.
 
         Raises:
-            ConfigError: If inputs of a layer are scaled that is not among the targets.
+            ConfigError: If a layer of `scaled_inputs` is not among the targets.
         """
         from peft import IA3Config as HubIa3Config
 

@@ -19,7 +19,7 @@ from medvit.registry import register
 
 log = logging.getLogger("medvit")
 SCORE = "selection_score"
-"""Last part of the name of the score (1) of a layer, whose update is active if the score is not negative."""
+"""Last part of the name of a layer's score. The update of the layer is active if the score is not negative."""
 
 
 @register

@@ -23,7 +23,7 @@ SHARED = ("vera_A", "vera_B")
 class VeraConfig(HubConfig):
     """Train W + diag(b) B diag(d) A with fixed random A and B, and b = 0 at the start (Kopiczko et al., ICLR 2024).
 
-    All layers share A and B, of which each uses the rows and columns that fit its size. The adapter stores them once.
+    All layers share A and B; each layer uses the rows and columns that fit its size. The adapter stores them once.
     """
 
     name: Literal["vera"] = "vera"
@@ -96,7 +96,7 @@ class Vera(Tuned):
         return super().hub_state(weights) | {f"base_model.{name}": matrix for name, matrix in self._shared().items()}
 
     def hub_settings(self) -> Tree:
-        """Return the settings, by which huggingface/peft reads the shared matrices from the file."""
+        """Return the settings, with which huggingface/peft reads the shared matrices from the file."""
         return super().hub_settings() | {"save_projection": True}
 
     def _shared(self) -> dict[str, Tensor]:

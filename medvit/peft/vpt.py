@@ -34,9 +34,9 @@ class VptConfig(PeftConfig):
 
     name: Literal["vpt"] = "vpt"
     num_prompts: Count = 5
-    """Number of prompt tokens. The paper selects 1 to 200 by validation."""
+    """Number of prompt tokens; with depth=deep, this many for each block. The paper selects 1 to 200 by validation."""
     depth: Literal["shallow", "deep"] = "deep"
-    """Blocks with prompts: shallow adds tokens to the input of the first block alone, deep to that of every block."""
+    """Blocks that get prompts. shallow: only the first block. deep: every block, each with its own prompts."""
 
     def adapt(self, backbone: Backbone) -> Vpt:
         """Return the backbone with prompts and without drop path. Only the prompts are trainable.

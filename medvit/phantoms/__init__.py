@@ -57,16 +57,18 @@ __all__ = [
 ]
 
 CT_ORIENTATIONS = ("LPS", "LPI", "LPS", "LIA")
-"""Orders in which the studies are stored, cyclically: axial upwards, axial downwards, axial, coronal."""
+"""Orientations (columns, rows, slices) of successive studies, repeated: axial upwards, axial downwards, axial upwards,
+coronal.
+"""
 
 NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
 SLIDES_A_PATIENT = 2
 INKED_EVERY = 5
-"""Every fifth slide has marker ink on it, and thus as many slides of each class."""
+"""Every fifth slide has marker ink on it, so ink is equally frequent in both classes."""
 LESION_SCALE = 3.0
-"""Size of the lesions in photographs of studies, large enough for a small model."""
+"""Factor by which lesions in the photographs of studies are enlarged, so that a small model can detect them."""
 SAME_CLASS = 0.6
-"""Probability that the second eye has the class of the first; otherwise any class."""
+"""Probability that the second eye has the class of the first; otherwise, its class is drawn at random."""
 SECOND_VISIT_EVERY = 4
 """Every fourth patient had both retinas photographed a second time."""
 OBLIQUE_EVERY = 4

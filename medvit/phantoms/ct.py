@@ -45,7 +45,7 @@ class _Canvas:
     def blob(
         self, center_mm: tuple[float, ...], radii_mm: tuple[float, ...], wobble: float = 0.15
     ) -> Bool[Array, "i j k"]:
-        """Return an ellipsoid whose center, size, tilt and surface vary from patient to patient."""
+        """Return the mask of an ellipsoid whose center, size, tilt and surface vary from patient to patient."""
         draw = self.generator
         radii = np.array(radii_mm) * draw.uniform(0.82, 1.18, 3)
         center = np.array(center_mm) + draw.normal(0, 5, 3)
@@ -55,7 +55,7 @@ class _Canvas:
         return distance + wobble * surface / surface.std() < 1
 
     def tube(self, center_mm: tuple[float, float], radius_mm: float) -> Bool[Array, "i j k"]:
-        """Return a slightly winding cylinder along the body."""
+        """Return the mask of a slightly winding cylinder along the body."""
         height = self.points_mm[..., 2]
         sway = 6 * np.sin(height / self.generator.uniform(50, 90) + self.generator.uniform(0, 6))
         offset = np.hypot(self.points_mm[..., 0] - center_mm[0] - sway, self.points_mm[..., 1] - center_mm[1])
@@ -151,7 +151,7 @@ def _noise(generator: np.random.Generator, shape: tuple[int, int, int]) -> Float
 
 
 def _streaks(generator: np.random.Generator, points_mm: Float[Array, "i j k 3"]) -> Float[Array, "i j k"]:
-    """Return bright and dark streaks in the axial plane through one dense spot, over a few slices."""
+    """Return HU to add: bright and dark streaks in the axial plane through one dense spot, over a few slices."""
     spot = np.array([generator.uniform(-60, 60), generator.uniform(-50, 50), generator.uniform(-80, 60)])
     x, y, z = np.moveaxis(points_mm - spot, -1, 0)
     rays = np.zeros(x.shape)

@@ -47,7 +47,7 @@ class PhantomPatient:
         return f"Phantom^{self.number:03d}"
 
     def uid(self, *parts: object) -> str:
-        """Return a DICOM UID of this patient's study, derived from the seed and a name."""
+        """Return a DICOM UID for the study or one of its `parts`, derived from the seed and the patient."""
         visit = [f"visit {self.visit}"] if self.visit else []
         return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *visit, *map(str, parts)]))
 

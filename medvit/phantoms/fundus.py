@@ -42,7 +42,7 @@ def fundus(
 
 
 def _vessels(draw: np.random.Generator, disc: tuple[float, float], size: int) -> Float[Array, "h w"]:
-    """Return vessel arcades that leave the disc up and down and thin out as they branch."""
+    """Return an image of vessel arcades that leave the disc up and down and thin out as they branch."""
     ink = np.zeros((size, size))
     branches = [(disc[0], disc[1], angle + draw.normal(0, 0.15), 1.0) for angle in (-2.2, -0.9, 0.9, 2.2)]
     while branches:

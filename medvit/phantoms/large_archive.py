@@ -11,7 +11,7 @@ from medvit.geometry import Affine
 from medvit.phantoms.dicom import PhantomPatient, write_ct_series
 
 ROOT = "1.2.826.0.1.3680043.10.1561"
-"""Root of the synthetic UIDs; those of the template end in zeros, which are replaced."""
+"""Root of the synthetic UIDs. UIDs in the template end in zeros, which are replaced."""
 
 
 def write_archive(folder: Path, *, num_series: int, num_slices: int) -> None:

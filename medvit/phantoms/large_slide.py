@@ -17,7 +17,7 @@ from numpy import ndarray as Array
 from medvit.phantoms.slide import COARSE, MICRONS, QUALITY, TILE, levels, slide
 
 PERIOD = 8
-"""Tiles of level 0 after which tissue repeats."""
+"""Number of level 0 tiles after which the tissue pattern repeats."""
 STEP, NUM_LEVELS = 4, 4
 """Ratio of the sides of successive levels, as scanners write them; and number of levels."""
 LIGHT = 244

@@ -33,7 +33,7 @@ HEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 INKS = ((0.9, 0.15, 0.4), (1.0, 0.5, 0.1))
 """Optical densities of green and blue marker."""
 NEST = (0.25, 0.55)
-"""Range of the radius of a tumor, and of reactive areas, relative to half a side."""
+"""Range of the radius of a tumor, and of reactive areas, relative to half a side of the slide."""
 GRADES = (0.45, 1.0)
 """Range of the grades of tumors: how far their nuclei are from normal ones."""
 CENTIMETER, MICRONS = 3, 1e4
@@ -59,7 +59,7 @@ NORMAL = Nuclei(0.0014, 4.6, 0.16, 1.5, 0.85)
 LYMPHOCYTES = Nuclei(0.0035, 3.9, 0.08, 1.05, 1.15)
 REACTIVE = Nuclei(0.0016, 5.4, 0.2, 1.3, 0.9)
 TUMOR = Nuclei(0.0024, 7.6, 0.3, 1.25, 1.0)
-"""Kinds of cells, those of a tumor at grade 1."""
+"""Nuclei of the kinds of cells; those of a tumor are at grade 1."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MP
 
 
 def _regions(generator: np.random.Generator, label: str, coarse: tuple[int, int]) -> UInt8[Array, "g f"]:
-    """Return a blob of tissue and, in tumor slides, a nest of tumor of any size within it."""
+    """Return the class map of a slide: a blob of tissue and, in tumor slides, a nest of tumor within it."""
     y, x = np.mgrid[: coarse[0], : coarse[1]]
     y, x = y / coarse[0] * 2 - 1, x / coarse[1] * 2 - 1
     wavy = gaussian_filter(generator.normal(size=coarse), 6) * 12

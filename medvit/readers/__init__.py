@@ -28,7 +28,9 @@ from medvit.series.resampling import Geometry
 from medvit.types import Image
 
 VERSION = 4
-"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""
+"""Version of this package. Increment it if the values read from a file change: an update of a dataset then rereads the
+files.
+"""
 HEAD_BYTES = 512
 """Bytes of a file that a reader sees to decide whether it recognizes the format."""
 FIRST = "slide"
@@ -54,14 +56,14 @@ class Reader(Protocol):
         """Read the pixels of one image.
 
         Raises:
-            DataError: A subclass, if the pixels or their geometry contradict the header.
+            DataError: If the pixels or their geometry contradict the header.
         """
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """Yield every free text and identifier that a file of this format can contain, even those unused by `read`.
 
         Raises:
-            DataError: A subclass, if some texts cannot be read; readable texts are yielded first.
+            DataError: If some texts cannot be read; readable texts are yielded first.
         """
 
 
@@ -84,7 +86,7 @@ class SizedReader(Protocol):
         """Return size and spacing of an image, from its header alone.
 
         Raises:
-            DataError: A subclass, if the header does not give size and spacing.
+            DataError: If the header does not give size and spacing.
         """
 
 
@@ -104,7 +106,7 @@ class SeriesReader(Protocol):
     """
 
     header_type: type
-    """Header of a plane of a scanned file: a frozen dataclass of plain values, `file` its path."""
+    """Type of the header of a plane: a frozen dataclass of plain values, with the path of the file in `file`."""
 
     def look(self, path: Path, beginning: FileHead) -> Sequence[Any] | Refusal:
         """Return the headers of the planes in a file, or a refusal; `beginning` has the first bytes of the file."""
@@ -118,9 +120,10 @@ class SeriesReader(Protocol):
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """Result of scanning a file: the name of its reader and, if several files form one image, more.
+    """Result of scanning a file: the name of its reader.
 
-    In that case, it has the headers of the planes in the file, or the reason why the file is refused.
+    If files of this format can form one image together, the result also has the headers of the planes in the file, or
+    the reason why the file is refused.
     """
 
     path: Path = field(repr=False)
@@ -130,7 +133,7 @@ class ScannedFile:
 
 
 ScanFiles = Callable[[Sequence[Path]], Iterable[ScannedFile]]
-"""Scans files, in their order; it may use several processes or a cache."""
+"""Function that scans files and returns the results in their order; it may use several processes or a cache."""
 
 
 def readers() -> tuple[Reader, ...]:
@@ -197,7 +200,8 @@ def find(
 
     `geometry` decides whether images that do not form a regular grid are refused, resampled to one, or kept as 2D
     images. With `stacks`, the 2D images of a folder form one volume. A multi-frame file may be part of several items.
-    Label maps are in folders named `mask_folder`, or next to their images as `medvit.readers.label_maps` defines.
+    Label maps are in folders whose names are in `mask_folder`, or next to their images as `medvit.readers.label_maps`
+    defines.
     """
     yield from stacked(_each(files, GeometryConfig.of(geometry), look, mask_folder), stacks)
 
@@ -231,7 +235,7 @@ def read(item: Item) -> Image:
     """Read the pixels of an image, and its label map if it has one.
 
     Raises:
-        DataError: A subclass; the message names neither a path nor a patient.
+        DataError: If the pixels cannot be used; the message names neither a path nor a patient.
     """
     with decoding(f"the {item.kind}"):
         image = reader(item.reader).read(item)
@@ -248,7 +252,7 @@ def extent(item: Item) -> Extent | None:
     """Return size and spacing of an image without reading its pixels; None if its format has no such header.
 
     Raises:
-        DataError: A subclass, if the header does not give size and spacing.
+        DataError: If the header does not give size and spacing.
     """
     known = reader(item.reader)
     if not isinstance(known, SizedReader):
@@ -263,7 +267,7 @@ def read_masks(item: Item) -> list[LabelMap]:
     The list has no label map, one, or, for a stack of 2D images, one per image of the stack.
 
     Raises:
-        DataError: A subclass; the message names neither a path nor a patient.
+        DataError: If the pixels cannot be used; the message names neither a path nor a patient.
     """
     return [_read_mask(file, item) for file in mask_files(item)]
 
@@ -289,7 +293,7 @@ def texts(path: Path) -> Iterator[FileText]:
 
     Raises:
         NotAnImageError: If no reader recognizes the format.
-        DataError: A subclass, if some texts cannot be read; readable texts are yielded first.
+        DataError: If some texts cannot be read; readable texts are yielded first.
     """
     with decoding("the texts of a file"):
         beginning = read_head(path)

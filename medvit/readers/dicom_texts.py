@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 MAX_BINARY = 2**16
-"""Bytes of a binary value that are searched for text."""
+"""Number of bytes, at the beginning of a binary value, that are searched for text."""
 _NUMBERS = ("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV")
 _WORDS = ("OD", "OF", "OL", "OV", "OW")
-"""Value representations of numbers, and of those that only private elements may fill with text."""
+"""Value representations of numbers that are never searched for text, and of those searched only in private elements."""
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
     """Yield every text of a file. A text in a DICOM element is yielded with this element.
 
     Raises:
-        DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;
+        DataError: If the file is damaged, or the places of text in its compressed pixels are unknown;
             readable texts come first.
     """
     dataset = load(path)

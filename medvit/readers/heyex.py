@@ -24,12 +24,11 @@ MAGIC = b"HSF-OCT-"
 MODALITY = "OPT"
 SIDES = {"OD": "right", "OS": "left"}
 VOLUME_PATTERNS = (0, 3, 4)
-"""Scan patterns of parallel B-scans, or unspecified; lines, circles and stars are not volumes."""
+"""Codes of scan patterns that may be volumes: parallel B-scans, or unspecified. Lines, circles and stars are not."""
 
 
 HEADER_BYTES, _SPARE = 2048, 258
-"""Length of the header, and offset of its spare bytes; as in eyepy's `vol_format`, which reading texts does not need.
-"""
+"""Length of the header and offset of its spare bytes, in bytes; copied from eyepy, which texts are read without."""
 _NAMES: Mapping[str, tuple[int, int]] = {
     "ID": (104, 16),
     "ReferenceID": (120, 16),
@@ -37,9 +36,9 @@ _NAMES: Mapping[str, tuple[int, int]] = {
     "VisitID": (176, 24),
     "ProgID": (224, 34),
 }
-"""Zero-terminated texts: offset and maximum length."""
+"""Zero-terminated texts in the header: name -> offset and maximum length in bytes."""
 _NUMBERS: Mapping[str, int] = {"PID": 136, "VID": 172}
-"""32-bit numbers that the viewer assigns to patients and visits."""
+"""32-bit numbers in the header that the viewer assigns to patients and visits: name -> offset in bytes."""
 _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
     "ExamTime": (88, "<Q", datetime(1601, 1, 1), 864e9),
     "DOB": (164, "<d", datetime(1899, 12, 30), 1.0),

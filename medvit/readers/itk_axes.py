@@ -23,7 +23,7 @@ IDENTITY = "RAI"
 FROM = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "I": (0, 0, 1), "S": (0, 0, -1)}
 """Direction (LPS) of an axis, by the side at which it starts."""
 LEAST_COSINE = 0.1
-"""Minimum cosine of an axis and the direction of its letter; it is small to allow for oblique axes."""
+"""Minimum cosine between an axis and the direction that its letter names; small, to allow for oblique axes."""
 MM_PER_UNIT = {
     **dict.fromkeys(("mm", "millimeter", "millimeters"), 1.0),
     **dict.fromkeys(("m", "meter", "meters"), 1000.0),

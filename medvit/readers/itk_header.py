@@ -28,7 +28,7 @@ _PATTERN = re.compile(r"%[0-9]*d")
 class TextHeader:
     """Text header of an image: `fields` by lower-case name without blanks, and the files that contain the voxels.
 
-    `data_files` is empty if the voxels follow the header in the same file. They then start at byte `num_bytes`.
+    `data_files` is empty if the voxels follow the header in the same file. The voxels then start at byte `num_bytes`.
     """
 
     path: Path
@@ -137,8 +137,8 @@ def _encoding(header: TextHeader) -> str:
 def _held_bytes(header: TextHeader, promised: int) -> int | None:
     """Return the number of bytes of voxels in the data files; None if it is not counted.
 
-    The bytes of uncompressed voxels are counted, and those of gzip-compressed voxels in one file. The latter are
-    counted only up to one byte more than `promised`.
+    Voxels are counted if they are uncompressed, or if they are gzip-compressed in one file. Compressed ones are counted
+    only up to one byte more than `promised`.
     """
     encoding = _encoding(header)
     skipped = int(header.get("byteskip", "headersize") or 0)

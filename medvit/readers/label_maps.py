@@ -29,10 +29,10 @@ from medvit.records import Refusal
 from medvit.types import Image
 
 GRID_TOLERANCE_MM = 1e-2
-"""Largest distance between corners of a label map and its image."""
+"""Largest distance between the corners of a label map and of its image for which both count as being on one grid."""
 
 ORPHAN = "label_map"
-"""Code of a label map without an image: set aside, not a failure."""
+"""Refusal code of a label map without an image, which is set aside and does not count as a failure."""
 FIELD = "in a folder named mask, and the label maps are in another one; scanning.mask_folder=mask uses these instead"
 OTHER = "named as a label map, but scanning.mask_folder names others; rename or remove it"
 
@@ -54,7 +54,10 @@ LABEL_FOLDERS = (
 )
 """Names of folders with label maps for the images in a sibling folder."""
 FIELD_FOLDERS = ("mask",)
-"""Folders of label maps, unless the source has some of `LABEL_FOLDERS`: DRIVE's `mask` is the field of view."""
+"""Names of folders that contain label maps only if the source has none of `LABEL_FOLDERS`.
+
+In DRIVE, for example, `mask` contains fields of view.
+"""
 
 ROUNDING = 1e-3
 """Largest distance of a label from a whole number: programs that scale labels write 0.9999999997 for 1."""

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 MAGIC = (b"n+1\0", b"ni1\0")
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Codes of xyzt_units: unknown (taken as mm), meter, mm, micron."""
+"""Code of xyzt_units (unknown, meter, mm, micron) -> millimeters per unit; an unknown unit is taken as mm."""
 
 
 APART_VOXELS = 0.5
-"""Largest distance, in voxels, between sform and qform of the same grid."""
+"""Largest distance, in voxels, at which sform and qform still count as the same grid."""
 log = logging.getLogger("medvit")
 
 

@@ -24,7 +24,7 @@ MAX_IMAGES = 10_000_000
 """Largest number of images in one split; a damaged header may declare more than fits in memory."""
 
 MAX_CHANNELS = 5
-"""A last axis up to this length is more likely channels than slices."""
+"""Largest length of a last axis that is taken as channels rather than as slices."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -18,7 +18,7 @@ OPTIONS: Mapping[Values, str] = {
     "SUVbw": "values.pet=SUVbw",
     "mapped": "values.mapping",
 }
-"""Option that requests values other than those stored."""
+"""Kind of pixel values other than the stored ones -> option that requests it."""
 
 
 class ValuesConfig(Config):

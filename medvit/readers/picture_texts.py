@@ -21,16 +21,17 @@ SUB_DIRECTORIES = (0x8769, 0x8825)
 """EXIF directories of exposure and GPS (CIPA DC-008, 4.6.3)."""
 EXIF_DATES = (0x0132, 0x9003, 0x9004, 0x001D)
 EXIF_WIDE = range(0x9C9B, 0x9CA0)
-"""Title, comment, author, keywords and subject as Windows writes them, in UTF-16."""
+"""EXIF tags of title, comment, author, keywords and subject, which Windows writes in UTF-16."""
 EXIF_HARMLESS = frozenset((0x010F, 0x0110, 0x0131, 0x9000, 0xA000, 0xA433, 0xA434))
-"""Makers, models, programs, and versions of the format."""
+"""EXIF tags that cannot name a person: makers, models, programs, and versions of the format."""
 CHARACTER_CODE_BYTES = 8
 """Length of the character code before an EXIF UserComment."""
 USER_COMMENT = 0x9286
 
 IPTC_DATES = ((2, 30), (2, 55), (2, 62))
 IPTC_HARMLESS = ((1, 90), (2, 0), (2, 65), (2, 70))
-"""Character set, version of the record, and the program with its version (IPTC-IIM 4.2)."""
+"""IPTC entries that cannot name a person: character set, version of the record, program and its version (IPTC-IIM 4.2).
+"""
 
 _TECHNICAL = """
 exif icc_profile version compression transparency background extension adobe photoshop dpi gamma srgb jfif jfif_version
@@ -39,12 +40,12 @@ bits xmp
 """
 XMP_TAG, ICC_TAG, TABLES_TAG = 700, 34675, 347
 BINARY_TAGS = (ICC_TAG, TABLES_TAG, 33723)
-"""TIFF tags of color profile and JPEG tables; IPTC is read separately."""
+"""Binary TIFF tags that are not searched for texts: color profile, JPEG tables, and IPTC, which is read separately."""
 NOT_NOTES = frozenset(_TECHNICAL.split())
 """Entries of Pillow's `info` that are not notes, or are read separately."""
 
 READ_APART = (b"JFIF", b"Exif", b"http://ns.adobe.com/xap", b"ICC_PROFILE", b"MPF", b"Photoshop", b"Adobe", b"Ducky")
-"""Prefixes of application data needed for decoding, or read by Pillow."""
+"""Prefixes of JPEG application data that is not searched for texts here: decoders need it, or Pillow reads it."""
 
 _XML_TEXT = re.compile(r">([^<>]*\w[^<>]*)<|=\s*[\"']([^\"'<>]*\w[^\"'<>]*)[\"']")
 

@@ -6,4 +6,6 @@ map voxels to RAS+ mm.
 """
 
 VERSION = 4
-"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""
+"""Version of this package. Increment it if the values read from a file change: an update of a dataset then rereads the
+files.
+"""

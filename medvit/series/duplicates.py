@@ -13,7 +13,8 @@ from medvit.dicom.header import Header
 Instance = tuple[Header, ...]
 """All frames of one file."""
 Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
-"""The UID of an image (empty for a plane, which its position identifies), the rest of its header, and frame positions.
+"""Header parts that all copies of an instance share: UID (empty for planes, identified by position), other header
+values, frame positions.
 """
 
 

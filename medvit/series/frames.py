@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 TAGS = (0x5200_9229, 0x5200_9230, 0x0020_9222, 0x0018_0088, 0x0054_0022, 0x0054_0070, 0x0054_0080)
-"""Both functional group sequences, the dimensions that order frames, and the elements that position SPECT frames."""
+"""Tags that are read from multi-frame files only: functional group sequences, dimensions, and positions of SPECT
+frames.
+"""
 
 NUCLEAR_MEDICINE = "1.2.840.10008.5.1.4.1.1.20"
 RECONSTRUCTED = ("RECON TOMO", "RECON GATED TOMO")

@@ -1,9 +1,9 @@
 """Siemens mosaics: the slices of a volume tiled into one image, and the position of each.
 
 The position in the header is that of the mosaic's first pixel, as if the whole mosaic were one large slice with the
-same center as the slices of the volume. The first pixel of such a slice, which is a tile of the mosaic, is therefore
-(mosaic - tile) / 2 pixels from this position in both directions. Only the private CSA header gives the number of tiles
-with slices and the direction from the first slice to the others.
+same center as the slices of the volume. The first pixel of a slice of the volume, which is a tile of the mosaic, is
+therefore (mosaic - tile) / 2 pixels from this position in both directions. Only the private CSA header gives the number
+of tiles with slices and the direction from the first slice to the others.
 """
 
 from __future__ import annotations

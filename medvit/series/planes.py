@@ -51,7 +51,7 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
     64-bit floating-point values are converted together (`measured.narrowed_together`).
 
     Raises:
-        DataError: A subclass, if a file cannot be read or has changed.
+        DataError: If a file cannot be read or has changed.
     """
     planes = _stored_pixels(item)
     return list(zip((plane for plane, _ in planes), narrowed_frames([frame for _, frame in planes]), strict=True))

@@ -28,10 +28,10 @@ RESAMPLED = "resampled to a regular grid"
 """Name of the part of a resampled volume."""
 
 MAX_GAP_RATIO = 4.0
-"""A gap of more than this many usual gaps is not bridged: up to three slices in a row may be missing."""
+"""Largest gap that is bridged, as a multiple of the typical gap: up to three slices in a row may be missing."""
 
 MAX_DRIFT = 1.0
-"""Largest shift of slices within their plane, in fields of view."""
+"""Largest shift of slices within their plane, relative to the field of view."""
 
 WHOLE_PIXEL = 1e-3
 """Shifts closer to whole pixels than this are not interpolated."""

@@ -25,13 +25,22 @@ from medvit.geometry import AXIS_TOLERANCE, SHEAR_TOLERANCE_MM, Affine, lps_to_r
 from medvit.records import patients_of
 
 GAP_TOLERANCE_MM = 0.1
-"""Largest difference of slice gaps, as positions are often written to 0.1 mm; at most a quarter of the usual gap."""
+"""Largest tolerated difference between slice gaps, but at most a quarter of the usual gap.
+
+Positions are often rounded to 0.1 mm.
+"""
 
 GAP_TOLERANCE = 0.02
-"""The same as a share of the usual gap; the larger tolerance applies, as scanners round thick slices more coarsely."""
+"""Largest tolerated difference between slice gaps, as a share of the usual gap.
+
+The larger of both tolerances applies, because scanners round the positions of thick slices more coarsely.
+"""
 
 POSITION_TOLERANCE_MM = 0.01
-"""Slices closer than this are at one position; at most a quarter of a pixel, as for B-scans of OCT."""
+"""Distance below which two slices count as being at the same position, but at most a quarter of a pixel.
+
+The second limit is for B-scans of OCT, which may be very close together.
+"""
 
 SPACING_TOLERANCE_MM = 1e-3
 """Largest difference in pixel spacing between slices of one series."""
@@ -54,8 +63,8 @@ def group(headers: Iterable[Header]) -> list[list[Header]]:
     Series of different patients or studies are never joined, whatever their UIDs.
 
     If (0020,000E) SeriesInstanceUID is missing, instances of one folder with equal size, orientation, spacing and
-    description form a series. Its identifier is derived from the contents (`"derived-"` and a hash), independently of
-    the location of the folder.
+    description form a series. The identifier of such a series is derived from the contents (`"derived-"` and a hash),
+    independently of the location of the folder.
     """
     found = list(headers)
     groups: dict[tuple[object, ...], list[Header]] = {}

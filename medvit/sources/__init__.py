@@ -128,7 +128,7 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
     """Fetch the files of a source to this machine, into a spool below `work` unless the options set another folder.
 
     Raises:
-        MedvitError: A subclass, as in `Source.fetch`.
+        MedvitError: As in `Source.fetch`.
     """
     return _source(location).fetch(SourceRequest(location, options, work))
 
@@ -138,10 +138,10 @@ def fetch_studies(
 ) -> Iterator[Local]:
     """Yield the files of a source study by study; call `discard` on each when it is processed.
 
-    The files of a server are thus never all on this machine.
+    The files of a server are thus never all on this machine at the same time.
 
     Raises:
-        MedvitError: A subclass, as in `Source.fetch`.
+        MedvitError: As in `Source.fetch`.
     """
     source, place = _source(location), SourceRequest(location, options, work)
     if isinstance(source, SourceByStudy):

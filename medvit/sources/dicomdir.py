@@ -15,7 +15,7 @@ from medvit.sources import Local, SourceRequest, local_path
 
 NAME = "DICOMDIR"
 MISSING = "missing"
-"""Code of a missing file that the directory refers to."""
+"""Refusal code of a missing file that the directory refers to."""
 IN_USE = 0xFFFF
 """Value of (0004,1410) RecordInUseFlag of an active record; 0 marks a removed one (PS3.3 F.3.2.2)."""
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
 
 PAGE = 1000
-"""Results requested at once; a server may return fewer."""
+"""Number of search results requested at once; a server may return fewer."""
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-"""The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
+"""Media type that requests instances in the transfer syntax in which the server stores them (PS3.18 8.7.3.5.2)."""
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 PATIENT, DATE, STUDY_DESCRIPTION = "00100020", "00080020", "00081030"
@@ -112,7 +112,7 @@ class DicomWeb:
         filters: Mapping[str, str] | None = None,
         fields: Sequence[str] = (),
     ) -> list[QidoResult]:
-        """Yield all results of a search.
+        """Return all results of a search.
 
         If a server without paging returns the same page again, the search ends.
         """

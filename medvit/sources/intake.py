@@ -24,7 +24,7 @@ MAX_INSTANCE_GIB = 64
 MAX_RESULTS = 2_000_000
 """Maximum results of one search; a server that sends more is treated as endless."""
 MAX_STRANGE = 100
-"""Unrequested instances, in addition to the number in the series, before an answer counts as endless."""
+"""Number of unrequested instances, beyond the size of the series, after which an answer counts as endless."""
 
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 

@@ -205,7 +205,7 @@ class PacsConfig(Config):
     listen: str = ""
     """Local address on which C-MOVE receives images. Empty: the address from which this machine reaches the server."""
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
-    """Local port on which C-MOVE receives images. It must be registered on the server."""
+    """Local port on which C-MOVE receives images. The port must be registered on the server."""
 
 
 class RetrieveConfig(Config):

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
-"""Study Root Query/Retrieve Information Models (PS3.4 C.6.2)."""
+"""UIDs of the Study Root information models of C-FIND, C-MOVE and C-GET (PS3.4 C.6.2)."""
 CANNOT_SEND = (0xA702, 0xA801, 0xC000)
 """Statuses of C-MOVE to a title that the server does not know or cannot reach (PS3.4 C.4.2.1.5)."""
 SINGLE = 50
-"""Instances named in one request, which some servers limit."""
+"""Maximum number of instances named in one request; some servers refuse more."""
 DEFAULT_PORT = 104
 MAX_CONTEXTS = 127
 """Presentation contexts of one association in addition to the one for the query (PS3.8 9.3.2.2)."""

@@ -19,9 +19,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from medvit.sources.failures import CutShortError
 
 CHUNK_BYTES = 2**16
-"""This many bytes, or the end, must arrive within a timeout."""
+"""Number of bytes that must arrive within each timeout, unless the answer ends before."""
 MAX_ANSWER_BYTES = 2**28
-"""Largest answer kept in memory: a page of a search."""
+"""Largest answer that is kept in memory, such as a page of search results."""
 
 
 def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 OPENED = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Suffixes of archives that can be a source."""
 UNOPENED = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z", ".iso")
-"""Suffixes of archives that cannot."""
+"""Suffixes of archives that cannot be a source."""
 
 
 def is_hidden(name: str) -> bool:

@@ -169,9 +169,9 @@ class SpooledFile:
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
         """Move the complete file to its final `name` in the spool, and record it as complete.
 
-        `changed_s` becomes its modification time. If it is unknown, as for files from servers, the modification time is
-        made from a checksum of the content. Fetched again, the same content thus counts as unchanged, and other content
-        as changed.
+        `changed_s` becomes the modification time of the file. If `changed_s` is unset, as for files from servers, the
+        modification time is made from a checksum of the content. If a file is fetched again, the same content thus
+        counts as unchanged, and other content as changed.
         """
         self._stream.close()
         changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system
@@ -180,7 +180,8 @@ class SpooledFile:
 
 
 _held: dict[Path, IO[str]] = {}
-"""Locks of this process, which a later run in it takes over: a failed one may not have released them."""
+"""Locks that this process holds. A later run in the process takes them over, since a failed run may not release them.
+"""
 
 
 def _locked(path: Path) -> IO[str]:

@@ -1,8 +1,8 @@
 """Transfer of several series at once from a server to the spool, with retries; each series is complete or refused.
 
 The server is first asked for its list of instances. Files in the spool are not fetched again. An attempt that made
-progress is followed by another one. Attempts without progress are counted; when they reach their limit, this series
-ends, but the others continue. A server that cannot be reached, or refuses access, ends the stage.
+progress is followed by another one. Attempts without progress are counted; when their number reaches the limit, this
+series is given up, but the others continue. A server that cannot be reached, or refuses access, ends the stage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medvit.sources.spool import Spool
 log = logging.getLogger("medvit")
 
 INCOMPLETE = "incomplete"
-"""Code of an incomplete series."""
+"""Refusal code of an incomplete series."""
 MAX_PAUSE_S = 60.0
 TALKATIVE = ("dicomweb_client", "urllib3", "pynetdicom", "pydicom")
 """Libraries that log addresses and headers, which name patients."""

@@ -65,7 +65,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """Length of the journal in bytes."""
         return self._stream.tell()
 
     @contextmanager

@@ -14,7 +14,7 @@ _ESCAPE = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 def mlflow_name(name: str) -> str:
     """Return a name in which each character that MLflow refuses is replaced by `_xHHHH_`, its Unicode number.
 
-    This is the escape sequence of Office Open XML (ECMA-376 part 1, 22.9.2.19). MLflow treats names as paths, so a
+    This is the escape sequence of Office Open XML (ECMA-376 part 1, 22.9.2.19). Because MLflow treats names as paths, a
     slash at either end or next to another slash, and the parts `.` and `..`, are escaped too. A name that is too long
     is truncated and ends with a digest of the whole name.
     """

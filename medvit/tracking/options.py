@@ -54,6 +54,6 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute(uri: str) -> str:
-    """Return a tracking URI of the same store that does not depend on the current folder."""
+    """Return a tracking URI that does not depend on the current folder, for the same store."""
     path = sqlite_file(uri)
     return uri if path is None else SQLITE + str(path.absolute())

@@ -12,7 +12,7 @@ from medvit.tracking.options import TrackingConfig
 from medvit.tracking.sender import first_line, import_client
 
 MAX_RUNS = 50_000
-"""Runs of one experiment per request to MLflow."""
+"""Maximum number of runs of one experiment in a request to MLflow."""
 
 
 def holds_runs(file: Path, *, besides: str | None) -> bool:

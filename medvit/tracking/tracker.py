@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("medvit")
 
 COLLECT_S = 1.0
-"""Time in which records are collected before they are sent."""
+"""Seconds for which records are collected before they are sent."""
 RETRY_S, MAX_RETRY_S = 2.0, 60.0
-"""Time from a failure to the next attempt: initial and maximum."""
+"""Seconds from a failure to the next attempt: after the first failure, and at most."""
 
 
 class Tracker:
-    """Tracker that records nothing, and defines the calls of every tracker."""
+    """Base of trackers: defines their methods, and records nothing."""
 
     run_id: str | None = None
     """ID of the run in MLflow; None if unknown."""
@@ -67,9 +67,9 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Tracker that writes a journal in the run's folder; a thread sends the journal to an MLflow store.
 
-    It waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s` each time. A
-    store that fails causes only one warning: the thread retries, and if records remain at the end, the command to send
-    them is logged.
+    The tracker waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s`
+    each time. A store that fails causes only one warning: the thread retries, and if records remain at the end, the
+    command to send them is logged.
     """
 
     wants_pictures = True

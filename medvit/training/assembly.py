@@ -40,7 +40,7 @@ from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
-"""Positive class among some classes, from the facts of a dataset; empty if not set."""
+"""Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AssembledFinetuning:
     task: TaskAssignment
     model: Model
     optim: OptimConfig
-    """Optimizer options in force, before scaling by the batch."""
+    """Resolved optimizer options, before learning rates are scaled to the batch."""
     module: Finetuning
     loader: DataLoader[object]
     validation: DataLoader[object] | None

@@ -20,10 +20,10 @@ IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)
 class JointDraws(TorchFunctionMode):
     """Context in which each device gets its part of the random numbers drawn for the joint batch of all devices.
 
-    The first axis of such a draw must be that of the device's samples, or of their views, view after view. Draws of
-    other shapes are the same on every device. Sample i of device r is sample `i * world + r` of the joint batch, which
-    is how `EpochSampler` distributes samples. If all devices start with the same seed, masks and drop path therefore
-    equal those of one device with the joint batch. Dropout is not covered.
+    The first axis of such a draw must be the device's samples, or their views, view after view. Draws of other shapes
+    are the same on every device. Sample i of device r is sample `i * world + r` of the joint batch, which is how
+    `EpochSampler` distributes samples. If all devices start with the same seed, masks and drop path therefore equal
+    those of one device with the joint batch. Dropout is not covered.
     """
 
     def __init__(self, batch_size: int, *, world: int, rank: int) -> None:

@@ -84,7 +84,7 @@ def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
 
 
 def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
-    """Return the tensors of a batch by the names of its fields; those of a list are numbered."""
+    """Return the tensors of a batch by the names of its fields; tensors in a list are numbered."""
     found: dict[str, Tensor] = {}
     for name in _names(batch):
         value = getattr(batch, name)
@@ -96,7 +96,7 @@ def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
 
 
 def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
-    """Return the pseudonyms of the images of a batch; for a batch of views, those of the studies."""
+    """Return the pseudonyms of the images of a batch; for a batch of views, the pseudonyms of the studies."""
     return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
 
 

@@ -48,8 +48,8 @@ class FinetuningOptions(TrainingOptions):
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
     positive: str = ""
-    """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Empty: the
-    positive class given to ingest.
+    """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
+    the positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
     """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or
@@ -61,7 +61,7 @@ class FinetuningOptions(TrainingOptions):
     steps. repeat: draw rare classes more often, by repeat factors. off: no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Label smoothing, for classification."""
+    """Label smoothing for classification: share of each target that is spread evenly over all classes."""
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
@@ -128,17 +128,17 @@ class FinetuningOptions(TrainingOptions):
 
     @property
     def set_for_classification(self) -> dict[str, object]:
-        """Options of classification that are not at their default."""
+        """Options that apply only to classification and that differ from their defaults."""
         return self._set("balance", "smoothing") | self._set_for_mixing
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:
-        """Options of segmentation that are not at their default."""
+        """Options that apply only to segmentation and that differ from their defaults."""
         return self._set("foreground", "foreground_by")
 
     @property
     def set_for_pixels(self) -> dict[str, object]:
-        """Options of models trained on pixels rather than embeddings that are not at their default."""
+        """Options that are used only for training on pixels, not on embeddings, and that differ from their defaults."""
         given = self._set(
             "crop", "keep", "overlap", "mirrored_axes", "turned_axes", "applies_to", "foreground", "foreground_by"
         )

@@ -58,14 +58,14 @@ def start_from(
     manifest: Manifest,
     crop: tuple[int, ...] | None = None,
 ) -> InitialModel:
-    """Return the initial backbone and preprocessing: those of the checkpoint if there is one, else those of the config.
+    """Return the initial backbone and preprocessing, from the checkpoint if there is one, else from the config.
 
     A given `preprocess` replaces the preprocessing of the checkpoint.
 
     With a checkpoint, most options of `config` are ignored with a warning. Only options that affect nothing but
-    training, such as drop path, are used. Without a checkpoint, the rank and channels of the backbone follow the
-    dataset, as does the preprocessing if `preprocess` is unset. A network that follows the crop, such as DynUNet, is
-    planned for `crop`, or for the default crop.
+    training, such as drop path, are used. Without a checkpoint, the dimensionality (2D or 3D) and channels of the
+    backbone follow the dataset, as does the preprocessing if `preprocess` is unset. A network that follows
+    the crop, such as DynUNet, is planned for `crop`, or for the default crop.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
@@ -137,7 +137,7 @@ def _carried(checkpoint: Checkpoint) -> Carried | None:
 
 
 def warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
-    """Warn about options of a backbone that differ from those of the checkpoint, which are used."""
+    """Warn about backbone options that are ignored because the checkpoint has other values."""
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         if value not in (field.default, getattr(described, key, None)):

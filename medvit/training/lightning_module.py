@@ -93,7 +93,7 @@ class TrainingModule(lightning.LightningModule):
         self.log("lr", rate)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Refuse non-finite gradients; in fp16, the gradient scaler skips such steps itself."""
+        """Stop the run if gradients are not finite; in fp16, the gradient scaler skips such steps itself."""
         shared = is_sharded(self)
         if shared:
             average_replicated(self)
@@ -146,7 +146,7 @@ class TrainingModule(lightning.LightningModule):
         medvit.training.failed_step FILE` inspects them, and `replay` in that module prepares repeating the step.
 
         Raises:
-            TrainingError: If the sum is not finite; the weights are still those of the step before.
+            TrainingError: If the sum is not finite; the failed step has not changed the weights.
         """
         self._at = terms, batch
         total = torch.stack([value.float() for value in terms.values()]).sum()

@@ -15,7 +15,7 @@ from medvit.weights.names import objective_of
 log = logging.getLogger("medvit")
 
 DEFAULT = "mae"
-"""Objective from scratch, and for weights whose objective is unknown."""
+"""Default objective: for pretraining from scratch, and for weights whose objective is unknown."""
 OF_ONE_RUN: Mapping[str, tuple[str, ...]] = {
     "": ("momentum", "center_momentum", "prototypes"),
     "head": ("prototypes", "weights"),
@@ -35,9 +35,9 @@ def choose_objective(
 ) -> ObjectiveConfig:
     """Return the objective of a pretraining run.
 
-    It is the given one, else that of the checkpoint, else the one that trained the public weights, else the default.
-    The choice is logged. With `keeps_size`, an objective from a checkpoint keeps its crop sizes. If weights that were
-    trained with a teacher are given an objective without a teacher, a warning is logged.
+    The given objective comes first, then the one of the checkpoint, then the one that trained the public weights, then
+    the default. The choice is logged. With `keeps_size`, an objective from a checkpoint keeps its crop sizes. If
+    weights that were trained with a teacher are given an objective without a teacher, a warning is logged.
     """
     if checkpoint is not None:
         known, source = recorded_objective(checkpoint.folder), str(checkpoint.folder)

@@ -20,9 +20,10 @@ log = logging.getLogger("medvit")
 ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
-"""Names of the second factors of LoRA, which are zero at the start; those of AdaLoRA are not, and have no `weight`."""
+"""Pattern of the names of LoRA's second factors, which are zero at the start; AdaLoRA's, which are not, do not match.
+"""
 UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts", "relative_position_bias_table")
-"""Names of tokens and positions."""
+"""Names of tokens and positions, which have no weight decay."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,
     "schedule": "constant",
@@ -32,19 +33,22 @@ CONTINUED: Mapping[str, object] = {
     "weight_decay_end": None,
     "patch_embed_scale": 1.0,
 }
-"""Optimizer options for continued pretraining by any objective: a small constant rate."""
+"""Optimizer options for continued pretraining by any objective: a small constant learning rate."""
 WHOLE_WEIGHTS = 0.15
-"""`pretrained_scale` in continued pretraining: 3e-5 for whole blocks and norms, 2e-4 for LoRA factors and heads."""
+"""Default `pretrained_scale` in continued pretraining: whole blocks and norms have a learning rate of 3e-5, LoRA
+factors and heads 2e-4.
+"""
 HEADS_FIRST = 0.05
-"""`freeze` in continued pretraining with randomly initialized heads or decoder."""
+"""Default `freeze` in continued pretraining with randomly initialized heads or decoder."""
 FULL_LAYER_DECAY = 0.7
-"""`layer_decay` in full fine-tuning of public weights (.65 to .75: Bao et al., ICLR 2022; He et al., CVPR 2022).
+"""Default `layer_decay` in full fine-tuning of public weights (.65 to .75: Bao et al., ICLR 2022; He et al., CVPR
+2022).
 
-Not for checkpoints of any pretraining: a ViT-tiny after 400 steps of MAE did not learn the demo's radiographs with it
-(validation AUROC .49, with equal rates .95).
+It is not used for checkpoints of medvit: with it, a ViT-tiny pretrained by 400 steps of MAE did not learn the demo's
+radiographs (validation AUROC .49; with equal learning rates .95).
 """
 SCALES = ("pretrained_scale", "layer_decay")
-"""Options that lower the rate of some weights: they are not proposed if the rate itself is given."""
+"""Options that lower the learning rate of some weights: no values are proposed for them if `lr` is given."""
 
 
 class OptimOptions(Config):
@@ -102,8 +106,8 @@ class OptimOptions(Config):
     """
     lora_b_scale: Positive | None = None
     """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
-    paper recommends 16, with a lower lr. It is ignored by adalora, whose factors are both random at the start. Unset:
-    1.
+    paper recommends 16, with a lower lr. adalora, whose factors are both random at the start, ignores this option.
+    Unset: 1.
     """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:
@@ -249,7 +253,7 @@ def new_weights_of(module: nn.Module) -> frozenset[str]:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of an adapted backbone belongs to its adapter, which is new and not pretrained."""
+    """Return whether a parameter of an adapted backbone belongs to its adapter, which is new and not pretrained."""
     return any(part in name for part in ADAPTERS)
 
 

@@ -29,7 +29,7 @@ log = logging.getLogger("medvit")
 
 
 def describe_patients(rows: Sequence[Row]) -> str:
-    """Return the patients a model was trained on, for its card, with an explanation if some are assumed."""
+    """Return a text for the model card on the patients the model was trained on, and on those that are only assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 
@@ -65,8 +65,8 @@ class TrainingOptions(Config):
     explains the flags.
     """
     preprocess: Preprocess | None = None
-    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same applies
-    for its unset options, unless `kind` is given.
+    """Preprocessing, stored in the checkpoint. Unset: the preprocessing of `checkpoint`, or one chosen from the images.
+    If only some of its options are set, the others are filled in the same way, unless `kind` is set.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
@@ -84,7 +84,7 @@ class TrainingOptions(Config):
     def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:
         """Return the preprocessing of a training on the images of `manifest`, from the checkpoint `pretrained` if any.
 
-        Unset options are those of the checkpoint. Without a checkpoint, they are chosen for the data.
+        Unset options are taken from the checkpoint or, without one, chosen for the data.
         """
         return self.preprocess_over(
             choose_preprocess(manifest)
@@ -104,7 +104,7 @@ class TrainingOptions(Config):
 
     @property
     def step_images(self) -> int:
-        """Images of a step, over all devices."""
+        """Number of images per step, over all devices."""
         return self.trainer.step_images(self.loader.batch_size)
 
     def run_length(self, num_images: int) -> RunLength:

@@ -14,13 +14,13 @@ from medvit.peft.full import FullConfig
 from medvit.training.pretraining_assembly import AssembledPretraining
 
 TWIN = "twin"
-"""Folder in a checkpoint for the backbone of the other dimensionality."""
+"""Folder in a checkpoint for the backbone of the other dimensionality (3D if the main one is 2D, and vice versa)."""
 
 
 def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[str]) -> Checkpoint:
     """Write the checkpoint of a finished pretraining run into a folder.
 
-    `seen` are the digests of patients that its initial weights were trained on.
+    `seen` are the digests of the patients that the initial weights of the run were trained on.
     """
     peft, handed_on = parts.peft, parts.module.handed_on()
     if handed_on is not peft.backbone:  # a copy that the objective made, of the same structure

@@ -1,4 +1,4 @@
-"""Self-supervised training of a backbone under a guard."""
+"""Self-supervised training of a backbone, monitored by the guard."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class AssembledPretraining:
     trained: frozenset[str]
     """Names of the weights of the adapted backbone that training changes."""
     optim: OptimConfig
-    """Optimizer options in force, before scaling by the batch."""
+    """Resolved optimizer options, before learning rates are scaled to the batch."""
     module: Pretraining
     loader: DataLoader[object]
     trainer: Trainer
@@ -65,12 +65,12 @@ class AssembledPretraining:
 
     @property
     def num_images(self) -> int:
-        """Training images of all kinds."""
+        """Number of training images of all kinds."""
         return sum(len(stream.samples) for stream in self.streams)
 
     @property
     def other_preprocess(self) -> Preprocess | None:
-        """Preprocessing of the images of the other rank, for an objective that trains on both."""
+        """Preprocessing of the images of the other dimensionality (2D or 3D), for an objective that trains on both."""
         return None if len(self.streams) < 2 else self.streams[1].preprocess
 
     @property

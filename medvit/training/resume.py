@@ -21,7 +21,7 @@ RESUME, BEST = "last.ckpt", "best.safetensors"
 LEFTOVERS = (RESUME, BEST)
 """Files that only an unfinished run needs."""
 POSITION = "medvit_position"
-"""Key of the position in the checkpoint."""
+"""Key of the progress of the run (`Position`) in the checkpoint."""
 POLITE = (signal.SIGTERM, signal.SIGUSR1)
 """Signals by which Slurm and other schedulers announce the time limit (`--signal=USR1@120` sends the second)."""
 
@@ -83,7 +83,7 @@ class KeepLast(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the position into the checkpoint."""
+        """Write the progress of the run (`Position`) into the checkpoint."""
         checkpoint[POSITION] = [self._position.epochs, self._position.batches]
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -22,7 +22,7 @@ from medvit.types import Views
 
 
 class SelfDistillationConfig(Config):
-    """A second run from the same initial weights, with the model of the first run as teacher."""
+    """Self-distillation: a second run from the same initial weights, with the model of the first run as teacher."""
 
     teacher: Path | None = None
     """Checkpoint of the first pretraining run on the same images, which becomes the teacher. Unset: no

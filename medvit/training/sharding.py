@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from medvit.distributed import part
 
 UNIT = re.compile(r"(^|\.)(blocks|reading)\.\d+$|(^|\.)(student\.|teacher_)heads\.\w+$")
-"""Names of sharded modules: other modules only call their forward pass and access no weight in them."""
+"""Names of modules to shard. Other modules only call their forward pass, and do not access their weights."""
 
 HOOKS = (
     "_forward_hooks",
@@ -55,7 +55,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with the shards of all processes; all processes must call this."""
+    """Return whole tensors, gathered from the shards of all processes; all processes must call this."""
     return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in state.items()}
 
 

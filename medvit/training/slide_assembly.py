@@ -19,7 +19,7 @@ from medvit.training.initialization import InitialModel
 from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, labeled_slides, warn_of_pixels
 
 SEEDS = 5
-"""Default number of heads where there are no folds."""
+"""Default number of heads without folds."""
 
 
 @dataclass(frozen=True)

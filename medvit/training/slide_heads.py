@@ -63,7 +63,7 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
     Call it before tiles are embedded, which takes long, so that errors are found early.
 
     Raises:
-        ConfigError: If the head does not accept bags, or several devices are requested.
+        ConfigError: If the head does not accept bags (sets of tile embeddings), or several devices are requested.
     """
     if trainer.devices * trainer.nodes > 1:
         raise ConfigError("heads of slides are trained on one device; remove trainer.devices and trainer.nodes")
@@ -165,7 +165,7 @@ class SlideTraining:
         return [load_file(_home(folder, member) / BEST) for member in range(len(self.members))], figures
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the best validation metric of each head and its step.
+        """Return texts for a summary: the best validation metric of each head, and the step of that metric.
 
         `figures` are the metrics that `train` returns.
         """

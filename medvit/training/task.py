@@ -74,7 +74,7 @@ class TaskAssignment:
 def require_fitting(
     ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check that options about axes fit images with `ndim` axes; both arguments map option names to values.
+    """Check that options fit images with `ndim` axes; `sizes` and `axes` map names of options to their values.
 
     Each of `sizes` must have one number per axis. Each of `axes` must name only existing axes.
 
@@ -171,9 +171,9 @@ def _task(manifest: Manifest, label: str) -> Task:
 def choose_preprocess(manifest: Manifest) -> Preprocess:
     """Return the default preprocessing for the most frequent kind of image.
 
-    Images are resized to 224 x 224. If all of them have 8 bits, they are scaled by that range; otherwise, each image is
-    normalized by its own statistics. Tiles of slides are not resized. Volumes keep their spacing. If all of them are
-    CT, a soft tissue window is applied; otherwise, each volume is normalized by its own statistics.
+    Images are resized to 224 x 224. If all images have 8 bits, they are scaled by the 8-bit range; otherwise, each
+    image is normalized by its own statistics. Tiles of slides are not resized. Volumes keep their spacing. If all
+    volumes are CT, a soft tissue window is applied; otherwise, each volume is normalized by its own statistics.
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:

@@ -24,9 +24,9 @@ from medvit.training.sharding import sharded_strategy
 from medvit.types import RunLength
 
 Trainer: TypeAlias = lightning.Trainer
-"""Type of the trainer, for rooms that do not import Lightning."""
+"""Type of the trainer, for modules that do not import Lightning themselves."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
-"""Names of transformer blocks, of backbones and of decoders."""
+"""Pattern of the names of transformer blocks, in backbones and decoders."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -74,7 +74,7 @@ class TrainerConfig(Config):
 
     @property
     def in_force(self) -> TrainerConfig:
-        """Options with `auto` resolved for this machine."""
+        """Trainer options, with `auto` replaced by the values for this machine."""
         is_alone = self.devices * self.nodes == 1
         strategy = "ddp" if self.strategy == "auto" and not is_alone else self.strategy
         return self.model_copy(update={"precision": resolve_precision(self.precision), "strategy": strategy})
@@ -118,7 +118,7 @@ class TrainerConfig(Config):
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """Return the value of `auto` on this machine."""
+    """Return the precision, with `auto` replaced by its value on this machine."""
     if precision != "auto":
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

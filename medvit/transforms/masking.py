@@ -56,8 +56,8 @@ def draw_masks(
 ) -> Bool[Tensor, "b n"]:
     """Return masks for some rows of a batch of crops.
 
-    A fraction `share` of the crops in the batch is masked. Their ratios of masked patches are evenly spread over the
-    range `ratios`.
+    A fraction `share` of the crops in the batch is masked. The ratios of masked patches in these crops are evenly
+    spread over the range `ratios`.
 
     At least one crop of the batch is masked. A mask depends only on the seed and its row, so several devices draw the
     same masks as one device with the joint batch.

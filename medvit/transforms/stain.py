@@ -28,14 +28,14 @@ MIN_DENSITY = 0.15
 PERCENT = 1.0
 """Percentile from either end for robust extremes of angles, and of concentrations (alpha of Macenko et al.)."""
 MIN_TISSUE = 0.02
-"""Minimum share of tissue pixels required to estimate its colors."""
+"""Minimum share of tissue pixels in an image that is required to estimate the colors of tissue."""
 REFERENCE_STAINS = ((0.5626, 0.2159), (0.7201, 0.8012), (0.4062, 0.5581))
 REFERENCE_STRENGTH = (1.9705, 1.0308)
 """Reference: hematoxylin and eosin in red, green and blue, and their 99th percentiles (Macenko et al., ISBI 2009)."""
 HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 """Hematoxylin, eosin and DAB, in rows, before normalization to unit length (Ruifrok and Johnston, 2001)."""
 TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
-"""From red, green and blue to the responses of cones (Reinhard et al., 2001, equation 4)."""
+"""Matrix from red, green and blue to the responses of the cones of the eye (Reinhard et al., 2001, equation 4)."""
 REFERENCE_MEAN, REFERENCE_DEVIATION = (-0.7560, -0.0876, 0.0276), (0.3840, 0.0895, 0.0214)
 """Mean and standard deviation of l, alpha and beta in tissue of the slide CMU-1-Small-Region at 20x."""
 
@@ -61,8 +61,7 @@ class StainConfig(Config):
 class Stains:
     """Stains of each image: unit `vectors` (B, 3, 2) of hematoxylin and eosin, and their `strength` (B, 2).
 
-    `is_known` (B,) is True if the stains of an image could be measured; otherwise its stains are those of the
-    reference.
+    `is_known` (B,) is True if the stains of an image could be measured; otherwise, it has the stains of the reference.
     """
 
     vectors: Float[Tensor, "b 3 2"]

@@ -100,7 +100,7 @@ class MultiCropConfig(ViewsConfig):
 
 
 class MaskedViewsConfig(MultiCropConfig):
-    """Crops as in DINOv2: global crops of 0.32 to 1 of an image, local crops of 0.05 to 0.32."""
+    """Crops as in DINOv2: global crops cover 0.32 to 1 of an image, local crops 0.05 to 0.32."""
 
     scale: tuple[Covered, Covered] = (0.32, 1.0)
     local_scale: tuple[Covered, Covered] = (0.05, 0.32)

@@ -39,7 +39,7 @@ ADVICE = {
     r"^cls_token$": "set backbone.class_token=true",
     r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
 }
-"""Pattern of a tensor that has no place in the model -> option that adds the place, without which features differ."""
+"""Name pattern of a tensor that the model lacks -> option that adds it; without the tensor, features differ."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Fit:
     source: str
     loaded: tuple[str, ...]
     adapted: Mapping[str, str] = field(default_factory=dict)
-    """Name -> how it was adapted."""
+    """Name of a tensor -> description of how the tensor was adapted."""
     missing: tuple[str, ...] = ()
     """Weights of the model that are not in the file; they are randomly initialized."""
     unexpected: tuple[str, ...] = ()
@@ -145,10 +145,10 @@ def load_weights(
 ) -> Fit:
     """Load public weights into a backbone, adapting patch embedding and positions to its shape.
 
-    `grid` is the grid of the learned positions of the model, `file_grid` that of the file, if known.
+    `grid` is the grid of the learned positions in the model; `file_grid` is the grid in the file, if known.
 
     Raises:
-        CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of its
+        CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of the file's
             positions is unknown.
     """
     wanted = model.state_dict()
@@ -203,7 +203,7 @@ def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) ->
 def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
     """Drop the biases of queries, keys and values of DINOv3 if they have no effect.
 
-    This is the case if those of queries and values are all zero, because DINOv3 masks those of keys.
+    They have no effect if the biases of queries and values are all zero, because DINOv3 masks the biases of keys.
     """
     for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)

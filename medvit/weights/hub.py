@@ -23,8 +23,8 @@ HUB = "hub:"
 def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid: tuple[int, ...] | None = None) -> Fit:
     """Load public weights from a file or, for `hub:NAME`, from a timm model; return a report, and log mismatches.
 
-    `file_grid` is the grid of learned positions in the file. If unset, it is that of the timm model, or that of the
-    `model.yaml` next to the file, if there is one.
+    `file_grid` is the grid of learned positions in the file. If unset, the grid of the timm model is used or, for a
+    file, the grid in the `model.yaml` next to it, if there is one.
 
     Raises:
         CheckpointError: If the weights do not exist, or do not match the transformer.

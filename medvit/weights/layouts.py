@@ -4,7 +4,7 @@ Supported layouts:
 
 - timm;
 - the official code of DINO, DINOv2 (with registers), DINOv3 and MAE, which both variants of RETFound use too;
-- DINOv2 in transformers, used by RAD-DINO and Phikon-v2;
+- DINOv2 in Hugging Face transformers, used by RAD-DINO and Phikon-v2;
 - Hi-End-MAE in 3D.
 
 In each layout, the weights may be the whole file or an entry of a training checkpoint (`teacher`, `student`, `model`),
@@ -32,7 +32,7 @@ IGNORED = re.compile(
     r"^(decoder[_.]|encoder_to_decoder|classifier|head|fc_norm|mask_token|local_cls_norm|dino_|ibot_|projectors)"
     r"|(bias_mask|periods|relative_position_index)$"
 )
-"""Tensors that belong to pretraining heads and decoders, or are computed."""
+"""Names of tensors that are not loaded: those of pretraining heads and decoders, and those that the model computes."""
 RENAMED = {
     "storage_tokens": "reg_token",
     "register_tokens": "reg_token",
@@ -56,7 +56,8 @@ OTHER_NAMES = (
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"\.mlp\.weights_out\.", ".mlp.fc2."),
 )
-"""Names of transformers and of Hi-End-MAE without prefixes -> those of DINOv2; queries, keys and values numbered."""
+"""Pattern of a name in Hugging Face transformers or Hi-End-MAE -> name in DINOv2; queries, keys, values are numbered.
+"""
 PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 
 
@@ -188,7 +189,7 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
     """Return the tensors with the bias of qkv split as in timm's DINOv3, if the model expects this.
 
-    The biases of queries and values become separate tensors; that of keys, which is zero, is dropped.
+    The biases of queries and values become separate tensors; the bias of keys, which is zero, is dropped.
     """
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:

@@ -45,7 +45,7 @@ class Study:
     refusals: tuple[Refusal, ...] = field(default=(), repr=False)
     num_unreadable: int = 0
     num_others: int = 0
-    """Other patients whose images have the same StudyInstanceUID."""
+    """Number of other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
         """Return the identifier of an image's series.
@@ -82,7 +82,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Maker:
-    """Origin of a result for its DICOM objects: the hash of the model and the MLflow run."""
+    """Origin of a result, stated in its DICOM objects: the hash of the model and the MLflow run."""
 
     version: str
     model_sha256: str
@@ -133,11 +133,11 @@ class ResultWriter(Protocol[ContextT]):
     """Output format of results."""
 
     name: str
-    """Its key in `outputs=[...]`, and the name of its file."""
+    """Name of the format in `outputs=[...]`, and of its module."""
     title: str
     """Name of the output in notes: "there is no DICOM segmentation: ..."."""
     tasks: Sequence[ModelTask]
-    """Tasks whose models it supports."""
+    """Tasks for whose models results can be written in this format."""
 
     def applies(self, item: Item, prediction: Any) -> bool:
         """Return whether this format applies to a prediction, which is a `Prediction` or a `SlideFinding`."""
@@ -146,7 +146,7 @@ class ResultWriter(Protocol[ContextT]):
         """Write files into an empty folder; return notes for human review, which do not name patients.
 
         Raises:
-            MedvitError: A subclass, if the source does not allow the format; the text does not name a patient.
+            MedvitError: If the source does not allow the format; the text does not name a patient.
         """
 
 

@@ -12,7 +12,7 @@ HEIGHT = 22
 """Height of a line in pixels."""
 FONT_SIZE = 13
 GAP = 6
-"""Pixels between a square, its text and the next one."""
+"""Pixels between a square and its text, and between a text and the next square."""
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 Color = tuple[int, int, int]

@@ -16,9 +16,9 @@ UTF_8 = "ISO_IR 192"
 DEFAULT = ("", "ISO_IR 6", "ISO 2022 IR 6")
 """Names of the default repertoire, ASCII, which is declared by omitting the attribute (PS3.3 C.12.1.1.2)."""
 ALONE = (*(f"ISO_IR {number}" for number in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)), "GB18030")
-"""Character sets without code extensions that highdicom takes and pydicom encodes."""
+"""Character sets without code extensions that highdicom accepts and pydicom encodes."""
 LATIN_9 = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
-"""Names unknown to pydicom (CP 1959)."""
+"""Names of Latin-9 (DICOM CP 1959), which pydicom does not know -> Python encoding."""
 SPELLINGS = {
     "ASCII": "",
     "USASCII": "",
@@ -30,7 +30,7 @@ SPELLINGS = {
     "GBK": "GBK",
     "GB2312": "ISO 2022 IR 58",
 }
-"""Nonstandard names that devices write, in capitals without punctuation, and their defined terms."""
+"""Nonstandard name that devices write, in capitals without punctuation -> DICOM defined term."""
 REPLACED = "\ufffd"
 """Replacement character of a decoder for bytes outside of the character set."""
 IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
-"""Limit to which the number of the source series is reduced (modulo), and the step then added to it.
-
-A segmentation thus sorts after the series of its study.
-"""
+"""SeriesNumber of a segmentation: the number of the source series modulo the limit, plus the step."""
 
 
 def write_seg(
@@ -116,7 +113,8 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
     """Correct the frame numbers by which a segmentation refers to its source.
 
-    The source file may have more frames than were segmented, so the numbers in the file (`frames`) are set.
+    The source file may have more frames than were segmented. `frames` are the numbers of the segmented frames in the
+    file.
     """
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
@@ -142,7 +140,8 @@ def present_labels(mask: Int[Array, "*s"]) -> list[int]:
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     """Return the mask as frames (frames, rows, columns) on the pixel grid of its source.
 
-    There is one frame per header of the source; for a multi-frame source, one per frame. They are in the same order.
+    There is one frame per header of the source or, for a multi-frame source, per frame of the source, in the same
+    order.
 
     Raises:
         GeometryError: If the mask is not on the pixel grid of the source.

@@ -27,7 +27,7 @@ CENTIMETER = 3
 MICRONS = 1e4
 """Microns per centimeter."""
 COLORS = {"attention": "viridis", "class": "inferno"}
-"""Color maps of matplotlib, perceptually uniform and safe for color-blind readers (Nuñez et al. 2018)."""
+"""Kind of map -> color map of matplotlib, perceptually uniform and safe for color-blind readers (Nuñez et al. 2018)."""
 
 
 def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:

@@ -66,7 +66,8 @@ class HeatMap:
 def attention_map(finding: SlideFinding) -> HeatMap:
     """Return a map of attention ranks.
 
-    The rank of a tile is the fraction of tiles with less attention; tiles with equal attention are ranked by order.
+    The rank of a tile is the fraction of tiles with less attention; tiles with equal attention are ranked by their
+    order in the grid.
     """
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
     return _map(finding, (order + 1) / len(order))

@@ -32,8 +32,9 @@ EMPTY_ALLOWED = (
 )
 """Attributes of type 2: they must be present and may be empty (DICOM PS3.3 C.7.1.1, C.7.2.1)."""
 COPIED_TAGS = (0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0090, 0x0008_1030, 0x0020_0010)
-"""Tags to copy besides those of the patient: study date and time, accession number, referring physician, study
-description and study ID.
+"""Tags to copy besides those of the patient.
+
+They are study date and time, accession number, referring physician, study description and study ID.
 """
 IDENTITY_TAGS = (0x0010_0010, 0x0010_0020)
 METHODS = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
@@ -106,7 +107,7 @@ def _check_frames(headers: Sequence[Dataset]) -> None:
 def _align(headers: Sequence[Dataset]) -> None:
     """Give all slices the orientation of the first slice.
 
-    They may differ within the tolerance of `series.volume`.
+    Orientations may differ within the tolerance of `series.volume`.
     """
     if PER_FRAME in headers[0]:
         _share(headers[0], "PlaneOrientationSequence")

@@ -36,7 +36,7 @@ READ = (
     "PyramidUID",
 )
 PARTS = ("optical_paths", "focal_planes")
-"""wsidicom's names for parts of a level that show one position differently."""
+"""Attributes of a level in wsidicom whose entries show the same positions in different ways."""
 PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
 """Third values of (0008,0008) ImageType of images that are not levels: label and overview often show names."""
 

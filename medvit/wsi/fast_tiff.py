@@ -1,4 +1,4 @@
-"""Fast reading of TIFF slides without OpenSlide, if both decoders return the same pixels.
+"""Fast reading of TIFF slides by tifffile instead of OpenSlide, if both decode the same pixels.
 
 OpenSlide paints each region on a transparent canvas; cutting the region out of decoded tiles is six times as fast. In a
 generic TIFF, OpenSlide reads only the first image, rotates each tile by itself, and supports few compressions. Generic
@@ -23,7 +23,9 @@ GENERIC = "generic-tiff"
 APERIO = "aperio"
 """OpenSlide's name of the only vendor format whose levels are pages of one image each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Largest difference of two JPEG decoders in gray levels; the mean difference if they interpolate color."""
+"""Limit, in gray levels, of the largest difference between two JPEG decoders; of the mean difference if they
+interpolate color.
+"""
 PROBE = 64
 """Side of the compared region in the middle of each level, in pixels."""
 

@@ -124,8 +124,8 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
 def magnified(tile: TileRow, mpp: float) -> TileRow | None:
     """Return a tile with the same center and number of pixels, at about `mpp` microns per pixel.
 
-    It is moved if it would extend beyond the slide. The result is None if the slide has a lower resolution than `mpp`,
-    or is smaller than such a tile.
+    The tile is moved if it would extend beyond the slide. The result is None if the slide has a lower resolution than
+    `mpp`, or is smaller than such a tile.
     """
     slide = tile.slide
     assert slide is not None

@@ -33,7 +33,7 @@ class Pyramid(Protocol):
 
     levels: tuple[PyramidLevel, ...]
     pixel_um: tuple[float, float] | None
-    """Width and height of a level 0 pixel in microns, from the file; None if it has none."""
+    """Width and height of a level 0 pixel in microns; None if the file does not state them."""
     tile_side: int
     """Side of the file's own tiles at level 0 in pixels, to choose an order of reading."""
 

@@ -28,9 +28,11 @@ SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".svslide")
 MODALITY = "SM"
 """DICOM modality of slide microscopy."""
 SCALE_TOLERANCE = 1e-3
-"""A level whose scale differs by less is read without resampling: a quarter of a pixel over a tile of 256."""
+"""Relative difference of scale below which a level is read without resampling: 1/4 pixel over a tile of 256 pixels."""
 FINER = 1.05
-"""Maximum factor by which a requested scale may be finer than the slide's; scanners of one magnification differ so."""
+"""Maximum factor by which a requested scale may be finer than the slide's; scanners of one magnification differ as
+much.
+"""
 BAND_BYTES = 2**25
 """Bytes of pixels in memory at once while an overview is made."""
 LARGE = 2**25

@@ -17,7 +17,7 @@ JPEG, APERIO_YCBCR = 7, 33003
 """Values of (259) Compression: JPEG, decoded to RGB; and Aperio's JPEG 2000, YCbCr regardless of the header."""
 Alpha = Literal["none", "associated", "unassociated", "unspecified"]
 ALPHA: dict[int, Alpha] = {1: "associated", 2: "unassociated"}
-"""Values of (338) ExtraSamples: colors multiplied by opacity, or not."""
+"""Values of (338) ExtraSamples for an opacity channel -> whether colors are multiplied by it (associated) or not."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SQUARE = 8
 PICTURE_SIDE = 512
 """Longer side of the preview in pixels."""
 INK_SHARE = 0.02
-"""Share of ink from which a tile is flagged."""
+"""Fraction of a tile covered by ink from which the tile is flagged."""
 FOCUS_MPP = 1.0
 """Finest scale at which focus is measured."""
 SHARPNESS = 0.06

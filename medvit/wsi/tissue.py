@@ -25,7 +25,9 @@ USUAL_GLASS = 245.0
 BRIGHT, COLORLESS = 180.0, 20.0
 """Gray levels: pixels that are darker, or whose channels differ by more, are not glass."""
 GRAY_SPREAD, GRAY_SHARE = 2, 0.01
-"""Gray levels between the channels of an image without color, and its share of pixels darker than glass."""
+"""Image without color: largest difference between its channels in gray levels, and least share of pixels darker than
+glass.
+"""
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
@@ -35,7 +37,7 @@ SMOOTH = 0.025
 FAINT = 0.03
 """Optical density below which there is only glass."""
 RIM = 1.5
-"""Factor by which the rim of a stroke may have more detail."""
+"""Factor by which the rim of a stroke may have more detail than its center."""
 ALIKE = 0.98
 """Cosine from which the rim counts as having the color of the stroke; hematoxylin and blue ink have 0.92."""
 CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0

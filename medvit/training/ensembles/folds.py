@@ -17,7 +17,10 @@ from medvit.tracking import Tracker
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """Model number `number` (from 0) of an ensemble over `folds` folds; 0 folds: the splits of the dataset."""
+    """Model number `number` (from 0) of an ensemble over `folds` folds.
+
+    With 0 folds, the model uses the splits of the dataset.
+    """
 
     number: int
     folds: int
@@ -33,8 +36,8 @@ class EnsembleMember:
         """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
 
         Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
-        and the model holds out one of them. After every `folds` models, patients are distributed again. If the
-        `classes` of the rows are given, each fold gets about the same share of each class.
+        and the model holds out one fold. After every `folds` models, patients are distributed again. If the `classes`
+        of the rows are given, each fold gets about the same share of each class.
         """
         if not self.folds:
             held_out = [row.split == "val" for row in rows]

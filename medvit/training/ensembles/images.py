@@ -48,7 +48,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, head and rules for series hold for all models.
+        """Components of the first model, whose crop, head and selection of series all other models share.
 
         Raises:
             ConfigError: If several devices are requested.
@@ -95,7 +95,7 @@ class EnsembleTraining:
         }
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the images and patients, and the best validation metric of each model."""
+        """Return texts for a summary: the images and patients, and the best validation metric of each model."""
         task = self.first.task
         best = "best validation metric"
         names = [f"model {member.number + 1}" for member in self.members]

@@ -49,8 +49,8 @@ class GuardConfig(Config):
     objectives that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score also drops.
     """
     entropy: Share = 0.1
-    """Entropy of the teacher's targets below which the guard acts at once, because the targets have collapsed. It is a
-    fraction of the largest possible entropy.
+    """Entropy of the teacher's targets, as a fraction of the largest possible entropy, below which the guard acts at
+    once, because the targets have collapsed.
     """
 
     @model_validator(mode="before")
@@ -71,19 +71,21 @@ class ProbeReading:
     noise: float = 0.0
     """Standard error of `score`; if there is no score, of `knn`."""
     hits: tuple[float, ...] = ()
-    """Contribution of each query image to that score, which is the sum of the contributions."""
+    """Contribution of each query image to `score` (to `knn` if there is no score); the sum of the contributions is the
+    score.
+    """
     rank: float = NAN
-    """Effective rank of the features of bank and queries (`medvit.metrics.effective_rank`)."""
+    """Effective rank of the features of all probe images (`medvit.metrics.effective_rank`)."""
     cosine: float = NAN
-    """Mean cosine similarity of the features of bank and queries (`medvit.metrics.mean_cosine`)."""
+    """Mean cosine similarity between the features of two probe images (`medvit.metrics.mean_cosine`)."""
     entropy: float = NAN
     """Entropy of the teacher's targets, as a share of its maximum, log K for K prototypes."""
     reconstruction: float = NAN
-    """Reconstruction error on images of the probe, with the same patches hidden at every reading."""
+    """Reconstruction error on probe images, with the same patches hidden in every probe evaluation."""
     knn: float = NAN
     """Balanced accuracy of nearest neighbors; reported for every objective."""
     images: int = 0
-    """Number of images for the rank, which cannot exceed it."""
+    """Number of images from which the rank is computed; the rank cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
         """Return the measured values by name."""
@@ -112,7 +114,7 @@ class Guard:
 
     `verdict` is the reason why the run ends early. If the initial weights are random, a falling score is reported, but
     it does not end the run, because early learning fluctuates. A collapse, or a rising reconstruction error, still ends
-    it.
+    the run.
     """
 
     def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
@@ -203,7 +205,7 @@ class Guard:
     def _floor(self) -> ProbeReading | None:
         """Probe evaluation that new ones are compared with: the best previous one.
 
-        It is None if the best one is that of the random weights at the start.
+        The result is None if the best evaluation is the one of random initial weights.
         """
         return None if self.starts_random and self.best is self.start else self.best
 

@@ -36,7 +36,7 @@ def build_probe(
 
     The training images form the bank, in which the nearest neighbors of each query are found. If there are too few
     validation images, training images of patients outside the bank are queries too. At most `num_rebuilt` images are
-    reconstructed. The result is None if readings are off or there are fewer than two images.
+    reconstructed. The result is None if probe evaluations are turned off, or if there are fewer than two images.
     """
     found = slides or SlidesConfig()
     if are_tiles(manifest, start.preprocess):

@@ -30,16 +30,17 @@ from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard
 from medvit.types import Tokens, Views
 
 AT_ONCE = 8, 64
-"""Minimum images in a forward pass of a reading."""
+"""Minimum and maximum number of images in a forward pass of a probe evaluation."""
 POINTS_AT_ONCE = 2**17
-"""Maximum pixels or voxels in a forward pass above that minimum: 32 images of 64 x 64."""
-MASKED_IMAGES = 16
-"""Images in a batch for reconstruction error or entropy; the entropy is read on one batch."""
-MAX_PATCHES = 16384
-"""Maximum number of patches of all images of a part that are compared; the same number of each image, drawn at random.
+"""Maximum number of pixels or voxels in a forward pass (32 images of 64 x 64), unless `AT_ONCE` requires more images.
 """
+MASKED_IMAGES = 16
+"""Number of images per batch for the reconstruction error and the teacher's entropy; the entropy is that of one batch.
+"""
+MAX_PATCHES = 16384
+"""Maximum number of patches to compare in the bank, and in the queries; as many are drawn at random from each image."""
 FEWEST_LABELED = 16
-"""Minimum number of labeled queries for a class probe when other images, as of other datasets, have no label."""
+"""Minimum number of labeled queries for a class probe if some images have no label, as after merging datasets."""
 
 
 class ProbeConfig(Config):
@@ -77,7 +78,9 @@ class Probe:
     num_neighbors: int
     views: tuple[Views, ...] = ()
     patches: tuple[Int[Tensor, "n p"], Int[Tensor, "m p"]] | None = None
-    """Tissue probe: indices of the patches of each image of bank and queries to compare, in the order of the labels."""
+    """Indices of the patches to compare in each bank image and in each query image, in label order; None unless tissue
+    is compared.
+    """
 
     @torch.no_grad()
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:

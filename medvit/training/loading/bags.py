@@ -31,7 +31,7 @@ class BagConfig(Config):
 
 
 EARLIER_KEYS = frozenset({"folds", "members"})
-"""Options of `bags` in earlier versions."""
+"""Options of `bags` in earlier versions, which are now `folds` and `seeds`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def folds_of_bags(given: Mapping[str, Any], bags: Mapping[str, Any]) -> dict[str
     """Return options with `bags.folds` and `bags.members` of earlier versions as `folds` and `seeds`.
 
     Raises:
-        ValueError: If the number of models is not a multiple of that of folds, or an option is given twice.
+        ValueError: If the number of models is not a multiple of the number of folds, or an option is given twice.
     """
     folds = int(bags.get("folds", given.get("folds", 0)))
     found: dict[str, int] = {"folds": folds} if "folds" in bags else {}

@@ -23,7 +23,7 @@ class Blocks:
     lengths: tuple[int, ...]
 
     def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-        """Return each index once: blocks of neighboring samples are in random order.
+        """Return the indices of all samples, with the blocks of neighboring samples in random order.
 
         `AT_ONCE` blocks at a time are interleaved, so that a batch contains samples of many blocks. In each call, the
         files are divided into blocks at different positions.

@@ -189,8 +189,8 @@ def epoch_loader(
 ) -> DataLoader[Any]:
     """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues.
 
-    With `num_first`, batches of the first `num_first` samples alternate with batches of the others. `patients` gives
-    the patient of each sample. If `patients` is given, samples of one patient are spread over the epoch.
+    With `num_first`, batches of the first `num_first` samples alternate with batches of the others. If `patients` (the
+    patient of each sample) is given, samples of one patient are spread over the epoch.
     """
     return draw_loader(
         config,

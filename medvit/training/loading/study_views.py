@@ -15,7 +15,7 @@ from medvit.types import Sample
 
 
 class ViewsOfStudy:
-    """Transform from a sample and a seed to views, if configured with views of another image of the same study.
+    """Transform from a sample and a seed to views; if configured, some local crops are from another image of the study.
 
     If a study has only one image, all views are of that image.
     """

@@ -34,7 +34,7 @@ class ViewStream:
     views: ViewsConfig
     """Crop options with all sizes set."""
     key: str = "views"
-    """Group of the objective's options that holds them."""
+    """Name of the option group of the objective that `views` come from: `views` or `other_views`."""
 
     @classmethod
     def of(
@@ -51,7 +51,7 @@ class ViewStream:
         `asked` are the options that the user has set; `key` is their name in messages.
 
         Raises:
-            ConfigError: If options of the crops do not have the rank of the backbone.
+            ConfigError: If crop options do not have as many axes as the backbone.
         """
         own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
         require_fitting(
@@ -67,7 +67,7 @@ class ViewStream:
         `given` is their preprocessing; if it is unset, one is chosen for the images.
 
         Raises:
-            DataError: If there are none.
+            DataError: If there are no such images.
         """
         kind = "image" if twin.backbone.ndim == 2 else "volume"
         others = manifest.filter(lambda row: row.kind == kind)

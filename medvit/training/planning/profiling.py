@@ -77,7 +77,7 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Summarize."""
+        """Compute the seconds of a step and of the end of the epoch, and the peak memory."""
         self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
@@ -101,7 +101,7 @@ def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
 
 
 def attention_on_cpu() -> dict[Any, Any]:
-    """FLOP formulas for torch's attention on a CPU, which torch's FLOP counter lacks."""
+    """Return FLOP formulas for torch's attention on a CPU, which torch's FLOP counter lacks."""
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
@@ -123,7 +123,7 @@ def synchronize() -> None:
 
 
 def peak_bytes_held() -> int:
-    """Return the peak memory of the GPU; without a GPU, that of this process with all its libraries."""
+    """Return the peak memory of the GPU or, without one, of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -19,7 +19,7 @@ from medvit.wsi.locations import SlidesConfig, open_row
 from medvit.wsi.tiles import TileGrid
 
 TIMED_BATCHES = 3
-"""Batches of tiles that are timed, after one warm-up batch."""
+"""Number of batches of tiles that are timed, after one warm-up batch."""
 
 
 @dataclass(frozen=True)

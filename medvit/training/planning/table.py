@@ -91,7 +91,7 @@ def image_rows(
         ("memory, activations", _bytes(measured.activation_bytes), "a device, kept for the backward pass, counted"),
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "readings, pictures, validation"),
+        ("time of an epoch's end", f"{measured.epoch_end_s:.3g} s", "probe evaluations, pictures, validation"),
         (
             "time to finish",
             _duration(training_s),

@@ -51,7 +51,7 @@ def try_slides(
     tracker: Tracker,
     failures: list[str],
 ) -> tuple[Sizes, Measured, PlannedSlides]:
-    """Run a shortened training of one head on slides, after embedding a few tiles; return its sizes and the costs."""
+    """Run a shortened training of one head on slides, after embedding a few tiles; return sizes and costs."""
     planned = plan_slides(
         parts.slides,
         config.slides,

@@ -29,7 +29,7 @@ from medvit.transforms.stain import StainChange, draw_stain
 FIELD_DEGREE = 3
 """Degree of the polynomial whose exponential is the bias field."""
 SMALLEST_BLUR = 0.1
-"""Smallest sigma of smoothing, in the unit of `blur`."""
+"""Smallest sigma of blur that is drawn, in the unit of `blur`."""
 
 
 class IntensityAugmentation(Config):

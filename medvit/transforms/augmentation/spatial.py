@@ -1,7 +1,8 @@
 """Rotation, scaling, translation and flips of a training crop, applied in one interpolation when it is cut.
 
 A crop is sampled from the whole image, so the corners of a rotated crop show real pixels if there are any. Rotations
-are in mm, because the voxels of most volumes are anisotropic, and rotating voxel indices would shear the anatomy.
+are computed in mm, because the voxels of most volumes are anisotropic, and rotating voxel indices would shear the
+anatomy.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class SpatialAugmentation(Config):
     """Options of spatial augmentation."""
 
     rotation_degrees: Amount = 0.0
-    """Maximum rotation in degrees; for volumes, about each axis. It takes the voxel spacing into account, so that
+    """Maximum rotation in degrees; for volumes, about each axis. Rotations take the voxel spacing into account, so that
     shapes are preserved.
     """
     scale: Below = 0.0

@@ -45,7 +45,7 @@ class UnitScale:
         """Return the pixels as if the tissue were stained with different amounts of each stain.
 
         Raises:
-            DataError: If the pixels are not those of a color image.
+            DataError: If the image is not in color.
         """
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise DataError(
