@@ -16,12 +16,14 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.files.atomic import write_text
 from medvit.models.ensemble import ensemble_states
+from medvit.records import Row
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning
+from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
 from medvit.training.ensembles.folds import EnsembleMember, MemberTracker, members_of
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
+from medvit.training.task import assign
 
 log = logging.getLogger("medvit")
 
@@ -48,7 +50,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, head and rules for series hold for all models.
+        """Components of the first model, whose crop, planned backbone, head and rules for series hold for all models.
 
         Raises:
             ConfigError: If several devices are requested.
@@ -60,6 +62,14 @@ class EnsembleTraining:
             )
         return self._assemble(self.members[0], self.options)
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Images from which a model learns, or on which it selects its epoch."""
+        held_out = bool(self.options.folds) or self.options.keep == "best"
+        images = images_of(self.options, self.members[0].split(self.manifest, self.options.label))
+        task = assign(images, self.first.start.preprocess, self.options.label, with_val=held_out)
+        return [*task.train, *task.val]
+
     def train(self) -> Checkpoint:
         """Train the models that are not finished, and return the ensemble, without saving it.
 
@@ -67,9 +77,8 @@ class EnsembleTraining:
             DataError: If there are fewer patients than folds, or a split of a model is empty.
         """
         model = self.first.model.config
-        options = self.options.model_copy(
-            update={"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
-        )
+        fixed = {"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
+        options = self.options.model_copy(update=fixed)
         self.first.start.backbone.cpu()
         for member in self.members:
             if not (self._home(member) / FIGURES).is_file():
@@ -95,23 +104,20 @@ class EnsembleTraining:
         }
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the images and patients, and the best validation metric of each model."""
-        task = self.first.task
-        best = "best validation metric"
-        names = [f"model {member.number + 1}" for member in self.members]
-        texts = {name: f"{best} {figures.get(f'{name}: {best}', float('nan')):.3f}" for name in names}
-        return trained_on([*task.train], [*task.val]) | texts
+        """Return, for a summary, the images and patients, and the best validation metric of models that have one."""
+        task, best = self.first.task, "best validation metric"
+        found = {f"model {member.number + 1}": f"model {member.number + 1}: {best}" for member in self.members}
+        texts = {name: f"{best} {figures[key]:.3f}" for name, key in found.items() if key in figures}
+        images = trained_on(self.rows) if self.options.folds else trained_on([*task.train], [*task.val])
+        return images | texts
 
     def describe(self) -> dict[str, str]:
         """Return the training settings for the model card."""
         first, folds = self.first, self.options.folds
-        rows = [*first.task.train, *first.task.val]
-        divided = (
-            f"{len(rows)}, in {folds} folds of patients" if folds else f"{len(rows)}, by the splits of the dataset"
-        )
+        divided = f"in {folds} folds of patients" if folds else "by the splits of the dataset"
         return {
-            "images": f"{len(rows)}, {divided}",
-            "patients": describe_patients(rows),
+            "images": f"{len(self.rows)}, {divided}",
+            "patients": describe_patients(self.rows),
             "models": f"{len(self.members)}, whose probabilities are averaged",
             **self.options.describe(first.optim, num_images=first.num_images),
             "seed": str(self.seed),

@@ -16,6 +16,7 @@ from medvit.dataset.samples import load
 from medvit.errors import DataError
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
+from medvit.leakage.seen_patients import seen_patients
 from medvit.training.ensembles.folds import EnsembleMember, members_of
 from pipelines.evaluate import evaluate
 from pipelines.finetune import FinetuneConfig, finetune
@@ -134,6 +135,14 @@ def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble
 
 def dict_of(member: EnsembleMember, manifest: Manifest) -> dict[str, str]:
     return {row.image_id: row.split for row in member.split(manifest, "label")}
+
+
+def test_patients_of_all_folds_are_training_patients_with_the_last_weights(images, tmp_path):
+    made = finetune(dataset=images, output=tmp_path / "model", folds=3, keep="last", **QUICK)
+    manifest = Manifest.read(images)
+    assert seen_patients(made.folder, manifest) == {row.patient_id for row in manifest}
+    assert "- images: 12, in 3 folds of patients" in (made.folder / "model_card.md").read_text().splitlines()
+    assert made.training == {"trained on": "12 images, 12 patients"}
 
 
 def test_masks_out_of_fold_are_evaluated_on_all_patients(volumes, tmp_path):
