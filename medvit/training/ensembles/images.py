@@ -76,9 +76,10 @@ class EnsembleTraining:
         Raises:
             DataError: If there are fewer patients than folds, or a split of a model is empty.
         """
-        model = self.first.model.config
+        model, start = self.first.model.config, self.first.start.config
         fixed = {"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
-        options = self.options.model_copy(update=fixed)
+        planned = {"backbone": start} if self.pretrained is None and start.FOLLOWS_CROP else {}
+        options = self.options.model_copy(update=fixed | planned)
         self.first.start.backbone.cpu()
         for member in self.members:
             if not (self._home(member) / FIGURES).is_file():

@@ -17,7 +17,10 @@ from medvit.errors import DataError
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
 from medvit.leakage.seen_patients import seen_patients
+from medvit.models.ensemble import Ensemble
+from medvit.tracking import Tracker
 from medvit.training.ensembles.folds import EnsembleMember, members_of
+from medvit.training.ensembles.images import EnsembleTraining
 from pipelines.evaluate import evaluate
 from pipelines.finetune import FinetuneConfig, finetune
 from tests.training.test_runs import TINY, interrupt
@@ -143,6 +146,19 @@ def test_patients_of_all_folds_are_training_patients_with_the_last_weights(image
     assert seen_patients(made.folder, manifest) == {row.patient_id for row in manifest}
     assert "- images: 12, in 3 folds of patients" in (made.folder / "model_card.md").read_text().splitlines()
     assert made.training == {"trained on": "12 images, 12 patients"}
+
+
+def test_a_network_planned_for_its_images_is_equal_in_all_models(volumes, tmp_path):
+    """Spacings differ between folds."""
+    manifest = Manifest.read(volumes)
+    flat, *cubes = manifest.rows
+    rows = (replace(row, spacing_mm=(1.0, 1.0, 3.0)) for row in cubes[:6])
+    mixed = replace(manifest, rows=(flat, *rows, *cubes[6:]))
+    options = {**QUICK, "preprocess": {"kind": "volume"}, "loader": {"batch_size": 2}, "head": "own"}
+    options["backbone"] = {"name": "dynunet", "widths": [2, 2, 2]}
+    config = FinetuneConfig.parse({"dataset": volumes, "output": "x", "folds": 3, **options})
+    training = EnsembleTraining(config, mixed, None, lambda *_: "", 0, tmp_path / "model", Tracker())
+    assert Ensemble.from_checkpoint(training.train()).config.members == 3
 
 
 def test_masks_out_of_fold_are_evaluated_on_all_patients(volumes, tmp_path):
