@@ -84,7 +84,8 @@ class FinetuningOptions(TrainingOptions):
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     largest_components: bool = False
     """After the training of a segmentation, decide for each class whether only the largest connected component of a
-    predicted mask is kept: if this gives a higher Dice on the val split. The decision is stored in the checkpoint.
+    predicted mask is kept: if this gives a higher Dice on the val split, or on the held-out images of all models
+    together with folds. The decision is stored in the checkpoint.
     """
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""

@@ -10,22 +10,27 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import write_text, write_weights
 from medvit.models.ensemble import ensemble_states
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
 from medvit.training.ensembles.folds import EnsembleMember, MemberTracker, members_of
+from medvit.training.finetuning import component_overlaps, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
 from medvit.training.task import assign
 
 log = logging.getLogger("medvit")
+
+COMPONENTS = "components.safetensors"
+"""File with the overlaps of a model on its held-out images, with all and with only the largest components."""
 
 FIGURES = "figures.json"
 """File with the metrics of a model, written when its training is complete."""
@@ -91,7 +96,7 @@ class EnsembleTraining:
         return replace(
             saved[0],
             folder=self.folder,
-            model={**saved[0].model, "members": len(saved)},
+            model={**saved[0].model, "members": len(saved), "largest_components": self._largest_components()},
             state=ensemble_states([one.state for one in saved]),
             adapter=ensemble_states(kept) if len(kept) == len(saved) else None,
         )
@@ -129,6 +134,13 @@ class EnsembleTraining:
         """Return the names of the folders for single models, which only an unfinished run needs."""
         return [self._home(member).name for member in self.members]
 
+    def _largest_components(self) -> list[str]:
+        """Return the classes whose Dice rises with the largest component only, on the held-out images of all models."""
+        if not self.options.largest_components:
+            return []
+        each = [load_file(self._home(member) / COMPONENTS)["overlaps"] for member in self.members]
+        return list(raised_by_largest(torch.cat(each, dim=1), self.first.model.config.classes))
+
     def _train(self, member: EnsembleMember, options: FinetuningOptions) -> None:
         home = self._home(member)
         home.mkdir(parents=True, exist_ok=True)
@@ -136,6 +148,8 @@ class EnsembleTraining:
         parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
         parts.module.restore_best()
         best = parts.model
+        if options.largest_components and parts.validation is not None:
+            write_weights(home / COMPONENTS, {"overlaps": component_overlaps(best, parts.validation)})
         adapter, preprocess = best.stored_adapter(), parts.start.preprocess.tree()
         Checkpoint(home, best.config.tree(), preprocess, best.merged_state(), adapter).save()
         write_text(home / FIGURES, json.dumps(parts.module.figures()))

@@ -33,6 +33,13 @@ QUICK = {
     "loader": {"batch_size": 4},
 }
 
+DENSE = {
+    **QUICK,
+    "backbone": TINY | {"ndim": 3},
+    "preprocess": {"kind": "volume"},
+    "head": {"name": "dense", "channels": 4, "num_depths": 2},
+}
+
 
 @pytest.fixture(scope="module")
 def rows(images):
@@ -161,10 +168,18 @@ def test_a_network_planned_for_its_images_is_equal_in_all_models(volumes, tmp_pa
     assert Ensemble.from_checkpoint(training.train()).config.members == 3
 
 
+def test_largest_components_are_decided_on_the_held_out_images_of_all_models(volumes, tmp_path, monkeypatch):
+    """The Dice of the first model falls by less than that of the second rises."""
+    falls, rises = ([(4, 8)], [(3, 8)]), ([(2, 8)], [(4, 8)])  # intersection and sum, before and after
+    found = iter([torch.tensor(each, dtype=torch.float)[..., None] for each in (falls, rises)])
+    monkeypatch.setattr("medvit.training.ensembles.images.component_overlaps", lambda *_: next(found))
+    made = finetune(dataset=volumes, output=tmp_path / "model", folds=2, largest_components=True, **DENSE)
+    assert made.model["largest_components"] == ["ball"]
+    assert Predictor(Checkpoint.load(made.folder), device="cpu").config.largest_components == ("ball",)
+
+
 def test_masks_out_of_fold_are_evaluated_on_all_patients(volumes, tmp_path):
-    head = {"name": "dense", "channels": 4, "num_depths": 2}
-    options = {**QUICK, "preprocess": {"kind": "volume"}, "backbone": TINY | {"ndim": 3}, "head": head}
-    model = finetune(dataset=volumes, output=tmp_path / "model", folds=2, **options)
+    model = finetune(dataset=volumes, output=tmp_path / "model", folds=2, **DENSE)
     given = {"dataset": volumes, "tracking": {"enabled": False}, "resamples": 100}
     report = evaluate(predictions=model.folder / "out_of_fold", output=tmp_path / "report", **given)
     assert isinstance(report, Report)
