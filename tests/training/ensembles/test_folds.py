@@ -13,11 +13,12 @@ from medvit.artifacts import ADAPTER, Checkpoint, Report
 from medvit.config import ConfigError
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
-from medvit.errors import DataError
+from medvit.errors import CheckpointError, DataError
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.ensemble import Ensemble
+from medvit.models.interchange import to_peft, to_timm
 from medvit.tracking import Tracker
 from medvit.training.ensembles.folds import EnsembleMember, members_of
 from medvit.training.ensembles.images import EnsembleTraining
@@ -127,6 +128,12 @@ def test_an_ensemble_predicts_the_mean_of_its_models(ensemble, images):
     assert np.ptp(alone, axis=0).max() > 0
     assert (ensemble.folder / ADAPTER).is_file()
     assert not [path for path in ensemble.folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("write", [to_timm, to_peft])
+def test_an_ensemble_has_no_single_backbone_to_export(ensemble, tmp_path, write):
+    with pytest.raises(CheckpointError, match="is an ensemble of 6 models, each with a backbone of its own"):
+        write(Checkpoint.load(ensemble.folder), tmp_path / "out")
 
 
 def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble, images):
