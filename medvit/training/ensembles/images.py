@@ -143,7 +143,6 @@ class EnsembleTraining:
 
     def _train(self, member: EnsembleMember, options: FinetuningOptions) -> None:
         home = self._home(member)
-        home.mkdir(parents=True, exist_ok=True)
         parts = self._assemble(member, options)
         parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
         parts.module.restore_best()
@@ -158,6 +157,7 @@ class EnsembleTraining:
 
     def _assemble(self, member: EnsembleMember, options: FinetuningOptions) -> AssembledFinetuning:
         torch.manual_seed(member.own_seed)
+        self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
             options,
             member.split(self.manifest, options.label),
