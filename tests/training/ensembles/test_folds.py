@@ -79,6 +79,17 @@ def test_every_fold_has_its_share_of_patients_of_each_class(rows):
             assert Counter(classes[n] for n in held_out) == {0: 6, 1: 2}
 
 
+@pytest.mark.parametrize("data", ["images", "volumes"])
+def test_every_fold_has_its_share_of_patients_with_a_target(data, request):
+    manifest = Manifest.read(request.getfixturevalue(data))
+    rows = tuple(row if n < 4 else replace(row, labels={}, mask=None) for n, row in enumerate(manifest))
+    for seed in range(5):
+        for member in members_of(4, 4, seed):
+            held_out = [row for row in member.split(replace(manifest, rows=rows), "label") if row.split == "val"]
+            assert len(held_out) == 3
+            assert sum(bool(row.labels or row.mask) for row in held_out) == 1
+
+
 def test_the_test_split_is_in_no_fold(images):
     manifest = Manifest.read(images)
     manifest = replace(
