@@ -164,6 +164,11 @@ class Checkpoint:
         files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "weights changed by training"}
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it holds several whole models; an ensemble on slides has one backbone and several heads."""
+        return self.kind != "slide" and int(self.model.get("members", 1)) > 1
+
     def member(self, state: Mapping[str, Tensor]) -> Checkpoint:
         """Return the checkpoint of one model of an ensemble, given its weights."""
         return replace(self, model={**self.model, "members": 1}, state=state, adapter=None)

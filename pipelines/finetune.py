@@ -111,7 +111,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     if config.folds:
         write_out_of_fold(checkpoint, training.manifest, training.members, config.label, run.failures)
     figures = training.figures()
-    write_training_patients(run.folder, [*first.task.train, *first.task.val], run.learned)
+    write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())
     run.leftovers.update(training.leftovers)
     run.keep(*CHECKPOINT_FILES)

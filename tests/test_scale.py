@@ -34,6 +34,9 @@ found = scan(Path(sys.argv[1]))
 print(len(found.candidates), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
+QUIET = {"include_log_monitor": False, "no_monitor": True}
+"""Options of a Ray node without processes that these tests do not need."""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
@@ -42,8 +45,8 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **QUIET})
+    nodes.add_node(num_cpus=1, **QUIET)
     yield nodes.address
     ray.shutdown()
     nodes.shutdown()

@@ -17,8 +17,8 @@ from medvit.records import Split
 
 OUT_OF_FOLD: Literal["out_of_fold"] = "out_of_fold"
 SELECTED = (
-    "each patient was predicted by models that were not trained on it; if the best epoch was kept (keep=best), it was "
-    "selected on the same patients, which makes the metrics slightly too good"
+    "each patient was predicted by models that were not trained on it; the best epoch (keep=best) and the classes with "
+    "largest_components, if used, were chosen on the same patients, which makes the metrics slightly too good"
 )
 
 

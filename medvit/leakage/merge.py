@@ -52,7 +52,7 @@ values.
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
-    """Merge datasets into a folder, whose store links or copies their arrays; the manifest is not written.
+    """Merge datasets into a folder. The arrays are linked or copied into its store; the manifest is not written.
 
     If `slices` is set, each volume is replaced by this many evenly spaced slices across its axis of coarsest spacing.
 

@@ -56,8 +56,7 @@ class Ensemble(nn.Module):
 
 def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     """Return the model of a fine-tuned checkpoint, or the ensemble if it has several."""
-    is_ensemble = checkpoint.kind != "slide" and int(checkpoint.model.get("members", 1)) > 1
-    return Ensemble.from_checkpoint(checkpoint) if is_ensemble else Model.from_checkpoint(checkpoint)
+    return Ensemble.from_checkpoint(checkpoint) if checkpoint.is_ensemble else Model.from_checkpoint(checkpoint)
 
 
 def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -40,7 +40,8 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
     Raises:
         CheckpointError: If timm does not have the architecture (such as a transformer for volumes), if its model
-            computes different features, or if the weights do not match their description.
+            computes different features, if the weights do not match their description, or if the checkpoint is an
+            ensemble of several backbones.
         ConfigError: If a side of the image is not a multiple of the patch size.
         OutputError: If the folder is not empty.
     """
@@ -90,6 +91,11 @@ def _described(checkpoint: Checkpoint) -> _Described:
 
 def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
     """Return the description of the backbone of a checkpoint of any kind, and the backbone with its merged weights."""
+    if checkpoint.is_ensemble:
+        raise CheckpointError(
+            f"{checkpoint.folder} is an ensemble of {checkpoint.model['members']} models, each with a backbone of its "
+            "own; give the checkpoint of a single model, trained without folds and seeds"
+        )
     config = _described(checkpoint).backbone.without_weights()
     backbone = config.build()
     try:

@@ -86,9 +86,7 @@ def assemble_finetuning(
     tracker: Tracker,
 ) -> AssembledFinetuning:
     """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
-    manifest = manifest.without_flags(config.skip_flags)
-    if config.slices is not None:
-        manifest = config.slices.single().of(manifest)
+    manifest = images_of(config, manifest)
     start = config.start(manifest, pretrained, config.crop)
     task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
@@ -160,6 +158,12 @@ def assemble_finetuning(
     validation = whole_images(val) if config.keep == "best" else None
     trainer = config.build_trainer(folder, tracker, optim)
     return AssembledFinetuning(start, task, model, optim, module, loader, validation, trainer, resume_from)
+
+
+def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
+    """Return the images of a dataset for training: without skipped flags, and volumes cut into slices if configured."""
+    manifest = manifest.without_flags(config.skip_flags)
+    return manifest if config.slices is None else config.slices.single().of(manifest)
 
 
 def require_whole_weights(way: PeftConfig, strategy: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -208,22 +208,34 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
 
     Dice is the mean over the images in which the class is present or predicted.
     """
+    return raised_by_largest(component_overlaps(model, validation), model.config.classes)
+
+
+def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
+    """Return the overlaps of predicted and true masks of validation images, before and after keeping the largest.
+
+    The first axis is before and after, the second the images. After, only the largest component of each class is left.
+    """
     device, classes = resolve_device("auto"), model.config.classes
     model.eval().to(device)
-    counts: dict[bool, list[Tensor]] = {False: [], True: []}
+    before, after = [], []
     for batch in validation:
         assert batch.targets is not None
         found = model.predict(batch.pixels.to(device)).argmax(dim=1).cpu()
         largest = [torch.from_numpy(keep_largest(mask.numpy(), range(1, len(classes)))) for mask in found]
-        for is_largest, masks in {False: found, True: torch.stack(largest)}.items():
-            counts[is_largest].append(_counted_overlaps(batch.targets.cpu(), masks, len(classes)))
+        before.append(_counted_overlaps(batch.targets.cpu(), found, len(classes)))
+        after.append(_counted_overlaps(batch.targets.cpu(), torch.stack(largest), len(classes)))
     model.cpu()
-    before, after = (torch.cat(counts[is_largest]) for is_largest in (False, True))
-    scores = [
-        tuple(mean_dice(*each[:, :, index].unbind(dim=1)) for each in (before, after))
-        for index in range(len(classes) - 1)
-    ]
-    return tuple(name for name, (old, new) in zip(classes[1:], scores, strict=True) if new > old)
+    return torch.stack([torch.cat(before), torch.cat(after)])
+
+
+def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose Dice is higher after than before, from the result of `component_overlaps`."""
+    return tuple(
+        name
+        for index, name in enumerate(classes[1:])
+        if mean_dice(*counted[1, ..., index].unbind(dim=1)) > mean_dice(*counted[0, ..., index].unbind(dim=1))
+    )
 
 
 def _counted_overlaps(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:

@@ -39,8 +39,8 @@ class FinetuningOptions(TrainingOptions):
     initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head that computes logits from tokens. dense, meddinov3, unetr and vitdet are for segmentation, own is the
-    decoder of a network of MONAI; abmil, mean, transformer_mil and transmil are for whole slides. prompt_cam requires
+    """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the
+    decoder of a network of MONAI). For whole slides: abmil, mean, transformer_mil and transmil. prompt_cam requires
     peft=vpt and has one prompt token per class. Unset: linear for classification, dense for segmentation, abmil for
     whole slides.
     """
@@ -90,8 +90,9 @@ class FinetuningOptions(TrainingOptions):
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     largest_components: bool = False
-    """After the training of a segmentation, decide for each class whether only the largest connected component of a
-    predicted mask is kept: if this gives a higher Dice on the val split. The decision is stored in the checkpoint.
+    """For each class of a segmentation, keep only the largest connected component of a predicted mask if this gives a
+    higher Dice. This is decided after the training, on the val split or, with folds, on the held-out images of all
+    models together, and stored in the checkpoint.
     """
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged. Axis 0

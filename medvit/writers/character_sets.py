@@ -1,4 +1,4 @@
-"""Character sets of DICOM texts (PS3.3 C.12.1.1.2): headers in a form that libraries write without loss."""
+"""Character sets of DICOM texts (PS3.3 C.12.1.1.2): conversion of headers, so that libraries write all characters."""
 
 from __future__ import annotations
 

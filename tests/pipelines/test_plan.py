@@ -53,6 +53,12 @@ def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
 
 
+def test_an_ensemble_is_planned_by_its_first_model(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "finetune", f"dataset={images}", *SMALL, "folds=2"]) == 0
+    assert "2 models of " in capsys.readouterr().out
+
+
 def test_what_cannot_be_planned_is_told_with_what_can(capsys):
     assert main(["plan", "evaluate"]) == 2
     assert "no stage to plan is named 'evaluate'; known are pretrain, finetune" in capsys.readouterr().err

@@ -37,7 +37,8 @@ class EnsembleMember:
 
         Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
         and the model holds out one fold. After every `folds` models, patients are distributed again. If the `classes`
-        of the rows are given, each fold gets about the same share of each class.
+        of the rows are given (-1: no target), each fold gets about the same share of each class, and of patients
+        without a target.
         """
         if not self.folds:
             held_out = [row.split == "val" for row in rows]
@@ -46,7 +47,7 @@ class EnsembleMember:
             order = np.random.default_rng(mixed_seed(self.seed, 4, self.number // self.folds)).permutation(
                 len(patients)
             )
-            highest = dict.fromkeys(patients, 0)
+            highest = dict.fromkeys(patients, -1)
             for row, index in zip(rows, classes or [0] * len(rows), strict=True):
                 highest[row.patient_id] = max(highest[row.patient_id], index)
             dealt = sorted((patients[place] for place in order), key=highest.__getitem__)
@@ -69,8 +70,13 @@ class EnsembleMember:
                 f"{manifest.folder}: train and val have {num_patients} patients, too few for folds={self.folds}"
             )
         names = manifest.facts.classes.get(label, ())
+        has_labels = any(label in row.labels for row in rows)
         known = {name: index for index, name in enumerate(names)}
-        _, held_out = self.divide(rows, [known.get(row.labels.get(label, ""), 0) for row in rows])
+        classes = [
+            known.get(row.labels.get(label, ""), -1) if has_labels else 0 if row.mask else -1  # without a target: -1
+            for row in rows
+        ]
+        _, held_out = self.divide(rows, classes)
         out = {rows[index].image_id for index in held_out}
         learned = {row.image_id for row in rows} - out
         new: dict[str, Literal["train", "val"]] = {**dict.fromkeys(learned, "train"), **dict.fromkeys(out, "val")}

@@ -10,20 +10,27 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import write_text, write_weights
 from medvit.models.ensemble import ensemble_states
+from medvit.records import Row
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning
+from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
 from medvit.training.ensembles.folds import EnsembleMember, MemberTracker, members_of
+from medvit.training.finetuning import component_overlaps, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
+from medvit.training.task import assign
 
 log = logging.getLogger("medvit")
+
+COMPONENTS = "components.safetensors"
+"""File with the overlaps of a model on its held-out images, with all and with only the largest components."""
 
 FIGURES = "figures.json"
 """File with the metrics of a model, written when its training is complete."""
@@ -48,7 +55,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, head and selection of series all other models share.
+        """Components of the first model, whose crop, planned backbone, head and selection of series all models share.
 
         Raises:
             ConfigError: If several devices are requested.
@@ -60,16 +67,24 @@ class EnsembleTraining:
             )
         return self._assemble(self.members[0], self.options)
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Images from which a model learns, or on which it selects its epoch."""
+        held_out = bool(self.options.folds) or self.options.keep == "best"
+        images = images_of(self.options, self.members[0].split(self.manifest, self.options.label))
+        task = assign(images, self.first.start.preprocess, self.options.label, with_val=held_out)
+        return [*task.train, *task.val]
+
     def train(self) -> Checkpoint:
         """Train the models that are not finished, and return the ensemble, without saving it.
 
         Raises:
             DataError: If there are fewer patients than folds, or a split of a model is empty.
         """
-        model = self.first.model.config
-        options = self.options.model_copy(
-            update={"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
-        )
+        model, start = self.first.model.config, self.first.start.config
+        fixed = {"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
+        planned = {"backbone": start} if self.pretrained is None and start.FOLLOWS_CROP else {}
+        options = self.options.model_copy(update=fixed | planned)
         self.first.start.backbone.cpu()
         for member in self.members:
             if not (self._home(member) / FIGURES).is_file():
@@ -81,7 +96,7 @@ class EnsembleTraining:
         return replace(
             saved[0],
             folder=self.folder,
-            model={**saved[0].model, "members": len(saved)},
+            model={**saved[0].model, "members": len(saved), "largest_components": self._largest_components()},
             state=ensemble_states([one.state for one in saved]),
             adapter=ensemble_states(kept) if len(kept) == len(saved) else None,
         )
@@ -95,23 +110,20 @@ class EnsembleTraining:
         }
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return texts for a summary: the images and patients, and the best validation metric of each model."""
-        task = self.first.task
-        best = "best validation metric"
-        names = [f"model {member.number + 1}" for member in self.members]
-        texts = {name: f"{best} {figures.get(f'{name}: {best}', float('nan')):.3f}" for name in names}
-        return trained_on([*task.train], [*task.val]) | texts
+        """Return, for a summary, the images and patients, and the best validation metric of models that have one."""
+        task, best = self.first.task, "best validation metric"
+        found = {f"model {member.number + 1}": f"model {member.number + 1}: {best}" for member in self.members}
+        texts = {name: f"{best} {figures[key]:.3f}" for name, key in found.items() if key in figures}
+        images = trained_on(self.rows) if self.options.folds else trained_on([*task.train], [*task.val])
+        return images | texts
 
     def describe(self) -> dict[str, str]:
         """Return the training settings for the model card."""
         first, folds = self.first, self.options.folds
-        rows = [*first.task.train, *first.task.val]
-        divided = (
-            f"{len(rows)}, in {folds} folds of patients" if folds else f"{len(rows)}, by the splits of the dataset"
-        )
+        divided = f"in {folds} folds of patients" if folds else "by the splits of the dataset"
         return {
-            "images": f"{len(rows)}, {divided}",
-            "patients": describe_patients(rows),
+            "images": f"{len(self.rows)}, {divided}",
+            "patients": describe_patients(self.rows),
             "models": f"{len(self.members)}, whose probabilities are averaged",
             **self.options.describe(first.optim, num_images=first.num_images),
             "seed": str(self.seed),
@@ -122,13 +134,21 @@ class EnsembleTraining:
         """Return the names of the folders for single models, which only an unfinished run needs."""
         return [self._home(member).name for member in self.members]
 
+    def _largest_components(self) -> list[str]:
+        """Return the classes whose Dice rises with the largest component only, on the held-out images of all models."""
+        if not self.options.largest_components:
+            return []
+        each = [load_file(self._home(member) / COMPONENTS)["overlaps"] for member in self.members]
+        return list(raised_by_largest(torch.cat(each, dim=1), self.first.model.config.classes))
+
     def _train(self, member: EnsembleMember, options: FinetuningOptions) -> None:
         home = self._home(member)
-        home.mkdir(parents=True, exist_ok=True)
         parts = self._assemble(member, options)
         parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
         parts.module.restore_best()
         best = parts.model
+        if options.largest_components and parts.validation is not None:
+            write_weights(home / COMPONENTS, {"overlaps": component_overlaps(best, parts.validation)})
         adapter, preprocess = best.stored_adapter(), parts.start.preprocess.tree()
         Checkpoint(home, best.config.tree(), preprocess, best.merged_state(), adapter).save()
         write_text(home / FIGURES, json.dumps(parts.module.figures()))
@@ -137,6 +157,7 @@ class EnsembleTraining:
 
     def _assemble(self, member: EnsembleMember, options: FinetuningOptions) -> AssembledFinetuning:
         torch.manual_seed(member.own_seed)
+        self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
             options,
             member.split(self.manifest, options.label),

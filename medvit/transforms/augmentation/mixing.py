@@ -24,7 +24,9 @@ class MixingConfig(Config):
     If `cutmix` is set too, one of the two is drawn for each batch.
     """
     cutmix: Amount = 0.0
-    """Alpha of CutMix, which replaces a box of an image by that of another, and targets by the share of the box."""
+    """Alpha of CutMix, which replaces a box of an image by the same box of another image. The targets of both are mixed
+    in proportion to the areas.
+    """
 
     @property
     def is_on(self) -> bool:

@@ -13,10 +13,15 @@ from medvit.artifacts import ADAPTER, Checkpoint, Report
 from medvit.config import ConfigError
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
-from medvit.errors import DataError
+from medvit.errors import CheckpointError, DataError
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
+from medvit.leakage.seen_patients import seen_patients
+from medvit.models.ensemble import Ensemble
+from medvit.models.interchange import to_peft, to_timm
+from medvit.tracking import Tracker
 from medvit.training.ensembles.folds import EnsembleMember, members_of
+from medvit.training.ensembles.images import EnsembleTraining
 from pipelines.evaluate import evaluate
 from pipelines.finetune import FinetuneConfig, finetune
 from tests.training.test_runs import TINY, interrupt
@@ -27,6 +32,13 @@ QUICK = {
     "preprocess": {"kind": "image"},
     "trainer": {"epochs": 1, "steps_per_epoch": 2, "precision": "32-true"},
     "loader": {"batch_size": 4},
+}
+
+DENSE = {
+    **QUICK,
+    "backbone": TINY | {"ndim": 3},
+    "preprocess": {"kind": "volume"},
+    "head": {"name": "dense", "channels": 4, "num_depths": 2},
 }
 
 
@@ -65,6 +77,17 @@ def test_every_fold_has_its_share_of_patients_of_each_class(rows):
         for member in members_of(3, 3, seed):
             _, held_out = member.divide(patients, classes)
             assert Counter(classes[n] for n in held_out) == {0: 6, 1: 2}
+
+
+@pytest.mark.parametrize("data", ["images", "volumes"])
+def test_every_fold_has_its_share_of_patients_with_a_target(data, request):
+    manifest = Manifest.read(request.getfixturevalue(data))
+    rows = tuple(row if n < 4 else replace(row, labels={}, mask=None) for n, row in enumerate(manifest))
+    for seed in range(5):
+        for member in members_of(4, 4, seed):
+            held_out = [row for row in member.split(replace(manifest, rows=rows), "label") if row.split == "val"]
+            assert len(held_out) == 3
+            assert sum(bool(row.labels or row.mask) for row in held_out) == 1
 
 
 def test_the_test_split_is_in_no_fold(images):
@@ -118,6 +141,12 @@ def test_an_ensemble_predicts_the_mean_of_its_models(ensemble, images):
     assert not [path for path in ensemble.folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("write", [to_timm, to_peft])
+def test_an_ensemble_has_no_single_backbone_to_export(ensemble, tmp_path, write):
+    with pytest.raises(CheckpointError, match="is an ensemble of 6 models, each with a backbone of its own"):
+        write(Checkpoint.load(ensemble.folder), tmp_path / "out")
+
+
 def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble, images):
     manifest, found = Manifest.read(images), StoredPredictions.read(ensemble.folder / "out_of_fold")
     members = members_of(3, 6, 0)
@@ -136,10 +165,39 @@ def dict_of(member: EnsembleMember, manifest: Manifest) -> dict[str, str]:
     return {row.image_id: row.split for row in member.split(manifest, "label")}
 
 
+def test_patients_of_all_folds_are_training_patients_with_the_last_weights(images, tmp_path):
+    made = finetune(dataset=images, output=tmp_path / "model", folds=3, keep="last", **QUICK)
+    manifest = Manifest.read(images)
+    assert seen_patients(made.folder, manifest) == {row.patient_id for row in manifest}
+    assert "- images: 12, in 3 folds of patients" in (made.folder / "model_card.md").read_text().splitlines()
+    assert made.training == {"trained on": "12 images, 12 patients"}
+
+
+def test_a_network_planned_for_its_images_is_equal_in_all_models(volumes, tmp_path):
+    """Spacings differ between folds."""
+    manifest = Manifest.read(volumes)
+    flat, *cubes = manifest.rows
+    rows = (replace(row, spacing_mm=(1.0, 1.0, 3.0)) for row in cubes[:6])
+    mixed = replace(manifest, rows=(flat, *rows, *cubes[6:]))
+    options = {**QUICK, "preprocess": {"kind": "volume"}, "loader": {"batch_size": 2}, "head": "own"}
+    options["backbone"] = {"name": "dynunet", "widths": [2, 2, 2]}
+    config = FinetuneConfig.parse({"dataset": volumes, "output": "x", "folds": 3, **options})
+    training = EnsembleTraining(config, mixed, None, lambda *_: "", 0, tmp_path / "model", Tracker())
+    assert Ensemble.from_checkpoint(training.train()).config.members == 3
+
+
+def test_largest_components_are_decided_on_the_held_out_images_of_all_models(volumes, tmp_path, monkeypatch):
+    """The Dice of the first model falls by less than that of the second rises."""
+    falls, rises = ([(4, 8)], [(3, 8)]), ([(2, 8)], [(4, 8)])  # intersection and sum, before and after
+    found = iter([torch.tensor(each, dtype=torch.float)[..., None] for each in (falls, rises)])
+    monkeypatch.setattr("medvit.training.ensembles.images.component_overlaps", lambda *_: next(found))
+    made = finetune(dataset=volumes, output=tmp_path / "model", folds=2, largest_components=True, **DENSE)
+    assert made.model["largest_components"] == ["ball"]
+    assert Predictor(Checkpoint.load(made.folder), device="cpu").config.largest_components == ("ball",)
+
+
 def test_masks_out_of_fold_are_evaluated_on_all_patients(volumes, tmp_path):
-    head = {"name": "dense", "channels": 4, "num_depths": 2}
-    options = {**QUICK, "preprocess": {"kind": "volume"}, "backbone": TINY | {"ndim": 3}, "head": head}
-    model = finetune(dataset=volumes, output=tmp_path / "model", folds=2, **options)
+    model = finetune(dataset=volumes, output=tmp_path / "model", folds=2, **DENSE)
     given = {"dataset": volumes, "tracking": {"enabled": False}, "resamples": 100}
     report = evaluate(predictions=model.folder / "out_of_fold", output=tmp_path / "report", **given)
     assert isinstance(report, Report)
