@@ -45,9 +45,16 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         "",
         *(f"- {inert(name)}: {value:.4g}" for name, value in figures.items()),
         "",
-        "Validation figures were used to select the weights and are optimistic; use `medvit evaluate` on a test split.",
+        _advice(figures),
     ]
     write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
+
+
+def _advice(figures: Mapping[str, float]) -> str:
+    use = "use `medvit evaluate` on a test split."
+    if any("best validation metric" in name for name in figures):
+        return f"Validation figures were used to select the weights and are optimistic; {use}"
+    return f"These figures are of images that the training has used; {use}"
 
 
 def _short(tree: Mapping[str, object]) -> str:

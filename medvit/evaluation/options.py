@@ -78,9 +78,11 @@ class EvaluationOptions(Config):
         if (self.checkpoint is None) == (self.predictions is None):
             found = "checkpoint and predictions are both given" if self.checkpoint else "neither is given"
             raise ConfigError(f"evaluate needs checkpoint=FOLDER or predictions=FOLDER; {found}")
-        if self.predictions is not None and "split" in self.model_fields_set:
+        ignored = [key for key in ("split", "seen_patients", "device") if key in self.model_fields_set]
+        if self.predictions is not None and ignored:
             raise ConfigError(
-                "split and predictions are both given, but predictions are of the train and val splits; remove split"
+                f"{ignored[0]} and predictions are both given, but predictions were made before, of the train and val "
+                f"splits; remove {ignored[0]}"
             )
 
     def resolved(self, model: ModelConfig | SlideModelConfig, measured: Manifest) -> tuple[Self, list[str]]:

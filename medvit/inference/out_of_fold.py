@@ -105,7 +105,7 @@ class StoredPredictions:
             description: Tree = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             lines = {line["image_id"]: line for line in pq.read_table(folder / TABLE).to_pylist()}
             model, hashes = description["model"], (description["dataset"], description["checkpoint"])
-        except (json.JSONDecodeError, KeyError, pa.ArrowException, OSError):
+        except (json.JSONDecodeError, KeyError, TypeError, pa.ArrowException, OSError):
             raise DataError(f"{folder} is damaged and cannot be read; run finetune again") from None
         return cls(folder, ModelConfig.parse_saved(model, source=str(folder)), *hashes, lines)
 
@@ -116,7 +116,10 @@ class StoredPredictions:
             DataError: If the predictions are of another dataset.
         """
         if manifest.hash != self.dataset:
-            raise DataError(f"{self.folder} has predictions of another dataset than {manifest.folder}")
+            raise DataError(
+                f"{self.folder} has predictions of another dataset than {manifest.folder}, or of an earlier state of it; give the "
+                "dataset that the model was trained on"
+            )
         return manifest.filter(lambda row: row.image_id in self.lines)
 
     @property
