@@ -93,7 +93,7 @@ class EvaluationOptions(Config):
             ConfigError: If the requested positive class is not one of two classes.
         """
         positive, notes = choose_positive(
-            () if model.kind == "segmentation" else model.classes,
+            () if model.kind in ("segmentation", "regression") else model.classes,
             asked=self.positive,
             worst=self.order[-1] if self.order else "",
             model=model.positive,

@@ -13,6 +13,7 @@ from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.positive import index_of
+from medvit.evaluation.regression import regression_metrics
 from medvit.evaluation.segmentation import mask_metrics
 from medvit.metrics import MaskMetric, metric_of
 
@@ -85,6 +86,8 @@ def _mask_metric(column: str) -> str:
 
 
 def _metrics(table: MetricTable, indices: Array, classes: Sequence[str], positive: int) -> dict[str, float]:
+    if "predicted" in table:
+        return regression_metrics(table["truth"][indices], table["predicted"][indices])
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
         return classification_metrics(table["truth"][indices].astype(int), probabilities, classes, positive)

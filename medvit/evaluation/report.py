@@ -121,6 +121,11 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
         if any(name.startswith("volume_ml.") for name in evaluation.columns):
             pictures.append(("Volumes: mean difference and 95 % limits of agreement", plots.volume_figure(evaluation)))
         return pictures
+    if evaluation.kind == "regression":
+        return [
+            ("Predicted against true value", plots.scatter_figure(evaluation)),
+            ("Mean difference and 95 % limits of agreement", plots.agreement_figure(evaluation)),
+        ]
     return [
         ("ROC", plots.roc_figure(evaluation)),
         ("Precision and recall", plots.precision_recall_figure(evaluation)),

@@ -22,6 +22,9 @@ MAIN = (
     "sensitivity",
     "specificity",
     "kappa_quadratic",
+    "mae",
+    "rmse",
+    "r2",
 )
 """Metrics in a summary, over all classes together."""
 

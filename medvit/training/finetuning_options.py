@@ -14,6 +14,7 @@ from medvit.heads import OptionalHeadChoice
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
+from medvit.tasks import RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.options import FinetuningAugmentation
@@ -39,6 +40,10 @@ class FinetuningOptions(TrainingOptions):
     decoder of a network of MONAI; abmil, mean, transformer_mil and transmil are for whole slides. Unset: linear for
     classification, dense for segmentation, abmil for whole slides.
     """
+    task: TaskName | None = None
+    """What the model learns. classification: the class of an image, by `label`. regression: a number, such as an age,
+    by `label`. segmentation: label maps. Unset: classification if images have the label, else segmentation.
+    """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
@@ -56,13 +61,17 @@ class FinetuningOptions(TrainingOptions):
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing, for classification."""
+    regression_loss: RegressionLoss = "smooth_l1"
+    """Loss of a regression, in standard deviations of the training targets. smooth_l1: linear for errors above one
+    standard deviation, which outliers affect less. mse: squared error.
+    """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     folds: int = Field(default=0, ge=0)
     """Cross-validation: patients of the train and val splits are divided into this number of folds. One model for each
-    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose probabilities are
+    fold is trained on the others and selects its epoch on the fold. The result is an ensemble, whose predictions are
     averaged, with predictions for every patient by the models not trained on that patient (`out_of_fold`). 0: train on
     the train split and select on the val split.
     """
@@ -120,6 +129,11 @@ class FinetuningOptions(TrainingOptions):
     def set_for_classification(self) -> dict[str, object]:
         """Options of classification that are not at their default."""
         return self._set("balance", "smoothing")
+
+    @property
+    def set_for_regression(self) -> dict[str, object]:
+        """Options of regression that are not at their default."""
+        return self._set("regression_loss")
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from medvit.artifacts import ADAPTER, Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medvit.models.image import Model
+from medvit.tasks import image_task
 from medvit.training.trainer import TrainerConfig, resolve_precision
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
@@ -352,7 +354,8 @@ def test_classes_are_learned_from_images(images, tmp_path):
     manifest = Manifest.read(images).split("val")
     from medvit.dataset.samples import Samples
 
-    samples = Samples(manifest, start_preprocess(tuned), label="label", classes=model.config.classes)
+    encode = partial(image_task("classification").encoded, target=model.config.target)
+    samples = Samples(manifest, start_preprocess(tuned), encode=encode)
     hits = [int(model.predict(sample.pixels[None]).argmax()) == int(sample.target) for sample in samples]
     assert np.mean(hits) == 1.0
 

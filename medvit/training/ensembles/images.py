@@ -81,7 +81,11 @@ class EnsembleTraining:
         return replace(
             saved[0],
             folder=self.folder,
-            model={**saved[0].model, "members": len(saved)},
+            model={
+                **saved[0].model,
+                "members": len(saved),
+                "scales": [scale for one in saved for scale in one.model.get("scales", ())],
+            },
             state=ensemble_states([one.state for one in saved]),
             adapter=ensemble_states(kept) if len(kept) == len(saved) else None,
         )
@@ -112,7 +116,7 @@ class EnsembleTraining:
         return {
             "images": f"{len(rows)}, {divided}",
             "patients": describe_patients(rows),
-            "models": f"{len(self.members)}, whose probabilities are averaged",
+            "models": f"{len(self.members)}, whose predictions are averaged",
             **self.options.describe(first.optim, num_images=first.num_images),
             "seed": str(self.seed),
         }
