@@ -19,6 +19,7 @@ from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.records import Split
+from medvit.tasks import OF_CLASSES
 from medvit.wsi.locations import SlidesConfig
 
 
@@ -100,7 +101,7 @@ class EvaluationOptions(Config):
             dataset=measured.facts.positive.get(model.label, ""),
         )
         levels, order = self.levels, self.order
-        if model.kind == "classification":
+        if model.kind in OF_CLASSES:
             have_eyes = any(LATERALITY in row.attributes for row in measured)
             levels = levels or (LEVELS if have_eyes else LEVELS[:1])
             if len(levels) > 1 and not order and are_ordered(model.classes):

@@ -22,6 +22,7 @@ MAIN = (
     "sensitivity",
     "specificity",
     "kappa_quadratic",
+    "grade_error",
     "mae",
     "rmse",
     "r2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,16 +23,25 @@ def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanc
     Raises:
         DataError: If a class to be balanced has no example.
     """
-    counts = torch.tensor(class_counts, dtype=torch.float32)
-    if balanced and (counts == 0).any():
-        raise DataError("a class has no training example; exclude it or set balance=off")
-    weight = counts.sum() / (len(counts) * counts) if balanced else None
+    weight = inverse_frequencies(class_counts) if balanced else None
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         on_device = None if weight is None else weight.to(logits.device)
         return F.cross_entropy(logits.float(), targets, weight=on_device, label_smoothing=smoothing)
 
     return loss
+
+
+def inverse_frequencies(class_counts: Sequence[int]) -> Float[Tensor, "l"]:
+    """Return the inverse frequency of each class, divided by the number of classes: weights that balance classes.
+
+    Raises:
+        DataError: If a class has no example.
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float32)
+    if (counts == 0).any():
+        raise DataError("a class has no training example; exclude it or set balance=off")
+    return counts.sum() / (len(counts) * counts)
 
 
 def segmentation_loss() -> Loss:

@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "regression"]
+ImageTaskName = Literal["classification", "ordinal", "regression"]
 TaskName = Literal[ImageTaskName, "segmentation"]
 RegressionLoss = Literal["smooth_l1", "mse"]
 NOUNS: dict[str, str] = {
     "classification": "a classification",
+    "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
 }
 """Task -> its name in a sentence."""
+OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
+"""Tasks in which each image has one class."""
 
 
 class TargetScale(Config):

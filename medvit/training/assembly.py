@@ -20,7 +20,7 @@ from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.readers.options import ValuesConfig
-from medvit.tasks import NOUNS, LossOptions, image_task, is_image_task
+from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
@@ -102,6 +102,7 @@ def assemble_finetuning(
             "augment.flipped_axes": config.augment.flipped_axes,
         },
     )
+    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES)
     warn_of_ignored(task.kind, config.set_for_classification, "classification")
     warn_of_ignored(task.kind, config.set_for_regression, "regression")
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")

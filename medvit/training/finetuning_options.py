@@ -41,8 +41,9 @@ class FinetuningOptions(TrainingOptions):
     classification, dense for segmentation, abmil for whole slides.
     """
     task: TaskName | None = None
-    """What the model learns. classification: the class of an image, by `label`. regression: a number, such as an age,
-    by `label`. segmentation: label maps. Unset: classification if images have the label, else segmentation.
+    """What the model learns. classification: the class of an image, by `label`. ordinal: the same for classes that are
+    ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
+    age, by `label`. segmentation: label maps. Unset: classification if images have the label, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
@@ -128,7 +129,12 @@ class FinetuningOptions(TrainingOptions):
     @property
     def set_for_classification(self) -> dict[str, object]:
         """Options of classification that are not at their default."""
-        return self._set("balance", "smoothing")
+        return self._set("smoothing")
+
+    @property
+    def set_for_balance(self) -> dict[str, object]:
+        """Options of tasks with one class for each image that are not at their default."""
+        return self._set("balance")
 
     @property
     def set_for_regression(self) -> dict[str, object]:

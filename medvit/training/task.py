@@ -13,13 +13,11 @@ from medvit.dataset.slices import SlicesConfig
 from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.records import Row
-from medvit.tasks import NOUNS, Target, TaskName, image_task, is_image_task
+from medvit.tasks import NOUNS, OF_CLASSES, Target, TaskName, image_task, is_image_task
 from medvit.transforms.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("medvit")
 
-OF_CLASSES = ("classification",)
-"""Tasks in which each image has one class."""
 LARGEST_CROP = {2: 512, 3: 96}
 """Largest default side of a crop, in pixels or voxels, by number of dimensions."""
 LARGEST_VIEW = {2: 224, 3: 96}
