@@ -33,7 +33,7 @@ def examples(
     """Return the best, the median and the worst image.
 
     The criterion is the mean Dice; for a classification, the probability of the true class; for a regression, the
-    absolute error.
+    absolute error; for several labels, the mean distance of their probabilities from the truth.
     """
     if isinstance(predictor, SlidePredictor):
         return slide_examples(manifest, predictor, evaluation, options)
@@ -41,6 +41,8 @@ def examples(
         return mask_examples(manifest, predictor, evaluation)
     if evaluation.kind == "regression":
         return image_examples(manifest, _by_error(evaluation))
+    if evaluation.kind == "multilabel":
+        return image_examples(manifest, _by_distance(evaluation))
     return image_examples(manifest, _by_probability_of_truth(evaluation, predictor.config.label))
 
 
@@ -101,6 +103,19 @@ def _by_error(evaluation: Evaluation) -> list[tuple[Row, str]]:
         (row, f"{name}: {truth[index]:.4g}, predicted {predicted[index]:.4g}, {row.image_id}")
         for name, index in examples_to_show(-np.abs(predicted - truth)).items()
         for row in (evaluation.rows[index],)
+    ]
+
+
+def _by_distance(evaluation: Evaluation) -> list[tuple[Row, str]]:
+    """Return the best, the median and the worst image by the distance of probabilities from known labels."""
+    distances = [np.abs(evaluation.columns[f"p.{n}"] - evaluation.columns[f"truth.{n}"]) for n in evaluation.classes]
+    scores = -np.nanmean(distances, axis=0)
+    return [
+        (
+            evaluation.rows[index],
+            f"{name}: mean error of probabilities {-scores[index]:.3f}, {evaluation.rows[index].image_id}",
+        )
+        for name, index in examples_to_show(scores).items()
     ]
 
 

@@ -94,7 +94,7 @@ class EvaluationOptions(Config):
             ConfigError: If the requested positive class is not one of two classes.
         """
         positive, notes = choose_positive(
-            () if model.kind in ("segmentation", "regression") else model.classes,
+            model.classes if model.kind in (*OF_CLASSES, "slide") else (),
             asked=self.positive,
             worst=self.order[-1] if self.order else "",
             model=model.positive,

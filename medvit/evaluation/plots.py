@@ -177,12 +177,16 @@ def _aspect(plane: str, spacing_mm: Sequence[float]) -> float:
 
 
 def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Array, Array]:
+    if evaluation.kind == "multilabel":
+        truth = evaluation.columns[f"truth.{name}"]
+        known = ~np.isnan(truth)
+        return truth[known] == 1, evaluation.columns[f"p.{name}"][known]
     return evaluation.truth == index, evaluation.columns[f"p.{name}"]
 
 
 def _shown(evaluation: Evaluation) -> list[tuple[int, str]]:
     classes = list(enumerate(evaluation.classes))
-    if len(classes) == 2:
+    if len(classes) == 2 and evaluation.kind != "multilabel":
         return [one for one in classes if one[1] == evaluation.positive] or classes[1:]
     return classes[:MAX_CURVES]
 

@@ -11,6 +11,7 @@ from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig, has_truth
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
+from medvit.tasks import Target
 
 SeenPatients = Literal["refuse", "leave_out", "keep"]
 
@@ -33,7 +34,9 @@ def with_known_truth(
             f"{manifest.folder}: the model predicts {model.label}, the dataset has no such label; evaluate it on a "
             "dataset with this label"
         )
-    if model.kind != "regression" and tuple(known) != model.classes:
+    if model.kind == "multilabel":
+        _require_same_labels(manifest, model.target)
+    elif model.kind != "regression" and tuple(known) != model.classes:
         raise DataError(
             f"{manifest.folder}: the model predicts classes {', '.join(model.classes)}, the dataset has "
             f"{', '.join(known) or 'no such label'}; evaluate it on a dataset with the same classes"
@@ -43,6 +46,17 @@ def with_known_truth(
         raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
     left_out = len(manifest) - len(kept)
     return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were excluded"] * bool(left_out)
+
+
+def _require_same_labels(manifest: Manifest, target: Target) -> None:
+    """Check that no label of a multi-label classification has other classes in the dataset than in the model."""
+    for label, pair in zip(target.classes, target.pairs, strict=True):
+        found = manifest.facts.classes.get(label, ())
+        if not set(found) <= set(pair):
+            raise DataError(
+                f"{manifest.folder}: the model predicts {label} with the classes {pair[0]} and {pair[1]}, the dataset "
+                f"has {', '.join(found)}; evaluate it on a dataset with the same classes"
+            )
 
 
 def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:

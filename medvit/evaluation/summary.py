@@ -18,6 +18,8 @@ MAIN = (
     "hd95_mm",
     "hd95_px",
     "auroc",
+    "auroc_macro",
+    "auroc_micro",
     "balanced_accuracy",
     "sensitivity",
     "specificity",

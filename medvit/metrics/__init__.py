@@ -2,11 +2,11 @@
 
 A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
-type determines its input: a `ClassMetric` takes the classes of all images, a `ValueMetric` their numbers (regression;
-in `medvit.metrics.values`), a `MaskMetric` the masks of one class in one image, a `VolumeMetric` the volumes of one
-class in all images, and a `FeatureMetric` the features of images. Reports, `metrics.json`, MLflow and the terminal use
-these names and explanations and contain no others. To add a metric, add a
-file and its test (docs/how-to/add-a-metric.md).
+type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
+(`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `MaskMetric` the masks of one class in
+one image, a `VolumeMetric` the volumes of one class in all images, and a `FeatureMetric` the features of images.
+Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
+metric, add a file and its test (docs/how-to/add-a-metric.md).
 
 The value is computed by a pure function of the truth (first argument) and the prediction. The function accepts NumPy
 arrays and returns a float, or an array with one value per class. If the value is undefined, as the AUROC of a class
@@ -45,7 +45,7 @@ PATIENT_PREFIX = "patient_"
 """Prefix for the name of a metric over patients, in addition to the metric over images."""
 RESERVED = ("truth", "p", "predicted", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
-ROOMS = (__name__, f"{__name__}.values")
+ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.values")
 """Packages with metrics."""
 LAST = 1000
 """Default position of a metric in lists."""
@@ -113,7 +113,7 @@ class Metric:
     place: int = LAST
     """Metrics are listed by ascending position, ties by name."""
 
-    task: ClassVar[Literal["classification", "regression", "segmentation", "representation"]]
+    task: ClassVar[Literal["classification", "multilabel", "regression", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
     """Whether the metric is computed per image (a report has the mean), or over all images together."""
 
@@ -162,6 +162,16 @@ class ValueMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n"], Float[Array, "n"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMetric(Metric):
+    """Metric over all labels of N images: truth (N, L), which is 1, 0 or NaN if unknown, and probabilities (N, L)."""
+
+    task = "multilabel"
+    is_per_image = False
+
+    compute: Callable[[Float[Array, "n l"], Float[Array, "n l"]], float]
 
 
 @dataclass(frozen=True, kw_only=True)

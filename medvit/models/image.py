@@ -66,12 +66,14 @@ class ModelConfig(Config):
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
     """Class names in the order of the logits; of a segmentation, the first is the background; of a regression, the
-    label alone.
+    label alone; of a multi-label classification, the labels.
     """
     label: str = ""
-    """Key of the manifest's labels that is predicted; empty for a segmentation."""
+    """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
     scales: tuple[TargetScale, ...] = ()
     """Standardization of the targets of a regression, for each model of an ensemble."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Negative and positive class of each label of a multi-label classification."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -101,7 +103,7 @@ class ModelConfig(Config):
     @property
     def target(self) -> Target:
         """What the model predicts, with the standardization of its only or first model."""
-        return Target(self.label, self.classes, self.scales[0] if self.scales else None)
+        return Target(self.label, self.classes, self.scales[0] if self.scales else None, self.pairs)
 
 
 class Model(nn.Module):
@@ -262,7 +264,7 @@ def has_truth(row: Row, config: Predicting) -> bool:
     """
     if config.image_task == "segmentation":
         return bool(row.mask)
-    return image_task(config.image_task).truth(row, config.target) is not None
+    return image_task(config.image_task).has_truth(row, config.target)
 
 
 def num_outputs(config: ModelConfig) -> int:

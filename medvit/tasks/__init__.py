@@ -8,9 +8,9 @@ prediction, and gives the loss between logits and targets. Fine-tuning, inferenc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "ordinal", "regression"]
+ImageTaskName = Literal["classification", "multilabel", "ordinal", "regression"]
 TaskName = Literal[ImageTaskName, "segmentation"]
 RegressionLoss = Literal["smooth_l1", "mse"]
 NOUNS: dict[str, str] = {
     "classification": "a classification",
+    "multilabel": "a multi-label classification",
     "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
@@ -52,13 +53,30 @@ class TargetScale(Config):
 class Target:
     """What a model predicts for each image.
 
-    `classes` are the classes of the label or, for a regression, the label alone: one name per predicted number.
+    `classes` has one name per predicted number: the classes of the label, the label alone for a regression, or the
+    labels of a multi-label classification, whose `label` is empty.
     """
 
     label: str
     classes: tuple[str, ...]
     scale: TargetScale | None = None
     """Standardization of a regression; unset for other tasks."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Negative and positive class of each label of a multi-label classification; empty for other tasks."""
+
+
+class LabelFacts(Protocol):
+    """Facts of a dataset about its labels."""
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Classes of each label, in order."""
+        ...
+
+    @property
+    def positive(self) -> Mapping[str, str]:
+        """Positive class of labels of two classes, if it is set."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,10 @@ class ImageTask(ABC):
     """Key of the metric by which the best epoch is selected; higher is better."""
 
     @abstractmethod
-    def target(self, rows: Sequence[Row], label: str, classes: tuple[str, ...]) -> Target:
-        """Return the target of a model from its training images, which have the label, and the classes of the dataset.
+    def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
+        """Return the target of a model from its training images, each of which has one of the labels.
+
+        All tasks but a multi-label classification have one label.
 
         Raises:
             DataError: If the images do not allow the task.
@@ -96,8 +116,8 @@ class ImageTask(ABC):
         """
 
     @abstractmethod
-    def truth(self, row: Row, target: Target) -> float | None:
-        """Return the true value of an image for metrics: a class index, or a number. None: the image has no label.
+    def has_truth(self, row: Row, target: Target) -> bool:
+        """Return whether an image has what the model predicts.
 
         Raises:
             DataError: If a number is expected, and the value is not one.
@@ -109,7 +129,7 @@ class ImageTask(ABC):
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the loss between logits (B, O) and targets (B,), given the training images.
+        """Return the loss between logits (B, O) and targets as encoded, given the training images.
 
         Raises:
             DataError: If the images do not allow the options.
@@ -120,7 +140,7 @@ class ImageTask(ABC):
         """Return float32 predictions: the probabilities of the classes, or numbers in the unit of the label."""
 
     @abstractmethod
-    def score(self, truth: Num[Array, "n"], predictions: Float[Array, "n l"], target: Target) -> float:
+    def score(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> float:
         """Return the value of `metric` for targets as encoded for the loss; NaN if undefined."""
 
 

@@ -15,7 +15,7 @@ from medvit.losses.supervised import Loss, classification_loss
 from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
 from medvit.records import Row
-from medvit.tasks import ImageTask, LossOptions, Target
+from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target
 
 
 class Classification(ImageTask):
@@ -24,12 +24,14 @@ class Classification(ImageTask):
     name = "classification"
     metric = AUROC.key()
 
-    def target(self, rows: Sequence[Row], label: str, classes: tuple[str, ...]) -> Target:
+    def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
         """Return the label and its classes.
 
         Raises:
             DataError: If there are fewer than two classes.
         """
+        (label,) = labels
+        classes = tuple(facts.classes.get(label, ()))
         if len(classes) < 2:
             found = ", ".join(classes) or "none"
             raise DataError(f"{self.name} needs at least two classes; found {found}")
@@ -43,10 +45,9 @@ class Classification(ImageTask):
         """
         return torch.tensor(class_index(row, target))
 
-    def truth(self, row: Row, target: Target) -> float | None:
-        """Return the index of the class; None if the image has none of the classes."""
-        found = row.labels.get(target.label)
-        return target.classes.index(found) if found in target.classes else None
+    def has_truth(self, row: Row, target: Target) -> bool:
+        """Return whether the image has one of the classes."""
+        return row.labels.get(target.label) in target.classes
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return cross-entropy, with all classes equally weighted if requested."""

@@ -15,7 +15,7 @@ from medvit.metrics.confusion import confusion_matrix
 from medvit.metrics.kappa_quadratic import METRIC as KAPPA
 from medvit.metrics.kappa_quadratic import are_grades, quadratic_kappa
 from medvit.records import Row
-from medvit.tasks import LossOptions, Target
+from medvit.tasks import LabelFacts, LossOptions, Target
 from medvit.tasks.classification import Classification, class_counts
 
 
@@ -25,12 +25,14 @@ class Ordinal(Classification):
     name = "ordinal"
     metric = KAPPA.key()
 
-    def target(self, rows: Sequence[Row], label: str, classes: tuple[str, ...]) -> Target:
+    def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
         """Return the label and its grades.
 
         Raises:
             DataError: If the classes are not at least three whole numbers in ascending order.
         """
+        (label,) = labels
+        classes = tuple(facts.classes.get(label, ()))
         grades = _grades(classes) if are_grades(classes) else []
         if not grades or grades != sorted(set(grades)):
             raise DataError(

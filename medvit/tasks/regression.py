@@ -17,7 +17,7 @@ from medvit.losses.supervised import Loss
 from medvit.metrics.values.r2 import METRIC as R2
 from medvit.metrics.values.r2 import determination
 from medvit.records import Row
-from medvit.tasks import ImageTask, LossOptions, Target, TargetScale
+from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target, TargetScale
 
 
 class Regression(ImageTask):
@@ -26,12 +26,13 @@ class Regression(ImageTask):
     name = "regression"
     metric = R2.key()
 
-    def target(self, rows: Sequence[Row], label: str, classes: tuple[str, ...]) -> Target:
+    def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
         """Return the label, with mean and standard deviation of the training images.
 
         Raises:
             DataError: If a value is not a number, or all images have the same value.
         """
+        (label,) = labels
         numbers = np.array([number(row, label) for row in rows])
         mean, deviation = float(numbers.mean()), float(numbers.std())
         if not deviation > 0.0:
@@ -48,13 +49,13 @@ class Regression(ImageTask):
         """
         return torch.tensor(number(row, target.label), dtype=torch.float32)
 
-    def truth(self, row: Row, target: Target) -> float | None:
-        """Return the number; None if the image has no label.
+    def has_truth(self, row: Row, target: Target) -> bool:
+        """Return whether the image has the label.
 
         Raises:
-            DataError: If the value is not a number.
+            DataError: If its value is not a number.
         """
-        return number(row, target.label) if target.label in row.labels else None
+        return target.label in row.labels and math.isfinite(number(row, target.label))
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return smooth L1 or mean squared error, in standard deviations of the training targets."""

@@ -91,7 +91,9 @@ def assemble_finetuning(
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
     start = config.start(manifest, pretrained, config.crop)
-    task = assign(manifest, start.preprocess, config.label, kind=config.task, with_val=config.keep == "best")
+    task = assign(
+        manifest, start.preprocess, config.label, kind=config.task, labels=config.labels, with_val=config.keep == "best"
+    )
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -102,7 +104,7 @@ def assemble_finetuning(
             "augment.flipped_axes": config.augment.flipped_axes,
         },
     )
-    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES)
+    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel")
     warn_of_ignored(task.kind, config.set_for_classification, "classification")
     warn_of_ignored(task.kind, config.set_for_regression, "regression")
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
@@ -239,6 +241,7 @@ def _describe(
         head=config.head or default_head,
         classes=task.classes,
         label=task.target.label,
+        pairs=task.target.pairs,
         scales=() if task.target.scale is None else (task.target.scale,),
         positive=positive,
         roi=crop,

@@ -43,10 +43,14 @@ class FinetuningOptions(TrainingOptions):
     task: TaskName | None = None
     """What the model learns. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
-    age, by `label`. segmentation: label maps. Unset: classification if images have the label, else segmentation.
+    age, by `label`. multilabel: several labels with two classes, by `labels`. segmentation: label maps. Unset:
+    multilabel if `labels` is set, else classification if images have the label, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
+    """
+    labels: tuple[str, ...] = ()
+    """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
     """
     positive: str = ""
     """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Empty: the
@@ -115,6 +119,24 @@ class FinetuningOptions(TrainingOptions):
         """Take `bags.folds` and `bags.members` of earlier versions as `folds` and `seeds`."""
         bags = given.get("bags") if isinstance(given, Mapping) else None
         return folds_of_bags(given, bags) if isinstance(bags, Mapping) and EARLIER_KEYS & bags.keys() else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_labels(cls, given: Any) -> Any:
+        """Set `task=multilabel` if labels are given and no task."""
+        is_implied = isinstance(given, Mapping) and given.get("labels") and given.get("task") is None
+        return {**given, "task": "multilabel"} if is_implied else given
+
+    @model_validator(mode="after")
+    def _labels_of_task(self) -> Self:
+        if (self.task == "multilabel") != bool(self.labels):
+            found = "no labels" if self.task == "multilabel" else f"labels={','.join(self.labels)}"
+            raise ValueError(f"task={self.task} with {found}; give labels=[...] with task=multilabel, else label=...")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels has a label twice; list each once")
+        if self.labels and self.balance == "sampler":
+            raise ValueError("balance=sampler is for images of one class; use balance=loss or off with labels")
+        return self
 
     @model_validator(mode="after")
     def _of_two_folds(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -132,12 +132,18 @@ def warn_of_ignored(task: TaskName, options: Mapping[str, object], *used_by: Tas
 
 
 def assign(
-    manifest: Manifest, preprocess: Preprocess, label: str, *, kind: TaskName | None = None, with_val: bool = True
+    manifest: Manifest,
+    preprocess: Preprocess,
+    label: str,
+    *,
+    kind: TaskName | None = None,
+    labels: Sequence[str] = (),
+    with_val: bool = True,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    If `kind` is unset, the task is classification if images have the label, else segmentation if they have masks.
-    Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification. If `kind` is unset, the task is classification if images have
+    the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -145,21 +151,22 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    answered = usable.filter(lambda row: label in row.labels if is_image_task(kind) else bool(row.mask))
+    asked = tuple(labels) if kind == "multilabel" else (label,) if is_image_task(kind) else ()
+    answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
-        raise _without_target(usable, f"a label {label!r}" if is_image_task(kind) else "a mask")
-    _log_missing(usable, answered, label if is_image_task(kind) else "label map")
+        raise _without_target(usable, f"a label {' or '.join(map(repr, asked))}" if asked else "a mask")
+    _log_missing(usable, answered, " or ".join(asked) or "label map")
     val = answered.split("val") if with_val else answered.filter(lambda row: False)
     train = answered.split("train")
     try:
-        return TaskAssignment(kind, _target(kind, train, label), train, val)
+        return TaskAssignment(kind, _target(kind, train, asked), train, val)
     except DataError as error:
         raise DataError(f"{manifest.folder}: {error}") from None
 
 
-def _target(kind: TaskName, train: Manifest, label: str) -> Target:
+def _target(kind: TaskName, train: Manifest, labels: Sequence[str]) -> Target:
     if is_image_task(kind):
-        return image_task(kind).target(train.rows, label, tuple(train.facts.classes.get(label, ())))
+        return image_task(kind).target(train.rows, labels, train.facts)
     classes = train.facts.mask_classes
     if len(classes) < 2:
         raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medvit.artifacts import Checkpoint
-from medvit.dataset.manifest import Manifest
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError
 from medvit.inference.predictor import Predictor
@@ -35,7 +35,7 @@ def grades(images, tmp_path_factory):
 @pytest.mark.parametrize("classes", [("dark", "bright", "glaring"), ("0", "1"), ("2", "1", "0"), ("0", "00", "1"), ()])
 def test_classes_that_are_not_ascending_grades_are_refused(classes):
     with pytest.raises(DataError, match=r"task=ordinal needs at least three grades.* use task=classification"):
-        image_task("ordinal").target((), "grade", classes)
+        image_task("ordinal").target((), ("grade",), Facts("d", classes={"grade": classes}))
 
 
 def test_a_model_of_grades_has_a_logit_less_and_is_evaluated_as_a_classification(grades, tmp_path):

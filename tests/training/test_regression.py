@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
-from medvit.dataset.manifest import Manifest
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation.paired import paired_differences
@@ -34,6 +34,7 @@ def row(number: int, **labels: str) -> Row:
     return Row(f"i-{number}", f"p-{number}", "", "", "", "image", "d", "train", (1, 8, 8), "uint8", "0", labels=labels)
 
 
+FACTS = Facts("d")
 ROWS = [row(0, age="10"), row(1, age="20.0"), row(2, age="6e1")]
 
 
@@ -63,7 +64,7 @@ def tuned(ages, tmp_path_factory):
 
 
 def test_targets_are_standardized_by_the_training_images():
-    target = REGRESSION.target(ROWS, "age", ())
+    target = REGRESSION.target(ROWS, ("age",), FACTS)
     assert target.classes == ("age",)
     assert target.scale.mean == pytest.approx(30.0)
     assert target.scale.deviation == pytest.approx(np.std([10, 20, 60]))
@@ -76,7 +77,7 @@ def test_targets_are_standardized_by_the_training_images():
 def test_the_loss_of_the_truth_is_0_and_does_not_depend_on_the_unit(name):
     def loss_of(factor: float) -> tuple[float, float]:
         rows = [row(n, age=str(factor * age)) for n, age in enumerate((10, 20, 60))]
-        target = REGRESSION.target(rows, "age", ())
+        target = REGRESSION.target(rows, ("age",), FACTS)
         loss = REGRESSION.loss(rows, target, LossOptions(regression=name))
         truth = torch.stack([REGRESSION.encoded(row, target) for row in rows])
         right = (truth[:, None] - target.scale.mean) / target.scale.deviation
@@ -90,12 +91,12 @@ def test_the_loss_of_the_truth_is_0_and_does_not_depend_on_the_unit(name):
 @pytest.mark.parametrize("text", ["old", "", "nan", "inf", "1,5"])
 def test_a_value_that_is_not_a_number_is_refused_with_column_and_row(text):
     with pytest.raises(DataError, match=rf"image i-7 has age = '{text}'; regression needs a number"):
-        REGRESSION.target([*ROWS, row(7, age=text)], "age", ())
+        REGRESSION.target([*ROWS, row(7, age=text)], ("age",), FACTS)
 
 
 def test_equal_values_are_refused():
     with pytest.raises(DataError, match="all 2 training images have age = 10"):
-        REGRESSION.target([ROWS[0], row(1, age="10.0")], "age", ())
+        REGRESSION.target([ROWS[0], row(1, age="10.0")], ("age",), FACTS)
 
 
 def test_images_without_a_value_are_excluded_and_counted(ages, caplog):
