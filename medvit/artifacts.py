@@ -67,7 +67,7 @@ class Lineage:
 class Checkpoint:
     """Saved model.
 
-    `model` describes how to build the model (`kind` is backbone, classification, segmentation or slide), and
+    `model` describes how to build the model (`kind` is backbone, slide or a task of `medvit.tasks`), and
     `preprocess` how to preprocess its input. `state` contains all weights, with adapters merged. `adapter` contains the
     weights that fine-tuning changed or added, stored in a separate file that `load` does not read. `training` contains
     (name, text) pairs for the summary of the training run that has just ended.
@@ -89,7 +89,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """Purpose of the model: backbone, classification, segmentation or slide."""
+        """Purpose of the model: backbone, slide, or the task of a model of images, such as segmentation."""
         return str(self.model["kind"])
 
     @property
@@ -166,7 +166,7 @@ class Checkpoint:
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it holds several whole models; an ensemble on slides has one backbone and several heads."""
+        """Whether it contains several whole models; an ensemble on slides has one backbone and several heads."""
         return self.kind != "slide" and int(self.model.get("members", 1)) > 1
 
     def member(self, state: Mapping[str, Tensor]) -> Checkpoint:
@@ -180,7 +180,9 @@ class Checkpoint:
             CheckpointError: If the checkpoint is of another kind.
         """
         if self.kind not in kinds:
-            raise CheckpointError(f"{self.folder} is a {self.kind} checkpoint; this stage needs {' or '.join(kinds)}")
+            *most, last = kinds
+            needed = f"{', '.join(most)} or {last}" if most else last
+            raise CheckpointError(f"{self.folder} is a {self.kind} checkpoint; this stage needs {needed}")
         return self
 
 

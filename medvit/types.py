@@ -74,7 +74,9 @@ class Image:
 
 @dataclass(frozen=True)
 class Sample:
-    """Preprocessed image, ready for a model: `pixels` (C, *S) as float32; `target` is a class index or a mask (*S).
+    """Preprocessed image, ready for a model: `pixels` (C, *S) as float32.
+
+    `target` is a class index, a number, or a mask (*S).
 
     `spacing` is the size of a pixel along each axis: in mm if known, else relative to the pixels of the source image.
     If it is unset, pixels are assumed to be square.
@@ -82,7 +84,7 @@ class Sample:
 
     pixels: Float[Tensor, "c *s"]
     row: Row
-    target: Int[Tensor, "*t"] | None = None
+    target: Num[Tensor, "*t"] | None = None
     affine: Affine | None = None
     spacing: tuple[float, ...] | None = None
 
@@ -92,7 +94,7 @@ class Batch:
     """Stacked samples: `pixels` (B, C, *S); `targets` (B,) or (B, *S)."""
 
     pixels: Float[Tensor, "b c *s"]
-    targets: Int[Tensor, "b *t"] | None = None
+    targets: Num[Tensor, "b *t"] | None = None
     rows: tuple[Row, ...] = ()
 
     @property
@@ -174,7 +176,8 @@ class Losses:
 class Prediction:
     """Prediction of a model for one image.
 
-    Classification: `probabilities` (L,). Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
+    Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
+    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -189,6 +192,7 @@ class Prediction:
     probabilities: Float[Array, "l"] | None = None
     mask: Int[Array, "*s"] | None = None
     affine: Affine | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)

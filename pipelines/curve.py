@@ -202,7 +202,7 @@ def _recorded_steps(path: Path) -> int:
 
 
 def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run, title: str) -> dict[CurveRun, float]:
-    """Carry out the runs of a trial and return the score of each; runs that diverged are reported and left out.
+    """Carry out the runs of a trial and return the score of each; runs that diverged are reported and excluded.
 
     Raises:
         DataError: If a run failed for another reason than its settings, or if all diverged. The others are kept, and a

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning for classification or segmentation, in 2D or 3D, with PEFT."""
+"""Supervised fine-tuning for classification, regression or segmentation, in 2D or 3D, with PEFT."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import LEFTOVERS
 from medvit.training.slide_assembly import AssembledSlides, assemble_slides
-from medvit.training.slide_heads import holds_slides
+from medvit.training.slide_heads import holds_slides, require_task_of_slides
 
 log = logging.getLogger("medvit")
 
@@ -51,6 +51,7 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Fine-tune a backbone for a task on your labels."""
     if holds_slides(Manifest.read(config.dataset), config.label):
+        require_task_of_slides(config.task)
         return finetune_slides(config, run)
     if config.num_members(seeds=1) > 1:
         return finetune_ensemble(config, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from medvit import __version__
 from medvit.artifacts import STATUS, Predictions
@@ -22,7 +22,7 @@ from medvit.readers import find
 from medvit.readers.options import GeometryConfig
 from medvit.sources import fetch_studies
 from medvit.stage import Run, StageConfig, stage
-from medvit.writers import STATUSES, Maker
+from medvit.writers import STATUSES, Maker, ModelTask
 
 log = logging.getLogger("medvit")
 
@@ -38,7 +38,7 @@ class PredictConfig(PredictionOptions, StageConfig):
 @stage
 def predict(config: PredictConfig, run: Run) -> Predictions:
     """Run a model on a folder of studies and write results that a clinician can open."""
-    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
+    checkpoint = run.checkpoint(config.checkpoint).require(*get_args(ModelTask))
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)

@@ -16,7 +16,8 @@ from __future__ import annotations
 from medvit.deidentification.vocabulary import WORDS
 
 _WRITTEN = """
-99medvit abmil about above absent accepted accepts accessed accession accessionnumber accumulate accuracy acqu acquired
+99medvit abmil about above absent absolute accepted accepts accessed accession accessionnumber accumulate accuracy
+acqu acquired
 across action activations active adamw adapted adapter added address admin administrator affine after again against ages
 aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along alpha
 already also altogether always among analyze anatomical anchor anew angles annex annotations another answer answers
@@ -36,13 +37,14 @@ completed complex components
 compress compression concurrency confidence confidentiality config configs configuration confirmed
 conformsto confusion connection constant constrained constraint contain content contents contentsize contenturl context
 continue continues contradict contributing contributors conv convert converted convolution coordinates copied copies
-copy correct correctedimage correlation cosine costs could count counted counts create created creation creator
+copy corn correct correctedimage correlation cosine costs could count counted counts create created creation creator
 credentials croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve curves cutmix
 damaged
 dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare declared declares decoded
 decoder decompress decy defined definition definitions deflate deflated degrees deidentification deidentificationmethod
 deidentificationmethodcodesequence deidentify demo dense depend depends deprecated depth depths derivationimagesequence
-descr described description descriptor descriptors destination detail device devices diagnosis diagonal dice dicomweb
+descr described description descriptor descriptors destination detail deviation device devices diagnosis diagonal dice
+dicomweb
 dict died differ difference differences different differs digits dimmed dino dinov2 direction directions disable disk
 disks displayed distance distances distillation distinct distinguish distribution distributions divides divisor doctype
 does done doubtful down downloaded drawing drawings drawn draws drift drop dropout dtype duplicate duplicates duration
@@ -57,7 +59,8 @@ finite firewall flag flagged flags flatter flex flipped float flop fluid folders
 format fortran forward found
 fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze frequencies frequent
 frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson geometry gflop give given
-gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half handed harmonic
+gives goes grades gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half handed
+harmonic
 hash hashes hashing have hd95 header headers heads heat heatmap height help here hexadecimal hidden highbit highdicom
 higher highest hints hits hold holds honest hospital hours however html http https identical identification identified
 identifier identifies identify ignore ignored illumination imagelaterality imageorientationpatient imageorientationslide
@@ -75,30 +78,35 @@ measurements measures median mediastoragesopinstanceuid medical medvit members m
 method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
 mixes mixing mixup
 mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
-morphologically mosaics most move much multipart multiple must name named names ndim near nearest necrosis need needed
+morphologically mosaics most move much multilabel multipart multiple must name named names ndim near nearest necrosis
+need needed
 needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
 numexpr object objective objecttype offer offered official offset offsets often older once ones opacities opened opens
-operation operations optic optim option options order organs orientation orientations origin others outer outlines
+operation operations optic optim option options order ordinal organs orientation orientations origin others outer
+outlines
 outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette parameters
 parametric params parent parentfield parentrunid parents parm parquet parsed partial parts pass password past patch
 patches path patience patientbirthdate patientid patientidentityremoved patientname patientorientation patientsex
 patientstate patientweight pattern peft percentile percentiles perceptual perframefunctionalgroupssequence perhaps
 permissions perpendicular phantoms philips phone photograph photographs photometricinterpretation picture pictures
 pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspacing place places plan planarconfiguration
-planes planned point points polarity policies policy polygon poor port positions precision predict predicted predictions
+planes planned point points polarity policies policy polygon poor port positions precision predict predicted
+predicting predictions
 predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
 pretrainings private probabilities probability probable process processes progress proj project promises prompts
 properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
 qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
 ramp random rank rare rates ratio rationale ratios reached read reader readers reading readings reads reason reasons
 recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
-referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regularizer
+referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regresses
+regression regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore
 resumable resume resumed retain retention retired retries retrieve return returns reviewed rewards rise rising risky
 rollback root rougher round rounds runname running runs safe safetensors salt sampled sampler samplesperpixel
-samplingrate save says scale scaling scanned scanners scanning schedule scheduled scheduler schema scheme score scores
+samplingrate save says scale scales scaling scanned scanners scanning schedule scheduled scheduler schema scheme score
+scores
 scouts scratch script search searched second seconds secret seed seeds seem seems seen segmented select self send
 sending sensitivities sensitivity sent sentence separate separated separately separator serial serialized
 seriesinstanceuid seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded
@@ -117,7 +125,8 @@ totalpixelmatrixrows traceback tracker trained trainer transducer transfer trans
 translation transmil transparent transport travel trilinear trust trusted truth truths tuning turned turns twice ucum
 uids uint16 uint8 unable uncertainty unchanged undefined under underexposed unencrypted unexpected unfinished uni4eye
 unit unite united units unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted
-update urfound usage used user username uses using usual usually value values variable variables variant vary vectors
+update urfound usage used user username uses using usual usually value values variable variables variance variant vary
+vectors
 verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn
 warning wasserstein ways webhooks weight weights what whatever when where whether which while whose widen width windows
 windowwidth wished within words work worker workers works workspace workspaces world worst would wrap write writes

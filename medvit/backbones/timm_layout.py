@@ -95,7 +95,7 @@ def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int
     """
     if isinstance(backbone, TimmNetwork):
         raise CheckpointError(
-            f"the backbone is {backbone.model} of timm and needs no conversion; its weights in the checkpoint have the "
+            f"the backbone is {backbone.model} of timm and does not need a conversion; its weights have the "
             "names of timm behind backbone.network."
         )
     if not isinstance(backbone, ViT) or not isinstance(config, VitConfig):

@@ -141,8 +141,18 @@ class CurveOptions(Config):
 
     @cached_property
     def task(self) -> FinetuningOptions:
-        """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen."""
-        return FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
+        """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen.
+
+        Raises:
+            ConfigError: If a task other than classification is requested; a curve infers it.
+        """
+        options = FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
+        if options.task not in (None, "classification"):
+            raise ConfigError(
+                f"{self.finetune} has task={options.task}; a curve compares only classifications and segmentations, "
+                "which it infers from the dataset; remove task"
+            )
+        return options
 
     @cached_property
     def objective(self) -> PretrainingOptions:

@@ -6,11 +6,12 @@ Slides are read tile by tile, and tiles are not cached.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from medvit.dataset.manifest import Manifest
@@ -62,11 +63,11 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
 class Samples(Dataset[Sample]):
     """Preprocessed images of a manifest.
 
-    If `classes` is given, the target is the index of `row.labels[label]` in `classes`. If not, the target is the label
-    map. `slides` locates the slide files of tiles.
+    If `encode` is given, it returns the target of a row. If not, the target is the label map. `slides` locates the
+    slide files of tiles.
 
     Raises:
-        DataError: If a row has no value for `label`, or a value that is not one of `classes`.
+        DataError: If a row has no target.
     """
 
     def __init__(
@@ -74,16 +75,13 @@ class Samples(Dataset[Sample]):
         manifest: Manifest,
         preprocess: Preprocess,
         *,
-        label: str = "",
-        classes: Sequence[str] = (),
+        encode: Callable[[Row], Tensor] | None = None,
         slides: SlidesConfig | None = None,
     ) -> None:
         self.manifest, self.preprocess, self.slides = manifest, preprocess, slides
-        self.label, self.classes = label, tuple(classes)
         self._cache: dict[int, Sample] = {}
         self._cached_bytes = 0
-        if self.classes:
-            self.class_indices = [self._class_index(row) for row in manifest]
+        self._targets = None if encode is None else [encode(row) for row in manifest]
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -95,7 +93,7 @@ class Samples(Dataset[Sample]):
         image = load(self.manifest, row, self.slides)
         # The first and last slices of a volume may be outside the body, where SPM and FSL write NaN.
         prepared = self.preprocess.prepared(image) if isinstance(row, SliceRow) else self.preprocess(image)
-        target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
+        target = prepared.mask if self._targets is None else self._targets[index]
         sample = Sample(prepared.pixels, row, target, prepared.affine, prepared.spacing)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
         worker = get_worker_info()  # each process of a loader has its own cache
@@ -116,17 +114,6 @@ class Samples(Dataset[Sample]):
     def of(self, manifest: Manifest) -> Samples:
         """Return samples of the rows of another manifest, with the same preprocessing."""
         return Samples(manifest, self.preprocess, slides=self.slides)
-
-    def _class_index(self, row: Row) -> int:
-        found = row.labels.get(self.label)
-        if found is None:
-            known = ", ".join(sorted(row.labels)) or "none"
-            raise DataError(
-                f"{row} has no label {self.label!r} (its labels: {known}); give label=... or filter the dataset"
-            )
-        if found not in self.classes:
-            raise DataError(f"{row} has {self.label} = {found!r}; expected one of {', '.join(self.classes)}")
-        return self.classes.index(found)
 
 
 class TileSamples(Samples):

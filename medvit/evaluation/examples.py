@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,13 +32,18 @@ def examples(
 ) -> list[Example]:
     """Return the best, the median and the worst image.
 
-    The criterion is the mean Dice or, for a classification, the probability of the true class.
+    The criterion is the mean Dice; for a classification, the probability of the true class; for a regression, the
+    absolute error; for several labels, the mean distance of their probabilities from the truth.
     """
     if isinstance(predictor, SlidePredictor):
         return slide_examples(manifest, predictor, evaluation, options)
     if evaluation.kind == "segmentation":
         return mask_examples(manifest, predictor, evaluation)
-    return image_examples(manifest, evaluation, predictor.config.label)
+    if evaluation.kind == "regression":
+        return image_examples(manifest, _by_error(evaluation))
+    if evaluation.kind == "multilabel":
+        return image_examples(manifest, _by_distance(evaluation))
+    return image_examples(manifest, _by_probability_of_truth(evaluation, predictor.config.label))
 
 
 def mask_examples(manifest: Manifest, predictor: ImagePredictor, evaluation: Evaluation) -> list[Example]:
@@ -55,10 +61,10 @@ def mask_examples(manifest: Manifest, predictor: ImagePredictor, evaluation: Eva
     return shown
 
 
-def image_examples(manifest: Manifest, evaluation: Evaluation, label: str) -> list[Example]:
-    """Return plain images, chosen by the probability of the true class."""
+def image_examples(manifest: Manifest, chosen: Sequence[tuple[Row, str]]) -> list[Example]:
+    """Return chosen images, without contours, with their captions."""
     unit, shown = unit_of(manifest), []
-    for row, caption in _by_probability_of_truth(evaluation, label):
+    for row, caption in chosen:
         image = load(manifest, row)
         nothing = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
         figure = overlay_figure(image.without_gaps().intensities(), nothing, nothing, spacing(image, unit))
@@ -87,6 +93,29 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
     return [
         (row, f"{name}: {row.labels.get(label)}, given a probability of {score:.3f}, {row.image_id}")
         for name, score, row in chosen
+    ]
+
+
+def _by_error(evaluation: Evaluation) -> list[tuple[Row, str]]:
+    """Return the images with the smallest, the median and the largest absolute error, with captions."""
+    truth, predicted = evaluation.columns["truth"], evaluation.columns["predicted"]
+    return [
+        (row, f"{name}: {truth[index]:.4g}, predicted {predicted[index]:.4g}, {row.image_id}")
+        for name, index in examples_to_show(-np.abs(predicted - truth)).items()
+        for row in (evaluation.rows[index],)
+    ]
+
+
+def _by_distance(evaluation: Evaluation) -> list[tuple[Row, str]]:
+    """Return the best, the median and the worst image by the distance of probabilities from known labels."""
+    distances = [np.abs(evaluation.columns[f"p.{n}"] - evaluation.columns[f"truth.{n}"]) for n in evaluation.classes]
+    scores = -np.nanmean(distances, axis=0)
+    return [
+        (
+            evaluation.rows[index],
+            f"{name}: mean error of probabilities {-scores[index]:.3f}, {evaluation.rows[index].image_id}",
+        )
+        for name, index in examples_to_show(scores).items()
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from medvit.artifacts import Checkpoint, Lineage
 from medvit.dataset.manifest import Manifest
@@ -14,6 +14,7 @@ from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.records import Split
+from medvit.tasks import TaskName
 
 OUT_OF_FOLD: Literal["out_of_fold"] = "out_of_fold"
 SELECTED = (
@@ -47,7 +48,7 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
     Raises:
         DataError: If there are no such images, or the classes of dataset and model differ.
     """
-    checkpoint.require("classification", "segmentation", "slide")
+    checkpoint.require(*get_args(TaskName), "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, options.device)
     measured, notes = with_known_truth(manifest.split(options.split), predictor.config, predictor.kind)
     if options.split == "test":

@@ -19,6 +19,7 @@ from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.records import Split
+from medvit.tasks import OF_CLASSES
 from medvit.wsi.locations import SlidesConfig
 
 
@@ -95,14 +96,14 @@ class EvaluationOptions(Config):
             ConfigError: If the requested positive class is not one of two classes.
         """
         positive, notes = choose_positive(
-            () if model.kind == "segmentation" else model.classes,
+            model.classes if model.kind in (*OF_CLASSES, "slide") else (),
             asked=self.positive,
             worst=self.order[-1] if self.order else "",
             model=model.positive,
             dataset=measured.facts.positive.get(model.label, ""),
         )
         levels, order = self.levels, self.order
-        if model.kind == "classification":
+        if model.kind in OF_CLASSES:
             have_eyes = any(LATERALITY in row.attributes for row in measured)
             levels = levels or (LEVELS if have_eyes else LEVELS[:1])
             if len(levels) > 1 and not order and are_ordered(model.classes):

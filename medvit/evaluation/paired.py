@@ -12,7 +12,9 @@ from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.multilabel import multilabel_metrics
 from medvit.evaluation.positive import index_of
+from medvit.evaluation.regression import regression_metrics
 from medvit.evaluation.segmentation import mask_metrics
 from medvit.metrics import MaskMetric, metric_of
 
@@ -47,7 +49,7 @@ def paired_differences(
     one, other = _comparable(one, other)
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
     truths = [name for name in one if name.partition(".")[0] in ("truth", "true_voxels")]
-    if any((one[name][mine] != other[name][theirs]).any() for name in truths):
+    if any(_differ(one[name][mine], other[name][theirs]) for name in truths):
         raise DataError(
             "the two reports contain different true labels for the same images; evaluate both models on the same "
             "dataset"
@@ -60,6 +62,11 @@ def paired_differences(
         return {name: first[name] - second[name] for name in first}
 
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
+
+
+def _differ(one: Array, other: Array) -> bool:
+    """Return whether two columns differ; equal places may be NaN, as for a missing label."""
+    return not np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
 
 
 def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
@@ -85,6 +92,13 @@ def _mask_metric(column: str) -> str:
 
 
 def _metrics(table: MetricTable, indices: Array, classes: Sequence[str], positive: int) -> dict[str, float]:
+    if "predicted" in table:
+        return regression_metrics(table["truth"][indices], table["predicted"][indices])
+    if any(name.startswith("truth.") for name in table):
+        truth, probabilities = (
+            np.stack([table[f"{key}.{name}"][indices] for name in classes], axis=1) for key in ("truth", "p")
+        )
+        return multilabel_metrics(truth, probabilities, classes)
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
         return classification_metrics(table["truth"][indices].astype(int), probabilities, classes, positive)

@@ -90,22 +90,48 @@ def dice_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def scatter_figure(evaluation: Evaluation) -> Figure:
+    """Plot the predicted against the true number of each image, with the line of equality."""
+    truth, predicted = evaluation.columns["truth"], evaluation.columns["predicted"]
+    figure, axes = _square()
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
+    axes.plot(ends, ends, color="#bbbbbb", linestyle=":", linewidth=1)
+    axes.scatter(truth, predicted, s=14, color=INK, alpha=0.6)
+    axes.set_xlabel(f"true {evaluation.classes[0]}")
+    axes.set_ylabel(f"predicted {evaluation.classes[0]}")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def agreement_figure(evaluation: Evaluation) -> Figure:
+    """Plot numbers as Bland and Altman do: difference from the truth against the mean of both."""
+    figure, axes = _square()
+    _agreement(axes, evaluation.columns["truth"], evaluation.columns["predicted"])
+    axes.set_xlabel("mean of both")
+    axes.set_ylabel("predicted - true")
+    return figure
+
+
 def volume_figure(evaluation: Evaluation) -> Figure:
     """Plot volumes as Bland and Altman do: difference from the truth against the mean of both, in mL."""
     names = [name for name in evaluation.classes[1:] if f"volume_ml.{name}" in evaluation.columns]
     figure = Figure(figsize=(3.4 * max(1, len(names)), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=True):
         given, true = (evaluation.columns[f"{key}.{name}"] for key in ("volume_ml", "true_volume_ml"))
-        difference = given - true
-        axes.scatter((given + true) / 2, difference, s=14, color=INK, alpha=0.6)
-        center, spread = difference.mean(), 1.96 * difference.std()
-        for level, style in ((center, "-"), (center - spread, "--"), (center + spread, "--")):
-            axes.axhline(level, color=FOUND, linestyle=style, linewidth=1)
+        _agreement(axes, true, given)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("mean of both, mL")
         axes.set_ylabel("predicted - true, mL")
-        axes.grid(alpha=0.3)
     return figure
+
+
+def _agreement(axes: Axes, true: Array, given: Array) -> None:
+    difference = given - true
+    axes.scatter((given + true) / 2, difference, s=14, color=INK, alpha=0.6)
+    center, spread = difference.mean(), 1.96 * difference.std()
+    for level, style in ((center, "-"), (center - spread, "--"), (center + spread, "--")):
+        axes.axhline(level, color=FOUND, linestyle=style, linewidth=1)
+    axes.grid(alpha=0.3)
 
 
 def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
@@ -155,12 +181,16 @@ def _aspect(plane: str, spacing_mm: Sequence[float]) -> float:
 
 
 def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Array, Array]:
+    if evaluation.kind == "multilabel":
+        truth = evaluation.columns[f"truth.{name}"]
+        known = ~np.isnan(truth)
+        return truth[known] == 1, evaluation.columns[f"p.{name}"][known]
     return evaluation.truth == index, evaluation.columns[f"p.{name}"]
 
 
 def _shown(evaluation: Evaluation) -> list[tuple[int, str]]:
     classes = list(enumerate(evaluation.classes))
-    if len(classes) == 2:
+    if len(classes) == 2 and evaluation.kind != "multilabel":
         return [one for one in classes if one[1] == evaluation.positive] or classes[1:]
     return classes[:MAX_CURVES]
 

@@ -121,9 +121,19 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
         if any(name.startswith("volume_ml.") for name in evaluation.columns):
             pictures.append(("Volumes: mean difference and 95 % limits of agreement", plots.volume_figure(evaluation)))
         return pictures
-    return [
+    if evaluation.kind == "regression":
+        return [
+            ("Predicted against true value", plots.scatter_figure(evaluation)),
+            ("Mean difference and 95 % limits of agreement", plots.agreement_figure(evaluation)),
+        ]
+    curves = [
         ("ROC", plots.roc_figure(evaluation)),
         ("Precision and recall", plots.precision_recall_figure(evaluation)),
+    ]
+    if evaluation.kind == "multilabel":
+        return curves
+    return [
+        *curves,
         ("Reliability", plots.reliability_figure(evaluation)),
         ("Confusion matrix: counts, shaded by share of the true class", plots.confusion_figure(evaluation)),
     ]

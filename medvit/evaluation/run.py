@@ -16,8 +16,10 @@ from medvit.errors import DataError, MedvitError, unexpected
 from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
 from medvit.evaluation.classification import evaluate_classes
+from medvit.evaluation.multilabel import evaluate_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.positive import index_of
+from medvit.evaluation.regression import evaluate_values
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
@@ -26,6 +28,8 @@ from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.progress import with_progress
 from medvit.records import Row
+from medvit.tasks.multilabel import known_labels
+from medvit.tasks.regression import number
 from medvit.types import Image, Prediction
 
 MAX_EXCLUDED = 20
@@ -57,11 +61,28 @@ class Measurement:
         """
         if isinstance(predictor, SlidePredictor):
             return self._of_slides(predictor)
-        return self._of_masks(predictor) if predictor.config.kind == "segmentation" else self._of_classes(predictor)
+        of_task = {
+            "segmentation": self._of_masks,
+            "regression": self._of_values,
+            "multilabel": self._of_labels,
+        }
+        return of_task.get(predictor.config.kind, self._of_classes)(predictor)
 
     def _of_masks(self, predictor: ImagePredictor) -> Evaluation:
         rows, scores, notes = self._collected(self._mask_scores(predictor), "images")
         return evaluate_masks(rows, scores, predictor.config.classes, notes=notes, **self._bootstrap)
+
+    def _of_values(self, predictor: ImagePredictor) -> Evaluation:
+        model = predictor.config
+        rows, predicted, notes = self._collected(self._image_values(predictor), "images")
+        truth = np.array([number(row, model.label) for row in rows])
+        return evaluate_values(rows, truth, np.array(predicted), model.label, notes=notes, **self._bootstrap)
+
+    def _of_labels(self, predictor: ImagePredictor) -> Evaluation:
+        model = predictor.config
+        rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
+        truth = np.array([known_labels(row, model.target) for row in rows])
+        return evaluate_labels(rows, truth, np.stack(each), model.classes, notes=notes, **self._bootstrap)
 
     def _of_classes(self, predictor: ImagePredictor) -> Evaluation:
         images = self._classified(self._image_probabilities(predictor), "images", predictor.config)
@@ -110,6 +131,11 @@ class Measurement:
         for row, _, prediction in self._predicted(predictor):
             assert prediction.probabilities is not None, "a classification model predicts probabilities"
             yield row, prediction.probabilities
+
+    def _image_values(self, predictor: ImagePredictor) -> Iterator[tuple[Row, float]]:
+        for row, _, prediction in self._predicted(predictor):
+            assert prediction.value is not None, "a regression model predicts a number"
+            yield row, prediction.value
 
     def _predicted(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Image, Prediction]]:
         """Yield each image with its prediction, showing progress; an image that fails is skipped."""

@@ -8,9 +8,10 @@ from typing import Literal
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
 from medvit.leakage.seen_patients import seen_patients
-from medvit.models.image import ModelConfig
+from medvit.models.image import ModelConfig, has_truth
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
+from medvit.tasks import Target
 
 SeenPatients = Literal["refuse", "leave_out", "keep"]
 
@@ -20,28 +21,42 @@ def with_known_truth(
 ) -> tuple[Manifest, list[str]]:
     """Return the images with a truth, and a note on the excluded ones.
 
-    The truth is a label map, or a label that is one of the model's classes.
+    The truth is a label map, a label that is one of the model's classes or, for a regression, a number.
 
     Raises:
-        DataError: If the dataset has no such images, or if the classes of dataset and model differ.
+        DataError: If the dataset has no such images, if the classes of dataset and model differ, or if a label of a
+            regression is not a number.
     """
     facts = manifest.facts
     known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())
-    if tuple(known) != model.classes:
+    if model.kind == "regression" and not known:
+        raise DataError(
+            f"{manifest.folder}: the model predicts {model.label}, the dataset has no such label; evaluate it on a "
+            "dataset with this label"
+        )
+    if model.kind == "multilabel":
+        _require_same_labels(manifest, model.target)
+    elif model.kind != "regression" and tuple(known) != model.classes:
         raise DataError(
             f"{manifest.folder}: the model predicts classes {', '.join(model.classes)}, the dataset has "
             f"{', '.join(known) or 'no such label'}; evaluate it on a dataset with the same classes"
         )
-    kept = manifest.filter(
-        lambda row: (
-            row.kind == row_kind
-            and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
-        )
-    )
+    kept = manifest.filter(lambda row: row.kind == row_kind and has_truth(row, model))
     if not kept.rows:
         raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
     left_out = len(manifest) - len(kept)
     return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were excluded"] * bool(left_out)
+
+
+def _require_same_labels(manifest: Manifest, target: Target) -> None:
+    """Check that no label of a multi-label classification has other classes in the dataset than in the model."""
+    for label, pair in zip(target.classes, target.pairs, strict=True):
+        found = manifest.facts.classes.get(label, ())
+        if not set(found) <= set(pair):
+            raise DataError(
+                f"{manifest.folder}: the model predicts {label} with the classes {pair[0]} and {pair[1]}, the dataset "
+                f"has {', '.join(found)}; evaluate it on a dataset with the same classes"
+            )
 
 
 def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:

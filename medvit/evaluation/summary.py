@@ -18,10 +18,16 @@ MAIN = (
     "hd95_mm",
     "hd95_px",
     "auroc",
+    "auroc_macro",
+    "auroc_micro",
     "balanced_accuracy",
     "sensitivity",
     "specificity",
     "kappa_quadratic",
+    "grade_error",
+    "mae",
+    "rmse",
+    "r2",
 )
 """Metrics in a summary, over all classes together."""
 

@@ -24,7 +24,7 @@ from medvit.errors import DataError, MedvitError, unexpected
 from medvit.files.atomic import replacing, write_text
 from medvit.inference.predictor import Predictor
 from medvit.models.ensemble import Ensemble
-from medvit.models.image import ModelConfig
+from medvit.models.image import ModelConfig, has_truth
 from medvit.progress import with_progress
 from medvit.records import Kind, Row
 from medvit.training.ensembles.folds import EnsembleMember
@@ -40,8 +40,8 @@ def write_out_of_fold(
 ) -> Path:
     """Predict the images of the train and val splits that have a truth, and write the folder of the predictions.
 
-    The probabilities of the models that held out a patient, one for each seed, are averaged. A line is added to
-    `failures` for each image that fails.
+    The predictions of the models that were not trained on a patient, one for each seed, are averaged. A line is
+    added to `failures` for each image that fails.
 
     Raises:
         DataError: If all images fail.
@@ -117,8 +117,8 @@ class StoredPredictions:
         """
         if manifest.hash != self.dataset:
             raise DataError(
-                f"{self.folder} has predictions of another dataset than {manifest.folder}, or of an earlier state of it; give the "
-                "dataset that the model was trained on"
+                f"{self.folder} has predictions of another dataset than {manifest.folder}, or of an earlier state of "
+                "it; give the dataset that the model was trained on"
             )
         return manifest.filter(lambda row: row.image_id in self.lines)
 
@@ -138,13 +138,15 @@ class StoredPredictions:
         """Return the stored prediction of an image of the dataset."""
         assert image.row is not None, "images of a dataset have a row"
         line = self.lines[image.row.image_id]
+        if line.get("value") is not None:  # earlier versions wrote no such column
+            return Prediction(self.config.classes, value=line["value"])
         if line["mask"] is None:
             return Prediction(self.config.classes, probabilities=np.array(line["probabilities"], dtype=np.float32))
         return Prediction(self.config.classes, mask=Store(self.folder / MASKS).get(line["mask"]), affine=image.affine)
 
 
 def _holders(manifest: Manifest, members: Sequence[EnsembleMember], label: str) -> dict[str, tuple[int, ...]]:
-    """Return the indices of the models that held out each image, by image id."""
+    """Return the indices of the models that were not trained on each image, by image id."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
         for row in member.split(manifest, label):
@@ -155,8 +157,7 @@ def _holders(manifest: Manifest, members: Sequence[EnsembleMember], label: str) 
 
 def _has_truth(row: Row, predictor: Predictor) -> bool:
     model = predictor.config
-    has_target = bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes
-    return row.kind == predictor.kind and has_target
+    return row.kind == predictor.kind and has_truth(row, model)
 
 
 def _line(row: Row, models: Sequence[int], found: Prediction, store: Store) -> dict[str, Any]:
@@ -164,5 +165,6 @@ def _line(row: Row, models: Sequence[int], found: Prediction, store: Store) -> d
         "image_id": row.image_id,
         "models": [number + 1 for number in models],
         "probabilities": None if found.probabilities is None else found.probabilities.tolist(),
+        "value": found.value,
         "mask": None if found.mask is None else store.put(found.mask),
     }

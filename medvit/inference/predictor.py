@@ -14,11 +14,14 @@ from medvit.dataset.slices import across_of, slices_of, stacked
 from medvit.errors import NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
+from medvit.tasks import is_image_task
 from medvit.types import Image, Prediction
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from medvit.models.image import ModelConfig
 
 
 class Predictor:
@@ -53,10 +56,10 @@ class Predictor:
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
-        """Return probabilities (L,), or a mask on the grid of the given image, with its affine.
+        """Return probabilities (L,) or a number, or a mask on the grid of the given image, with its affine.
 
-        A model of slices predicts every slice of a volume. The result is the mean of their probabilities, or their
-        masks stacked to a volume.
+        A model of slices predicts every slice of a volume. The result is the mean of their probabilities or numbers, or
+        their masks stacked to a volume.
 
         Raises:
             DataError: If the model does not accept the image, or its output is non-finite.
@@ -66,9 +69,8 @@ class Predictor:
         if slices is None or image.kind != "volume":
             return self._one(image)
         found = [self._one(part) for part in slices_of(image, slices)]
-        if self.config.kind == "classification":
-            each = [one.probabilities for one in found if one.probabilities is not None]
-            return Prediction(self.config.classes, probabilities=np.mean(each, axis=0))
+        if is_image_task(self.config.kind):
+            return _of_image(self.config, np.mean([_numbers(one) for one in found], axis=0))
         masks = [one.mask for one in found if one.mask is not None]
         return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
 
@@ -79,21 +81,34 @@ class Predictor:
 
         prepared = self.preprocess.prepared(image)
         with _precision(self.device):
-            probabilities = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
+            found = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
         # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
-        num_lost = int((~torch.isfinite(probabilities)).sum())
+        num_lost = int((~torch.isfinite(found)).sum())
         if num_lost:
+            what = "numbers" if self.config.kind == "regression" else "probabilities"
             raise NonFiniteError(
-                f"{num_lost} of {probabilities.numel()} predicted probabilities are not finite; expected finite "
+                f"{num_lost} of {found.numel()} predicted {what} are not finite; expected finite "
                 "ones: check that the intensities of the image are like those of the training images"
             )
-        if self.config.kind == "classification":
-            return Prediction(self.config.classes, probabilities=probabilities.cpu().numpy())
+        if is_image_task(self.config.kind):
+            return _of_image(self.config, found.cpu().numpy())
         shape, crop = image.pixels.shape[1:], prepared.crop
-        mask = mask_on_grid(probabilities, shape if crop is None else (crop.side, crop.side))
+        mask = mask_on_grid(found, shape if crop is None else (crop.side, crop.side))
         mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
         mask = keep_largest(mask, [self.config.classes.index(name) for name in self.config.largest_components])
         return Prediction(self.config.classes, mask=mask, affine=image.affine)
+
+
+def _of_image(config: ModelConfig, found: Float[Array, "l"]) -> Prediction:
+    """Return the prediction of a model with one result for each image."""
+    if config.kind == "regression":
+        return Prediction(config.classes, value=float(found[0]))
+    return Prediction(config.classes, probabilities=found)
+
+
+def _numbers(prediction: Prediction) -> Float[Array, "l"]:
+    """Return the probabilities or the number of a prediction as an array."""
+    return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities
 
 
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:

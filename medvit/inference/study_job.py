@@ -88,8 +88,10 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
     """Return one finding per class.
 
     For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
-    class, and the background is omitted.
+    class, and the background is omitted. For a regression, the only finding contains the number.
     """
+    if prediction.value is not None:
+        return [Finding(series, prediction.classes[0], value=prediction.value)]
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         return [Finding(series, name, probability=float(value)) for name, value in pairs]

@@ -28,7 +28,7 @@ log = logging.getLogger("medvit")
 
 PREDICTIONS = "predictions.csv"
 STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
-PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels")
+PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value")
 
 SHOWN_REASONS = 8
 """Maximum number of reasons in a summary, the most frequent ones."""
@@ -85,7 +85,7 @@ class Worklist:
         )
         self._predictions = [row for row in self._predictions if row["study"] != name]
         for finding in result.findings:
-            values = (finding.probability, finding.volume_ml, finding.num_voxels)
+            values = (finding.probability, finding.volume_ml, finding.num_voxels, finding.value)
             texts = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
             row = (name, finding.series, finding.label, *texts)
             self._predictions.append(dict(zip(PREDICTION_COLUMNS, row, strict=True)))
@@ -94,7 +94,9 @@ class Worklist:
     def write(self) -> None:
         """Write both tables; predictions first, so that a study marked as done has its numbers."""
         predictions = sorted(self._predictions, key=lambda row: row["study"])
-        write_text(self.folder / PREDICTIONS, csv_text(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
+        # A table of an earlier version, whose run is resumed, lacks the last columns.
+        values = [[row.get(column, "") for column in PREDICTION_COLUMNS] for row in predictions]
+        write_text(self.folder / PREDICTIONS, csv_text(PREDICTION_COLUMNS, values))
         lines = sorted(self.lines.values(), key=lambda line: line.study)
         rows = [[getattr(line, column) for column in STATUS_COLUMNS] for line in lines]
         write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))

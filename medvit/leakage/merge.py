@@ -1,7 +1,7 @@
 """Merging of datasets: the splits of patients remain separate, and volumes may be converted to slices.
 
 If the images of a patient (by pseudonym) are in several splits of the datasets, only those in the strictest split are
-kept: test, else val. The same holds for identical images and near duplicates. If the classes of a label differ between
+kept: test, else val. The same applies to identical images and near duplicates. If the classes of a label differ between
 the datasets, the name of the dataset is added to the label as a prefix.
 """
 

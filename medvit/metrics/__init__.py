@@ -2,10 +2,11 @@
 
 A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
-type determines its input: a `ClassMetric` takes the classes of all images, a `MaskMetric` the masks of one class in one
-image, a `VolumeMetric` the volumes of one class in all images, and a `FeatureMetric` the features of images. Reports,
-`metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a metric, add a
-file and its test (docs/how-to/add-a-metric.md).
+type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
+(`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `MaskMetric` the masks of one class in
+one image, a `VolumeMetric` the volumes of one class in all images, and a `FeatureMetric` the features of images.
+Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
+metric, add a file and its test (docs/how-to/add-a-metric.md).
 
 The value is computed by a pure function of the truth (first argument) and the prediction. The function accepts NumPy
 arrays and returns a float, or an array with one value per class. If the value is undefined, as the AUROC of a class
@@ -42,8 +43,10 @@ UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 """Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
 """Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
-RESERVED = ("truth", "p", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
+RESERVED = ("truth", "p", "predicted", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
+ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.values")
+"""Packages with metrics."""
 LAST = 1000
 """Position in lists of a metric that does not set one: after all others."""
 
@@ -111,7 +114,7 @@ class Metric:
     place: int = LAST
     """Position in lists, which are sorted by ascending position, then by name."""
 
-    task: ClassVar[Literal["classification", "segmentation", "representation"]]
+    task: ClassVar[Literal["classification", "multilabel", "regression", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
     """Whether the metric is computed per image (reports then show the mean) instead of over all images together."""
 
@@ -153,6 +156,26 @@ class ClassMetric(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValueMetric(Metric):
+    """Metric of the true and predicted numbers (N,) of N images."""
+
+    task = "regression"
+    is_per_image = False
+
+    compute: Callable[[Float[Array, "n"], Float[Array, "n"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMetric(Metric):
+    """Metric over all labels of N images: truth (N, L), which is 1, 0 or NaN if unknown, and probabilities (N, L)."""
+
+    task = "multilabel"
+    is_per_image = False
+
+    compute: Callable[[Float[Array, "n l"], Float[Array, "n l"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskMetric(Metric):
     """Segmentation metric, computed per image and class; the mean skips images for which it is NaN."""
 
@@ -187,7 +210,8 @@ MetricT = TypeVar("MetricT", bound=Metric)
 
 def metrics(kind: type[MetricT]) -> tuple[MetricT, ...]:
     """Return the metrics of a type in the order in which reports list them."""
-    found = (metric for metric in occupants(__name__, "METRIC") if isinstance(metric, kind))
+    everything = (metric for room in ROOMS for metric in occupants(room, "METRIC"))
+    found = (metric for metric in everything if isinstance(metric, kind))
     return tuple(sorted(found, key=lambda metric: (metric.place, metric.name)))
 
 

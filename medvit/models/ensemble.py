@@ -1,8 +1,9 @@
-"""Ensemble of fine-tuned models of one task, whose probabilities are averaged."""
+"""Ensemble of fine-tuned models of one task, whose predictions are averaged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -37,13 +38,14 @@ class Ensemble(nn.Module):
         for number in range(int(checkpoint.model["members"])):
             start = f"{PREFIX}{number}."
             state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
-            members.append(Model.from_checkpoint(checkpoint.member(state)))
-        config = members[0].config.model_copy(update={"members": len(members)})
+            members.append(Model.from_checkpoint(_of_scale(checkpoint.member(state), number)))
+        scales = tuple(scale for member in members for scale in member.config.scales)
+        config = members[0].config.model_copy(update={"members": len(members), "scales": scales})
         return cls(config, members).eval().requires_grad_(False)
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return the mean of the float32 probabilities of the active models."""
+        """Return the mean of the float32 predictions of the active models."""
         total: Tensor | None = None
         for number in self.active:
             model = self.members[number]
@@ -57,6 +59,12 @@ class Ensemble(nn.Module):
 def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     """Return the model of a fine-tuned checkpoint, or the ensemble if it has several."""
     return Ensemble.from_checkpoint(checkpoint) if checkpoint.is_ensemble else Model.from_checkpoint(checkpoint)
+
+
+def _of_scale(checkpoint: Checkpoint, number: int) -> Checkpoint:
+    """Return the checkpoint of a model of an ensemble with its own standardization, if it is a regression."""
+    scales = checkpoint.model.get("scales") or ()
+    return replace(checkpoint, model={**checkpoint.model, "scales": list(scales[number : number + 1])})
 
 
 def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

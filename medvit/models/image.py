@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Protocol, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,8 @@ from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice, of_earlier_version
 from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
-from medvit.records import Kind
+from medvit.records import Kind, Row
+from medvit.tasks import Target, TargetScale, TaskName, image_task, is_image_task
 from medvit.transforms.padding import pad_about, pad_to_multiple
 from medvit.types import Tokens
 
@@ -38,11 +39,25 @@ class AppliesTo(Config):
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
 
 
+class Predicting(Protocol):
+    """Configuration of a model of images or slides, as far as its task is concerned."""
+
+    @property
+    def image_task(self) -> TaskName:
+        """Task that gives targets and predictions."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """Task of the model."""
+        ...
+
+
 class ModelConfig(Config):
     """Configuration of a fine-tuned model, which its checkpoint stores and from which it can be rebuilt."""
 
-    kind: Literal["classification", "segmentation"]
-    """Task: a class per image, or a class per voxel."""
+    kind: TaskName
+    """Task: a class or a number per image, or a class per voxel."""
     backbone: BackboneChoice
     """Vision transformer, or network of timm or MONAI."""
     peft: PeftChoice
@@ -50,9 +65,15 @@ class ModelConfig(Config):
     head: HeadChoice
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
-    """Class names in the order of the logits; of a segmentation, the first is the background."""
+    """Class names in the order of the logits; of a segmentation, the first is the background; of a regression, the
+    label alone; of a multi-label classification, the labels.
+    """
     label: str = ""
-    """Name of the manifest label to predict; only for classification."""
+    """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
+    scales: tuple[TargetScale, ...] = ()
+    """Standardization of the targets of a regression, for each model of an ensemble."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Negative and positive class of each label of a multi-label classification."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -62,7 +83,7 @@ class ModelConfig(Config):
     mirrored_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     turned_axes: tuple[Axis, Axis] | None = None
-    """Two spatial axes in whose plane the input is also turned by 90, 180 and 270 degrees."""
+    """Two spatial axes; the input is also turned in their plane by 90, 180 and 270 degrees."""
     largest_components: tuple[str, ...] = ()
     """Classes of which only the largest connected component of a predicted mask is kept, as chosen on the val split."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
@@ -72,9 +93,19 @@ class ModelConfig(Config):
     record it.
     """
     members: Count = 1
-    """Number of models in the ensemble, whose probabilities are averaged."""
+    """Number of models in the ensemble, whose predictions are averaged."""
     slices: SlicesConfig | None = None
     """Cutting of volumes into slices, which the model predicts one by one. None: a model of images or whole volumes."""
+
+    @property
+    def image_task(self) -> TaskName:
+        """Task that gives the targets and predictions of images."""
+        return self.kind
+
+    @property
+    def target(self) -> Target:
+        """Target of the model, with the standardization of its only or first model."""
+        return Target(self.label, self.classes, self.scales[0] if self.scales else None, self.pairs)
 
 
 class Model(nn.Module):
@@ -87,7 +118,7 @@ class Model(nn.Module):
         self.peft = config.peft.adapt(backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
-        self.head = config.head.build(backbone, len(config.classes))
+        self.head = config.head.build(backbone, num_outputs(config))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Model:
@@ -96,7 +127,7 @@ class Model(nn.Module):
         Raises:
             CheckpointError: If the checkpoint is only a backbone, or if its weights do not match its description.
         """
-        checkpoint.require("classification", "segmentation")
+        checkpoint.require(*get_args(TaskName))
         config = ModelConfig.parse_saved(of_earlier_version(checkpoint.model), source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
         model = cls(merged, config.backbone.without_weights().build())
@@ -119,15 +150,15 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return float32 probabilities, using a sliding window, and mirrored and turned passes if configured.
+        """Return float32 predictions, using a sliding window, and mirrored and turned passes if configured.
 
-        If an image to classify is larger than the training crops, its probabilities are the mean over crops that cover
-        it.
+        They are probabilities or, for a regression, numbers in the unit of the label. If an image with one result is
+        larger than the training crops, its predictions are the mean over crops that cover it.
         """
         is_dense = self.config.kind == "segmentation"
         passes = []
         for axes, turns in itertools.product(self._mirrors(), range(4 if self.config.turned_axes else 1)):
-            found = self._probabilities(self._turned(pixels.flip(axes), turns))
+            found = self._predictions(self._turned(pixels.flip(axes), turns))
             passes.append(self._turned(found, -turns).flip(axes) if is_dense else found)
         return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
 
@@ -186,17 +217,21 @@ class Model(nn.Module):
         plane = self.config.turned_axes
         return pixels if plane is None or not turns else pixels.rot90(turns, [axis + 2 for axis in plane])
 
-    def _probabilities(self, pixels: Tensor) -> Tensor:
+    def _predictions(self, pixels: Tensor) -> Tensor:
         roi = self.config.roi
         if roi is None:
-            return self(pixels).float().softmax(dim=1)
+            return self._activated(self(pixels))
         padded, inside = pad_about(pixels, roi)
-        if self.config.kind == "classification":
-            return torch.stack([self(padded[window]).float().softmax(dim=1) for window in self._windows(padded)]).mean(
-                0
-            )
+        if is_image_task(self.config.kind):
+            return torch.stack([self._activated(self(padded[window])) for window in self._windows(padded)]).mean(0)
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
         return logits[inside].softmax(dim=1)
+
+    def _activated(self, logits: Tensor) -> Tensor:
+        config = self.config
+        if not is_image_task(config.kind):
+            return logits.float().softmax(dim=1)
+        return image_task(config.kind).predictions(logits, config.target)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
         """Yield the indices of crops of the training size, which are evenly spread and cover the image."""
@@ -221,6 +256,23 @@ class Model(nn.Module):
         )
         assert isinstance(logits, Tensor)
         return logits
+
+
+def has_truth(row: Row, config: Predicting) -> bool:
+    """Return whether an image has what a model predicts: a label map, or a label of its classes or a number.
+
+    Raises:
+        DataError: If the model is a regression, and the label is not a number.
+    """
+    if config.image_task == "segmentation":
+        return bool(row.mask)
+    return image_task(config.image_task).has_truth(row, config.target)
+
+
+def num_outputs(config: ModelConfig) -> int:
+    """Return the number of logits of a model."""
+    count = len(config.classes)
+    return image_task(config.kind).num_outputs(count) if is_image_task(config.kind) else count
 
 
 def _cut(logits: Tensor, pixels: Tensor) -> Tensor:

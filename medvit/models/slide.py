@@ -23,6 +23,7 @@ from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import Features
 from medvit.peft import PeftChoice
 from medvit.records import Row
+from medvit.tasks import Target, TaskName
 from medvit.wsi.tiles import TileFlag, TileGrid
 
 SAME_SCALE = 1.15
@@ -84,6 +85,16 @@ class SlideModelConfig(Config):
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
     """Series of a study that the model applies to."""
+
+    @property
+    def image_task(self) -> TaskName:
+        """Task that gives the targets and predictions of slides."""
+        return "classification"
+
+    @property
+    def target(self) -> Target:
+        """Task of the model."""
+        return Target(self.label, self.classes)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from medvit.geometry import SHEAR_TOLERANCE_MM
 from medvit.series.volume import POSITION_TOLERANCE_MM, axes_of, slice_spacing_mm
 
 MIN_PLANES = 3
-"""Minimum number of distinct positions in a stack; the spacing of two planes says nothing about evenness."""
+"""Minimum number of distinct positions in a stack; with two planes, evenness of spacing cannot be checked."""
 MIN_SHIFT_MM = 10.0
 """Minimum in-plane distance between stacks; patient motion, or drift between scans, shifts planes by less."""
 

@@ -180,7 +180,7 @@ class SpooledFile:
 
 
 _held: dict[Path, IO[str]] = {}
-"""Locks that this process holds. A later run in the process takes them over, since a failed run may not release them.
+"""Locks of this process. A later run in the process takes them over, since a failed run may not release them.
 """
 
 

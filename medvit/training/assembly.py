@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -13,12 +14,13 @@ from medvit.backbones import Backbone, BackboneConfig
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
-from medvit.losses.supervised import classification_loss, segmentation_loss
+from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.readers.options import ValuesConfig
+from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
@@ -34,7 +36,6 @@ from medvit.training.task import (
     require_fitting,
     require_turnable,
     warn_of_ignored,
-    warn_of_ignored_masks,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
@@ -88,7 +89,9 @@ def assemble_finetuning(
     """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
     manifest = images_of(config, manifest)
     start = config.start(manifest, pretrained, config.crop)
-    task = assign(manifest, start.preprocess, config.label, with_val=config.keep == "best")
+    task = assign(
+        manifest, start.preprocess, config.label, kind=config.task, labels=config.labels, with_val=config.keep == "best"
+    )
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -99,20 +102,21 @@ def assemble_finetuning(
             "augment.flipped_axes": config.augment.flipped_axes,
         },
     )
-    warn_of_ignored(task.kind, **config.set_for_classification)
+    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel")
+    warn_of_ignored(task.kind, config.set_for_classification, "classification")
+    warn_of_ignored(task.kind, config.set_for_regression, "regression")
+    warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
         mixing.require_pairs(config.loader.batch_size)
-    warn_of_ignored_masks(task.kind, **config.set_for_segmentation)
     require_decidable(task, config)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
     require_turnable(crop, config.turned_axes)
     way = config.peft or (LoraConfig() if start.is_trained and start.backbone.has_blocks else FullConfig())
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
     require_averageable(way.recorded(start.backbone), config)
-    model = Model(
-        _describe(config, task, start.config, crop, way, positive_of(task.train.facts, task.targets)), start.backbone
-    )
+    positive = positive_of(task.train.facts, task.label_classes)
+    model = Model(_describe(config, task, start.config, crop, way, positive), start.backbone)
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
@@ -120,10 +124,8 @@ def assemble_finetuning(
     optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
     require_equal_rates(optim, start.backbone)
     resume_from = last_checkpoint(folder)
-    train, val = (
-        Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
-    )
-    balance = task.balance(config.balance)
+    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
+    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
     loader = epoch_loader(
         config.loader,
         train,
@@ -139,14 +141,11 @@ def assemble_finetuning(
         num_batches=config.trainer.batches_per_epoch,
         seed=seed,
         start=position_of(resume_from),
-        weights=task.odds(balance),
-    )
-    loss = (
-        segmentation_loss() if task.kind == "segmentation" else classification_loss(balance, smoothing=config.smoothing)
+        weights=task.odds(config.balance),
     )
     module = Finetuning(
         model,
-        loss,
+        _loss(config, task),
         optim.for_batch(config.step_images),
         length=config.run_length(len(train)),
         seed=seed,
@@ -164,6 +163,13 @@ def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
     """Return the images of a dataset for training: without skipped flags, and volumes cut into slices if configured."""
     manifest = manifest.without_flags(config.skip_flags)
     return manifest if config.slices is None else config.slices.single().of(manifest)
+
+
+def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:
+    if not is_image_task(task.kind):
+        return segmentation_loss()
+    options = LossOptions(config.smoothing, config.balance, config.regression_loss)
+    return image_task(task.kind).loss(task.train.rows, task.target, options)
 
 
 def require_whole_weights(way: PeftConfig, strategy: str) -> None:
@@ -198,10 +204,10 @@ def require_decidable(task: TaskAssignment, config: FinetuningOptions) -> None:
     """Check that there are validation masks on which `largest_components` can be decided, if it is set.
 
     Raises:
-        ConfigError: If the task is a classification, or the val split is not used.
+        ConfigError: If the task is not a segmentation, or the val split is not used.
     """
     if config.largest_components and (task.kind != "segmentation" or config.keep == "last"):
-        found = "keep=last does not use" if task.kind == "segmentation" else "a classification does not have"
+        found = "keep=last does not use" if task.kind == "segmentation" else f"{NOUNS[task.kind]} does not have"
         raise ConfigError(
             f"largest_components=true is decided on masks of the val split, which {found}; set largest_components=false"
         )
@@ -242,7 +248,9 @@ def _describe(
         peft=way,
         head=config.head or default_head,
         classes=task.classes,
-        label=config.label if task.kind == "classification" else "",
+        label=task.target.label,
+        pairs=task.target.pairs,
+        scales=() if task.target.scale is None else (task.target.scale,),
         positive=positive,
         roi=crop,
         overlap=config.overlap,

@@ -18,14 +18,13 @@ from medvit.files.atomic import write_weights
 from medvit.hardware import resolve_device
 from medvit.losses.deep_supervision import over_levels
 from medvit.losses.supervised import Loss
-from medvit.metrics.auroc import METRIC as AUROC
-from medvit.metrics.auroc import mean_auroc
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
 from medvit.models.weight_average import WeightAverage
 from medvit.records import IGNORED
+from medvit.tasks import image_task
 from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
@@ -119,12 +118,12 @@ class Finetuning(TrainingModule):
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
         """Add the predictions for a batch to those from which the metric of the epoch is computed."""
         assert batch.targets is not None
-        probabilities = self.model.predict(*batch.inputs)
+        predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            counts = _counted_overlaps(batch.targets, probabilities.argmax(dim=1), probabilities.shape[1])
+            counts = _counted_overlaps(batch.targets, predictions.argmax(dim=1), predictions.shape[1])
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
-            self._validated.append((probabilities.cpu(), batch.targets.cpu()))
+            self._validated.append((predictions.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metric of the epoch and keep the weights if it is the best."""
@@ -134,7 +133,7 @@ class Finetuning(TrainingModule):
         if math.isnan(metric):
             if not self.best_step:
                 log.warning(
-                    "%s is undefined on images of one class; the last epoch is kept",
+                    "%s is undefined on images of one class or value; the last epoch is kept",
                     name,
                 )
             self.best_step = self.global_step
@@ -194,13 +193,15 @@ class Finetuning(TrainingModule):
     @property
     def metric_name(self) -> str:
         """Validation metric that selects the best epoch."""
-        return f"val_{(DICE if self.model.config.kind == 'segmentation' else AUROC).key()}"
+        config = self.model.config
+        return f"val_{DICE.key() if config.kind == 'segmentation' else image_task(config.image_task).metric}"
 
     def _metric(self) -> float:
         first, second = zip(*self._validated, strict=True)
         if self.model.config.kind == "segmentation":
             return mean_dice(*torch.cat(first).unbind(dim=1))
-        return mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())
+        config = self.model.config
+        return image_task(config.image_task).score(torch.cat(second).numpy(), torch.cat(first).numpy(), config.target)
 
 
 def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tuple[str, ...]:

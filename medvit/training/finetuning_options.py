@@ -15,6 +15,7 @@ from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
+from medvit.tasks import RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
@@ -44,8 +45,17 @@ class FinetuningOptions(TrainingOptions):
     peft=vpt and has one prompt token per class. Unset: linear for classification, dense for segmentation, abmil for
     whole slides.
     """
+    task: TaskName | None = None
+    """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
+    ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
+    age, by `label`. multilabel: several labels with two classes, by `labels`. segmentation: label maps. Unset:
+    multilabel if `labels` is set, else classification if images have the label, else segmentation.
+    """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
+    """
+    labels: tuple[str, ...] = ()
+    """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
     """
     positive: str = ""
     """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
@@ -62,6 +72,10 @@ class FinetuningOptions(TrainingOptions):
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing for classification: share of each target that is spread evenly over all classes."""
+    regression_loss: RegressionLoss = "smooth_l1"
+    """Loss of a regression, in standard deviations of the training targets. smooth_l1: linear for errors above one
+    standard deviation, which outliers affect less. mse: squared error.
+    """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
     the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
@@ -69,7 +83,7 @@ class FinetuningOptions(TrainingOptions):
     folds: int = Field(default=0, ge=0)
     """Number of folds for cross-validation. The patients of the train and val splits are divided into folds. For each
     fold, one model is trained on the other folds, and its best epoch is selected on this fold. The result is an
-    ensemble, which averages the probabilities of the models. Its folder `out_of_fold` contains predictions for every
+    ensemble, which averages the predictions of the models. Its folder `out_of_fold` contains predictions for every
     patient by the models that were not trained on that patient. 0: no cross-validation; train on the train split and
     select the best epoch on the val split.
     """
@@ -99,7 +113,7 @@ class FinetuningOptions(TrainingOptions):
     is left-right in a volume and up-down in an image.
     """
     turned_axes: tuple[Axis, Axis] | None = None
-    """Two axes in whose plane images are turned by 90, 180 and 270 degrees at inference (test-time augmentation), such
+    """Two axes; images are turned in their plane by 90, 180 and 270 degrees at inference (test-time augmentation), such
     as [0,1]. The predictions are averaged, also over mirrored ones. Crops must be equally long on both axes.
     """
     applies_to: AppliesTo | None = None
@@ -117,6 +131,24 @@ class FinetuningOptions(TrainingOptions):
         bags = given.get("bags") if isinstance(given, Mapping) else None
         return folds_of_bags(given, bags) if isinstance(bags, Mapping) and EARLIER_KEYS & bags.keys() else given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_labels(cls, given: Any) -> Any:
+        """Set `task=multilabel` if labels are given and no task."""
+        is_implied = isinstance(given, Mapping) and given.get("labels") and given.get("task") is None
+        return {**given, "task": "multilabel"} if is_implied else given
+
+    @model_validator(mode="after")
+    def _labels_of_task(self) -> Self:
+        if (self.task == "multilabel") != bool(self.labels):
+            found = "no labels" if self.task == "multilabel" else f"labels={','.join(self.labels)}"
+            raise ValueError(f"task={self.task} with {found}; give labels=[...] with task=multilabel, else label=...")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels has a label twice; list each once")
+        if self.labels and self.balance not in ("loss", "off"):
+            raise ValueError(f"balance={self.balance} is for images of one class; use balance=loss or off with labels")
+        return self
+
     @model_validator(mode="after")
     def _of_two_folds(self) -> Self:
         if self.folds == 1:
@@ -130,7 +162,17 @@ class FinetuningOptions(TrainingOptions):
     @property
     def set_for_classification(self) -> dict[str, object]:
         """Options that apply only to classification and that differ from their defaults."""
-        return self._set("balance", "smoothing") | self._set_for_mixing
+        return self._set("smoothing") | self._set_for_mixing
+
+    @property
+    def set_for_balance(self) -> dict[str, object]:
+        """Options of tasks with one class for each image that are not at their default."""
+        return self._set("balance")
+
+    @property
+    def set_for_regression(self) -> dict[str, object]:
+        """Options of regression that are not at their default."""
+        return self._set("regression_loss")
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:

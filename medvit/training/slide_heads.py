@@ -27,6 +27,7 @@ from medvit.models.slide import SAME_SCALE, BagModel, SlideModelConfig, TileSpec
 from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.records import Row
 from medvit.seeds import mixed_seed
+from medvit.tasks import TaskName
 from medvit.tracking import Tracker
 from medvit.training.ensembles.folds import EnsembleMember, MemberTracker
 from medvit.training.finetuning import Finetuning
@@ -55,6 +56,16 @@ def holds_slides(manifest: Manifest, label: str) -> bool:
     """Return whether the targets are labels of slides, not of other images."""
     kinds = {row.kind for row in manifest if label in row.labels} or {row.kind for row in manifest}
     return kinds == {"slide"}
+
+
+def require_task_of_slides(task: TaskName | None) -> None:
+    """Check that the task of whole slides is classification.
+
+    Raises:
+        ConfigError: If another task is requested.
+    """
+    if task not in (None, "classification"):
+        raise ConfigError(f"task={task}, and the images are whole slides, which can only be classified; remove task")
 
 
 def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
@@ -15,11 +14,11 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
+from medvit.tasks import NOUNS, OF_CLASSES, Target, TaskName, image_task, is_image_task
 from medvit.transforms.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("medvit")
 
-Task = Literal["classification", "segmentation"]
 LARGEST_CROP = {2: 512, 3: 96}
 """Largest default side of a crop, in pixels or voxels, by number of dimensions."""
 LARGEST_VIEW = {2: 224, 3: 96}
@@ -34,23 +33,21 @@ CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.
 class TaskAssignment:
     """Task of a model, and the images for it: `train` and `val` contain only images with the target."""
 
-    kind: Task
-    label: str
-    classes: tuple[str, ...]
-    """Class names in the order of the logits; of a segmentation, the first is the background."""
+    kind: TaskName
+    target: Target
+    """Label and classes; of a segmentation, the classes of the label map, of which the first is the background."""
     train: Manifest
     val: Manifest
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """Classes of the label; empty if the target is the mask."""
-        return self.classes if self.kind == "classification" else ()
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; of a regression, the label."""
+        return self.target.classes
 
     @property
-    def counts(self) -> list[int]:
-        """Number of training images of each class."""
-        counts = Counter(row.labels[self.label] for row in self.train)
-        return [counts[name] for name in self.classes]
+    def label_classes(self) -> tuple[str, ...]:
+        """Classes of the label; empty if the target is a number or the mask."""
+        return self.classes if self.kind in OF_CLASSES else ()
 
     @property
     def modality(self) -> str | None:
@@ -58,17 +55,17 @@ class TaskAssignment:
         found = {row.modality for row in self.train}
         return found.pop() or None if len(found) == 1 else None
 
-    def odds(self, balance: ClassBalance) -> list[float] | None:
+    def odds(self, method: Balance) -> list[float] | None:
         """Return the relative sampling probability of each training image; None if all are equal."""
-        odds = balance.odds
+        if self.kind not in OF_CLASSES:
+            return None
+        found = [row.labels[self.target.label] for row in self.train]
+        counts = Counter(found)
+        odds = ClassBalance(method, [counts[name] for name in self.classes]).odds
         if odds is None:
             return None
         by_class = dict(zip(self.classes, odds.tolist(), strict=True))
-        return [by_class[row.labels[self.label]] for row in self.train]
-
-    def balance(self, method: Balance) -> ClassBalance:
-        """Return the correction of class imbalance; there is none for segmentation."""
-        return ClassBalance("off", ()) if self.kind == "segmentation" else ClassBalance(method, self.counts)
+        return [by_class[name] for name in found]
 
 
 def require_fitting(
@@ -90,7 +87,7 @@ def require_fitting(
 
 
 def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> None:
-    """Check that crops stay the same size when they are turned by 90 degrees in the plane of two axes.
+    """Check that crops keep their size when they are turned by 90 degrees in the plane of two axes.
 
     Raises:
         ConfigError: If the axes are equal, or the crop differs between them.
@@ -123,48 +120,82 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
-def warn_of_ignored(task: Task, **options: object) -> None:
-    """Warn about options of classification that have no effect on segmentation."""
-    if task == "segmentation":
+def warn_of_ignored(task: TaskName, options: Mapping[str, object], *used_by: TaskName) -> None:
+    """Warn about options that only the tasks `used_by` use, if this is another task."""
+    if task not in used_by:
         for key, value in options.items():
-            log.warning("%s=%s is ignored: it is an option of classification, and this is a segmentation", key, value)
+            log.warning(
+                "%s=%s is ignored: it is an option of %s, and this is %s",
+                key,
+                value,
+                " and ".join(used_by),
+                NOUNS[task],
+            )
 
 
-def warn_of_ignored_masks(task: Task, **options: object) -> None:
-    """Warn about options of segmentation that have no effect on classification."""
-    if task == "classification":
-        for key, value in options.items():
-            log.warning("%s=%s is ignored: it is an option of segmentation, and this is a classification", key, value)
+def assign(
+    manifest: Manifest,
+    preprocess: Preprocess,
+    label: str,
+    *,
+    kind: TaskName | None = None,
+    labels: Sequence[str] = (),
+    with_val: bool = True,
+) -> TaskAssignment:
+    """Return the task of a dataset, with the images that have its target.
 
-
-def assign(manifest: Manifest, preprocess: Preprocess, label: str, *, with_val: bool = True) -> TaskAssignment:
-    """Return the task of a dataset: classification if images have the label, else segmentation if they have masks.
-
-    Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification. If `kind` is unset, the task is classification if images have
+    the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
 
     Raises:
-        DataError: If the images have neither, a split is empty, or the dataset has fewer than two classes.
+        DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
+            does not fit the task.
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
-    kind = _task(usable, label)
-    answered = usable.filter(lambda row: bool(row.mask) if kind == "segmentation" else label in row.labels)
-    classes = manifest.facts.mask_classes if kind == "segmentation" else manifest.facts.classes.get(label, ())
-    if len(classes) < 2:
-        found = ", ".join(classes) or "none"
-        raise DataError(f"{manifest.folder}: {kind} needs at least two classes; found {found}")
+    kind = kind or _inferred(usable, label)
+    asked = tuple(labels) if kind == "multilabel" else (label,) if is_image_task(kind) else ()
+    answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
+    if not answered.rows:
+        raise _without_target(usable, f"a label {' or '.join(map(repr, asked))}" if asked else "a mask")
+    _log_missing(usable, answered, " or ".join(asked) or "label map")
     val = answered.split("val") if with_val else answered.filter(lambda row: False)
-    return TaskAssignment(kind, label, tuple(classes), answered.split("train"), val)
+    train = answered.split("train")
+    try:
+        return TaskAssignment(kind, _target(kind, train, asked), train, val)
+    except DataError as error:
+        raise DataError(f"{manifest.folder}: {error}") from None
 
 
-def _task(manifest: Manifest, label: str) -> Task:
+def _target(kind: TaskName, train: Manifest, labels: Sequence[str]) -> Target:
+    if is_image_task(kind):
+        return image_task(kind).target(train.rows, labels, train.facts)
+    classes = train.facts.mask_classes
+    if len(classes) < 2:
+        raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")
+    return Target("", tuple(classes))
+
+
+def _log_missing(usable: Manifest, answered: Manifest, what: str) -> None:
+    before, after = (sum(row.split != "test" for row in rows) for rows in (usable, answered))
+    if after < before:
+        log.info(
+            "%d of %d images of the train and val splits have no %s and are not used", before - after, before, what
+        )
+
+
+def _inferred(manifest: Manifest, label: str) -> TaskName:
     if any(label in row.labels for row in manifest):
         return "classification"
     if any(row.mask for row in manifest):
         return "segmentation"
+    raise _without_target(manifest, f"a mask or a label {label!r}")
+
+
+def _without_target(manifest: Manifest, target: str) -> DataError:
     keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
-    raise DataError(
-        f"{manifest.folder}: none of the {len(manifest)} images of the kind this model accepts has a mask or a "
-        f"label {label!r} (labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
+    return DataError(
+        f"{manifest.folder}: none of the {len(manifest)} images of the kind this model accepts has {target} "
+        f"(labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
     )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 from medvit.config import unknown_name
 from medvit.records import Item, Refusal
 from medvit.registry import occupants
+from medvit.tasks import TaskName
 
 if TYPE_CHECKING:
     from medvit.types import Image, Prediction
@@ -59,7 +60,8 @@ class Study:
 class Finding:
     """One line of `predictions.csv`: the result for one class in one series.
 
-    A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`.
+    A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`. A
+    regression has a `value` in the unit of the label, which `label` names.
     """
 
     series: str
@@ -67,6 +69,7 @@ class Finding:
     probability: float | None = None
     volume_ml: float | None = None
     num_voxels: int | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class SlideContext(WriterContext):
     prediction: SlideFinding
 
 
-ModelTask = Literal["classification", "segmentation", "slide"]
+ModelTask = Literal[TaskName, "slide"]
 ContextT = TypeVar("ContextT", bound=WriterContext, contravariant=True)
 
 

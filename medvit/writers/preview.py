@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -33,7 +34,7 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
     The left side of a slice is the patient's right, or the front in the sagittal slice.
 
     For a segmentation, a second row shows the same slices with the classes in color. The last line names the classes
-    with their colors or probabilities.
+    with their colors or probabilities, or the label with its number.
     """
     from PIL import Image as Picture
 
@@ -54,6 +55,8 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
 def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
     if prediction.mask is not None:
         return [(name, COLORS[n % len(COLORS)]) for n, name in enumerate(prediction.classes[1:])]
+    if prediction.value is not None:
+        return [(f"{prediction.classes[0]} {prediction.value:.4g}", None)]
     known = prediction.probabilities if prediction.probabilities is not None else ()
     return [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
 
@@ -122,7 +125,7 @@ class PreviewWriter:
     """Writer of `preview.png`, for an image or a slide."""
 
     name, title = "preview", "preview"
-    tasks: Sequence[ModelTask] = ("classification", "segmentation", "slide")
+    tasks: Sequence[ModelTask] = get_args(ModelTask)
 
     def applies(self, item: Item, prediction: Prediction | SlideFinding) -> bool:
         """Return True, because the format applies to every image and slide."""

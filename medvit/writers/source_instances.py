@@ -32,7 +32,7 @@ EMPTY_ALLOWED = (
 )
 """Attributes of type 2: they must be present and may be empty (DICOM PS3.3 C.7.1.1, C.7.2.1)."""
 COPIED_TAGS = (0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0090, 0x0008_1030, 0x0020_0010)
-"""Tags to copy besides those of the patient.
+"""Tags to copy in addition to those of the patient.
 
 They are study date and time, accession number, referring physician, study description and study ID.
 """

@@ -1,4 +1,4 @@
-"""Networks of MONAI as backbones: features and logits of MONAI itself, weights files, and what is refused."""
+"""Networks of MONAI as backbones: features and logits of MONAI itself, weights files, and refusals."""
 
 import pytest
 import torch

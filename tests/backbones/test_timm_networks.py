@@ -1,4 +1,4 @@
-"""Networks of timm as backbones: features of timm itself, checkpoints, fine-tuning, and what is refused."""
+"""Networks of timm as backbones: features of timm itself, checkpoints, fine-tuning, and refusals."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Corrections of class imbalance: the published formulas, and what each of them changes."""
+"""Corrections of class imbalance: the published formulas, and their effects."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ GRADES = ("0", "1", "2")
 
 
 def test_a_metric_is_named_as_its_file() -> None:
-    modules = (importlib.import_module(f"{room.__name__}.{one.name}") for one in pkgutil.iter_modules(room.__path__))
+    rooms = [importlib.import_module(name) for name in room.ROOMS]
+    paths = [f"{of.__name__}.{one.name}" for of in rooms for one in pkgutil.iter_modules(of.__path__)]
+    modules = map(importlib.import_module, paths)
     named = {module.__name__.rpartition(".")[2]: module.METRIC.name for module in modules if hasattr(module, "METRIC")}
     assert len(named) == len(metrics(Metric)) > 14
     assert list(named) == list(named.values())

@@ -3,7 +3,7 @@
 import logging
 
 from medvit.training.finetuning_options import FinetuningOptions
-from medvit.training.task import warn_of_ignored_masks
+from medvit.training.task import warn_of_ignored
 
 GIVEN = {"dataset": "data", "output": "out", "foreground": 0.3, "foreground_by": "class"}
 
@@ -11,9 +11,9 @@ GIVEN = {"dataset": "data", "output": "out", "foreground": 0.3, "foreground_by":
 def test_options_of_segmentation_are_reported_in_a_classification_only(caplog):
     caplog.set_level(logging.WARNING, "medvit")
     given = FinetuningOptions.parse(GIVEN).set_for_segmentation
-    warn_of_ignored_masks("segmentation", **given)
+    warn_of_ignored("segmentation", given, "segmentation")
     assert not caplog.messages
-    warn_of_ignored_masks("classification", **given)
+    warn_of_ignored("classification", given, "segmentation")
     assert [text.partition(" is ignored")[0] for text in caplog.messages] == ["foreground=0.3", "foreground_by=class"]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from medvit.artifacts import ADAPTER, Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medvit.models.image import Model
+from medvit.tasks import image_task
 from medvit.training.trainer import TrainerConfig, resolve_precision
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
@@ -96,7 +98,7 @@ def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes,
 
 
 def test_deep_supervision_trains_and_the_checkpoint_predicts(volumes, tmp_path):
-    """The auxiliary layers differ from those of a head that is built anew with the same seed."""
+    """The auxiliary layers differ from those of a head that is built again with the same seed."""
     head = {"name": "unetr", "channels": 4, "num_supervised": 2}
     options = finetune_options(volumes, head=head, crop=[12, 16, 16])
     made = finetune(output=tmp_path / "made", **options | {"trainer": {"epochs": 1, "steps_per_epoch": 1}})
@@ -354,7 +356,8 @@ def test_classes_are_learned_from_images(images, tmp_path):
     manifest = Manifest.read(images).split("val")
     from medvit.dataset.samples import Samples
 
-    samples = Samples(manifest, start_preprocess(tuned), label="label", classes=model.config.classes)
+    encode = partial(image_task("classification").encoded, target=model.config.target)
+    samples = Samples(manifest, start_preprocess(tuned), encode=encode)
     hits = [int(model.predict(sample.pixels[None]).argmax()) == int(sample.target) for sample in samples]
     assert np.mean(hits) == 1.0
 

@@ -36,9 +36,9 @@ class EnsembleMember:
         """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
 
         Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
-        and the model holds out one fold. After every `folds` models, patients are distributed again. If the `classes`
-        of the rows are given (-1: no target), each fold gets about the same share of each class, and of patients
-        without a target.
+        and the model is not trained on one of them. After every `folds` models, patients are distributed again. If the
+        `classes` of the rows are given (-1: no target), each fold gets about the same share of each class, and of
+        patients without a target.
         """
         if not self.folds:
             held_out = [row.split == "val" for row in rows]

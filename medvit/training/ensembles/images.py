@@ -71,8 +71,10 @@ class EnsembleTraining:
     def rows(self) -> list[Row]:
         """Images from which a model learns, or on which it selects its epoch."""
         held_out = bool(self.options.folds) or self.options.keep == "best"
-        images = images_of(self.options, self.members[0].split(self.manifest, self.options.label))
-        task = assign(images, self.first.start.preprocess, self.options.label, with_val=held_out)
+        options = self.options
+        images = images_of(options, self.members[0].split(self.manifest, options.label))
+        preprocess = self.first.start.preprocess
+        task = assign(images, preprocess, options.label, kind=options.task, labels=options.labels, with_val=held_out)
         return [*task.train, *task.val]
 
     def train(self) -> Checkpoint:
@@ -96,7 +98,12 @@ class EnsembleTraining:
         return replace(
             saved[0],
             folder=self.folder,
-            model={**saved[0].model, "members": len(saved), "largest_components": self._largest_components()},
+            model={
+                **saved[0].model,
+                "members": len(saved),
+                "largest_components": self._largest_components(),
+                "scales": [scale for one in saved for scale in one.model.get("scales", ())],
+            },
             state=ensemble_states([one.state for one in saved]),
             adapter=ensemble_states(kept) if len(kept) == len(saved) else None,
         )
@@ -124,7 +131,7 @@ class EnsembleTraining:
         return {
             "images": f"{len(self.rows)}, {divided}",
             "patients": describe_patients(self.rows),
-            "models": f"{len(self.members)}, whose probabilities are averaged",
+            "models": f"{len(self.members)}, whose predictions are averaged",
             **self.options.describe(first.optim, num_images=first.num_images),
             "seed": str(self.seed),
         }

@@ -1,0 +1,1 @@
+"""Metrics over all labels of a multi-label classification, one per module."""

@@ -1,0 +1,1 @@
+"""Metrics of predicted numbers (regression), one per module."""
