@@ -160,7 +160,7 @@ def test_batch_statistics_of_a_single_value_are_refused():
 
 def test_export_to_timm_explains_that_none_is_needed():
     config = TimmConfig()
-    with pytest.raises(CheckpointError, match=r"resnet18 of timm and needs no conversion"):
+    with pytest.raises(CheckpointError, match=r"resnet18 of timm and does not need a conversion"):
         timm_model(config.build(), config, (64, 64))
 
 
