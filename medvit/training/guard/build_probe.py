@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +18,9 @@ from medvit.transforms.preprocess import resize, resize_mask
 from medvit.transforms.views import MakeViews, ViewsConfig, collate_views, cut, draw
 from medvit.types import Sample, Views
 from medvit.wsi.locations import SlidesConfig
+
+UNKNOWN = -1
+"""Label of a patch that is mostly ignored; it is not compared."""
 
 
 def build_probe(
@@ -125,20 +128,22 @@ def _tissue_probe(
     labels = [
         torch.stack([_patch_labels(sample, size, patch_size) for sample in _all(part)]) for part in (bank, queries)
     ]
-    chosen = [_some_patches(found.shape[0], found.shape[1], seed) for found in labels]
+    chosen = [_some_patches(found != UNKNOWN, seed) for found in labels]
     known, asked = (found.gather(1, places).flatten() for found, places in zip(labels, chosen, strict=True))
     pixels = [_sized(part, size) for part in (bank, queries)]
     return Probe("tissue", pixels[0], pixels[1], known, asked, config.knn_neighbors, views, (chosen[0], chosen[1]))
 
 
-def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "n p"]:
+def _some_patches(is_known: Bool[Tensor, "n q"], seed: int) -> Int[Tensor, "n p"]:
     """Return the indices of the patches to compare in each image, in ascending order.
 
-    They are all patches of an image, or a random subset of equal size for each image.
+    They are all patches with a known label, or a random subset of these, of equal size for each image.
     """
-    count = min(num_patches, max(1, MAX_PATCHES // num_images))
+    num_images, num_patches = is_known.shape
+    fewest = int(is_known.sum(dim=1).min())
+    count = max(1, min(num_patches, MAX_PATCHES // num_images, fewest))
     noise = torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
-    return noise.argsort(dim=1)[:, :count].sort(dim=1).values
+    return (noise + ~is_known).argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: tuple[Views, ...], seed: int) -> Probe:
@@ -182,11 +187,14 @@ def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
-    """Return the foreground class that covers most of each patch; background if no class covers more than a tenth."""
+    """Return the foreground class that covers most of each patch; background if no class covers more than a tenth.
+
+    Where most of a patch is ignored, the label is `UNKNOWN`.
+    """
     assert sample.target is not None
-    inside = patchify(
-        resize_mask(sample.target.where(sample.target != IGNORED, 0), size)[None, None].float(), patch_size
-    )[0].long()
-    shares = F.one_hot(inside, int(inside.max()) + 1).float().mean(dim=1)
+    inside = patchify(resize_mask(sample.target, size)[None, None].float(), patch_size)[0].long()
+    is_ignored = inside == IGNORED
+    known = inside.where(~is_ignored, 0)
+    shares = F.one_hot(known, int(known.max()) + 1).float().mean(dim=1)
     shares[:, 0] = 0.1
-    return shares.argmax(dim=1)
+    return shares.argmax(dim=1).where(is_ignored.float().mean(dim=1) <= 0.5, UNKNOWN)

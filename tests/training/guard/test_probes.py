@@ -12,14 +12,22 @@ from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
 from medvit.objectives.mae import MaeConfig
-from medvit.records import Row
+from medvit.records import IGNORED, Row
 from medvit.registry import find
-from medvit.training.guard.build_probe import _bank_and_queries, _pairs, build_probe
+from medvit.training.guard.build_probe import (
+    UNKNOWN,
+    _bank_and_queries,
+    _pairs,
+    _patch_labels,
+    _some_patches,
+    build_probe,
+)
 from medvit.training.guard.probe_metrics import knn_vote, ridge_logits
 from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import start_from
 from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.transforms.views import ViewsConfig
+from medvit.types import Sample
 from medvit.wsi.locations import SlidesConfig
 
 
@@ -216,3 +224,15 @@ def test_a_reading_at_the_precision_of_training_is_near_that_of_float32(images):
         half = probe.read(objective, 0, 0.0)
     assert half.rank == pytest.approx(whole.rank, rel=0.05)
     assert half.reconstruction == pytest.approx(whole.reconstruction, rel=0.02)
+
+
+def test_patches_that_are_mostly_ignored_are_not_compared(volumes):
+    row = Manifest.read(volumes).rows[0]
+    mask = torch.zeros(16, 16, dtype=torch.long)
+    mask[:8, :8] = 1
+    mask[8:, :] = IGNORED
+    labels = _patch_labels(Sample(torch.zeros(1, 16, 16), row, mask), (16, 16), (8, 8))
+    assert labels.tolist() == [1, 0, UNKNOWN, UNKNOWN]
+    chosen = _some_patches(torch.stack([labels, torch.tensor([0, 1, 0, 0])]) != UNKNOWN, seed=0)
+    assert chosen.shape == (2, 2)
+    assert chosen[0].tolist() == [0, 1]
