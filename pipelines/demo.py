@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from pydantic import Field
 from medvit import phantoms
 from medvit.artifacts import Report
 from medvit.config import Tree
+from medvit.engine import EngineConfig, map_items
 from medvit.files.atomic import write_text
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
@@ -32,6 +33,8 @@ FROM_FOLDERS = {"from_folders": "folder"}
 NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES, NEW_EYES = 4, 6, 4, 3
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Seeds of the unlabeled images and of the new studies, different from those of all other images."""
+RESAMPLES = 1000
+"""Number of bootstrap resamples for the intervals of the reports."""
 NUM_OCT = 6
 """Number of patients with OCT of both eyes."""
 SLIDE_SHAPE = (640, 768)
@@ -90,12 +93,27 @@ class DemoConfig(StageConfig):
 
     epochs: int = Field(3, ge=1)
     """Number of epochs of each training run."""
+    engine: EngineConfig = EngineConfig(num_processes=2)
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
 
     @property
     def folder(self) -> Path:
         """Folder of the summary and of the artifacts of the other stages."""
         return self.output / "summary"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Phantoms of one kind to draw: a function of `medvit.phantoms`, and its arguments."""
+
+    write: Callable[..., Any]
+    folder: Path
+    count: int
+    options: Mapping[str, Any]
+
+    def draw(self) -> Any:
+        """Write the files, and return the result of the function."""
+        return self.write(self.folder, self.count, **self.options)
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,8 @@ class DemoStages:
         A stage that an interrupted demo has finished is not repeated.
         """
         shared = {"seed": self.config.seed, "resume": self.config.resume, "tracking": self.config.tracking.tree()}
+        if what.name == "ingest":
+            shared["engine"] = self.config.engine.tree()
         if "key" in what.config_type.model_fields:
             shared["key"] = self.root / "site.key"
         folder = self.root / name
@@ -175,7 +195,9 @@ def organs(job: DemoStages, drawn: Path) -> None:
         loader={"batch_size": 2},
         trainer=job.epochs_of(50),
     )
-    job.run(evaluate, "ct-report", checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM)
+    job.run(
+        evaluate, "ct-report", resamples=RESAMPLES, checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM
+    )
     job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
 
 
@@ -183,8 +205,8 @@ def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
-    model = classifier(job, "radiograph", images, IMAGES, num_steps=(50, 70))
-    job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
+    model = classifier(job, "radiograph", images, IMAGES, num_steps=(40, 75))
+    job.run(evaluate, "radiograph-report", resamples=RESAMPLES, checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
 
@@ -217,7 +239,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         loader={"batch_size": 8},
         trainer=job.epochs_of(60),
     )
-    job.run(evaluate, "slide-report", checkpoint=model, dataset=tiles, slides=slides)
+    job.run(evaluate, "slide-report", resamples=RESAMPLES, checkpoint=model, dataset=tiles, slides=slides)
     job.run(predict, "slide-predictions", checkpoint=model, source=drawn / "new-slides")
 
 
@@ -225,7 +247,14 @@ def grades(job: DemoStages, drawn: Path) -> None:
     """Grade photographs of the retina; the worse eye determines the grade of a patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
     model = classifier(job, "eye", photographs, RETINAS, num_steps=(30, 90))
-    job.run(evaluate, "eye-report", checkpoint=model, dataset=photographs, order=phantoms.FUNDUS_CLASSES)
+    job.run(
+        evaluate,
+        "eye-report",
+        resamples=RESAMPLES,
+        checkpoint=model,
+        dataset=photographs,
+        order=phantoms.FUNDUS_CLASSES,
+    )
     job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
 
 
@@ -266,17 +295,30 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
         return folder
     log.info("demo: drawing phantoms -> %s", folder)
     partial = folder.with_name(f"{folder.name}.partial")
-    phantoms.write_ct_pairs(partial / "ct", config.num_volumes, seed=config.seed)
-    phantoms.write_ct_studies(partial / "ct" / "unlabeled", config.num_unlabeled, seed=config.seed + UNLABELED_SEED)
-    phantoms.write_radiographs(partial / "radiographs", config.num_radiographs, seed=config.seed)
-    phantoms.write_slides(partial / "slides", config.num_slides, seed=config.seed, shape=SLIDE_SHAPE)
-    phantoms.write_slide_studies(partial / "new-slides", NEW_SLIDES, seed=config.seed + NEW_SEED)
-    phantoms.write_fundus_studies(partial / "eyes", config.num_eyes, seed=config.seed)
-    phantoms.write_fundus_studies(partial / "new-eyes", NEW_EYES, seed=config.seed + NEW_SEED)
-    phantoms.write_oct_studies(partial / "oct", NUM_OCT, seed=config.seed)
-    studies = phantoms.write_ct_studies(partial / "new-studies", NEW_STUDIES, seed=config.seed + NEW_SEED)
-    phantoms.lose_slice(studies[0] / "abdomen")
-    phantoms.write_radiograph_studies(partial / "new-radiographs", NEW_RADIOGRAPHS, seed=config.seed + NEW_SEED)
+    seed, new_seed = config.seed, config.seed + NEW_SEED
+    studies = Drawing(phantoms.write_ct_studies, partial / "new-studies", NEW_STUDIES, {"seed": new_seed})
+    drawings = [
+        Drawing(phantoms.write_slides, partial / "slides", config.num_slides, {"seed": seed, "shape": SLIDE_SHAPE}),
+        Drawing(phantoms.write_ct_pairs, partial / "ct", config.num_volumes, {"seed": seed}),
+        Drawing(phantoms.write_fundus_studies, partial / "eyes", config.num_eyes, {"seed": seed}),
+        Drawing(phantoms.write_radiographs, partial / "radiographs", config.num_radiographs, {"seed": seed}),
+        Drawing(
+            phantoms.write_ct_studies,
+            partial / "ct" / "unlabeled",
+            config.num_unlabeled,
+            {"seed": seed + UNLABELED_SEED},
+        ),
+        Drawing(phantoms.write_oct_studies, partial / "oct", NUM_OCT, {"seed": seed}),
+        Drawing(phantoms.write_slide_studies, partial / "new-slides", NEW_SLIDES, {"seed": new_seed}),
+        Drawing(phantoms.write_fundus_studies, partial / "new-eyes", NEW_EYES, {"seed": new_seed}),
+        Drawing(phantoms.write_radiograph_studies, partial / "new-radiographs", NEW_RADIOGRAPHS, {"seed": new_seed}),
+        studies,
+    ]
+    for outcome in map_items(Drawing.draw, drawings, config=config.engine, title="draw"):
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.item == studies and outcome.result is not None:
+            phantoms.lose_slice(outcome.result[0] / "abdomen")
     return partial.rename(folder)
 
 

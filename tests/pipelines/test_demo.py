@@ -15,7 +15,7 @@ from medvit.tracking import TrackingConfig
 from pipelines._demo_summary import NewStudies, figures, figures_by_level, first_look, new_dice
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms
 
-SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_eyes=16).model_copy(
+SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_eyes=16, engine={}).model_copy(
     update={"num_volumes": 3, "num_unlabeled": 1, "num_radiographs": 6, "num_eyes": 6, "num_slides": 2}
 )
 STUDIES = NewStudies(NEW_STUDIES, NEW_SEED)
