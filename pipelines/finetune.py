@@ -56,19 +56,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     if config.num_members(seeds=1) > 1:
         return finetune_ensemble(config, run)
     parts = assemble(config, run)
-    made = parts.model.config
-    run.in_force(
-        backbone=parts.start.config,
-        preprocess=parts.start.preprocess,
-        peft=config.peft or made.peft,
-        head=made.head,
-        crop=made.roi,
-        applies_to=made.applies_to,
-        positive=made.positive,
-        optim=parts.optim,
-        trainer=config.trainer.in_force,
-    )
-
+    _record(config, run, parts)
     config.report_exposure(parts.num_images)
     parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
     run.leave_to_leader()
@@ -94,18 +82,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     """
     training = ensemble_training(config, run)
     first = training.first
-    made = first.model.config
-    run.in_force(
-        backbone=first.start.config,
-        preprocess=first.start.preprocess,
-        peft=config.peft or made.peft,
-        head=made.head,
-        crop=made.roi,
-        applies_to=made.applies_to,
-        positive=made.positive,
-        optim=first.optim,
-        trainer=config.trainer.in_force,
-    )
+    _record(config, run, first)
     config.report_exposure(first.num_images)
     checkpoint = training.train().save()
 
@@ -187,6 +164,22 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
     for note in notes:
         log.info("%s", note)  # evaluate warns, with the metrics
     return "" if notes else positive
+
+
+def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
+    """Save the options in force of training on pixels, including those that follow the images."""
+    made = parts.model.config
+    run.in_force(
+        backbone=parts.start.config,
+        preprocess=parts.start.preprocess,
+        peft=config.peft or made.peft,
+        head=made.head,
+        crop=made.roi,
+        applies_to=made.applies_to,
+        positive=made.positive,
+        optim=parts.optim,
+        trainer=config.trainer.in_force,
+    )
 
 
 def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, str]:

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.samples import load
-from medvit.errors import DataError, MedvitError, unexpected
+from medvit.errors import DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
 from medvit.evaluation.classification import evaluate_classes
@@ -22,6 +21,7 @@ from medvit.evaluation.positive import index_of
 from medvit.evaluation.regression import evaluate_values
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
 from medvit.inference.out_of_fold import StoredPredictions
+from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.models.image import ModelConfig
@@ -138,17 +138,7 @@ class Measurement:
             yield row, prediction.value
 
     def _predicted(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Image, Prediction]]:
-        """Yield each image with its prediction, showing progress; an image that fails is skipped."""
-        for row in with_progress(self.manifest, total=len(self.manifest), title="Evaluating", unit="image"):
-            try:
-                image = load(self.manifest, row)
-                prediction = predictor(image)
-            except MedvitError as error:
-                self.failures.append(f"{row}: {error}")
-            except (RuntimeError, ValueError, OSError) as error:  # a damaged array, an image too large for the device
-                self.failures.append(f"{row}: {unexpected(error)}")
-            else:
-                yield row, image, prediction
+        return predicted(self.manifest, self.manifest.rows, predictor, self.failures, title="Evaluating")
 
     def _slide_probabilities(self, predictor: SlidePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         """Yield the probabilities of each slide; missing embeddings of its tiles are computed."""

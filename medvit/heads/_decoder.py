@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medvit.backbones import Backbone
 from medvit.errors import ConfigError
 from medvit.heads import Head, HeadConfig
 from medvit.types import Tokens
@@ -36,6 +37,8 @@ class SegmentationDecoder(Head):
 
     logits: nn.Module
     auxiliary: nn.ModuleList
+    lower: Sequence[int]
+    """Widths of the features below the highest resolution, highest first."""
 
     @abstractmethod
     def features(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b d *t"]]:
@@ -51,18 +54,18 @@ class SegmentationDecoder(Head):
         lower = [read(each) for read, each in zip(self.auxiliary, features[-2::-1], strict=False)]
         return [resized(self.logits(features[-1]), pixels.shape[2:]), *lower]
 
-    def supervise(self, widths: Sequence[int], *, num_classes: int, ndim: int, count: int) -> None:
-        """Add `count` auxiliary layers; `widths` are those of the features below the highest resolution, highest first.
+    def supervise(self, count: int, *, num_classes: int, ndim: int) -> None:
+        """Add auxiliary layers for the `count` highest of the lower resolutions.
 
         Raises:
             ConfigError: If the decoder has fewer resolutions.
         """
-        if count > len(widths):
+        if count > len(self.lower):
             raise ConfigError(
-                f"head.num_supervised={count}, but this decoder has {len(widths)} lower resolutions for this patch "
-                f"size; give head.num_supervised={len(widths)} or less"
+                f"head.num_supervised={count}, but this decoder has {len(self.lower)} lower resolutions for this patch "
+                f"size; give head.num_supervised={len(self.lower)} or less"
             )
-        layers = (convolution(ndim)(width, num_classes, kernel_size=1) for width in widths[:count])
+        layers = (convolution(ndim)(width, num_classes, kernel_size=1) for width in self.lower[:count])
         self.auxiliary = nn.ModuleList(layers)
 
 
@@ -96,6 +99,16 @@ def evenly_spaced(depth: int, count: int) -> tuple[int, ...]:
     """Return `count` evenly spaced block indices, including the last block, such as (2, 5, 8, 11) for 12 blocks."""
     count = min(count, depth)
     return tuple(math.ceil(depth * (step + 1) / count) - 1 for step in range(count))
+
+
+def require_halvings(backbone: Backbone, head: str) -> None:
+    """Check that a patch has several pixels per side, so that a decoder has a resolution to restore.
+
+    Raises:
+        ConfigError: If the patches have one pixel per side.
+    """
+    if not num_halvings(backbone.patch_size):
+        raise ConfigError(f"head={head} needs patches of at least 2 pixels per side; use head=dense")
 
 
 def lowest_shape(shape: Sequence[int], halvings: int) -> tuple[int, ...]:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Count
-from medvit.errors import ConfigError
 from medvit.heads._decoder import (
     ChannelNorm,
     DecoderConfig,
     SegmentationDecoder,
     evenly_spaced,
     num_halvings,
+    require_halvings,
     resized,
     token_map,
     transposed_convolution,
@@ -42,10 +42,9 @@ class MedDinoV3Config(DecoderConfig):
             ConfigError: If the patches have one pixel per side, or `num_supervised` exceeds the number of lower
                 resolutions.
         """
-        if not num_halvings(backbone.patch_size):
-            raise ConfigError("head=meddinov3 needs patches of at least 2 pixels per side; use head=dense")
+        require_halvings(backbone, self.name)
         head = MedDinoV3Head(backbone, num_classes, self.num_depths)
-        head.supervise(head.lower, num_classes=num_classes, ndim=backbone.ndim, count=self.num_supervised)
+        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

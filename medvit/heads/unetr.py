@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
-from medvit.errors import ConfigError
 from medvit.heads._decoder import (
     DecoderConfig,
     SegmentationDecoder,
@@ -18,6 +17,7 @@ from medvit.heads._decoder import (
     evenly_spaced,
     lowest_shape,
     num_halvings,
+    require_halvings,
     resized,
     token_map,
 )
@@ -40,10 +40,9 @@ class UnetrConfig(DecoderConfig):
             ConfigError: If the patches have one pixel per side, or `num_supervised` exceeds the number of lower
                 resolutions.
         """
-        if not num_halvings(backbone.patch_size):
-            raise ConfigError("head=unetr needs patches of at least 2 pixels per side; use head=dense")
+        require_halvings(backbone, self.name)
         head = UnetrHead(backbone, num_classes, self.channels)
-        head.supervise(head.lower, num_classes=num_classes, ndim=backbone.ndim, count=self.num_supervised)
+        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

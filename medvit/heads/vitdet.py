@@ -39,8 +39,7 @@ class VitDetConfig(DecoderConfig):
             ConfigError: If `num_supervised` exceeds the number of lower resolutions.
         """
         head = VitDetHead(backbone, num_classes, self.channels)
-        lower = [self.channels] * (len(head.pyramid) - 1)
-        head.supervise(lower, num_classes=num_classes, ndim=backbone.ndim, count=self.num_supervised)
+        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 
@@ -72,6 +71,7 @@ class VitDetHead(SegmentationDecoder):
             for scale, before in zip(scales[:count], widths[:count], strict=True)
         )
         self.logits = conv(channels, num_classes, kernel_size=1)
+        self.lower = [channels] * (count - 1)
 
     def levels(self, tokens: Tokens) -> list[Float[Tensor, "b d *t"]]:
         """Return the levels of the pyramid, from the lowest resolution to the highest."""

@@ -18,14 +18,13 @@ import torch
 from medvit.artifacts import Checkpoint
 from medvit.config import Tree
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.samples import load
 from medvit.dataset.store import Store
-from medvit.errors import DataError, MedvitError, unexpected
+from medvit.errors import DataError
 from medvit.files.atomic import replacing, write_text
+from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor
 from medvit.models.ensemble import Ensemble
 from medvit.models.image import ModelConfig, has_truth
-from medvit.progress import with_progress
 from medvit.records import Kind, Row
 from medvit.training.ensembles.folds import EnsembleMember
 from medvit.types import Image, Prediction
@@ -52,18 +51,16 @@ def write_out_of_fold(
     predictor = Predictor(checkpoint)
     holders = _holders(manifest, members, label)
     rows = [row for row in manifest if row.image_id in holders and _has_truth(row, predictor)]
-    store, lines = Store(folder / MASKS), []
-    for row in with_progress(rows, total=len(rows), title="Predicting out of fold", unit="image"):
-        assert isinstance(predictor.model, Ensemble)
-        predictor.model.active = holders[row.image_id]
-        try:
-            found = predictor(load(manifest, row))
-        except MedvitError as error:
-            failures.append(f"{row}: {error}")
-        except (RuntimeError, ValueError, OSError) as error:  # a damaged array, an image too large for the device
-            failures.append(f"{row}: {unexpected(error)}")
-        else:
-            lines.append(_line(row, holders[row.image_id], found, store))
+    store = Store(folder / MASKS)
+
+    def predict(image: Image) -> Prediction:
+        assert isinstance(predictor.model, Ensemble), "folds make an ensemble"
+        assert image.row is not None, "images of a dataset have a row"
+        predictor.model.active = holders[image.row.image_id]
+        return predictor(image)
+
+    found = predicted(manifest, rows, predict, failures, title="Predicting out of fold")
+    lines = [_line(row, holders[row.image_id], prediction, store) for row, _, prediction in found]
     if not lines:
         raise DataError(f"{manifest.folder}: out-of-fold prediction of all {len(rows)} images failed")
     folder.mkdir(exist_ok=True)

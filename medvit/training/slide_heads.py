@@ -29,7 +29,7 @@ from medvit.records import Row
 from medvit.seeds import mixed_seed
 from medvit.tasks import TaskName
 from medvit.tracking import Tracker
-from medvit.training.ensembles.folds import EnsembleMember, MemberTracker
+from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.loading.bags import Bag, BagConfig, bag_loader, whole_bags
 from medvit.training.loading.epochs import LoaderConfig
@@ -41,9 +41,6 @@ from medvit.types import RunLength
 from medvit.wsi.tiles import TileFlag
 
 log = logging.getLogger("medvit")
-
-FIGURES = "figures.json"
-"""File with the metrics of a head, written when its training is complete."""
 
 
 def warn_of_pixels(**options: object) -> None:

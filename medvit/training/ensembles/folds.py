@@ -14,6 +14,9 @@ from medvit.records import Row
 from medvit.seeds import mixed_seed
 from medvit.tracking import Tracker
 
+FIGURES = "figures.json"
+"""File with the metrics of a model of an ensemble, written when its training is complete."""
+
 
 @dataclass(frozen=True)
 class EnsembleMember:

@@ -20,7 +20,7 @@ from medvit.models.ensemble import ensemble_states
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
-from medvit.training.ensembles.folds import EnsembleMember, MemberTracker, members_of
+from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker, members_of
 from medvit.training.finetuning import component_overlaps, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
@@ -31,9 +31,6 @@ log = logging.getLogger("medvit")
 
 COMPONENTS = "components.safetensors"
 """File with the overlaps of a model on its held-out images, with all and with only the largest components."""
-
-FIGURES = "figures.json"
-"""File with the metrics of a model, written when its training is complete."""
 
 
 @dataclass(frozen=True)
