@@ -144,7 +144,9 @@ class CurveOptions(Config):
         """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen.
 
         Raises:
-            ConfigError: If a task other than classification is requested; a curve infers it.
+            ConfigError: If the file sets a task other than classification; the dataset decides between classification
+                and segmentation.
+
         """
         options = FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
         if options.task not in (None, "classification"):

@@ -25,9 +25,8 @@ SIMPLE = (PIXELS, DYNUNET)
 """Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
-"""Names that stand for a fine-tuning method (`way`) of the two simple baselines: of DynUNet, and of the regression on
-pixels.
-"""
+"""Names in place of a fine-tuning method (`way`) for two baselines: DynUNet, and the regression on pixels."""
+
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
