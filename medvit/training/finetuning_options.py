@@ -99,8 +99,8 @@ class FinetuningOptions(TrainingOptions):
     foreground: Share = 0.5
     """Fraction of the training crops that are centered on a foreground voxel, for segmentation."""
     foreground_by: Literal["voxel", "class"] = "voxel"
-    """Choice of the foreground voxel on which a crop is centered. voxel: any foreground voxel, so that large classes are
-    more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
+    """Choice of the foreground voxel on which a crop is centered. voxel: any foreground voxel, so that large classes
+    are more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
