@@ -146,7 +146,6 @@ class CurveOptions(Config):
         Raises:
             ConfigError: If the file sets a task other than classification; the dataset decides between classification
                 and segmentation.
-
         """
         options = FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
         if options.task not in (None, "classification"):

@@ -26,7 +26,6 @@ SIMPLE = (PIXELS, DYNUNET)
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
 """Names in place of a fine-tuning method (`way`) for two baselines: DynUNet, and the regression on pixels."""
-
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 

@@ -16,7 +16,6 @@ def ordinal_loss(balance: ClassBalance) -> Loss:
 
     Logit k is that of a grade above k, given a grade of at least k. It is trained by binary cross-entropy on the images
     with a grade of at least k. If `balance` has class weights, each image has the weight of its grade.
-
     """
 
     def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:

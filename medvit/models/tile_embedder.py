@@ -168,7 +168,6 @@ def embed_slides(
 ) -> Iterator[Outcome[Row, Embeddings]]:
     """Yield the embeddings of each slide, in order, with a progress bar over tiles.
 
-
     Stored embeddings are reused. A slide that fails does not leave a file, and does not stop the others.
 
     Raises:
