@@ -121,7 +121,7 @@ def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Ce
     """Return the best settings for each amount of labels, arm (initial weights) and method, and their score.
 
     The score of settings is their mean score over the tuning draws. Settings without a score for each of the
-    `num_draws` draws are not chosen, and a method without any others is omitted.
+    `num_draws` draws are not chosen; a method is omitted if this applies to all of its settings.
 
     Raises:
         DataError: If a score is undefined, as for images without a foreground.
