@@ -166,7 +166,7 @@ class Checkpoint:
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it contains several whole models; an ensemble on slides has one backbone and several heads."""
+        """Whether the checkpoint has several complete models; one for slides has one backbone with several heads."""
         return self.kind != "slide" and int(self.model.get("members", 1)) > 1
 
     def member(self, state: Mapping[str, Tensor]) -> Checkpoint:

@@ -226,6 +226,6 @@ class RunLength:
         return self.seen(step) / max(1, self.num_images)
 
     def described(self, step: int, *, noun: str = "images") -> str:
-        """Return the images and the passes over the training images up to a step, for a log, card or plan."""
+        """Return a text with the images seen up to a step and the passes over the training images."""
         passes = f"{self.passes(step):.3g}"
         return f"{self.seen(step):,} {noun}, {passes} {'pass' if passes == '1' else 'passes'} over the training data"

@@ -167,7 +167,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 
 
 def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
-    """Save the options in force of training on pixels, including those that follow the images."""
+    """Record the options in force for training on pixels, including those inferred from the images."""
     made = parts.model.config
     run.in_force(
         backbone=parts.start.config,

@@ -1,4 +1,4 @@
-"""Continued pretraining of a backbone on the unlabeled training images of a dataset, monitored by the guard."""
+"""Pretraining of a backbone on the training images of a dataset, monitored by the guard."""
 
 from __future__ import annotations
 

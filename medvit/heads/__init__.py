@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
         """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return the logits, then those of lower resolutions that the head trains as well, highest resolution first."""
+        """Return the logits, followed by those of lower resolutions that are trained too, in descending resolution."""
         return [self(tokens, pixels)]
 
 

@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined by tokens of several depths at their resolutions."""
+"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at their resolution."""
 
 from __future__ import annotations
 

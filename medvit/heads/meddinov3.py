@@ -1,4 +1,4 @@
-"""MedDINOv3 decoder: tokens of several depths side by side, upsampled by transposed convolutions."""
+"""MedDINOv3 decoder: concatenated tokens of several blocks, upsampled by transposed convolutions."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class VitDetHead(SegmentationDecoder):
         return [level(features) for level in self.pyramid]
 
     def features(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b d *t"]]:
-        """Return at each resolution the sum of this level of the pyramid and all lower ones."""
+        """Return features at each resolution: the sum of this level of the pyramid and all levels below."""
         lowest, *others = self.levels(tokens[-1])
         found = [lowest]
         for level in others:

@@ -55,8 +55,8 @@ class PredictionOptions(Config):
     series. all: all series. one: the only matching series; a study with several is refused.
     """
     values: ValuesConfig | None = None
-    """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in
-    training, or as stored if that is unknown.
+    """Pixel values to read from DICOM files, for checkpoints that do not record the `values` of training. Unset: as
+    recorded in the checkpoint or, if it records none, as stored in the files.
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""

@@ -73,7 +73,7 @@ def write_out_of_fold(
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """Predictions of images of a dataset, in place of the model that made them."""
+    """Stored predictions of the images of a dataset, used in place of the models that made them."""
 
     folder: Path
     config: ModelConfig
@@ -110,7 +110,7 @@ class StoredPredictions:
         """Return the images that were predicted.
 
         Raises:
-            DataError: If the predictions are of another dataset.
+            DataError: If the predictions were made on another dataset.
         """
         if manifest.hash != self.dataset:
             raise DataError(

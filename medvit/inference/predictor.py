@@ -56,10 +56,10 @@ class Predictor:
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
-        """Return probabilities (L,) or a number, or a mask on the grid of the given image, with its affine.
+        """Return the prediction for an image: probabilities (L,), a number, or a label map on the grid of the image.
 
-        A model of slices predicts every slice of a volume. The result is the mean of their probabilities or numbers, or
-        their masks stacked to a volume.
+        A model of slices predicts every slice of a volume. The result is the mean of the probabilities or numbers of
+        the slices, or their label maps stacked to a volume.
 
         Raises:
             DataError: If the model does not accept the image, or its output is non-finite.

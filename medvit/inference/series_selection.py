@@ -26,7 +26,7 @@ log = logging.getLogger("medvit")
 
 SeriesChoice = Literal["best", "all", "one"]
 DICOM = "dicom"
-"""Reader whose images name their study; any other image is a study of its own."""
+"""Name of the DICOM reader. Only its images name their study; any other image is a study by itself."""
 
 
 class NoSeriesError(DataError):

@@ -29,7 +29,7 @@ ZIP = b"PK\3\4"
 """First bytes of an Excel file (.xlsx)."""
 
 MISSING = ("NA", "n/a", "nan", "NULL", "#N/A")
-"""Texts for a missing value, in any letter case, beside the empty one: of R, BIDS, pandas, SQL and Excel."""
+"""Texts for a missing value, in any letter case, in addition to the empty text (R, BIDS, pandas, SQL, Excel)."""
 AMBIGUOUS = frozenset(
     ("none", "-", "--", "+", ".", "?", "n.a.", "nil", "<na>", "nat")
     + ("#null!", "#value!", "#ref!", "#div/0!", "#name?", "#num!")

@@ -305,9 +305,9 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels (such as 0, 128 and 255) of which one may be an edge made by smoothing.
+    """Refuse gray levels (such as 0, 128 and 255) if one of them may be an edge made by smoothing.
 
-    This is a level of which nearly all pixels touch both a lower and a higher value.
+    A level may be an edge if nearly all of its pixels touch both a lower and a higher value.
     """
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:

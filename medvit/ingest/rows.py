@@ -24,9 +24,7 @@ MAX_MASK_CLASSES = 256
 NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
 """Fields of `Taken` that only ingest uses."""
 SHOWN_REASONS = 5
-"""Maximum number of refusal reasons in the error message of an ingest that stored no image; it cannot list them in a
-dataset.
-"""
+"""Maximum number of refusal reasons in the error message of an ingest that stored no image."""
 
 
 def rows(

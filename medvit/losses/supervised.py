@@ -13,7 +13,7 @@ from medvit.records import IGNORED
 
 
 class Loss(Protocol):
-    """Loss of logits against targets; `progress` is the share of the training steps that are done."""
+    """Loss function of logits and targets; `progress` is the share of the training steps that are done."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
         """Return the loss of a batch."""
@@ -34,10 +34,10 @@ def classification_loss(balance: ClassBalance, *, smoothing: float) -> Loss:
 
 
 def segmentation_loss() -> Loss:
-    """Return the sum of soft Dice (foreground classes, over the batch) and cross-entropy.
+    """Return the loss function of logits (B, L, *S) and classes (B, *S): soft Dice loss plus cross-entropy.
 
-    It applies to logits (B, L, *S) and classes (B, *S). Dice over the batch rather than over each image is stable if a
-    crop has few pixels of a class (Isensee et al. 2021). Pixels of the class `IGNORED` do not count.
+    Dice is computed for the foreground classes, over the whole batch: it is then stable if a crop has few pixels of a
+    class (Isensee et al. 2021). Pixels of the class `IGNORED` do not count.
     """
     from monai.losses.dice import DiceCELoss, DiceLoss
 

@@ -76,7 +76,7 @@ class Classified:
 
     @cached_property
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
-        """For each of `targets`, numbers of cases and controls at each distinct probability, in ascending order."""
+        """Numbers of cases and of controls at each distinct probability (ascending), one pair for each of `targets`."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
 
     @property

@@ -62,7 +62,7 @@ def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
 
 
 def _of_scale(checkpoint: Checkpoint, number: int) -> Checkpoint:
-    """Return the checkpoint of a model of an ensemble with its own standardization, if it is a regression."""
+    """Return the checkpoint with only the standardization of model `number`, if the ensemble is for regression."""
     scales = checkpoint.model.get("scales") or ()
     return replace(checkpoint, model={**checkpoint.model, "scales": list(scales[number : number + 1])})
 

@@ -40,16 +40,16 @@ class AppliesTo(Config):
 
 
 class Predicting(Protocol):
-    """Configuration of a model of images or slides, as far as its task is concerned."""
+    """Part of the configuration of an image or slide model that concerns its task."""
 
     @property
     def image_task(self) -> TaskName:
-        """Task that gives targets and predictions."""
+        """Name of the task in `medvit.tasks` that defines targets and predictions."""
         ...
 
     @property
     def target(self) -> Target:
-        """Task of the model."""
+        """Target of the model: its label and classes."""
         ...
 
 
@@ -65,8 +65,8 @@ class ModelConfig(Config):
     head: HeadChoice
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
-    """Class names in the order of the logits; of a segmentation, the first is the background; of a regression, the
-    label alone; of a multi-label classification, the labels.
+    """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
+    of the label. multilabel: the names of the labels.
     """
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
@@ -99,7 +99,7 @@ class ModelConfig(Config):
 
     @property
     def image_task(self) -> TaskName:
-        """Task that gives the targets and predictions of images."""
+        """Name of the task in `medvit.tasks` that defines the targets and predictions of images."""
         return self.kind
 
     @property
@@ -140,9 +140,9 @@ class Model(nn.Module):
         return _cut(self.head(self._tokens(padded), padded), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits, then those of lower resolutions that the head trains as well (deep supervision).
+        """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
 
-        Those of lower resolutions cover the image padded to whole patches.
+        Logits of lower resolutions cover the image padded to whole patches.
         """
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
         logits, *lower = self.head.at_levels(self._tokens(padded), padded)
@@ -259,7 +259,7 @@ class Model(nn.Module):
 
 
 def has_truth(row: Row, config: Predicting) -> bool:
-    """Return whether an image has what a model predicts: a label map, or a label of its classes or a number.
+    """Return whether an image has a true value for a model: a label map, a class that the model has, or a number.
 
     Raises:
         DataError: If the model is a regression, and the label is not a number.

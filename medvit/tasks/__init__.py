@@ -1,4 +1,4 @@
-"""Tasks with one result for each image, one per module: what is predicted, its loss, and the metric of validation.
+"""Tasks with one result for each image, one task per module: targets, loss, predictions and validation metric.
 
 A task is a module of this package with a constant `TASK`. It turns a row of a manifest into a target, logits into a
 prediction, and gives the loss between logits and targets. Fine-tuning, inference and evaluation use a task only through
@@ -36,7 +36,7 @@ NOUNS: dict[str, str] = {
     "regression": "a regression",
     "segmentation": "a segmentation",
 }
-"""Task -> its name in a sentence."""
+"""Task -> its name in a sentence, with the article."""
 OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
 """Tasks in which each image has one class."""
 
@@ -52,10 +52,10 @@ class TargetScale(Config):
 
 @dataclass(frozen=True)
 class Target:
-    """Target of a model for each image.
+    """Description of the quantity that a model predicts for each image.
 
-    `classes` has one name per predicted number: the classes of the label, the label alone for a regression, or the
-    labels of a multi-label classification, whose `label` is empty.
+    `label` is the name of the label; it is empty for a multi-label classification. `classes` has one name per predicted
+    number: the classes of the label, for a regression only the label, for a multi-label classification all its labels.
     """
 
     label: str
@@ -76,7 +76,7 @@ class LabelFacts(Protocol):
 
     @property
     def positive(self) -> Mapping[str, str]:
-        """Positive class of labels of two classes, if it is set."""
+        """Positive class of each label for which one is set; only labels of two classes have one."""
         ...
 
 
@@ -100,9 +100,9 @@ class ImageTask(ABC):
 
     @abstractmethod
     def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
-        """Return the target of a model from its training images, each of which has one of the labels.
+        """Return the target of a model, given its training images, each of which has at least one of the labels.
 
-        All tasks but a multi-label classification have one label.
+        Only a multi-label classification takes several labels; all other tasks take one.
 
         Raises:
             DataError: If the images do not allow the task.
@@ -110,30 +110,32 @@ class ImageTask(ABC):
 
     @abstractmethod
     def encoded(self, row: Row, target: Target) -> Tensor:
-        """Return the target of an image for the loss.
+        """Return the true value of an image, encoded as the loss expects it.
 
         Raises:
-            DataError: If the image has no such label, or its value does not fit the task.
+            DataError: If the image lacks the label, or if the value of the label does not fit the task.
         """
 
     @abstractmethod
     def has_truth(self, row: Row, target: Target) -> bool:
-        """Return whether an image has what the model predicts.
+        """Return whether an image has a label that the model predicts.
 
         Raises:
-            DataError: If a number is expected, and the value is not one.
+            DataError: If the task is a regression, and the label of the image is not a number.
         """
 
     def num_outputs(self, num_classes: int) -> int:
-        """Return the number of logits."""
+        """Return the number of logits that the model needs for this number of classes."""
         return num_classes
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the loss between logits (B, O) and targets as encoded, given the training images.
+        """Return the loss function of logits (B, O) and encoded targets.
+
+        Class weights are computed from `rows`, the training images.
 
         Raises:
-            DataError: If the images do not allow the options.
+            DataError: If the options cannot be applied to these images.
         """
 
     @abstractmethod
@@ -142,7 +144,7 @@ class ImageTask(ABC):
 
     @abstractmethod
     def score(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the value of `metric` for targets as encoded for the loss; NaN if undefined."""
+        """Return the value of `metric` for encoded targets (`truth`) and predictions; NaN if undefined."""
 
 
 def image_task(name: str) -> ImageTask:
@@ -151,5 +153,5 @@ def image_task(name: str) -> ImageTask:
 
 
 def is_image_task(name: str) -> bool:
-    """Return whether a task has one result for each image; a segmentation does not."""
+    """Return whether a task has one result for each image; false for segmentation."""
     return name != "segmentation"

@@ -213,9 +213,10 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
 
 
 def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
-    """Return the overlaps of predicted and true masks of validation images, before and after keeping the largest.
+    """Return the overlaps of predicted and true masks on validation images, twice.
 
-    The first axis is before and after, the second the images. After, only the largest component of each class is left.
+    The first axis has two entries: the overlaps of complete predicted masks, and those after only the largest component
+    of each class is kept. The second axis is that of the images.
     """
     device, classes = resolve_device("auto"), model.config.classes
     model.eval().to(device)
@@ -231,7 +232,7 @@ def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
 
 
 def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes whose Dice is higher after than before, from the result of `component_overlaps`."""
+    """Return the classes whose Dice is higher with only the largest component, from `component_overlaps`."""
     return tuple(
         name
         for index, name in enumerate(classes[1:])

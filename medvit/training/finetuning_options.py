@@ -36,14 +36,14 @@ class FinetuningOptions(TrainingOptions):
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
     block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
-    continue: those that the checkpoint was trained with. Unset: lora for a pretrained backbone, full for a randomly
-    initialized one.
+    continue: those of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized
+    one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the
-    decoder of a network of MONAI). For whole slides: abmil, mean, transformer_mil and transmil. prompt_cam requires
-    peft=vpt and has one prompt token per class. Unset: linear for classification, dense for segmentation, abmil for
-    whole slides.
+    decoder of backbone=dynunet or monai). For whole slides: abmil, mean, transformer_mil and transmil. prompt_cam
+    requires peft=vpt and has one prompt token per class. Unset: dense for segmentation, abmil for whole slides, else
+    linear.
     """
     task: TaskName | None = None
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
@@ -52,7 +52,8 @@ class FinetuningOptions(TrainingOptions):
     multilabel if `labels` is set, else classification if images have the label, else segmentation.
     """
     label: str = "label"
-    """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
+    """Name of the label to predict. If no image has this label and `task` is unset, the model learns to predict label
+    maps (segmentation).
     """
     labels: tuple[str, ...] = ()
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
@@ -67,8 +68,8 @@ class FinetuningOptions(TrainingOptions):
     """
     balance: Balance = "loss"
     """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw all classes equally often.
-    logits: logit adjustment, for many rare classes. deferred: weight the classes in the loss in the last fifth of the
-    steps. repeat: draw rare classes more often, by repeat factors. off: no correction.
+    logits: logit adjustment, for many rare classes. deferred: weight the classes only in the last fifth of the steps.
+    repeat: draw rare classes more often, by repeat factors. off: no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing for classification: share of each target that is spread evenly over all classes."""
@@ -92,14 +93,14 @@ class FinetuningOptions(TrainingOptions):
     averaged. Unset: 5 for whole slides if folds=0, else 1.
     """
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Decay of a moving average of the trained weights, such as 0.999. The averaged weights are then validated and
+    """Decay of a moving average of the trained weights, such as 0.999. If set, the averaged weights are validated and
     kept. In the first steps, the decay is smaller. Unset: no average.
     """
     foreground: Share = 0.5
     """Fraction of the training crops that are centered on a foreground voxel, for segmentation."""
     foreground_by: Literal["voxel", "class"] = "voxel"
-    """Choice of that voxel. voxel: any foreground voxel, so that large classes are more frequent. class: a class in the
-    image, then a voxel of it, so that all classes are equally frequent.
+    """Choice of the foreground voxel on which a crop is centered. voxel: any foreground voxel, so that large classes
+    are more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
@@ -113,8 +114,8 @@ class FinetuningOptions(TrainingOptions):
     is left-right in a volume and up-down in an image.
     """
     turned_axes: tuple[Axis, Axis] | None = None
-    """Two axes; images are turned in their plane by 90, 180 and 270 degrees at inference (test-time augmentation), such
-    as [0,1]. The predictions are averaged, also over mirrored ones. Crops must be equally long on both axes.
+    """Two axes, such as [0,1], in whose plane images are turned by 90, 180 and 270 degrees at inference (test-time
+    augmentation). The predictions are averaged, also over mirrored images. Crops must be equally long on both axes.
     """
     applies_to: AppliesTo | None = None
     """Series of a study that the model applies to. Unset options: kind and modality of the training images."""
@@ -166,12 +167,12 @@ class FinetuningOptions(TrainingOptions):
 
     @property
     def set_for_balance(self) -> dict[str, object]:
-        """Options of tasks with one class for each image that are not at their default."""
+        """Options that apply only to tasks with one class per image and that differ from their defaults."""
         return self._set("balance")
 
     @property
     def set_for_regression(self) -> dict[str, object]:
-        """Options of regression that are not at their default."""
+        """Options that apply only to regression and that differ from their defaults."""
         return self._set("regression_loss")
 
     @property

@@ -212,8 +212,8 @@ class SlideTraining:
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
         """Return the components for training one head.
 
-        If the folder contains an interrupted run, training continues where it stopped.
-        Each head has a folder of its own there, so that none resumes from another.
+        If the folder contains an interrupted run, training continues where it stopped. Each head has its own subfolder,
+        so that it never resumes from the state of another head.
 
         Raises:
             DataError: If training or validation slides are missing.

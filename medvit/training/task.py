@@ -35,13 +35,13 @@ class TaskAssignment:
 
     kind: TaskName
     target: Target
-    """Label and classes; of a segmentation, the classes of the label map, of which the first is the background."""
+    """Label and classes. For a segmentation: the classes of the label map, the first of which is the background."""
     train: Manifest
     val: Manifest
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the logits; of a regression, the label."""
+        """Class names in the order of the logits; for a regression, only the name of the label."""
         return self.target.classes
 
     @property

@@ -93,7 +93,7 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of inputs. Unless `kind` is set, unset options follow the checkpoint, or suit the images."""
+    """Preprocessing of inputs. Unset options follow checkpoint or images; if `kind` is set, the defaults apply."""
 
     kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""

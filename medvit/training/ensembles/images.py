@@ -30,12 +30,15 @@ from medvit.training.task import assign
 log = logging.getLogger("medvit")
 
 COMPONENTS = "components.safetensors"
-"""File with the overlaps of a model on its held-out images, with all and with only the largest components."""
+"""File with the overlaps of a model's masks with the truth on held-out images.
+
+Overlaps are computed twice: with all components of a predicted mask, and with only the largest one.
+"""
 
 
 @dataclass(frozen=True)
 class EnsembleTraining:
-    """Components for training the models of an ensemble on images; each has a folder of its own in `folder`."""
+    """Training of the models of an ensemble on images; each model has its own folder within `folder`."""
 
     options: FinetuningOptions
     manifest: Manifest
@@ -52,7 +55,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, planned backbone, head and selection of series all models share.
+        """Components of the first model; all models share its crop, planned backbone, head and selection of series.
 
         Raises:
             ConfigError: If several devices are requested.
@@ -66,7 +69,7 @@ class EnsembleTraining:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Images from which a model learns, or on which it selects its epoch."""
+        """Images on which the models are trained, or on which they select their best epoch."""
         held_out = bool(self.options.folds) or self.options.keep == "best"
         options = self.options
         images = images_of(options, self.members[0].split(self.manifest, options.label))
@@ -114,7 +117,10 @@ class EnsembleTraining:
         }
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the images and patients, and the best validation metric of models that have one."""
+        """Return, for a summary, the numbers of images and patients, and the best validation metric of each model.
+
+        A model without a validation metric is omitted.
+        """
         task, best = self.first.task, "best validation metric"
         found = {f"model {member.number + 1}": f"model {member.number + 1}: {best}" for member in self.members}
         texts = {name: f"{best} {figures[key]:.3f}" for name, key in found.items() if key in figures}
@@ -139,7 +145,10 @@ class EnsembleTraining:
         return [self._home(member).name for member in self.members]
 
     def _largest_components(self) -> list[str]:
-        """Return the classes whose Dice rises with the largest component only, on the held-out images of all models."""
+        """Return the classes whose Dice on held-out images rises if only the largest component is kept.
+
+        The held-out images of all models count together.
+        """
         if not self.options.largest_components:
             return []
         each = [load_file(self._home(member) / COMPONENTS)["overlaps"] for member in self.members]

@@ -57,7 +57,7 @@ class EpochSampler(Sampler[Draw]):
     images are instead drawn with these probabilities and with replacement, as for rare classes. With `alternation`,
     batches of two kinds of images alternate. With `patients`, each random order spreads the images of a patient evenly,
     so that a batch contains as few images of one patient as possible. With `blocks`, orders are instead those of
-    `Blocks.order`, which reads the files of the samples fast.
+    `Blocks.order`, in which the files of the samples can be read fast.
     """
 
     def __init__(

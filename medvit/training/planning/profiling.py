@@ -17,28 +17,31 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 WARMUP_STEPS = 2
-"""Warm-up steps that are not timed: operations are counted in the first, and the second still allocates memory."""
+"""Number of untimed warm-up steps: operations are counted in the first, and the second still allocates memory."""
 
 
 @dataclass
 class Measured:
-    """Cost of a training step: seconds, bytes of memory, and FLOPs (multiplications and additions)."""
+    """Measured cost of a training step; NaN for durations and FLOPs that are not measured yet."""
 
     step_s: float = float("nan")
-    """Median seconds of a step, including the loading of its images."""
+    """Median duration of a step in seconds, including the loading of its images."""
     epoch_end_s: float = float("nan")
     """Seconds for validation, probe evaluation and pictures at the end of an epoch."""
     flops: float = float("nan")
-    """Operations of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
+    """FLOPs of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
     activation_bytes: int = 0
     """Bytes of activations kept for the backward pass."""
     peak_bytes: int = 0
-    """Peak memory of the GPU, or without one, of this process with all its libraries."""
+    """Peak memory of the GPU in bytes; without a GPU, of this process with all its libraries."""
     _steps: list[float] = field(default_factory=list, repr=False)
 
 
 class Meter(Checkpoint):
-    """Profiler of the steps of a short run. Lightning runs it last in an epoch, because it is a checkpoint callback."""
+    """Callback that measures the steps of a short run.
+
+    It is a checkpoint callback, because Lightning calls these last: its times include those of all other callbacks.
+    """
 
     def __init__(self) -> None:
         self.measured = Measured()
@@ -77,7 +80,7 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compute the seconds of a step and of the end of the epoch, and the peak memory."""
+        """Compute the durations of a step and of the end of the epoch, and the peak memory."""
         self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
@@ -123,7 +126,7 @@ def synchronize() -> None:
 
 
 def peak_bytes_held() -> int:
-    """Return the peak memory of the GPU or, without one, of this process with all its libraries."""
+    """Return the peak memory in bytes of the GPU or, without one, of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

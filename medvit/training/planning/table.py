@@ -18,7 +18,7 @@ from medvit.types import RunLength
 
 MEASURED_STEPS = WARMUP_STEPS + 3
 ADAM_BYTES = 8
-"""Bytes of AdamW's two float32 averages for each trained weight."""
+"""Bytes of AdamW's state for each trained weight: two float32 averages."""
 TABLE = "plan.csv"
 PlanRow = tuple[str, str, str]
 """Quantity, amount, and how it was obtained."""
@@ -26,7 +26,7 @@ PlanRow = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """Table of the resources of a training run: `plan.csv`."""
+    """Table of the resources that a training run needs; written as `plan.csv`."""
 
     folder: Path
     rows: tuple[PlanRow, ...]
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of parameters in a training run, and bytes that the run writes."""
+    """Numbers of parameters (backbone, all, trained) and images of a training run, and bytes of its checkpoint."""
 
     backbone: int
     module: int
@@ -56,7 +56,7 @@ class Sizes:
 
     @property
     def resume_bytes(self) -> int:
-        """Size of the file to resume from: all weights, and the optimizer state of trained weights."""
+        """Bytes of the file to resume from: all weights, and the optimizer state of trained weights."""
         return 4 * self.module + ADAM_BYTES * self.trained
 
 

@@ -23,14 +23,14 @@ from medvit.training.trainer import TrainerConfig
 def shortened(trainer: TrainerConfig) -> TrainerConfig:
     """Return the trainer options for a few steps on one device, without compilation.
 
-    The operations of compiled steps cannot be counted.
+    Compilation is off because the operations of compiled steps cannot be counted.
     """
     alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
     return trainer.model_copy(update=alone | {"epochs": 1, "steps_per_epoch": MEASURED_STEPS, "compile": False})
 
 
 def try_images(parts: AssembledPretraining | AssembledFinetuning) -> tuple[Sizes, Measured]:
-    """Run a shortened training on images or volumes; return its sizes and the cost of a step."""
+    """Run a shortened training on images or volumes; return the sizes of the full run and the cost of a step."""
     weights = list(parts.module.parameters())
     sizes = Sizes(
         backbone=sum(weight.numel() for weight in parts.backbone.parameters()),
