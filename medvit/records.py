@@ -142,6 +142,9 @@ class Item:
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: Path | None = None
     """Label map on the grid of the image."""
+    field_of_view: Path | None = None
+    """File that is 0 outside the field of view, on the grid of the image; pixels outside are ignored in its label map.
+    """
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     """Facts that the reader has already found about each file, which need not be found again when the image is read."""
 

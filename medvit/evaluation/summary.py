@@ -14,6 +14,7 @@ from medvit.summary import counted
 
 MAIN = (
     "dice",
+    "dice_pooled",
     "nsd",
     "hd95_mm",
     "hd95_px",

@@ -4,7 +4,8 @@ A metric is a module of this package, or of another package that extends it (`me
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
 type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
 (`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `MaskMetric` the masks of one class in
-one image, a `VolumeMetric` the volumes of one class in all images, and a `FeatureMetric` the features of images.
+one image, a `VolumeMetric` the volumes of one class in all images, a `PooledMetric` the pixels of one class over all
+images together (`medvit.metrics.pooled`), and a `FeatureMetric` the features of images.
 Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
 metric, add a file and its test (docs/how-to/add-a-metric.md).
 
@@ -43,9 +44,11 @@ UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 """Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
 """Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
-RESERVED = ("truth", "p", "predicted", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
+COUNTED = ("voxels", "true_voxels", "overlap_voxels", "counted_voxels")
+"""Columns with the voxels of a class in the prediction, in the truth and in both, and all that are not ignored."""
+RESERVED = ("truth", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
-ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.values")
+ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.values")
 """Packages with metrics."""
 LAST = 1000
 """Position in lists of a metric that does not set one: after all others."""
@@ -94,6 +97,20 @@ class MaskPair:
     spacing: tuple[float, ...]
     tolerance: float
     """Distance within which two surfaces count as one, in the unit of the spacing."""
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Numbers of pixels or voxels of a class, over all images together; ignored ones do not count."""
+
+    overlap: float
+    """Pixels of the class in truth and prediction."""
+    true: float
+    """Pixels of the class in the truth."""
+    found: float
+    """Pixels of the class in the prediction."""
+    counted: float
+    """All pixels that are not ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +210,16 @@ class VolumeMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n"], Float[Array, "n"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledMetric(Metric):
+    """Metric of the pixels of a class over all images together; large structures count more than small ones."""
+
+    task = "segmentation"
+    is_per_image = False
+
+    compute: Callable[[PixelCounts], float]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
+from medvit.records import IGNORED
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
 from tests.plugins.tracking_template import MakeStore
@@ -313,3 +314,28 @@ class TestRealData:
         assert {"not_an_image", "unreadable"} <= codes
         assert finished.failures
         assert {row.kind for row in finished.artifact} == {"image", "slide", "volume"}
+
+
+def test_pixels_outside_the_field_of_view_are_ignored(tmp_path: Path) -> None:
+    source, labels, field = tmp_path / "source", np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
+    labels[2:4, 2:4], field[1:5, 1:7] = 255, 255
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (6, 8), dtype=np.uint8)
+        wrong = np.zeros((6, 7 + bool(number)), np.uint8)
+        wrong[: len(field), :7] = field[:, :7]
+        for folder, values in (("images", pixels), ("labels", labels), ("mask", wrong)):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(source / folder / f"{number}.png")
+    scanning = {"field_of_view_folder": ["mask"]}
+    manifest = ingest(
+        config(source, tmp_path / "out", scanning=scanning, labeling={"mask_classes": ["none", "lesion"]})
+    )
+    assert manifest.facts.mask_classes == ("none", "lesion")
+    for row in manifest:
+        assert np.array_equal(manifest.store.get(row.mask), np.where(field, labels // 255, IGNORED))
+    (refused,) = quarantine.read(manifest.folder)
+    assert "the field of view has shape (6, 7), its image (6, 8)" in refused.reason
+
+    Image.fromarray(np.full_like(field, 255)).save(source / "mask" / "1.png")
+    updated = ingest(config(source, tmp_path / "updated", scanning=scanning, update=manifest.folder))
+    assert sum(bool((updated.store.get(row.mask) == IGNORED).any()) for row in updated) == 2
