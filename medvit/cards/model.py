@@ -29,12 +29,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
         *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
         *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
-        f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
-        + (
-            f", of which trained and kept apart {sum(w.numel() for w in checkpoint.adapter.values()):,}"
-            if checkpoint.adapter
-            else ""
-        ),
+        f"- Weights: {_sizes(checkpoint)}",
         f"- Preprocessing: `{_short(checkpoint.preprocess)}`",
         "",
         "## Training",
@@ -48,6 +43,15 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         _advice(figures),
     ]
     write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
+
+
+def _sizes(checkpoint: Checkpoint) -> str:
+    number = f"{sum(weight.numel() for weight in checkpoint.state.values()):,}"
+    trained = f"{sum(weight.numel() for weight in (checkpoint.adapter or {}).values()):,}"
+    if checkpoint.is_adapter:
+        digest = checkpoint.model["base"]["sha256"]
+        return f"{trained}, without those of the backbone, whose weights have the SHA-256 {digest}"
+    return f"{number}, of which trained and kept apart {trained}" if checkpoint.adapter else number
 
 
 def _advice(figures: Mapping[str, float]) -> str:

@@ -18,6 +18,7 @@ from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice, of_earlier_version
+from medvit.models.base import Base, complete
 from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
@@ -96,6 +97,10 @@ class ModelConfig(Config):
     """Number of models in the ensemble, whose predictions are averaged."""
     slices: SlicesConfig | None = None
     """Cutting of volumes into slices, which the model predicts one by one. None: a model of images or whole volumes."""
+    base: Base | None = None
+    """Backbone that the adapter and the head apply to. None: training changed all weights, or the backbone was not a
+    checkpoint.
+    """
 
     @property
     def image_task(self) -> TaskName:
@@ -125,9 +130,10 @@ class Model(nn.Module):
         """Return the model of a fine-tuned checkpoint, ready for inference.
 
         Raises:
-            CheckpointError: If the checkpoint is only a backbone, or if its weights do not match its description.
+            CheckpointError: If the checkpoint is only a backbone, if its weights do not match its description, or if it
+                is an adapter whose backbone is not found.
         """
-        checkpoint.require(*get_args(TaskName))
+        checkpoint = complete(checkpoint.require(*get_args(TaskName)))
         config = ModelConfig.parse_saved(of_earlier_version(checkpoint.model), source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
         model = cls(merged, config.backbone.without_weights().build())
@@ -191,7 +197,7 @@ class Model(nn.Module):
         if self.is_trained_whole:
             return None
         prefix = "backbone."
-        state = self.adapter_state()
+        state = self.adapter_state() | {f"head.{name}": weight for name, weight in self.head.state_dict().items()}
         names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
         return state | {f"{prefix}{name}": weight for name, weight in self.peft.state_of(names).items()}
 
