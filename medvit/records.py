@@ -384,6 +384,8 @@ class Taken:
     """Treatment of burned-in text: masked or kept; empty if none was found."""
     mask_values: Mapping[str, int] = field(default_factory=dict)
     mask_state: str = ""
+    num_instances: int | None = None
+    """Number of instances in a label map that numbers them."""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from medvit.config import Config
+from medvit.dataset.measures import Measure
 from medvit.deidentification.patient_ids import with_shared_uids
 from medvit.ingest.label_keys import LabelBy
 from medvit.ingest.label_table import LabelTable, Unmatched
@@ -71,6 +72,11 @@ class LabelingConfig(Config):
     mask_values: MaskValues = "classes"
     """Meaning of label-map values above 0. classes: each value is a class. instances: each value is one object, and all
     objects are stored as class 1.
+    """
+    measures: tuple[Measure, ...] = ()
+    """Labels to measure from label maps, for each class except the background, such as volume_ml_liver for class liver.
+    present: yes or no. volume_ml: volume in mL. area_mm2: area in mm2, for 2D images. objects: number of connected
+    regions, or of instances with mask_values=instances.
     """
     mask_ignore: IgnoredValues = ()
     """Label-map values to ignore. Pixels with these values count in neither the loss nor the metrics."""

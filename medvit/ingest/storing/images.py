@@ -22,6 +22,7 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.attributes import OFFERED
+from medvit.dataset.measures import num_instances
 from medvit.dataset.store import Store
 from medvit.deidentification.burned_in import BurnedInConfig, checked
 from medvit.engine import EngineConfig, map_items
@@ -73,7 +74,10 @@ class ReadAndStore:
         keep_freed_memory(KEPT_BYTES)
         read = readers.read(self.values.of(candidate.item))
         has_ignored = bool(self.meaning.ignored)
+        counted = None
         if read.mask is not None:
+            if self.meaning.are_instances:
+                counted = num_instances(read.mask, self.meaning.ignored)
             field, classes = readers.read_field(candidate.item, read), self.meaning.of(read.mask)
             if field is not None:
                 classes, has_ignored = _ignored_outside(classes, field, has_ignored=has_ignored), True
@@ -89,6 +93,7 @@ class ReadAndStore:
             modality=modality,
             mask=None if image.mask is None else store.put(image.mask),
             num_mask_values=_num_classes(image.mask, has_ignored=has_ignored),
+            num_instances=counted,
             spacing_mm=None if image.affine is None else image.affine.spacing_mm,
             affine=None if image.affine is None else tuple(map(float, image.affine.matrix.ravel())),
             mpp=image.mpp,
