@@ -7,7 +7,7 @@ D width, L classes; `*S` stands for (H, W) or (I, J, K).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float, Int, Num
@@ -177,7 +177,8 @@ class Prediction:
     """Prediction of a model for one image.
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
-    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
+    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
+    prediction of each label.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -193,6 +194,7 @@ class Prediction:
     mask: Int[Array, "*s"] | None = None
     affine: Affine | None = None
     value: float | None = None
+    by_label: Mapping[str, Prediction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

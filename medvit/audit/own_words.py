@@ -78,7 +78,8 @@ measurements measures median mediastoragesopinstanceuid medical medvit members m
 method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
 mixes mixing mixup
 mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
-morphologically mosaics most move much multilabel multipart multiple must name named names ndim near nearest necrosis
+morphologically mosaics most move much multilabel multipart multiple multitask
+must name named names ndim near nearest necrosis
 need needed
 needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
@@ -118,7 +119,7 @@ sqlite sqrt square squared stable stacks stage stages stain stand standardized s
 stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch
 structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior supplemental
 support supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags
-take taken takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth
+take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature tensor tensors tenth
 terminal terms texts their theirs them then there they thickness things third those though threshold throughput tile
 tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance tool torch
 totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer

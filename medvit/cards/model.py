@@ -28,6 +28,10 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         ),
         *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
         *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
+        *(
+            f"- Label {plain(one['label'])}: {one['task']}, weight {one['weight']:g}"
+            for one in model.get("tasks") or ()
+        ),
         *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
         f"- Weights: {_sizes(checkpoint)}",
         f"- Preprocessing: `{_short(checkpoint.preprocess)}`",

@@ -11,7 +11,7 @@ independent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -70,6 +70,8 @@ class Evaluation:
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity, specificity and average precision refer."""
+    parts: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Evaluations of the labels of a multi-task model, each on the images with this label."""
 
     @property
     def truth(self) -> Int[Array, "n"]:

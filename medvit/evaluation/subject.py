@@ -32,12 +32,16 @@ def report_subject(
     }
     if evaluation.positive:
         facts["Positive class"] = evaluation.positive
+    positives = [f"{part.positive} ({label})" for label, part in evaluation.parts.items() if part.positive]
+    if positives:
+        facts["Positive classes"] = ", ".join(positives)
     if evaluation.kind == "segmentation":
         facts[TOLERANCE] = surface_tolerance(options, measured)
     if options.against is not None:
         other = read_facts(options.against).get("Model", "unknown")
         facts["Compared with"] = f"model {other}, on the images of both"
-    title = f"Evaluation of a {evaluation.kind} on {manifest.facts.name}"
+    what = "multi-task model" if evaluation.kind == "multitask" else evaluation.kind
+    title = f"Evaluation of a {what} on {manifest.facts.name}"
     return ReportSubject(title, facts, judged.warning)
 
 

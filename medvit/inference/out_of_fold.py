@@ -22,7 +22,7 @@ from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.files.atomic import replacing, write_text
 from medvit.inference.predicted_rows import predicted
-from medvit.inference.predictor import Predictor
+from medvit.inference.predictor import Predictor, numbers_of, prediction_of
 from medvit.models.ensemble import Ensemble
 from medvit.models.image import ModelConfig, has_truth
 from medvit.records import Kind, Row
@@ -35,7 +35,11 @@ DESCRIPTION, TABLE, MASKS = "description.json", "predictions.parquet", "masks"
 
 
 def write_out_of_fold(
-    checkpoint: Checkpoint, manifest: Manifest, members: Sequence[EnsembleMember], label: str, failures: list[str]
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    members: Sequence[EnsembleMember],
+    labels: Sequence[str],
+    failures: list[str],
 ) -> Path:
     """Predict the images of the train and val splits that have a truth, and write the folder of the predictions.
 
@@ -49,7 +53,7 @@ def write_out_of_fold(
     if (folder / TABLE).is_file():
         return folder
     predictor = Predictor(checkpoint)
-    holders = _holders(manifest, members, label)
+    holders = _holders(manifest, members, labels)
     rows = [row for row in manifest if row.image_id in holders and _has_truth(row, predictor)]
     store = Store(folder / MASKS)
 
@@ -135,6 +139,8 @@ class StoredPredictions:
         """Return the stored prediction of an image of the dataset."""
         assert image.row is not None, "images of a dataset have a row"
         line = self.lines[image.row.image_id]
+        if self.config.tasks:
+            return prediction_of(self.config.kind, self.config.target, np.array(line["of_labels"], dtype=np.float32))
         if line.get("value") is not None:  # earlier versions wrote no such column
             return Prediction(self.config.classes, value=line["value"])
         if line["mask"] is None:
@@ -142,11 +148,13 @@ class StoredPredictions:
         return Prediction(self.config.classes, mask=Store(self.folder / MASKS).get(line["mask"]), affine=image.affine)
 
 
-def _holders(manifest: Manifest, members: Sequence[EnsembleMember], label: str) -> dict[str, tuple[int, ...]]:
+def _holders(
+    manifest: Manifest, members: Sequence[EnsembleMember], labels: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
     """Return the indices of the models that were not trained on each image, by image id."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
-        for row in member.split(manifest, label):
+        for row in member.split(manifest, *labels):
             if row.split == "val":
                 found[row.image_id].append(member.number)
     return {name: tuple(numbers) for name, numbers in found.items()}
@@ -158,7 +166,8 @@ def _has_truth(row: Row, predictor: Predictor) -> bool:
 
 
 def _line(row: Row, models: Sequence[int], found: Prediction, store: Store) -> dict[str, Any]:
-    return {
+    several = {"of_labels": numbers_of(found).tolist()} if found.by_label else {}
+    return several | {
         "image_id": row.image_id,
         "models": [number + 1 for number in models],
         "probabilities": None if found.probabilities is None else found.probabilities.tolist(),

@@ -14,14 +14,12 @@ from medvit.dataset.slices import across_of, slices_of, stacked
 from medvit.errors import NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
-from medvit.tasks import is_image_task
+from medvit.tasks import Target, TaskName, is_image_task
 from medvit.types import Image, Prediction
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from medvit.models.image import ModelConfig
 
 
 class Predictor:
@@ -70,7 +68,8 @@ class Predictor:
             return self._one(image)
         found = [self._one(part) for part in slices_of(image, slices)]
         if is_image_task(self.config.kind):
-            return _of_image(self.config, np.mean([_numbers(one) for one in found], axis=0))
+            numbers = np.mean([numbers_of(one) for one in found], axis=0)
+            return prediction_of(self.config.kind, self.config.target, numbers)
         masks = [one.mask for one in found if one.mask is not None]
         return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
 
@@ -85,13 +84,13 @@ class Predictor:
         # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
         num_lost = int((~torch.isfinite(found)).sum())
         if num_lost:
-            what = "numbers" if self.config.kind == "regression" else "probabilities"
+            what = "numbers" if self.config.kind in ("multitask", "regression") else "probabilities"
             raise NonFiniteError(
                 f"{num_lost} of {found.numel()} predicted {what} are not finite; expected finite "
                 "ones: check that the intensities of the image are like those of the training images"
             )
         if is_image_task(self.config.kind):
-            return _of_image(self.config, found.cpu().numpy())
+            return prediction_of(self.config.kind, self.config.target, found.cpu().numpy())
         shape, crop = image.pixels.shape[1:], prepared.crop
         mask = mask_on_grid(found, shape if crop is None else (crop.side, crop.side))
         mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
@@ -99,15 +98,21 @@ class Predictor:
         return Prediction(self.config.classes, mask=mask, affine=image.affine)
 
 
-def _of_image(config: ModelConfig, found: Float[Array, "l"]) -> Prediction:
-    """Return the prediction of a model with one result for each image."""
-    if config.kind == "regression":
-        return Prediction(config.classes, value=float(found[0]))
-    return Prediction(config.classes, probabilities=found)
+def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) -> Prediction:
+    """Return the prediction of a model with one result for each image, from the numbers that it predicts."""
+    if target.parts:
+        parts = {part.target.label: (part, numbers[target.spans[part.target.label]]) for part in target.parts}
+        found = {label: prediction_of(part.task, part.target, own) for label, (part, own) in parts.items()}
+        return Prediction(target.classes, by_label=found)
+    if task == "regression":
+        return Prediction(target.classes, value=float(numbers[0]))
+    return Prediction(target.classes, probabilities=numbers)
 
 
-def _numbers(prediction: Prediction) -> Float[Array, "l"]:
-    """Return the probabilities or the number of a prediction as an array."""
+def numbers_of(prediction: Prediction) -> Float[Array, "l"]:
+    """Return the probabilities or the number of a prediction as an array, those of all labels one after the other."""
+    if prediction.by_label:
+        return np.concatenate([numbers_of(one) for one in prediction.by_label.values()])
     return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities
 
 

@@ -88,8 +88,12 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
     """Return one finding per class.
 
     For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
-    class, and the background is omitted. For a regression, the only finding contains the number.
+    class, and the background is omitted. For a regression, the only finding contains the number. For a multi-task
+    model, there are the findings of each label, named `LABEL.CLASS` or, for a number, by the label.
     """
+    if prediction.by_label:
+        each = [one for own in prediction.by_label.values() for one in findings_of(own, image, series)]
+        return [replace(one, label=name) for one, name in zip(each, prediction.classes, strict=True)]
     if prediction.value is not None:
         return [Finding(series, prediction.classes[0], value=prediction.value)]
     if prediction.probabilities is not None:

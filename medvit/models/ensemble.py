@@ -38,7 +38,7 @@ class Ensemble(nn.Module):
         for number in range(int(checkpoint.model["members"])):
             start = f"{PREFIX}{number}."
             state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
-            members.append(Model.from_checkpoint(_of_scale(checkpoint.member(state), number)))
+            members.append(Model.from_checkpoint(_with_own_scales(checkpoint, number).member(state)))
         scales = tuple(scale for member in members for scale in member.config.scales)
         config = members[0].config.model_copy(update={"members": len(members), "scales": scales})
         return cls(config, members).eval().requires_grad_(False)
@@ -61,10 +61,12 @@ def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     return Ensemble.from_checkpoint(checkpoint) if checkpoint.is_ensemble else Model.from_checkpoint(checkpoint)
 
 
-def _of_scale(checkpoint: Checkpoint, number: int) -> Checkpoint:
-    """Return the checkpoint with only the standardization of model `number`, if the ensemble is for regression."""
+def _with_own_scales(checkpoint: Checkpoint, number: int) -> Checkpoint:
+    """Return the checkpoint of an ensemble with the standardizations of one of its models, if there are any."""
     scales = checkpoint.model.get("scales") or ()
-    return replace(checkpoint, model={**checkpoint.model, "scales": list(scales[number : number + 1])})
+    count = len(scales) // int(checkpoint.model["members"])
+    own = list(scales[number * count : (number + 1) * count])
+    return replace(checkpoint, model={**checkpoint.model, "scales": own})
 
 
 def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,12 +17,12 @@ from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
-from medvit.heads import HeadChoice, of_earlier_version
+from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
 from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
-from medvit.tasks import Target, TargetScale, TaskName, image_task, is_image_task
+from medvit.tasks import LabelTarget, LabelTask, Target, TargetScale, TaskName, image_task, is_image_task
 from medvit.transforms.padding import pad_about, pad_to_multiple
 from medvit.types import Tokens
 
@@ -67,14 +67,19 @@ class ModelConfig(Config):
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
     """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
-    of the label. multilabel: the names of the labels.
+    of the label. multilabel: the names of the labels. multitask: `LABEL.CLASS` for each class of a label, `LABEL` for a
+    number.
     """
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
     scales: tuple[TargetScale, ...] = ()
-    """Standardization of the targets of a regression, for each model of an ensemble."""
+    """Standardization of the targets of a regression, for each model of an ensemble. Of a multi-task model: of each
+    regression, for one model after the other.
+    """
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""
+    tasks: tuple[LabelTask, ...] = ()
+    """Labels of a multi-task model, each with its own task and head."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -110,7 +115,21 @@ class ModelConfig(Config):
     @property
     def target(self) -> Target:
         """Target of the model, with the standardization of its only or first model."""
+        if self.tasks:
+            return Target("", self.classes, parts=self._parts)
         return Target(self.label, self.classes, self.scales[0] if self.scales else None, self.pairs)
+
+    @property
+    def _parts(self) -> tuple[LabelTarget, ...]:
+        scales = iter(self.scales)
+        return tuple(
+            LabelTarget(
+                one.task,
+                Target(one.label, one.classes, next(scales) if one.task == "regression" else None),
+                one.weight,
+            )
+            for one in self.tasks
+        )
 
 
 class Model(nn.Module):
@@ -123,7 +142,7 @@ class Model(nn.Module):
         self.peft = config.peft.adapt(backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
-        self.head = config.head.build(backbone, num_outputs(config))
+        self.head = head_of(config, backbone)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Model:
@@ -275,10 +294,18 @@ def has_truth(row: Row, config: Predicting) -> bool:
     return image_task(config.image_task).has_truth(row, config.target)
 
 
-def num_outputs(config: ModelConfig) -> int:
-    """Return the number of logits of a model."""
-    count = len(config.classes)
-    return image_task(config.kind).num_outputs(count) if is_image_task(config.kind) else count
+def head_of(config: ModelConfig, backbone: Backbone) -> Head:
+    """Return the freshly initialized head of a model; of a multi-task model, it consists of one head for each label.
+
+    Raises:
+        ConfigError: If the head does not fit the backbone, or does not allow several labels.
+    """
+    target = config.target
+    if target.parts:
+        counts = [image_task(part.task).num_outputs(part.target) for part in target.parts]
+        return config.head.build_for_labels(backbone, counts)
+    is_dense = not is_image_task(config.kind)
+    return config.head.build(backbone, len(config.classes) if is_dense else image_task(config.kind).num_outputs(target))
 
 
 def _cut(logits: Tensor, pixels: Tensor) -> Tensor:

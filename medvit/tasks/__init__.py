@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+import numpy as np
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
 from pydantic import Field
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "multilabel", "ordinal", "regression"]
+ImageTaskName = Literal["classification", "multilabel", "multitask", "ordinal", "regression"]
 TaskName = Literal[ImageTaskName, "segmentation"]
+LabelTaskName = Literal["classification", "ordinal", "regression"]
+"""Tasks of one label, which a multi-task model can combine."""
 RegressionLoss = Literal["smooth_l1", "mse"]
 NOUNS: dict[str, str] = {
     "classification": "a classification",
     "multilabel": "a multi-label classification",
+    "multitask": "a multi-task model",
     "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
@@ -54,8 +58,9 @@ class TargetScale(Config):
 class Target:
     """Description of the quantity that a model predicts for each image.
 
-    `label` is the name of the label; it is empty for a multi-label classification. `classes` has one name per predicted
-    number: the classes of the label, for a regression only the label, for a multi-label classification all its labels.
+    `label` is the name of the label; it is empty for several labels. `classes` has one name per predicted number: the
+    classes of the label; for a regression, only the label; for a multi-label classification, all its labels; for a
+    multi-task model, `LABEL.CLASS` for each class of a label, and `LABEL` for a number.
     """
 
     label: str
@@ -64,6 +69,53 @@ class Target:
     """Standardization of a regression; unset for other tasks."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification; empty for other tasks."""
+    parts: tuple[LabelTarget, ...] = ()
+    """Targets of the labels of a multi-task model; empty for other tasks."""
+
+    @property
+    def scales(self) -> tuple[TargetScale, ...]:
+        """Standardizations of all regressions."""
+        own = () if self.scale is None else (self.scale,)
+        return own + tuple(scale for part in self.parts for scale in part.target.scales)
+
+    @property
+    def spans(self) -> dict[str, slice]:
+        """Positions in `classes` of each label of a multi-task model, by label."""
+        ends = np.cumsum([len(part.target.classes) for part in self.parts]).tolist()
+        starts = [0, *ends[:-1]]
+        labels = [part.target.label for part in self.parts]
+        return {label: slice(start, end) for label, start, end in zip(labels, starts, ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class LabelTarget:
+    """Target of one label of a multi-task model, its task, and the weight of its loss."""
+
+    task: LabelTaskName
+    target: Target
+    weight: float = 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the predicted numbers among those of all labels."""
+        label = self.target.label
+        is_number = self.task == "regression"
+        return (label,) if is_number else tuple(f"{label}.{name}" for name in self.target.classes)
+
+
+class LabelTask(Config):
+    """Label of a multi-task model, as its checkpoint stores it."""
+
+    label: str
+    """Key of the manifest's labels."""
+    task: LabelTaskName
+    """Task of the label."""
+    classes: tuple[str, ...]
+    """Class names in the order of the predictions; of a regression, the label alone."""
+    weight: float = 1.0
+    """Weight of the loss in the training."""
+    positive: str = ""
+    """Positive class of two; empty if not given."""
 
 
 class LabelFacts(Protocol):
@@ -124,9 +176,9 @@ class ImageTask(ABC):
             DataError: If the task is a regression, and the label of the image is not a number.
         """
 
-    def num_outputs(self, num_classes: int) -> int:
-        """Return the number of logits that the model needs for this number of classes."""
-        return num_classes
+    def num_outputs(self, target: Target) -> int:
+        """Return the number of logits that the model needs for the target."""
+        return len(target.classes)
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
@@ -145,6 +197,10 @@ class ImageTask(ABC):
     @abstractmethod
     def score(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> float:
         """Return the value of `metric` for encoded targets (`truth`) and predictions; NaN if undefined."""
+
+    def scores(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> dict[str, float]:
+        """Return `score` by the key of the metric, with further values to log, which select nothing."""
+        return {self.metric: self.score(truth, predictions, target)}
 
 
 def image_task(name: str) -> ImageTask:

@@ -20,7 +20,7 @@ from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.readers.options import ValuesConfig
-from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
+from medvit.tasks import NOUNS, OF_CLASSES, LabelTask, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
@@ -89,9 +89,7 @@ def assemble_finetuning(
     """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
     manifest = images_of(config, manifest)
     start = config.start(manifest, pretrained, config.crop)
-    task = assign(
-        manifest, start.preprocess, config.label, kind=config.task, labels=config.labels, with_val=config.keep == "best"
-    )
+    task = assign(manifest, start.preprocess, config.label, **config.asked, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -102,9 +100,10 @@ def assemble_finetuning(
             "augment.flipped_axes": config.augment.flipped_axes,
         },
     )
-    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel")
-    warn_of_ignored(task.kind, config.set_for_classification, "classification")
-    warn_of_ignored(task.kind, config.set_for_regression, "regression")
+    of_labels = [part.task for part in task.target.parts]
+    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel", of_labels=of_labels)
+    warn_of_ignored(task.kind, config.set_for_classification, "classification", of_labels=of_labels)
+    warn_of_ignored(task.kind, config.set_for_regression, "regression", of_labels=of_labels)
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
@@ -250,7 +249,8 @@ def _describe(
         classes=task.classes,
         label=task.target.label,
         pairs=task.target.pairs,
-        scales=() if task.target.scale is None else (task.target.scale,),
+        tasks=_label_tasks(task),
+        scales=task.target.scales,
         positive=positive,
         roi=crop,
         overlap=config.overlap,
@@ -259,6 +259,21 @@ def _describe(
         applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
+    )
+
+
+def _label_tasks(task: TaskAssignment) -> tuple[LabelTask, ...]:
+    """Return the labels of a multi-task model, with the positive classes that the dataset names."""
+    positive = task.train.facts.positive
+    return tuple(
+        LabelTask(
+            label=part.target.label,
+            task=part.task,
+            classes=part.target.classes,
+            weight=part.weight,
+            positive=positive.get(part.target.label, "") if len(part.target.classes) == 2 else "",
+        )
+        for part in task.target.parts
     )
 
 

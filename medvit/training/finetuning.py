@@ -127,9 +127,11 @@ class Finetuning(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metric of the epoch and keep the weights if it is the best."""
-        name, metric = self.metric_name, self._metric()
+        name, scores = self.metric_name, self._scores()
+        metric = scores[name]
         self._validated.clear()
-        self.log(name, metric, prog_bar=True, sync_dist=True)
+        for key, score in scores.items():
+            self.log(key, score, prog_bar=key == name, sync_dist=True)
         if math.isnan(metric):
             if not self.best_step:
                 log.warning(
@@ -196,12 +198,15 @@ class Finetuning(TrainingModule):
         config = self.model.config
         return f"val_{DICE.key() if config.kind == 'segmentation' else image_task(config.image_task).metric}"
 
-    def _metric(self) -> float:
+    def _scores(self) -> dict[str, float]:
+        """Return the metric that selects the best epoch, with further ones to log, of the images validated so far."""
         first, second = zip(*self._validated, strict=True)
-        if self.model.config.kind == "segmentation":
-            return mean_dice(*torch.cat(first).unbind(dim=1))
         config = self.model.config
-        return image_task(config.image_task).score(torch.cat(second).numpy(), torch.cat(first).numpy(), config.target)
+        if config.kind == "segmentation":
+            return {self.metric_name: mean_dice(*torch.cat(first).unbind(dim=1))}
+        task, truth = image_task(config.image_task), torch.cat(second).numpy()
+        scores = task.scores(truth, torch.cat(first).numpy(), config.target)
+        return {f"val_{name}": score for name, score in scores.items()}
 
 
 def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Axis, Count, Share
+from medvit.config import Amount, Axis, Count, Share, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
-from medvit.tasks import RegressionLoss, TaskName
+from medvit.tasks import LabelTaskName, RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
@@ -48,8 +48,9 @@ class FinetuningOptions(TrainingOptions):
     task: TaskName | None = None
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
-    age, by `label`. multilabel: several labels with two classes, by `labels`. segmentation: label maps. Unset:
-    multilabel if `labels` is set, else classification if images have the label, else segmentation.
+    age, by `label`. multilabel: several labels with two classes, by `labels`. multitask: several labels, each with its
+    own task, by `tasks`. segmentation: label maps. Unset: multilabel if `labels` is set, multitask if `tasks` is set,
+    else classification if images have the label, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label and `task` is unset, the model learns to predict label
@@ -57,6 +58,14 @@ class FinetuningOptions(TrainingOptions):
     """
     labels: tuple[str, ...] = ()
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
+    """
+    tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
+    """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
+    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for
+    each. An image may lack some of the labels.
+    """
+    task_weights: dict[str, Amount] = Field(default_factory=dict)
+    """Weights of the losses of the labels in `tasks`, such as {age: 0.5}. Labels that are not named have the weight 1.
     """
     positive: str = ""
     """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
@@ -135,9 +144,14 @@ class FinetuningOptions(TrainingOptions):
     @model_validator(mode="before")
     @classmethod
     def _of_labels(cls, given: Any) -> Any:
-        """Set `task=multilabel` if labels are given and no task."""
-        is_implied = isinstance(given, Mapping) and given.get("labels") and given.get("task") is None
-        return {**given, "task": "multilabel"} if is_implied else given
+        """Set `task=multilabel` if labels are given, and `task=multitask` if tasks are given, but no task."""
+        if not isinstance(given, Mapping) or given.get("task") is not None:
+            return given
+        implied = {"labels": "multilabel", "tasks": "multitask"}
+        found = [key for key in implied if given.get(key)]
+        if len(found) > 1:
+            raise ValueError("labels and tasks are both given; name all labels in tasks, or all in labels")
+        return {**given, "task": implied[found[0]]} if found else given
 
     @model_validator(mode="after")
     def _labels_of_task(self) -> Self:
@@ -151,10 +165,50 @@ class FinetuningOptions(TrainingOptions):
         return self
 
     @model_validator(mode="after")
+    def _tasks_of_labels(self) -> Self:
+        if (self.task == "multitask") != bool(self.tasks):
+            found = "no tasks" if self.task == "multitask" else f"tasks={{{', '.join(self.tasks)}}}"
+            raise ValueError(f"task={self.task} with {found}; give tasks={{LABEL: TASK, ...}} with task=multitask")
+        unknown = [label for label in self.task_weights if label not in self.tasks]
+        if unknown:
+            raise ValueError(f"task_weights names {unknown[0]}, which is not a label of tasks; remove it")
+        if self.tasks and not any(self.task_weights.get(label, 1.0) for label in self.tasks):
+            raise ValueError("all task_weights are 0, which leaves nothing to learn; give a label a weight above 0")
+        if self.tasks:
+            self._require_options_of_several()
+        return self
+
+    def _require_options_of_several(self) -> None:
+        if self.label != type(self).model_fields["label"].default:
+            raise ValueError(f"label={self.label} and tasks are both given; remove label, or name it in tasks")
+        if self.positive:
+            raise ValueError(
+                f"positive={self.positive} is for a single label; with tasks, give the positive classes to ingest "
+                "(labeling.positive)"
+            )
+        if self.balance in ("sampler", "repeat"):
+            raise ValueError(
+                f"balance={self.balance} draws images by their only class; use balance=loss, deferred, logits or off "
+                "with tasks"
+            )
+        if self.mixing.is_on:
+            raise ValueError("mixing.* is only for task=classification; remove it, or train on one label of tasks")
+
+    @model_validator(mode="after")
     def _of_two_folds(self) -> Self:
         if self.folds == 1:
             raise ValueError("folds=1 leaves nothing to train on; give folds=0, or at least 2")
         return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Labels by which patients are divided into folds: the label, or those of `tasks`, with numbers last."""
+        return tuple(sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")) or (self.label,)
+
+    @property
+    def asked(self) -> Tree:
+        """Task and labels as `assign` takes them, without `label`."""
+        return {"kind": self.task, "labels": self.labels, "tasks": self.tasks, "weights": self.task_weights}
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""

@@ -62,7 +62,10 @@ def require_task_of_slides(task: TaskName | None) -> None:
         ConfigError: If another task is requested.
     """
     if task not in (None, "classification"):
-        raise ConfigError(f"task={task}, and the images are whole slides, which can only be classified; remove task")
+        raise ConfigError(
+            f"task={task}, and the images are whole slides, which can only be classified by one label; remove task, "
+            "labels and tasks, and give label=..."
+        )
 
 
 def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:

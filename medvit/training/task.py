@@ -14,7 +14,8 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
-from medvit.tasks import NOUNS, OF_CLASSES, Target, TaskName, image_task, is_image_task
+from medvit.tasks import NOUNS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
+from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.transforms.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("medvit")
@@ -120,9 +121,14 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
-def warn_of_ignored(task: TaskName, options: Mapping[str, object], *used_by: TaskName) -> None:
-    """Warn about options that only the tasks `used_by` use, if this is another task."""
-    if task not in used_by:
+def warn_of_ignored(
+    task: TaskName, options: Mapping[str, object], *used_by: TaskName, of_labels: Sequence[TaskName] = ()
+) -> None:
+    """Warn about options that only the tasks `used_by` use, if this is another task.
+
+    `of_labels` are the tasks of the labels of a multi-task model, of which one may use the options.
+    """
+    if not {task, *of_labels} & set(used_by):
         for key, value in options.items():
             log.warning(
                 "%s=%s is ignored: it is an option of %s, and this is %s",
@@ -140,12 +146,16 @@ def assign(
     *,
     kind: TaskName | None = None,
     labels: Sequence[str] = (),
+    tasks: Mapping[str, LabelTaskName] | None = None,
+    weights: Mapping[str, float] | None = None,
     with_val: bool = True,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification. If `kind` is unset, the task is classification if images have
-    the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification. `tasks` are the labels of a multi-task model with their tasks,
+    and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification if
+    images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images
+    is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -153,7 +163,8 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    asked = tuple(labels) if kind == "multilabel" else (label,) if is_image_task(kind) else ()
+    several = {"multilabel": tuple(labels), "multitask": tuple(tasks or {})}
+    asked = several.get(kind, (label,) if is_image_task(kind) else ())
     answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
         raise _without_target(usable, f"a label {' or '.join(map(repr, asked))}" if asked else "a mask")
@@ -161,7 +172,12 @@ def assign(
     val = answered.split("val") if with_val else answered.filter(lambda row: False)
     train = answered.split("train")
     try:
-        return TaskAssignment(kind, _target(kind, train, asked), train, val)
+        target = (
+            MULTITASK.target(train.rows, asked, train.facts, tasks=tasks or {}, weights=weights or {})
+            if kind == "multitask"
+            else _target(kind, train, asked)
+        )
+        return TaskAssignment(kind, target, train, val)
     except DataError as error:
         raise DataError(f"{manifest.folder}: {error}") from None
 

@@ -58,10 +58,13 @@ class EnsembleMember:
             held_out = [row.patient_id in chosen for row in rows]
         return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]
 
-    def split(self, manifest: Manifest, label: str) -> Manifest:
+    def split(self, manifest: Manifest, *labels: str) -> Manifest:
         """Return the manifest with the held-out patients of train and val in the val split, and all others in train.
 
         Other splits, such as test, remain as they are.
+
+        Each fold gets about the same share of each class of the label. With several labels, this applies to the classes
+        of the first, within each of these to the classes of the second, and so on.
 
         Raises:
             DataError: If there are fewer patients than folds.
@@ -74,18 +77,28 @@ class EnsembleMember:
             raise DataError(
                 f"{manifest.folder}: train and val have {num_patients} patients, too few for folds={self.folds}"
             )
-        names = manifest.facts.classes.get(label, ())
-        has_labels = any(label in row.labels for row in rows)
-        known = {name: index for index, name in enumerate(names)}
-        classes = [
-            known.get(row.labels.get(label, ""), -1) if has_labels else 0 if row.mask else -1  # without a target: -1
-            for row in rows
-        ]
-        _, held_out = self.divide(rows, classes)
+        _, held_out = self.divide(rows, _strata(rows, labels, manifest.facts.classes))
         out = {rows[index].image_id for index in held_out}
         learned = {row.image_id for row in rows} - out
         new: dict[str, Literal["train", "val"]] = {**dict.fromkeys(learned, "train"), **dict.fromkeys(out, "val")}
         return replace(manifest, rows=tuple(replace(row, split=new.get(row.image_id, row.split)) for row in manifest))
+
+
+def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return a number for the classes that the labels of each row have, in lexicographic order; -1 without a target.
+
+    If the rows have none of the labels, their target is the mask.
+    """
+    if not any(label in row.labels for row in rows for label in labels):
+        return [0 if row.mask else -1 for row in rows]
+    found = [0] * len(rows)
+    for label in labels:
+        known = {name: index for index, name in enumerate(classes.get(label, ()), start=1)}
+        found = [
+            before * (len(known) + 1) + known.get(row.labels.get(label, ""), 0)
+            for before, row in zip(found, rows, strict=True)
+        ]
+    return [number - 1 for number in found]
 
 
 def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:

@@ -72,9 +72,9 @@ class EnsembleTraining:
         """Images on which the models are trained, or on which they select their best epoch."""
         held_out = bool(self.options.folds) or self.options.keep == "best"
         options = self.options
-        images = images_of(options, self.members[0].split(self.manifest, options.label))
+        images = images_of(options, self.members[0].split(self.manifest, *options.targets))
         preprocess = self.first.start.preprocess
-        task = assign(images, preprocess, options.label, kind=options.task, labels=options.labels, with_val=held_out)
+        task = assign(images, preprocess, options.label, **options.asked, with_val=held_out)
         return [*task.train, *task.val]
 
     def train(self) -> Checkpoint:
@@ -173,7 +173,7 @@ class EnsembleTraining:
         self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
             options,
-            member.split(self.manifest, options.label),
+            member.split(self.manifest, *options.targets),
             self.pretrained,
             self.positive_of,
             seed=member.own_seed,
