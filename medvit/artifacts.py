@@ -37,6 +37,12 @@ CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
 CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
+NOT_SHARING = (
+    "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "
+    "can share a backbone; predict with others alone"
+)
+"""Which checkpoints have a backbone that other models share."""
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -133,15 +139,13 @@ class Checkpoint:
             CheckpointError: As `load`, or if the checkpoint has no adapter, or does not name its backbone.
         """
         folder = Path(folder)
+        is_whole = (folder / WEIGHTS).is_file()
+        if is_whole and not (folder / ADAPTER).is_file():
+            raise CheckpointError(f"{folder} has no {ADAPTER}: {NOT_SHARING}")
         found = cls._read(folder, ADAPTER)
         if not found.model.get("base"):
-            raise CheckpointError(
-                f"{folder} has no {WEIGHTS}, and {MODEL} does not name the backbone that {ADAPTER} belongs to; give "
-                "the complete output of finetune"
-                if not (folder / WEIGHTS).is_file()
-                else f"{folder}: {MODEL} does not name the backbone that {ADAPTER} belongs to; expected a checkpoint "
-                "that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue"
-            )
+            reason = NOT_SHARING if is_whole else f"{WEIGHTS} is missing; give the complete output of finetune"
+            raise CheckpointError(f"{folder}: {MODEL} does not name the backbone that {ADAPTER} belongs to: {reason}")
         return found
 
     @classmethod

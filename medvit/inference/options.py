@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -36,8 +37,11 @@ class SeriesRule(Config):
 class PredictionOptions(Config):
     """Options of inference, without those common to all stages."""
 
-    checkpoint: Path
-    """Folder of the model, made by finetune."""
+    checkpoint: tuple[Path, ...] = Field(min_length=1)
+    """Folder of the model, made by finetune. Several, as checkpoint=[a,b], must be fine-tuned from one backbone: it is
+    loaded once, and images are encoded once for models with the same adapter or none. Each model writes into a folder
+    of its name.
+    """
     source: Location = Field(json_schema_extra={"private": True})
     """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for
     DICOMweb and as pacs://AET@HOST:PORT for DICOM.
@@ -75,6 +79,11 @@ class PredictionOptions(Config):
     device: Device = "auto"
     """Device to run the model on. auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Path) else value
 
     @field_validator("outputs")
     @classmethod

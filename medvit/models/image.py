@@ -162,7 +162,7 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        return _cut(self.head(self._tokens(padded), padded), pixels)
+        return cut(self.head(self._tokens(padded), padded), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
         """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
@@ -171,7 +171,7 @@ class Model(nn.Module):
         """
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
         logits, *lower = self.head.at_levels(self._tokens(padded), padded)
-        return [_cut(logits, pixels), *lower]
+        return [cut(logits, pixels), *lower]
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
@@ -250,7 +250,7 @@ class Model(nn.Module):
         if is_image_task(self.config.kind):
             return torch.stack([self._activated(self(padded[window])) for window in self._windows(padded)]).mean(0)
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
-        return logits[inside].softmax(dim=1)
+        return self._activated(logits[inside])
 
     def _activated(self, logits: Tensor) -> Tensor:
         config = self.config
@@ -304,11 +304,18 @@ def head_of(config: ModelConfig, backbone: Backbone) -> Head:
     if target.parts:
         counts = [image_task(part.task).num_outputs(part.target) for part in target.parts]
         return config.head.build_for_labels(backbone, counts)
-    is_dense = not is_image_task(config.kind)
-    return config.head.build(backbone, len(config.classes) if is_dense else image_task(config.kind).num_outputs(target))
+    return config.head.build(backbone, num_outputs(config))
 
 
-def _cut(logits: Tensor, pixels: Tensor) -> Tensor:
+def num_outputs(config: ModelConfig) -> int:
+    """Return the number of logits of a model; of a multi-task model, that of all its labels."""
+    if not is_image_task(config.kind):
+        return len(config.classes)
+    return image_task(config.kind).num_outputs(config.target)
+
+
+def cut(logits: Float[Tensor, "b l *t"], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *u"]:
+    """Return logits without the padding of the pixels at the end of each axis; those of whole images are unchanged."""
     inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
     return logits if logits.ndim == 2 else logits[inside]
 

@@ -106,7 +106,7 @@ def test_an_adapter_without_the_record_of_its_backbone_is_refused(backbone: Path
     with pytest.raises(CheckpointError, match=r"does not name the backbone that adapter.safetensors belongs to"):
         Checkpoint.load_adapter(full)
     (full / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"has no model.safetensors, and model.yaml does not name the backbone"):
+    with pytest.raises(CheckpointError, match=r"belongs to: model.safetensors is missing"):
         Checkpoint.load(full)
 
 

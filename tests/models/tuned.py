@@ -59,7 +59,9 @@ def tuned_in(
     built = config.backbone.build()
     built.load_state_dict(dict(start.state))
     model = Model(config, built)
-    _disturb(model, 0.1)
+    torch.manual_seed(seed)  # two heads of one seed get the same adapter
+    _disturb(model.backbone, 0.1)
+    _disturb(model.head, 0.1)
     adapter, described = model.stored_adapter(), model.config
     state = model.merged_state()
     has_base = not isinstance(described.peft, FullConfig)
