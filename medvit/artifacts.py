@@ -31,11 +31,11 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "preprocess.json",
     "lineage.json",
 )
-MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
+MODEL_CARD, PATIENTS, FIGURES = "model_card.md", "patients.txt", "figures.json"
 METRICS, STATUS = "metrics.json", "status.csv"
 CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
-CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
+CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS, FIGURES)
 
 NOT_SHARING = (
     "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 
-from medvit.artifacts import MODEL_CARD, Checkpoint
+from medvit.artifacts import FIGURES, MODEL_CARD, Checkpoint
 from medvit.document import code, inert, plain
 from medvit.files.atomic import write_text
 
 
 def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
-    """Write `model_card.md` into the checkpoint folder, with training figures and provenance."""
+    """Write `model_card.md`, with training figures and provenance, and `figures.json` into the checkpoint folder.
+
+    A figure that is not finite is null in `figures.json`.
+    """
     model = checkpoint.model
     classes = model.get("classes")
     lines = [
@@ -47,6 +52,8 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         _advice(figures),
     ]
     write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    write_text(checkpoint.folder / FIGURES, json.dumps(finite, indent=2) + "\n")
 
 
 def _sizes(checkpoint: Checkpoint) -> str:
