@@ -250,6 +250,8 @@ class Row:
     """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies.
     """
+    annotated: tuple[str, ...] | None = None
+    """Foreground classes that are annotated in the label map, if it lacks some (partial labels); None: all classes."""
 
     @property
     def patient_in_any_source(self) -> str:
@@ -333,6 +335,8 @@ class Candidate:
     split: Split | None = None
     shared_uids: frozenset[str] = field(default=frozenset(), repr=False)
     """UIDs of studies and series of its patient that another patient of the source also has."""
+    annotated: tuple[str, ...] | None = None
+    """Foreground classes that are annotated in its label map; None: all classes."""
 
     @property
     def key(self) -> str:

@@ -87,6 +87,8 @@ class Sample:
     target: Num[Tensor, "*t"] | None = None
     affine: Affine | None = None
     spacing: tuple[float, ...] | None = None
+    annotated: Bool[Tensor, "l"] | None = None
+    """Whether each class, the background included, is annotated in the mask; None: all are."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Batch:
     pixels: Float[Tensor, "b c *s"]
     targets: Num[Tensor, "b *t"] | None = None
     rows: tuple[Row, ...] = ()
+    annotated: Bool[Tensor, "b l"] | None = None
+    """Whether each class is annotated in the mask of each image; None: all are in all masks."""
 
     @property
     def inputs(self) -> tuple[Tensor]:
@@ -104,8 +108,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
+        targets, annotated = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.targets, self.annotated)
+        )
+        pixels = self.pixels.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, targets=targets, annotated=annotated)
 
 
 @dataclass(frozen=True)

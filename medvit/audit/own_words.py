@@ -20,8 +20,8 @@ _WRITTEN = """
 acqu acquired
 across action activations active adamw adapted adapter added address admin administrator affine after again against ages
 aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along alpha
-already also altogether always among analyze anatomical anchor anew angles annex annotations another answer answers
-anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
+already also altogether always among analyze anatomical anchor anew angles annex annotated annotations another answer
+answers anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
 artificial ascii asctime asked asks assessment assessments association associations assume assumed attention attn
 attributes audit augment auroc auth authority auto autoindex automatic available average averages away axes axis b2nd
 backbone backend backoff backslash backup backward bags balance balanced base base64 batch batches been before began

@@ -44,12 +44,17 @@ class MeasureMask:
     instances: Mapping[str, int]
 
     def __call__(self, row: Row) -> dict[str, str]:
-        """Return the labels of an image, by label name; without a scale, it has neither volume nor area."""
+        """Return the labels of an image, by label name.
+
+        Without a scale, it has neither volume nor area. Classes that are not annotated in the image have no label.
+        """
         assert row.mask is not None
         labels = self.store.get(row.mask)
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
         found = {}
         for value, name in list(enumerate(self.classes))[1:]:
+            if row.annotated is not None and name not in row.annotated:
+                continue
             for measure in self.measures:
                 text = self._measured(measure, row, labels == value, int(counts[value]))
                 if text is not None:
@@ -137,7 +142,8 @@ def _report(found: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> Non
     for name in names:
         if counts[name] < len(found):
             log.warning(
-                "%s is missing for %d of %d images, which have no physical scale or another dimension",
+                "%s is missing for %d of %d images: they lack a physical scale, have another dimension, or their label "
+                "map does not annotate the class",
                 name,
                 len(found) - counts[name],
                 len(found),

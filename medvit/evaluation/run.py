@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -164,7 +164,8 @@ class Measurement:
             assert image.mask is not None, "images without a truth are excluded"
             assert prediction.mask is not None, "a segmentation model predicts masks"
             masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
-            yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
+            how: dict[str, Any] = {"tolerance_mm": tolerance_mm, "unit": unit, "annotated": row.annotated}
+            yield row, score_case(*masks, prediction.classes, spacing_mm, **how)
 
     def _image_probabilities(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         for row, _, prediction in self._predicted(predictor):

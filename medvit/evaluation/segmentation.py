@@ -49,6 +49,7 @@ def score_case(
     *,
     tolerance_mm: float,
     unit: LengthUnit = "mm",
+    annotated: Sequence[str] | None = None,
 ) -> Scores:
     """Return every `MaskMetric` and the voxel counts of each foreground class (`COUNTED`).
 
@@ -59,7 +60,7 @@ def score_case(
 
     If neither truth nor prediction contains a class, Dice, NSD and HD95 of the class are undefined. If only one of the
     two contains the class, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean.
-    Pixels where the truth is `IGNORED` do not count.
+    Pixels where the truth is `IGNORED` do not count. With `annotated`, the scores of all other classes are NaN.
     """
     found = without_ignored(truth, found, len(classes))
     num_counted = float(truth.size if len(classes) > IGNORED else (truth != IGNORED).sum())
@@ -73,7 +74,8 @@ def score_case(
         own |= {"overlap_voxels": float((true & given).sum()), "counted_voxels": num_counted}
         if truth.ndim == 3 and unit == "mm":
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
-        scores |= {f"{metric}.{name}": value for metric, value in own.items()}
+        is_known = annotated is None or name in annotated
+        scores |= {f"{metric}.{name}": value if is_known else float("nan") for metric, value in own.items()}
     return scores
 
 
@@ -116,8 +118,9 @@ def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
     found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
     for volume in metrics(VolumeMetric):
         for part in _parts(columns, "volume_ml"):
-            volumes = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
-            found[f"{volume.key()}.{part}"] = volume.compute(*volumes)
+            true, given = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
+            is_known = ~np.isnan(true)
+            found[f"{volume.key()}.{part}"] = volume.compute(true[is_known], given[is_known])
     counts = {part: _pooled(columns, part) for part in _parts(columns, "overlap_voxels")}
     for pooled in metrics(PooledMetric) if counts else ():
         values = {part: pooled.compute(pixels) for part, pixels in counts.items()}
@@ -132,7 +135,7 @@ def _parts(columns: Iterable[str], name: str) -> list[str]:
 
 
 def _pooled(columns: Mapping[str, Float[Array, "n"]], part: str) -> PixelCounts:
-    found, true, overlap, counted = (float(columns[f"{name}.{part}"].sum()) for name in COUNTED)
+    found, true, overlap, counted = (float(np.nansum(columns[f"{name}.{part}"])) for name in COUNTED)
     return PixelCounts(overlap=overlap, true=true, found=found, counted=counted)
 
 
@@ -149,10 +152,13 @@ def _mean(values: Float[Array, "n"]) -> float:
 
 
 def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
-    """Return notes on images in which the truth or the prediction lacks a class."""
+    """Return notes on images in which the truth or the prediction lacks a class, or in which it is not annotated."""
     notes = []
     for name in classes[1:]:
-        true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0
+        is_known = ~np.isnan(columns[f"true_voxels.{name}"])
+        if not is_known.all():
+            notes.append(f"{name} is annotated in {is_known.sum()} of {len(is_known)} images; others do not count")
+        true, found = (columns[f"{key}.{name}"][is_known] > 0 for key in ("true_voxels", "voxels"))
         for images, text in (
             (~true & ~found, "absent from truth and prediction; does not count for it"),
             (true & ~found, "missed completely; Dice and NSD are 0, HD95 is the diagonal of the image"),

@@ -213,5 +213,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         part=candidate.item.part,
         patient_is_assumed=candidate.patient.is_assumed,
         patient_any_issuer=_any_issuer(candidate, pseudonyms),
+        annotated=None if taken.mask is None else candidate.annotated,
         **fields,
     )

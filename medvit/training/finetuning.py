@@ -17,6 +17,7 @@ from torch import Tensor
 from medvit.files.atomic import write_weights
 from medvit.hardware import resolve_device
 from medvit.losses.deep_supervision import over_levels
+from medvit.losses.partial_labels import as_annotated, marginal
 from medvit.losses.supervised import Loss
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
@@ -84,6 +85,8 @@ class Finetuning(TrainingModule):
         if isinstance(self.model, BagModel):
             return self.loss(self.model(*batch.inputs), batch.targets, self.progress)
         logits, padded = self.model.at_levels(*batch.inputs), batch.targets
+        if isinstance(batch, Batch) and batch.annotated is not None:
+            logits = [marginal(level, batch.annotated) for level in logits]
         if len(logits) > 1:
             padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
         return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
@@ -120,7 +123,8 @@ class Finetuning(TrainingModule):
         assert batch.targets is not None
         predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            counts = _counted_overlaps(batch.targets, predictions.argmax(dim=1), predictions.shape[1])
+            assert isinstance(batch, Batch)
+            counts = _counted_overlaps(batch, predictions.argmax(dim=1), predictions.shape[1])
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((predictions.cpu(), batch.targets.cpu()))
@@ -227,11 +231,10 @@ def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
     model.eval().to(device)
     before, after = [], []
     for batch in validation:
-        assert batch.targets is not None
         found = model.predict(batch.pixels.to(device)).argmax(dim=1).cpu()
         largest = [torch.from_numpy(keep_largest(mask.numpy(), range(1, len(classes)))) for mask in found]
-        before.append(_counted_overlaps(batch.targets.cpu(), found, len(classes)))
-        after.append(_counted_overlaps(batch.targets.cpu(), torch.stack(largest), len(classes)))
+        before.append(_counted_overlaps(batch.to("cpu"), found, len(classes)))
+        after.append(_counted_overlaps(batch.to("cpu"), torch.stack(largest), len(classes)))
     model.cpu()
     return torch.stack([torch.cat(before), torch.cat(after)])
 
@@ -245,8 +248,12 @@ def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...
     )
 
 
-def _counted_overlaps(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:
-    """Return the overlaps of masks, without ignored pixels."""
+def _counted_overlaps(batch: Batch, found: Tensor, num_classes: int) -> Tensor:
+    """Return the overlaps of masks, without ignored pixels and classes that are not annotated."""
+    truth = batch.targets
+    assert truth is not None
+    if batch.annotated is not None:
+        found = as_annotated(found, batch.annotated)
     if num_classes <= IGNORED:
         found = found.where(truth != IGNORED, IGNORED)
     return overlaps(truth, found, num_classes)

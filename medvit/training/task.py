@@ -188,7 +188,19 @@ def _target(kind: TaskName, train: Manifest, labels: Sequence[str]) -> Target:
     classes = train.facts.mask_classes
     if len(classes) < 2:
         raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")
+    _require_annotated(train, classes)
     return Target("", tuple(classes))
+
+
+def _require_annotated(train: Manifest, classes: Sequence[str]) -> None:
+    """Check that each foreground class is annotated in a training image."""
+    known = {name for row in train for name in (classes if row.annotated is None else row.annotated)}
+    missing = [name for name in classes[1:] if name not in known]
+    if missing:
+        raise DataError(
+            f"the class {missing[0]} is annotated in none of the {len(train)} training images; ingest images in which "
+            "it is annotated, or ingest again without it in labeling.mask_classes"
+        )
 
 
 def _log_missing(usable: Manifest, answered: Manifest, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from medvit.dataset.manifest import Manifest
+from medvit.dataset.measures import with_measures
+from medvit.engine import EngineConfig
 from medvit.errors import DataError
 from pipelines.ingest import ingest
 from pipelines.merge import merge
@@ -49,6 +52,14 @@ def test_volumes_are_voxels_times_their_size_and_an_absent_class_has_none(tmp_pa
     assert sorted(row.labels["objects_spleen"] for row in manifest) == ["0", "1", "1"]
     assert manifest.facts.positive == {"present_liver": "yes", "present_spleen": "yes"}
     assert "volume_ml_spleen" in manifest.facts.classes
+
+
+def test_a_class_that_is_not_annotated_in_an_image_is_not_measured_there(tmp_path: Path) -> None:
+    manifest = volumes(tmp_path, measures=["present"])
+    rows = [replace(row, labels={}, annotated=("liver",)) for row in manifest]
+    classes = manifest.facts.mask_classes
+    found = with_measures(rows, manifest.store, classes, ["present"], engine=EngineConfig())
+    assert [dict(row.labels) for row in found] == [{"present_liver": "yes"}] * 3
 
 
 def test_presence_in_slices_is_that_of_the_slice_and_not_of_the_volume(tmp_path: Path) -> None:

@@ -101,3 +101,29 @@ def test_pooled_dice_is_that_of_all_counted_pixels_together() -> None:
     assert metrics["specificity_pooled"].value == pytest.approx(1 - 3 / (15 + 20 - 12))
     assert metrics["dice_pooled"].low == pytest.approx(2 * 1 / 4)
     assert metrics["dice_pooled"].high == pytest.approx(2 * 8 / 20)
+
+
+def test_classes_that_are_not_annotated_have_no_score() -> None:
+    truth, found = np.zeros((2, 4, 4, 4), np.uint8)
+    truth[0], found[0, :2], found[2:] = 1, 1, 2
+    classes = ("background", "a", "b")
+    how = {"tolerance_mm": 1.0}
+    full = score_case(truth, found, classes, SPACING_MM, **how)
+    only_a = score_case(truth, found, classes, SPACING_MM, **how, annotated=("a",))
+    assert only_a.keys() == full.keys()
+    assert {name: value for name, value in only_a.items() if name.endswith(".a")} == {
+        name: value for name, value in full.items() if name.endswith(".a")
+    }
+    assert all(math.isnan(value) for name, value in only_a.items() if name.endswith(".b"))
+    rows = [Row(str(n), str(n), "", "", "CT", "volume", "d", "test", (1, 4, 4, 4), "int16", "0") for n in range(2)]
+    both = score_case(truth, truth, classes, SPACING_MM, **how)
+    evaluation = evaluate_masks(rows, [only_a, both], classes, resamples=100, seed=0)
+    assert evaluation.metrics["dice.a"].value == pytest.approx((1 + 2 * 8 / 24) / 2)
+    assert evaluation.metrics["dice"].value == evaluation.metrics["dice.a"].value
+    assert math.isnan(evaluation.metrics["dice_pooled.b"].value)
+    assert math.isnan(evaluate_masks(rows[:1], [only_a], classes, resamples=100, seed=0).metrics["dice.b"].value)
+    assert evaluation.metrics["volume_bias_ml.a"].value == pytest.approx(-8 * 2.0 / 1000 / 2)
+    assert evaluation.notes == (
+        "b is annotated in 1 of 2 images; others do not count",
+        "b, in 1 of 1 images: absent from truth and prediction; does not count for it",
+    )

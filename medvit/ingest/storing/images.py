@@ -66,7 +66,8 @@ class ReadAndStore:
         """Store a candidate; return its record.
 
         Raises:
-            DataError: If the image or its field of view cannot be read, or its label map has a class without a name.
+            DataError: If the image or its field of view cannot be read, or its label map has a class without a name or
+                one that is not annotated.
             OutputError: If the store cannot be written.
         """
         from medvit import readers
@@ -79,6 +80,7 @@ class ReadAndStore:
             if self.meaning.are_instances:
                 counted = num_instances(read.mask, self.meaning.ignored)
             field, classes = readers.read_field(candidate.item, read), self.meaning.of(read.mask)
+            self.meaning.require_annotated(classes, candidate.annotated)
             if field is not None:
                 classes, has_ignored = _ignored_outside(classes, field, has_ignored=has_ignored), True
             read = replace(read, mask=classes)
@@ -312,7 +314,8 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
     files = [*item.files, *mask_files(item), *filter(None, (item.field_of_view,))]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
     grid = (item.nifti_form, item.assumed_axes)
-    return [candidate.key, how, grid, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+    partly = [] if candidate.annotated is None else [["annotated", *candidate.annotated]]
+    return [candidate.key, how, grid, *partly, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
