@@ -23,9 +23,9 @@ from medvit.types import Tokens
 class DecoderConfig(HeadConfig):
     """Options of every decoder for segmentation."""
 
-    num_supervised: int = Field(default=0, ge=0)
+    num_supervised: int | None = Field(default=None, ge=0)
     """Number of lower resolutions whose logits are also trained (deep supervision), from the second highest downward.
-    They do not affect predictions.
+    They do not affect predictions. Unset: 0; for dynunet with head=own, all but the two lowest.
     """
 
 
