@@ -35,7 +35,9 @@ MODEL_CARD, PATIENTS, FIGURES = "model_card.md", "patients.txt", "figures.json"
 METRICS, STATUS = "metrics.json", "status.csv"
 CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
-CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS, FIGURES)
+FINGERPRINT = "fingerprint.json"
+"""Facts about the training images of a fine-tuned model, and the options that were proposed for them."""
+CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS, FIGURES, FINGERPRINT)
 
 NOT_SHARING = (
     "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "

@@ -157,7 +157,7 @@ class Run:
         write_text(path, json.dumps(before))
         return is_same
 
-    def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
+    def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | float | None) -> None:
         """Replace options in the saved config by the values in use, for options that were inferred from the data.
 
         Options in groups have dotted names, as in `**{"facts.license": "CC0"}`; the other options of the group are

@@ -54,7 +54,10 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
         "crop",
         "applies_to",
         "positive",
+        "foreground",
+        "foreground_by",
         "optim",
+        "loader",
         "trainer",
     )
 
@@ -75,7 +78,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         require_adapter(way, parts.backbone, is_pretrained=config.checkpoint is not None, is_continued=is_continued)
     has_base = not why_no_base(way, parts.backbone, is_continued=is_continued)
     _record(config, run, parts)
-    config.report_exposure(parts.num_images)
+    parts.schedule.report_exposure(parts.num_images)
     parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
@@ -105,7 +108,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     training = ensemble_training(config, run)
     first = training.first
     _record(config, run, first)
-    config.report_exposure(first.num_images)
+    first.schedule.report_exposure(first.num_images)
     checkpoint = training.train().save()
 
     if config.folds:
@@ -129,8 +132,11 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
         crop=None,
         applies_to=None,
         positive=parts.positive,
+        foreground=None,
+        foreground_by=None,
         optim=config.optim.over({}),
-        trainer=config.trainer.in_force,
+        loader=config.loader.over({}),
+        trainer=config.trainer.over({}).in_force,
     )
     slides = embed_manifest(
         parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures
@@ -199,9 +205,14 @@ def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> Non
         crop=made.roi,
         applies_to=made.applies_to,
         positive=made.positive,
+        foreground=parts.foreground.share,
+        foreground_by=parts.foreground.by,
         optim=parts.optim,
-        trainer=config.trainer.in_force,
+        loader=parts.schedule.loader,
+        trainer=parts.schedule.trainer.in_force,
     )
+    if run.leads:
+        parts.proposals.write(run.folder)
 
 
 def _base(config: FinetuneConfig, folder: Path, state: Mapping[str, Tensor]) -> Base | None:
@@ -223,6 +234,7 @@ def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, s
     return {
         "images": images,
         "patients": patients,
-        **config.describe(parts.optim, num_images=parts.num_images),
+        **config.describe(parts.optim, parts.schedule, num_images=parts.num_images),
         "seed": str(config.seed),
+        **parts.proposals.describe(),
     }

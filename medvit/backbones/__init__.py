@@ -155,6 +155,8 @@ class BackboneConfig(Config, ABC):
 
     FOLLOWS_CROP: ClassVar[bool] = False
     """Whether options depend on the size of the crops. If they do, `planned` fills them in."""
+    PLANNED: ClassVar[tuple[str, ...]] = ()
+    """Options that `planned` fills in."""
 
     name: str
     ndim: int | None = None

@@ -71,6 +71,7 @@ class DynUNetConfig(BackboneConfig):
     """U-Net of nnU-Net, usually with its own decoder (`head=own`), for segmentation of images and volumes."""
 
     FOLLOWS_CROP: ClassVar[bool] = True
+    PLANNED: ClassVar[tuple[str, ...]] = ("strides", "kernel_sizes")
 
     name: Literal["dynunet"] = "dynunet"
     strides: tuple[Sides, ...] | None = None

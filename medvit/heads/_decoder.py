@@ -23,9 +23,9 @@ from medvit.types import Tokens
 class DecoderConfig(HeadConfig):
     """Options of every decoder for segmentation."""
 
-    num_supervised: int = Field(default=0, ge=0)
+    num_supervised: int | None = Field(default=None, ge=0)
     """Number of resolutions below the highest whose logits are trained too (deep supervision), in descending order.
-    Predictions use only the highest resolution. 0: no deep supervision.
+    Predictions use only the highest resolution. Unset: 0, or for dynunet with head=own, all but the two lowest.
     """
 
 

@@ -28,7 +28,7 @@ class OwnConfig(DecoderConfig):
         Raises:
             ConfigError: If the backbone has no decoder, or does not support deep supervision at that many resolutions.
         """
-        return OwnHead(backbone, num_classes, self.num_supervised)
+        return OwnHead(backbone, num_classes, self.num_supervised or 0)
 
 
 class OwnHead(Head):

@@ -39,7 +39,7 @@ class VitDetConfig(DecoderConfig):
             ConfigError: If `num_supervised` exceeds the number of lower resolutions.
         """
         head = VitDetHead(backbone, num_classes, self.channels)
-        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
+        head.supervise(self.num_supervised or 0, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

@@ -72,8 +72,8 @@ class FinetuningOptions(TrainingOptions):
     the positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
-    """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or
-    96 voxels per side.
+    """Size of the training crops and of the sliding window. Unset: the median size of the training images for a
+    segmentation, that of the largest one for other tasks, up to 512 pixels or 96 voxels per side.
     """
     balance: Balance = "loss"
     """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw all classes equally often.
@@ -105,11 +105,14 @@ class FinetuningOptions(TrainingOptions):
     """Decay of a moving average of the trained weights, such as 0.999. If set, the averaged weights are validated and
     kept. In the first steps, the decay is smaller. Unset: no average.
     """
-    foreground: Share = 0.5
-    """Fraction of the training crops that are centered on a foreground voxel, for segmentation."""
-    foreground_by: Literal["voxel", "class"] = "voxel"
+    foreground: Share | None = None
+    """Fraction of the training crops that are centered on a foreground voxel, for segmentation. Unset: 0.5 if less than
+    5 % of the voxels are foreground, else 0.33.
+    """
+    foreground_by: Literal["voxel", "class"] | None = None
     """Choice of the foreground voxel on which a crop is centered. voxel: any foreground voxel, so that large classes
     are more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
+    Unset: class if the rarest class has less than 10 % of the voxels of the most frequent one, else voxel.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""

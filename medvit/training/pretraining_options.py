@@ -13,8 +13,11 @@ from medvit.objectives import OptionalObjectiveChoice
 from medvit.peft import OptionalPeftChoice
 from medvit.training.guard import GuardConfig
 from medvit.training.guard.probes import ProbeConfig
+from medvit.training.loading.epochs import LoaderConfig
+from medvit.training.loading.schedule import Schedule
 from medvit.training.options import TrainingOptions
 from medvit.training.self_distillation import SelfDistillationConfig
+from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 from medvit.wsi.locations import MixedSlidesConfig
 
@@ -49,6 +52,13 @@ class PretrainingOptions(TrainingOptions):
     options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on their
     name. For all others: mae.
     """
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Batches and duration."""
+        return Schedule(self.loader, self.trainer)

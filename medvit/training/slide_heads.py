@@ -36,7 +36,7 @@ from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
-from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.training.trainer import Trainer, TrainerConfig, TrainerOptions
 from medvit.types import RunLength
 from medvit.wsi.tiles import TileFlag
 
@@ -68,7 +68,7 @@ def require_task_of_slides(task: TaskName | None) -> None:
         )
 
 
-def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
+def bag_head(head: HeadConfig | None, trainer: TrainerOptions) -> HeadConfig:
     """Return the head for slides: the given one, else gated attention.
 
     Call it before tiles are embedded, which takes long, so that errors are found early.

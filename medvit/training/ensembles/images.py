@@ -65,7 +65,9 @@ class EnsembleTraining:
                 "models of an ensemble are trained one after the other on one device; remove trainer.devices and "
                 "trainer.nodes, or folds and seeds"
             )
-        return self._assemble(self.members[0], self.options)
+        first = self._assemble(self.members[0], self.options)
+        first.proposals.write(self._home(self.members[0]))  # for a resumed run
+        return first
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -83,10 +85,9 @@ class EnsembleTraining:
         Raises:
             DataError: If there are fewer patients than folds, or a split of a model is empty.
         """
-        model, start = self.first.model.config, self.first.start.config
-        fixed = {"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
+        start = self.first.start.config
         planned = {"backbone": start} if self.pretrained is None and start.FOLLOWS_CROP else {}
-        options = self.options.model_copy(update=fixed | planned)
+        options = self.options.model_copy(update=self._fixed | planned)
         self.first.start.backbone.cpu()
         for member in self.members:
             if not (self._home(member) / FIGURES).is_file():
@@ -135,14 +136,31 @@ class EnsembleTraining:
             "images": f"{len(self.rows)}, {divided}",
             "patients": describe_patients(self.rows),
             "models": f"{len(self.members)}, whose predictions are averaged",
-            **self.options.describe(first.optim, num_images=first.num_images),
+            **self.options.describe(first.optim, first.schedule, num_images=first.num_images),
             "seed": str(self.seed),
+            **first.proposals.describe(),
         }
 
     @property
     def leftovers(self) -> list[str]:
         """Return the names of the folders for single models, which only an unfinished run needs."""
         return [self._home(member).name for member in self.members]
+
+    @property
+    def _fixed(self) -> dict[str, object]:
+        """Options of the first model that all models share."""
+        first, model = self.first, self.first.model.config
+        return {
+            "preprocess": first.start.preprocess,
+            "crop": model.roi,
+            "applies_to": model.applies_to,
+            "head": model.head,
+            "positive": model.positive,
+            "loader": first.schedule.loader,
+            "trainer": first.schedule.trainer,
+            "foreground": first.foreground.share,
+            "foreground_by": first.foreground.by,
+        }
 
     def _largest_components(self) -> list[str]:
         """Return the classes whose Dice on held-out images rises if only the largest component is kept.

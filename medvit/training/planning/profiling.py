@@ -6,15 +6,15 @@ import contextlib
 import resource
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from medvit.training.proposals.memory import StoredBytes, stored_for_backward
 
 WARMUP_STEPS = 2
 """Number of untimed warm-up steps: operations are counted in the first, and the second still allocates memory."""
@@ -47,6 +47,7 @@ class Meter(Checkpoint):
         self.measured = Measured()
         self._stack = contextlib.ExitStack()
         self._counter: FlopCounterMode | None = None
+        self._stored = StoredBytes()
         self._since = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -62,7 +63,7 @@ class Meter(Checkpoint):
         if batch_idx == 0:
             self._counter = FlopCounterMode(display=False, custom_mapping=attention_on_cpu())
             self._stack.enter_context(self._counter)
-            self._stack.enter_context(_kept(pl_module, self.measured))
+            self._stored = self._stack.enter_context(stored_for_backward(pl_module))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
@@ -73,6 +74,7 @@ class Meter(Checkpoint):
         if done == 1 and self._counter is not None:
             self._stack.close()
             self.measured.flops = float(self._counter.get_total_flops()) * accumulated
+            self.measured.activation_bytes = self._stored.num_bytes
         if done % accumulated == 0:
             synchronize()
             now = time.perf_counter()
@@ -84,23 +86,6 @@ class Meter(Checkpoint):
         self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
-
-
-@contextlib.contextmanager
-def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
-    """Return a context that sums the bytes that autograd stores for the backward pass, except weights."""
-    own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
-    seen: set[int] = set()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own | seen:
-            seen.add(storage.data_ptr())
-            measured.activation_bytes += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
 
 
 def attention_on_cpu() -> dict[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 
@@ -17,10 +17,12 @@ from medvit.training.planning.slides import PlannedSlides, plan_slides
 from medvit.training.planning.table import MEASURED_STEPS, Sizes
 from medvit.training.pretraining_assembly import AssembledPretraining
 from medvit.training.slide_assembly import AssembledSlides
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import TrainerOptions
+
+TrainerT = TypeVar("TrainerT", bound=TrainerOptions)
 
 
-def shortened(trainer: TrainerConfig) -> TrainerConfig:
+def shortened(trainer: TrainerT) -> TrainerT:
     """Return the trainer options for a few steps on one device, without compilation.
 
     Compilation is off because the operations of compiled steps cannot be counted.
