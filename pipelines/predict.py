@@ -19,6 +19,7 @@ from medvit.inference.series_selection import studies
 from medvit.inference.slide_job import SlideJob, as_slides
 from medvit.inference.worklist import Worklist
 from medvit.readers import find
+from medvit.readers.channels import combined
 from medvit.readers.options import GeometryConfig
 from medvit.sources import fetch_studies
 from medvit.stage import Run, StageConfig, stage
@@ -32,7 +33,7 @@ class PredictConfig(PredictionOptions, StageConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
     IS_PRIVATE: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "outputs", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "channels", "outputs", "device")
 
 
 @stage
@@ -44,13 +45,17 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
     job = make_job(config, checkpoint, names, maker)
     rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
-    run.in_force(applies_to=rule, outputs=job.outputs.names, device=resolve_device(config.device).type)
+    channels = config.channels or job.applies_to.channels
+    run.in_force(
+        applies_to=rule, channels=channels, outputs=job.outputs.names, device=resolve_device(config.device).type
+    )
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
         images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
+        images = combined(images, channels, local.root)
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
         found = studies([*images, *local.refusals], local.root, names, job.applies_to)
         num_ignored += found.num_ignored

@@ -59,7 +59,8 @@ class StudyJob:
             prediction = self.predict(image)
             findings += findings_of(prediction, image, name)
             series = name if len(items) > 1 else ""
-            context = ImageContext(item, self.maker, self.codes, series, image=image, prediction=prediction)
+            # A prediction is on the grid of the first channel, if the image is made of several.
+            context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)
             notes += self.outputs.write(context, folder)
             outputs += sorted(path.name for path in folder.iterdir() if path.name not in outputs)
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import Checkpoint
+from medvit.artifacts import CONFIG, Checkpoint
 from medvit.backbones import Backbone, BackboneConfig
+from medvit.dataset.made_with import MadeWith
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
@@ -19,6 +20,7 @@ from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
@@ -35,10 +37,12 @@ from medvit.training.task import (
     require_channels,
     require_fitting,
     require_turnable,
+    require_whole_patches,
     warn_of_ignored,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
+from medvit.transforms.preprocess import Preprocess
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
@@ -109,8 +113,10 @@ def assemble_finetuning(
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
         mixing.require_pairs(config.loader.batch_size)
+        require_all_channels(task.train, start.preprocess)
     require_decidable(task, config)
-    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
+    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.crop_multiple)
+    require_whole_patches(start.backbone, {"crop": crop})
     require_turnable(crop, config.turned_axes)
     way = config.peft or (LoraConfig() if start.is_trained and start.backbone.has_blocks else FullConfig())
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
@@ -200,6 +206,20 @@ def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
         )
 
 
+def require_all_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Check that no image lacks a named channel, because two images are mixed in all channels.
+
+    Raises:
+        ConfigError: If an image lacks a channel.
+    """
+    num_lacking = sum(bool(set(preprocess.channel_names) - set(row.channels)) for row in manifest)
+    if num_lacking:
+        raise ConfigError(
+            f"mixing needs images with all channels, and {num_lacking} of {len(manifest)} training images lack some; "
+            "set mixing.mixup=0 and mixing.cutmix=0"
+        )
+
+
 def require_decidable(task: TaskAssignment, config: FinetuningOptions) -> None:
     """Check that there are validation masks on which `largest_components` can be decided, if it is set.
 
@@ -256,10 +276,20 @@ def _describe(
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         turned_axes=config.turned_axes,
-        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
+        applies_to=_rule(
+            config.applies_to, AppliesTo(kind=kind, modality=task.modality, channels=_combination(task.train))
+        ),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
     )
+
+
+def _combination(manifest: Manifest) -> ChannelsConfig | None:
+    """Return how ingest combined images into images with named channels; None without them, or if it is unknown."""
+    if not any(row.channels for row in manifest) or not (manifest.folder / CONFIG).is_file():
+        return None
+    tree = MadeWith.read(manifest.folder).option("scanning.channels")
+    return None if tree is None else ChannelsConfig.parse(tree)
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:

@@ -85,7 +85,7 @@ class Finetuning(TrainingModule):
             return self.loss(self.model(*batch.inputs), batch.targets, self.progress)
         logits, padded = self.model.at_levels(*batch.inputs), batch.targets
         if len(logits) > 1:
-            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
+            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.multiple)[:, 0]
         return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
 
     def _mixed_loss(self, mixing: MixingConfig, pixels: Tensor, targets: Tensor) -> Tensor:
