@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import Checkpoint
+from medvit.artifacts import CONFIG, Checkpoint
 from medvit.backbones import Backbone, BackboneConfig
+from medvit.dataset.made_with import MadeWith
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
@@ -22,6 +23,7 @@ from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.tasks import NOUNS, OF_CLASSES, LabelTask, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
@@ -50,10 +52,12 @@ from medvit.training.task import (
     require_channels,
     require_fitting,
     require_turnable,
+    require_whole_patches,
     warn_of_ignored,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
+from medvit.transforms.preprocess import Preprocess
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
@@ -120,7 +124,8 @@ def assemble_finetuning(
     start = start_from(pretrained, config.backbone, followed, task.train, extent)
     record_plan(proposals, config.backbone, start.config, extent)
     _require_usable(config, task, start)
-    crop = proposals.fill("crop", config.crop, lambda: (round_up(extent, start.backbone.patch_size), reason))
+    crop = proposals.fill("crop", config.crop, lambda: (round_up(extent, start.backbone.crop_multiple), reason))
+    require_whole_patches(start.backbone, {"crop": crop})
     require_turnable(crop, config.turned_axes)
     way = proposals.fill("peft", config.peft, lambda: _default_way(start))
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
@@ -139,6 +144,7 @@ def assemble_finetuning(
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
         mixing.require_pairs(schedule.loader.batch_size)
+        require_all_channels(task.train, start.preprocess)
     foreground = propose_foreground(proposals, config, task)
     resume_from = last_checkpoint(folder)
     encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
@@ -255,6 +261,20 @@ def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
         )
 
 
+def require_all_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Check that no image lacks a named channel, because two images are mixed in all channels.
+
+    Raises:
+        ConfigError: If an image lacks a channel.
+    """
+    num_lacking = sum(bool(set(preprocess.channel_names) - set(row.channels)) for row in manifest)
+    if num_lacking:
+        raise ConfigError(
+            f"mixing needs images with all channels, and {num_lacking} of {len(manifest)} training images lack some; "
+            "set mixing.mixup=0 and mixing.cutmix=0"
+        )
+
+
 def require_decidable(task: TaskAssignment, config: FinetuningOptions) -> None:
     """Check that there are validation masks on which `largest_components` can be decided, if it is set.
 
@@ -312,7 +332,9 @@ def _describe(
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         turned_axes=config.turned_axes,
-        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
+        applies_to=_rule(
+            config.applies_to, AppliesTo(kind=kind, modality=task.modality, channels=_combination(task.train))
+        ),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
     )
@@ -331,6 +353,14 @@ def _label_tasks(task: TaskAssignment) -> tuple[LabelTask, ...]:
         )
         for part in task.target.parts
     )
+
+
+def _combination(manifest: Manifest) -> ChannelsConfig | None:
+    """Return how ingest combined images into images with named channels; None without them, or if it is unknown."""
+    if not any(row.channels for row in manifest) or not (manifest.folder / CONFIG).is_file():
+        return None
+    tree = MadeWith.read(manifest.folder).option("scanning.channels")
+    return None if tree is None else ChannelsConfig.parse(tree)
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
