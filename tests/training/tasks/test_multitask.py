@@ -346,10 +346,11 @@ def test_labels_that_do_not_fit_their_task_are_refused(tasks, message):
 
 
 def test_predictions_of_the_same_name_are_refused():
-    facts = replace(FACTS, classes={"a": ("b.c", "d"), "a.b": ("c", "e")})
-    rows = [row(0, **{"a": "d", "a.b": "c"})]
-    with pytest.raises(DataError, match=r"two labels of tasks have predictions named a\.b\.c"):
-        MULTITASK.target(rows, ("a", "a.b"), facts)
+    facts = replace(FACTS, classes={"a": ("b.c", "d"), "a.b": ("c", "e"), "a.d": ("f", "g")})
+    rows = [row(0, **{"a": "d", "a.b": "c", "a.d": "f"})]
+    for other, name in (("a.b", "a.b.c"), ("a.d", "a.d")):
+        with pytest.raises(DataError, match=f"two labels of tasks have predictions or metrics named {name}, "):
+            MULTITASK.target(rows, ("a", other), facts)
 
 
 def test_prompts_of_classes_are_refused_for_several_labels(columns, tmp_path):
