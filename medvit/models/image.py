@@ -17,7 +17,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
 from medvit.peft import PeftChoice
@@ -314,6 +314,11 @@ def head_of(config: ModelConfig, backbone: Backbone) -> Head:
         ConfigError: If the head does not fit the backbone, or does not allow several labels.
     """
     target = config.target
+    if config.head.IS_DECODER and is_image_task(config.kind):
+        raise ConfigError(
+            f"head={config.head.name} gives a result for each pixel, and task={config.kind} one for each image; give "
+            "another head, such as linear or attention"
+        )
     if target.parts:
         counts = [image_task(part.task).num_outputs(part.target) for part in target.parts]
         return config.head.build_for_labels(backbone, counts)

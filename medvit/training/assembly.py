@@ -116,7 +116,7 @@ def assemble_finetuning(
     manifest = images_of(config, manifest)
     log_assumed_patients(manifest)
     followed = config.preprocess_for(manifest, pretrained)
-    task = assign(manifest, followed, config.label, **config.asked, with_val=config.keep == "best")
+    task = assigned(config, manifest, followed, with_val=config.keep == "best")
     proposals = Proposals.of(task.train, folder)
     if pretrained is None:
         followed = propose_preprocess(proposals, config.preprocess, task.kind, task.train)
@@ -224,6 +224,26 @@ def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
     """Return the images of a dataset for training: without skipped flags, and volumes cut into slices if configured."""
     manifest = manifest.without_flags(config.skip_flags)
     return manifest if config.slices is None else config.slices.single().of(manifest)
+
+
+def assigned(
+    config: FinetuningOptions, manifest: Manifest, preprocess: Preprocess, *, with_val: bool
+) -> TaskAssignment:
+    """Return the task that the options request, with its images.
+
+    Raises:
+        DataError: If the images do not allow the task.
+    """
+    return assign(
+        manifest,
+        preprocess,
+        config.label,
+        kind=config.task,
+        labels=config.labels,
+        tasks=config.tasks,
+        weights=config.task_weights,
+        with_val=with_val,
+    )
 
 
 def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Amount, Axis, Count, Share, Tree
+from medvit.config import Amount, Axis, Count, Share
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
@@ -194,6 +194,8 @@ class FinetuningOptions(TrainingOptions):
                 f"balance={self.balance} draws images by their only class; use balance=loss, deferred, logits or off "
                 "with tasks"
             )
+        if self.balance == "logits" and "ordinal" in self.tasks.values():
+            raise ValueError("balance=logits does not work with ordinal labels in tasks; use loss, deferred or off")
         if self.mixing.is_on:
             raise ValueError("mixing.* is only for task=classification; remove it, or train on one label of tasks")
 
@@ -204,14 +206,9 @@ class FinetuningOptions(TrainingOptions):
         return self
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """Labels by which patients are divided into folds: the label, or those of `tasks`, with numbers last."""
+    def fold_labels(self) -> tuple[str, ...]:
+        """Labels whose classes are spread evenly over folds: the label, or those of `tasks`, with numbers last."""
         return tuple(sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")) or (self.label,)
-
-    @property
-    def asked(self) -> Tree:
-        """Task and labels as `assign` takes them, without `label`."""
-        return {"kind": self.task, "labels": self.labels, "tasks": self.tasks, "weights": self.task_weights}
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""
