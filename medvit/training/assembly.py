@@ -16,9 +16,11 @@ from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
 from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
+from medvit.models.sensitivity import measure_sensitivity
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.peft.spt import SptConfig
 from medvit.readers.options import ValuesConfig
 from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
@@ -116,17 +118,10 @@ def assemble_finetuning(
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
     require_averageable(way.recorded(start.backbone), config)
     positive = positive_of(task.train.facts, task.label_classes)
-    model = Model(_describe(config, task, start.config, crop, way, positive), start.backbone)
-    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
-    num_trained = sum(size for size, is_trained in sizes if is_trained)
-    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
-    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
-    require_equal_rates(optim, start.backbone)
-    resume_from = last_checkpoint(folder)
     encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
     train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
-    loader = epoch_loader(
+    load = partial(
+        epoch_loader,
         config.loader,
         train,
         TrainingCrop(
@@ -138,11 +133,22 @@ def assemble_finetuning(
             by_class=config.foreground_by == "class",
         ),
         collate,
-        num_batches=config.trainer.batches_per_epoch,
         seed=seed,
-        start=position_of(resume_from),
         weights=task.odds(config.balance),
     )
+    if isinstance(way, SptConfig):
+        whole = Model(_describe(config, task, start.config, crop, FullConfig(), positive), start.backbone)
+        batches = load(num_batches=way.num_batches)
+        start.backbone.sensitivity = measure_sensitivity(whole, _loss(config, task), batches, seed)
+    model = Model(_describe(config, task, start.config, crop, way, positive), start.backbone)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
+    num_trained = sum(size for size, is_trained in sizes if is_trained)
+    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
+    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
+    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
+    require_equal_rates(optim, start.backbone)
+    resume_from = last_checkpoint(folder)
+    loader = load(num_batches=config.trainer.batches_per_epoch, start=position_of(resume_from))
     module = Finetuning(
         model,
         _loss(config, task),
@@ -178,7 +184,7 @@ def require_whole_weights(way: PeftConfig, strategy: str) -> None:
     Raises:
         ConfigError: If the weights are sharded, but the method needs whole weights and gradients.
     """
-    if way.FINETUNING_ONLY and strategy == "fsdp":
+    if (way.FINETUNING_ONLY or way.NEEDS_SENSITIVITY) and strategy == "fsdp":
         raise ConfigError(
             f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
             "trainer.strategy=ddp, or peft=lora"
