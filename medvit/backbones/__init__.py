@@ -70,6 +70,8 @@ class Backbone(nn.Module, ABC):
     """Names of randomly initialized weights among pretrained ones, such as tokens that a public file lacks."""
     mask_token: Tensor | None = None
     """Mask token (D) from pretraining; masking objectives continue to train it."""
+    sensitivity: Mapping[str, Tensor] | None = None
+    """Sum of squared gradients of the weights that `peft=spt` may choose, by name. None after it has chosen."""
     carried: Carried | None = None
     """Adapter from pretraining, if the checkpoint has one. None after `peft=continue` has resumed it."""
 

@@ -20,9 +20,11 @@ from medvit.heads.dense import DenseConfig
 from medvit.heads.linear import LinearConfig
 from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
+from medvit.models.sensitivity import measure_sensitivity
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.peft.spt import SptConfig
 from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.tasks import NOUNS, OF_CLASSES, LabelTask, LossOptions, image_task, is_image_task
@@ -133,39 +135,39 @@ def assemble_finetuning(
     positive = positive_of(task.train.facts, task.label_classes)
     head = proposals.fill("head", config.head, lambda: _default_head(task))
     head = propose_levels(proposals, head, start)
-    model = Model(_describe(config, task, start.config, crop, way, head, positive), start.backbone)
+    foreground = propose_foreground(proposals, config, task)
+    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
+    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
+    transform = TrainingCrop(
+        config.augment,
+        crop,
+        start.preprocess.intensity,
+        masks=task.kind == "segmentation",
+        foreground=foreground.share or 0.0,
+        by_class=foreground.by == "class",
+    )
+    load = partial(
+        epoch_loader, samples=train, transform=transform, stack=collate, seed=seed, weights=task.odds(config.balance)
+    )
+    described = partial(_describe, config, task, start.config, crop, head=head, positive=positive)
+    model = Model(described(FullConfig() if isinstance(way, SptConfig) else way), start.backbone)
+    schedule = propose_schedule(proposals, config.loader, config.trainer, task, model, start.preprocess)
+    if isinstance(way, SptConfig):
+        batches = load(schedule.loader, num_batches=way.num_batches)
+        start.backbone.sensitivity = measure_sensitivity(model, _loss(config, task), batches, seed)
+        model = Model(described(way), start.backbone)
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
     is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
     optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
     require_equal_rates(optim, start.backbone)
-    schedule = propose_schedule(proposals, config.loader, config.trainer, task, model, start.preprocess)
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
         mixing.require_pairs(schedule.loader.batch_size)
         require_all_channels(task.train, start.preprocess)
-    foreground = propose_foreground(proposals, config, task)
     resume_from = last_checkpoint(folder)
-    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
-    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
-    loader = epoch_loader(
-        schedule.loader,
-        train,
-        TrainingCrop(
-            config.augment,
-            crop,
-            start.preprocess.intensity,
-            masks=task.kind == "segmentation",
-            foreground=foreground.share or 0.0,
-            by_class=foreground.by == "class",
-        ),
-        collate,
-        num_batches=schedule.trainer.batches_per_epoch,
-        seed=seed,
-        start=position_of(resume_from),
-        weights=task.odds(config.balance),
-    )
+    loader = load(schedule.loader, num_batches=schedule.trainer.batches_per_epoch, start=position_of(resume_from))
     module = Finetuning(
         model,
         _loss(config, task),
@@ -259,7 +261,7 @@ def require_whole_weights(way: PeftConfig, strategy: str) -> None:
     Raises:
         ConfigError: If the weights are sharded, but the method needs whole weights and gradients.
     """
-    if way.FINETUNING_ONLY and strategy == "fsdp":
+    if (way.FINETUNING_ONLY or way.NEEDS_SENSITIVITY) and strategy == "fsdp":
         raise ConfigError(
             f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
             "trainer.strategy=ddp, or peft=lora"

@@ -35,9 +35,9 @@ class FinetuningOptions(TrainingOptions):
     peft: OptionalLoraChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
-    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
-    continue: those of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized
-    one.
+    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. spt:
+    the weights with the largest gradients, within a budget. taps: whole layers, those that need it. continue: those of
+    the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the

@@ -124,6 +124,11 @@ def assemble_pretraining(
             f"peft={recorded.name} changes its adapter during fine-tuning, which pretraining does not support; choose "
             "explora, lora or full"
         )
+    if recorded.NEEDS_SENSITIVITY:
+        raise ConfigError(
+            f"peft={recorded.name} chooses weights by the gradients of a task, which pretraining does not have; choose "
+            "explora, lora or full"
+        )
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
