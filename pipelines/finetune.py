@@ -175,6 +175,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
     """Save the options in force of training on pixels, including those that follow the images."""
     made = parts.model.config
+    run.notes += [f"proposed: {each}" for each in parts.proposals.made]
     run.in_force(
         backbone=parts.start.config,
         preprocess=parts.start.preprocess,

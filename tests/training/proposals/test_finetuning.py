@@ -81,6 +81,8 @@ def test_a_model_records_what_was_proposed_and_why(volumes: Path, tmp_path: Path
     assert proposals.keys() == {"crop", "loader.batch_size"}
     assert proposals["crop"]["value"] == [16, 16, 16]
     config, card = read_yaml(made.folder / "config.yaml"), (made.folder / "model_card.md").read_text(encoding="utf-8")
+    comments = (made.folder / "config.yaml").read_text(encoding="utf-8").splitlines()[-2:]
+    assert comments[0] == f"# proposed: crop=[16, 16, 16], because {proposals['crop']['reason']}"
     assert (config["crop"], config["loader"]["batch_size"]) == ([16, 16, 16], proposals["loader.batch_size"]["value"])
     assert f"proposed crop: [16, 16, 16], because {proposals['crop']['reason']}" in card
     assert stored["fingerprint"]["groups"][0]["num_images"] == 8, "of the training split"
