@@ -197,6 +197,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
     """Record the options in force for training on pixels, including those inferred from the images."""
     made = parts.model.config
+    run.notes += [f"proposed: {each}" for each in parts.proposals.made]
     run.in_force(
         backbone=parts.start.config,
         preprocess=parts.start.preprocess,
