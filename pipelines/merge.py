@@ -11,6 +11,7 @@ from medvit import cards
 from medvit.cards import croissant, write_card
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
+from medvit.leakage.merge import LabelMaps
 from medvit.leakage.merge import merge as merge_datasets
 from medvit.stage import Run, StageConfig, stage
 
@@ -28,6 +29,11 @@ class MergeConfig(StageConfig):
     """Replace each volume by this many evenly spaced slices, perpendicular to the axis with the largest spacing. 0
     keeps the volumes.
     """
+    label_maps: LabelMaps = "equal"
+    """Label maps to keep. equal: those of datasets whose classes are all the same; if they differ, all are dropped.
+    union: all label maps, with the classes of all datasets together, by name. A class that a dataset lacks is then not
+    annotated in its images (partial labels).
+    """
 
 
 @stage
@@ -35,7 +41,8 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     """Merge several datasets and keep their splits. An image in several splits is kept in only one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
-    merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+    name = config.output.absolute().name
+    merged = merge_datasets(parts, run.folder, name=name, slices=config.slices, label_maps=config.label_maps)
 
     if merged.left_out:
         log.warning(
