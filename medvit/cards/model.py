@@ -27,6 +27,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
             else []
         ),
         *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
+        *([f"- Regions: {', '.join(map(plain, model['regions']))}"] if model.get("regions") else []),
         *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
         *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
         f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
