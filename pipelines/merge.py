@@ -16,6 +16,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.measures import Measure, label_of, measured_positives, with_measures
 from medvit.engine import EngineConfig
 from medvit.ingest.labels import classes
+from medvit.leakage.merge import LabelMaps
 from medvit.leakage.merge import merge as merge_datasets
 from medvit.stage import Run, StageConfig, stage
 
@@ -39,6 +40,11 @@ class MergeConfig(StageConfig):
     regions.
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    label_maps: LabelMaps = "equal"
+    """Label maps to keep. equal: those of datasets whose classes are all the same; if they differ, all are dropped.
+    union: all label maps, with the classes of all datasets together, by name. A class that a dataset lacks is then not
+    annotated in its images (partial labels).
+    """
 
 
 @stage
@@ -46,7 +52,8 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     """Merge several datasets and keep their splits. An image in several splits is kept in only one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
-    merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+    name = config.output.absolute().name
+    merged = merge_datasets(parts, run.folder, name=name, slices=config.slices, label_maps=config.label_maps)
     manifest = measured(merged.manifest, config.measures, config.engine)
 
     if merged.left_out:

@@ -110,7 +110,7 @@ qnms quadratic quality quarantine query radiographs radiology radiopharmaceutica
 ramp random rank rare rarest rates ratio rationale ratios reached read reader readers reading readings reads reason
 reasons
 recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
-referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regresses
+referringphysicianname refers refresh refreshes refuse refused refuses regex region regions register registers regresses
 regression regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore

@@ -32,6 +32,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
             else []
         ),
         *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
+        *([f"- Regions: {', '.join(map(plain, model['regions']))}"] if model.get("regions") else []),
         *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
         *(
             f"- Label {plain(one['label'])}: {one['task']}, weight {one['weight']:g}"

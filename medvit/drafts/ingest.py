@@ -13,6 +13,7 @@ from medvit.ingest.survey.found import Survey
 from medvit.ingest.survey.names import names_nobody
 from medvit.ingest.survey.screen import classes_in_words
 from medvit.ingest.survey.tables import FoundTable
+from medvit.readers.label_maps import FIELD, FIELD_FOLDERS
 from medvit.records import Split
 from medvit.wsi.slide import FINER
 from medvit.wsi.tiles import MPP
@@ -27,6 +28,7 @@ KEYS = {
     "positive class": "positive",
     "names of label-map values": "mask_classes",
     "meaning of label-map values": "mask_values",
+    "fields of view": "scanning.field_of_view_folder",
     "patient": "patient_from",
     "irregular grids": "geometry.irregular",
     "NIfTI form": "geometry.nifti",
@@ -61,6 +63,7 @@ def draft_ingest(survey: Survey, images: Images, project: Project) -> Draft:
         *_modality(survey, images, project),
         *_labels(survey),
         *_masks(images),
+        *_fields_of_view(survey),
         *_patients(survey),
         *_splits(survey),
         *_geometry(survey),
@@ -154,6 +157,16 @@ def _masks(images: Images) -> Iterator[DraftOption]:
     yield DraftOption(KEYS["names of label-map values"], ["background", "class 1"], text, is_off=True)
     text = "If the values number single objects of one class, such as nuclei:"
     yield DraftOption(KEYS["meaning of label-map values"], "instances", text, is_off=True)
+
+
+def _fields_of_view(survey: Survey) -> Iterator[DraftOption]:
+    number = sum(one.num_files for one in survey.refused if one.text == FIELD)
+    if number:
+        text = (
+            f"{number} files are in folders named mask, beside the label maps. If they are fields of view, which are 0 "
+            "outside, pixels outside count in neither losses nor metrics with:"
+        )
+        yield DraftOption(KEYS["fields of view"], list(FIELD_FOLDERS), text, is_off=True)
 
 
 def _patients(survey: Survey) -> Iterator[DraftOption]:

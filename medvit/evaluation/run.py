@@ -73,8 +73,10 @@ class Measurement:
         return of_task.get(predictor.config.kind, self._of_classes)(predictor)
 
     def _of_masks(self, predictor: ImagePredictor) -> Evaluation:
+        model = predictor.config
         rows, scores, notes = self._collected(self._mask_scores(predictor), "images")
-        return evaluate_masks(rows, scores, predictor.config.classes, notes=notes, **self._bootstrap)
+        scored = (model.classes[0], *model.regions) if model.regions else model.classes
+        return evaluate_masks(rows, scores, scored, notes=notes, **self._bootstrap)
 
     def _of_values(self, predictor: ImagePredictor) -> Evaluation:
         model = predictor.config
@@ -165,6 +167,7 @@ class Measurement:
             assert prediction.mask is not None, "a segmentation model predicts masks"
             masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
             how: dict[str, Any] = {"tolerance_mm": tolerance_mm, "unit": unit, "annotated": row.annotated}
+            how["regions"] = predictor.config.region_map
             yield row, score_case(*masks, prediction.classes, spacing_mm, **how)
 
     def _image_probabilities(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:

@@ -23,6 +23,7 @@ from medvit.metrics import (
     metrics,
 )
 from medvit.records import IGNORED, Row
+from medvit.transforms.regions import Regions
 from medvit.types import Image
 
 Scores = dict[str, float]
@@ -50,8 +51,9 @@ def score_case(
     tolerance_mm: float,
     unit: LengthUnit = "mm",
     annotated: Sequence[str] | None = None,
+    regions: Regions | None = None,
 ) -> Scores:
-    """Return every `MaskMetric` and the voxel counts of each foreground class (`COUNTED`).
+    """Return every `MaskMetric` and the voxel counts of each foreground class, or of each region (`COUNTED`).
 
     For volumes, the scores `volume_ml` and `true_volume_ml` are added.
 
@@ -60,23 +62,31 @@ def score_case(
 
     If neither truth nor prediction contains a class, Dice, NSD and HD95 of the class are undefined. If only one of the
     two contains the class, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean.
-    Pixels where the truth is `IGNORED` do not count. With `annotated`, the scores of all other classes are NaN.
+    Pixels where the truth is `IGNORED` do not count. With `annotated`, the scores of all other classes, and of
+    regions with another class, are NaN.
     """
     found = without_ignored(truth, found, len(classes))
     num_counted = float(truth.size if len(classes) > IGNORED else (truth != IGNORED).sum())
     scores: Scores = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    for index, name in enumerate(classes[1:], start=1):
-        true, given = truth == index, found == index
+    for name, members in _structures(classes, regions).items():
+        true, given = (np.logical_or.reduce([labels == number for number in members]) for labels in (truth, found))
         masks = MaskPair(true, given, spacing_mm, tolerance_mm)
         own = {metric.key(unit): metric.compute(masks) for metric in metrics(MaskMetric)}
         own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
         own |= {"overlap_voxels": float((true & given).sum()), "counted_voxels": num_counted}
         if truth.ndim == 3 and unit == "mm":
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
-        is_known = annotated is None or name in annotated
+        is_known = annotated is None or all(classes[member] in annotated for member in members)
         scores |= {f"{metric}.{name}": value if is_known else float("nan") for metric, value in own.items()}
     return scores
+
+
+def _structures(classes: Sequence[str], regions: Regions | None) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of the classes in each structure to score: a region, or a foreground class."""
+    if regions is None:
+        return {name: (number,) for number, name in enumerate(classes) if number}
+    return dict(zip(regions.names, regions.members, strict=True))
 
 
 def without_ignored(truth: Int[Array, "*s"], found: Int[Array, "*s"], num_classes: int) -> Int[Array, "*s"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from medvit.errors import ConfigError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
 from medvit.tasks import Target, TaskName, is_image_task
+from medvit.transforms.regions import PRESENT, Regions
 from medvit.types import Image, Prediction
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Imag
     if is_image_task(config.kind):
         return prediction_of(config.kind, config.target, found.cpu().numpy())
     shape, crop = image.pixels.shape[1:], prepared.crop
-    mask = mask_on_grid(found, shape if crop is None else (crop.side, crop.side))
+    grid, regions = shape if crop is None else (crop.side, crop.side), config.region_map
+    mask = mask_on_grid(found, grid) if regions is None else regions_on_grid(found, grid, regions)
     mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
     mask = keep_largest(mask, [config.classes.index(name) for name in config.largest_components])
     return Prediction(config.classes, mask=mask, affine=image.affine)
@@ -165,19 +167,35 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
     volumes of the target size instead of one per class.
     """
     import torch
-    from torch.nn import functional as F
 
-    same = tuple(probabilities.shape[1:]) == tuple(shape)
     best = torch.full(shape, -torch.inf, device=probabilities.device)
     mask = torch.zeros(shape, dtype=torch.uint8 if len(probabilities) <= 256 else torch.int32, device=best.device)
-    for label, probability in enumerate(probabilities):
-        if not same:
-            mode = "trilinear" if len(shape) == 3 else "bilinear"
-            probability = F.interpolate(probability[None, None], size=shape, mode=mode, align_corners=False)[0, 0]
+    for label, probability in enumerate(_each_on_grid(probabilities, shape)):
         wins = probability > best
         mask[wins] = label
         best = torch.where(wins, probability, best)
     return np.asarray(mask.cpu().numpy())
+
+
+def regions_on_grid(probabilities: Float[Tensor, "r *s"], shape: tuple[int, ...], regions: Regions) -> Int[Array, "*t"]:
+    """Return the label map of the probabilities of regions on a grid of another size, as `mask_on_grid` does."""
+    mask = np.zeros(shape, dtype=np.min_scalar_type(max(regions.written)))
+    for label, probability in zip(regions.written, _each_on_grid(probabilities, shape), strict=True):
+        mask[(probability > PRESENT).cpu().numpy()] = label
+    return mask
+
+
+def _each_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Iterator[Float[Tensor, "*t"]]:
+    """Yield the probabilities of each class or region, interpolated to a grid over the same field of view."""
+    from torch.nn import functional as F
+
+    same = tuple(probabilities.shape[1:]) == tuple(shape)
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    for probability in probabilities:
+        if same:
+            yield probability
+        else:
+            yield F.interpolate(probability[None, None], size=shape, mode=mode, align_corners=False)[0, 0]
 
 
 def precision_on(device: torch.device) -> AbstractContextManager[object]:

@@ -7,13 +7,15 @@ the datasets, the name of the dataset is added to the label as a prefix.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Int, Num
 from numpy import ndarray as Array
 
 from medvit.attributes import MAPPING, OFFERED
@@ -24,13 +26,18 @@ from medvit.dicom.header import RADIOGRAPHS
 from medvit.errors import DataError
 from medvit.leakage import Check, Overlap, find_overlaps
 from medvit.leakage.perceptual_hash import hash_image
-from medvit.records import Row, Split
+from medvit.records import IGNORED, Row, Split
 
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 """Splits by priority: an image shared by several splits remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
 """Facts that splits must not share, and their names in messages."""
 LEAKAGE = "leakage"
+LabelMaps = Literal["equal", "union"]
+Numbers = Int[Array, "256"]
+"""Number of each class of a dataset among the united classes."""
+_UNNAMED = re.compile(r"(class|value) \d+")
+"""Names that ingest gives to classes without a name."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +58,34 @@ values.
 """
 
 
-def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
+def merge(
+    parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0, label_maps: LabelMaps = "equal"
+) -> Merged:
     """Merge datasets into a folder. The arrays are linked or copied into its store; the manifest is not written.
 
     If `slices` is set, each volume is replaced by this many evenly spaced slices across its axis of coarsest spacing.
 
     Raises:
-        DataError: If two datasets contain the same image, by its pseudonym.
+        DataError: If two datasets contain the same image, by its pseudonym, or if the classes of their label maps
+            cannot be united by name.
         OutputError: If the pixels cannot be linked or copied.
     """
     _require_distinct(parts)
     left_out = _leaking(parts)
-    keys, masks = _ambiguous(parts), _masks(parts)
+    keys, masks = _ambiguous(parts), _united(parts) if label_maps == "union" else _masks(parts)
     store, rows = Store(folder / "images"), []
     for part in parts:
+        numbers = _numbers(part.facts.mask_classes, masks)
         for row in part.filter(lambda row: row.image_id not in left_out):
             labels = _labels(row.labels, part.facts.name, keys)
-            labeled = replace(row, labels=labels, mask=row.mask if masks else None)
+            labeled = replace(row, labels=labels) if masks else replace(row, labels=labels, mask=None, annotated=None)
+            if numbers is not None and labeled.mask is not None:
+                annotated = tuple(part.facts.mask_classes[1:]) if row.annotated is None else row.annotated
+                labeled = replace(labeled, annotated=annotated if len(annotated) < len(masks) - 1 else None)
             if slices and row.kind == "volume":
-                rows += _sliced(labeled, part.store, store, slices)
+                rows += _sliced(labeled, part.store, store, slices, numbers)
             else:
-                rows.append(_taken_over(labeled, part.store, store))
+                rows.append(_taken_over(labeled, part.store, store, numbers))
     facts = Facts(
         name,
         license=_listed(part.facts.license for part in parts),
@@ -179,17 +193,59 @@ def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
     return meanings.pop() if len(meanings) == 1 else ()
 
 
-def _taken_over(row: Row, theirs: Store, ours: Store) -> Row:
-    for address in filter(None, (row.sha256, row.mask)):
-        ours.link(theirs, address)
+def _united(parts: Sequence[Manifest]) -> tuple[str, ...]:
+    """Return the classes of all label maps together; classes of one name are one class.
+
+    Raises:
+        DataError: If their backgrounds have different names, a class has no name, or there are too many classes.
+    """
+    with_masks = [part for part in parts if any(row.mask for row in part)]
+    names = tuple(dict.fromkeys(name for part in with_masks for name in part.facts.mask_classes))
+    for part in with_masks if _masks(parts) != names else ():
+        classes = part.facts.mask_classes
+        unnamed = [one for one in classes if _UNNAMED.fullmatch(one)]
+        if unnamed or not classes:
+            raise DataError(
+                f"{part.folder}: classes of its label maps have no names ({', '.join(unnamed) or 'instances'}), and "
+                "label_maps=union unites classes by name; ingest it again with labeling.mask_classes"
+            )
+        if classes[0] != names[0]:
+            raise DataError(
+                f"{part.folder}: the background of its label maps is {classes[0]!r}, and {names[0]!r} in another "
+                "dataset; ingest one of them again with the same name first in labeling.mask_classes"
+            )
+    if len(names) > IGNORED:
+        raise DataError(f"the label maps have {len(names)} classes together; expected at most {IGNORED}")
+    return names
+
+
+def _numbers(classes: Sequence[str], united: Sequence[str]) -> Numbers | None:
+    """Return the number of each class of a dataset among the united classes; None if they are the same."""
+    if not united or tuple(classes) == tuple(united):
+        return None
+    numbers = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
+    numbers[: len(classes)] = [united.index(name) for name in classes]
+    return numbers
+
+
+def _taken_over(row: Row, theirs: Store, ours: Store, numbers: Numbers | None) -> Row:
+    ours.link(theirs, row.sha256)
+    if row.mask is None:
+        return row
+    if numbers is not None:
+        return replace(row, mask=ours.put(numbers[theirs.get(row.mask)]))
+    ours.link(theirs, row.mask)
     return row
 
 
-def _sliced(row: Row, theirs: Store, ours: Store, count: int) -> list[Row]:
+def _sliced(row: Row, theirs: Store, ours: Store, count: int, numbers: Numbers | None) -> list[Row]:
     spacing = row.spacing_mm or (1.0, 1.0, 1.0)
     axis = max(range(3), key=lambda n: (spacing[n], n))
     pixels = slices_of(theirs.get(row.sha256), axis, count)
-    masks = None if row.mask is None else dict(slices_of(theirs.get(row.mask)[None], axis, count))
+    masks = None
+    if row.mask is not None:
+        labels = theirs.get(row.mask)
+        masks = dict(slices_of((labels if numbers is None else numbers[labels])[None], axis, count))
     return [
         replace(
             row,

@@ -6,6 +6,7 @@ It applies to segmentation, per image and class: 2 |A and B| / (|A| + |B|); NaN 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -34,11 +35,21 @@ def dice(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> float:
 
 def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes: int) -> Float[Tensor, "b 2 f"]:
     """Count the intersection and the sum of voxels of both label maps, per image and foreground class."""
+    return region_overlaps(truth, found, [[label] for label in range(1, num_classes)])
+
+
+def region_overlaps(
+    truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], members: Sequence[Sequence[int]]
+) -> Float[Tensor, "b 2 r"]:
+    """Count the intersection and the sum of voxels of both label maps, per image and region.
+
+    `members` lists the classes in each region.
+    """
     import torch
 
     pairs = []
-    for label in range(1, num_classes):
-        true, given = truth == label, found == label
+    for labels in members:
+        true, given = (torch.stack([maps == label for label in labels]).any(dim=0) for maps in (truth, found))
         pairs.append(
             torch.stack([(given & true).flatten(1).sum(1), given.flatten(1).sum(1) + true.flatten(1).sum(1)], dim=1)
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +26,7 @@ from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
 from medvit.tasks import LabelTarget, LabelTask, Target, TargetScale, TaskName, image_task, is_image_task
 from medvit.transforms.padding import pad_about, pad_to_multiple
+from medvit.transforms.regions import Regions
 from medvit.types import Tokens
 
 
@@ -94,6 +95,10 @@ class ModelConfig(Config):
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     turned_axes: tuple[Axis, Axis] | None = None
     """Two spatial axes; the input is also turned in their plane by 90, 180 and 270 degrees."""
+    regions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Classes in each region that a segmentation predicts. Empty: it predicts the classes."""
+    regions_class_order: tuple[str, ...] = ()
+    """Class that each region writes into the label map, over those of the regions before it."""
     largest_components: tuple[str, ...] = ()
     """Classes of which only the largest connected component of a predicted mask is kept, as chosen on the val split."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
@@ -115,6 +120,11 @@ class ModelConfig(Config):
     def image_task(self) -> TaskName:
         """Name of the task in `medvit.tasks` that defines the targets and predictions of images."""
         return self.kind
+
+    @property
+    def region_map(self) -> Regions | None:
+        """Regions that the model predicts; None if it predicts classes."""
+        return Regions.of(self.regions, self.regions_class_order, self.classes) if self.regions else None
 
     @property
     def target(self) -> Target:
@@ -181,8 +191,9 @@ class Model(nn.Module):
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return float32 predictions, using a sliding window, and mirrored and turned passes if configured.
 
-        They are probabilities or, for a regression, numbers in the unit of the label. If an image with one result is
-        larger than the training crops, its predictions are the mean over crops that cover it.
+        They are probabilities (of regions, if the model predicts regions) or, for a regression, numbers in the unit of
+        the label. If an image with one result is larger than the training crops, its predictions are the mean over
+        crops that cover it.
         """
         is_dense = self.config.kind == "segmentation"
         passes = []
@@ -190,6 +201,11 @@ class Model(nn.Module):
             found = self._predictions(self._turned(pixels.flip(axes), turns))
             passes.append(self._turned(found, -turns).flip(axes) if is_dense else found)
         return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
+
+    def label_map(self, predictions: Float[Tensor, "b l *s"]) -> Int[Tensor, "b *s"]:
+        """Return the label map of the predictions of a segmentation."""
+        regions = self.config.region_map
+        return predictions.argmax(dim=1) if regions is None else regions.label_map(predictions)
 
     def keep_components(self, names: tuple[str, ...]) -> None:
         """Set the classes of which only the largest connected component is kept."""
@@ -268,7 +284,7 @@ class Model(nn.Module):
     def _activated(self, logits: Tensor) -> Tensor:
         config = self.config
         if not is_image_task(config.kind):
-            return logits.float().softmax(dim=1)
+            return logits.float().sigmoid() if config.regions else logits.float().softmax(dim=1)
         return image_task(config.kind).predictions(logits, config.target)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
@@ -328,7 +344,7 @@ def head_of(config: ModelConfig, backbone: Backbone) -> Head:
 def num_outputs(config: ModelConfig) -> int:
     """Return the number of logits of a model; of a multi-task model, that of all its labels."""
     if not is_image_task(config.kind):
-        return len(config.classes)
+        return len(config.regions or config.classes)
     return image_task(config.kind).num_outputs(config.target)
 
 

@@ -61,7 +61,7 @@ class HeadStack(Model):
 
     def predict_each(self, pixels: Float[Tensor, "b c *s"]) -> dict[str, Float[Tensor, "b l *t"]]:
         """Return the predictions of each model, by name."""
-        sizes = [len(model.config.classes) for model in self._models()]
+        sizes = [len(model.config.regions or model.config.classes) for model in self._models()]
         return dict(zip(self.names, self.predict(pixels).split(sizes, dim=1), strict=True))
 
     def _activated(self, logits: Tensor) -> Tensor:

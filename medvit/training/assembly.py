@@ -18,6 +18,7 @@ from medvit.errors import ConfigError
 from medvit.heads import HeadConfig
 from medvit.heads.dense import DenseConfig
 from medvit.heads.linear import LinearConfig
+from medvit.losses.regions import regions_loss
 from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.models.sensitivity import measure_sensitivity
@@ -208,6 +209,7 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
     warn_of_ignored(task.kind, config.set_for_regression, "regression", of_labels=of_labels)
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     require_decidable(task, config)
+    require_whole_labels(task, config)
 
 
 def _default_way(start: InitialModel) -> tuple[PeftConfig, str]:
@@ -250,7 +252,8 @@ def assigned(
 
 def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:
     if not is_image_task(task.kind):
-        return segmentation_loss()
+        regions = config.region_map(task.classes)
+        return segmentation_loss() if regions is None else regions_loss(regions.members, len(task.classes))
     options = LossOptions(config.smoothing, config.balance, config.regression_loss)
     return image_task(task.kind).loss(task.train.rows, task.target, options)
 
@@ -301,12 +304,31 @@ def require_decidable(task: TaskAssignment, config: FinetuningOptions) -> None:
     """Check that there are validation masks on which `largest_components` can be decided, if it is set.
 
     Raises:
-        ConfigError: If the task is not a segmentation, or the val split is not used.
+        ConfigError: If the task is not a segmentation, regions are predicted, or the val split is not used.
     """
+    if config.largest_components and config.regions:
+        raise ConfigError(
+            "largest_components=true is decided for classes, and regions overlap; set largest_components=false, or "
+            "remove regions"
+        )
     if config.largest_components and (task.kind != "segmentation" or config.keep == "last"):
         found = "keep=last does not use" if task.kind == "segmentation" else f"{NOUNS[task.kind]} does not have"
         raise ConfigError(
             f"largest_components=true is decided on masks of the val split, which {found}; set largest_components=false"
+        )
+
+
+def require_whole_labels(task: TaskAssignment, config: FinetuningOptions) -> None:
+    """Check that all classes are annotated in all label maps if regions are predicted.
+
+    Raises:
+        ConfigError: If a label map has partial labels.
+    """
+    num_partly = sum(row.annotated is not None for part in (task.train, task.val) for row in part)
+    if config.regions and task.kind == "segmentation" and num_partly:
+        raise ConfigError(
+            f"regions need label maps in which all classes are annotated; found {num_partly} with some of them "
+            "(labeling.annotated): remove regions, or give a dataset without these images"
         )
 
 
@@ -354,6 +376,8 @@ def _describe(
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         turned_axes=config.turned_axes,
+        regions=config.regions if task.kind == "segmentation" else {},
+        regions_class_order=config.regions_class_order if task.kind == "segmentation" else (),
         applies_to=_rule(
             config.applies_to, AppliesTo(kind=kind, modality=task.modality, channels=_combination(task.train))
         ),

@@ -20,7 +20,7 @@ from medvit.losses.deep_supervision import over_levels
 from medvit.losses.partial_labels import as_annotated, marginal
 from medvit.losses.supervised import Loss
 from medvit.metrics.dice import METRIC as DICE
-from medvit.metrics.dice import mean_dice, overlaps
+from medvit.metrics.dice import mean_dice, overlaps, region_overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
 from medvit.models.weight_average import WeightAverage
@@ -33,6 +33,7 @@ from medvit.training.sharding import whole
 from medvit.transforms.augmentation.mixing import MixingConfig, apply_mixture, draw_mixture
 from medvit.transforms.components import keep_largest
 from medvit.transforms.padding import pad_to_multiple
+from medvit.transforms.regions import Regions
 from medvit.types import Bags, Batch, RunLength
 
 log = logging.getLogger("medvit")
@@ -124,7 +125,8 @@ class Finetuning(TrainingModule):
         predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
             assert isinstance(batch, Batch)
-            counts = _counted_overlaps(batch, predictions.argmax(dim=1), predictions.shape[1])
+            found, regions = self.model.label_map(predictions), self.model.config.region_map
+            counts = _counted_overlaps(batch, found, self.model.config.classes, regions)
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((predictions.cpu(), batch.targets.cpu()))
@@ -233,8 +235,8 @@ def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
     for batch in validation:
         found = model.predict(batch.pixels.to(device)).argmax(dim=1).cpu()
         largest = [torch.from_numpy(keep_largest(mask.numpy(), range(1, len(classes)))) for mask in found]
-        before.append(_counted_overlaps(batch.to("cpu"), found, len(classes)))
-        after.append(_counted_overlaps(batch.to("cpu"), torch.stack(largest), len(classes)))
+        before.append(_counted_overlaps(batch.to("cpu"), found, classes))
+        after.append(_counted_overlaps(batch.to("cpu"), torch.stack(largest), classes))
     model.cpu()
     return torch.stack([torch.cat(before), torch.cat(after)])
 
@@ -248,12 +250,14 @@ def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...
     )
 
 
-def _counted_overlaps(batch: Batch, found: Tensor, num_classes: int) -> Tensor:
-    """Return the overlaps of masks, without ignored pixels and classes that are not annotated."""
+def _counted_overlaps(batch: Batch, found: Tensor, classes: Sequence[str], regions: Regions | None = None) -> Tensor:
+    """Return the overlaps of masks by class or region, without ignored pixels and classes that are not annotated."""
     truth = batch.targets
     assert truth is not None
     if batch.annotated is not None:
         found = as_annotated(found, batch.annotated)
-    if num_classes <= IGNORED:
+    if len(classes) <= IGNORED:
         found = found.where(truth != IGNORED, IGNORED)
-    return overlaps(truth, found, num_classes)
+    if regions is not None:
+        return region_overlaps(truth, found, regions.members)
+    return overlaps(truth, found, len(classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +20,7 @@ from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
 from medvit.transforms.augmentation.options import FinetuningAugmentation
+from medvit.transforms.regions import Regions
 from medvit.wsi.locations import SlidesConfig
 
 
@@ -114,6 +115,15 @@ class FinetuningOptions(TrainingOptions):
     are more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
     Unset: class if the rarest class has less than 10 % of the voxels of the most frequent one, else voxel.
     """
+    regions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Regions to segment in place of classes: the classes in each, such as {tumor: [edema, core], core: [core]}. They
+    may overlap; each is a binary segmentation, and metrics are per region. Empty: the classes, which exclude each
+    other.
+    """
+    regions_class_order: tuple[str, ...] = ()
+    """Class that each of `regions` writes into a predicted label map, in their order, such as [edema, core]. A region
+    overwrites the classes of the regions before it.
+    """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     largest_components: bool = False
@@ -200,6 +210,23 @@ class FinetuningOptions(TrainingOptions):
             raise ValueError("mixing.* is only for task=classification; remove it, or train on one label of tasks")
 
     @model_validator(mode="after")
+    def _regions_write_classes(self) -> Self:
+        if len(self.regions) != len(self.regions_class_order):
+            raise ValueError(
+                f"regions has {len(self.regions)} regions and regions_class_order {len(self.regions_class_order)} "
+                "classes; give the class that each region writes"
+            )
+        return self
+
+    def region_map(self, classes: Sequence[str]) -> Regions | None:
+        """Return the regions to segment, of label maps with these classes; None if there are none.
+
+        Raises:
+            ConfigError: If they do not fit the classes.
+        """
+        return Regions.of(self.regions, self.regions_class_order, classes) if self.regions else None
+
+    @model_validator(mode="after")
     def _of_two_folds(self) -> Self:
         if self.folds == 1:
             raise ValueError("folds=1 leaves nothing to train on; give folds=0, or at least 2")
@@ -232,7 +259,7 @@ class FinetuningOptions(TrainingOptions):
     @property
     def set_for_segmentation(self) -> dict[str, object]:
         """Options that apply only to segmentation and that differ from their defaults."""
-        return self._set("foreground", "foreground_by")
+        return self._set("foreground", "foreground_by") | self._set_for_regions
 
     @property
     def set_for_pixels(self) -> dict[str, object]:
@@ -240,6 +267,7 @@ class FinetuningOptions(TrainingOptions):
         given = self._set(
             "crop", "keep", "overlap", "mirrored_axes", "turned_axes", "applies_to", "foreground", "foreground_by"
         )
+        given |= self._set_for_regions
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
         augmented = {} if self.augment == FinetuningAugmentation() else {"augment": "..."}
         return given | kept | augmented | self._set_for_mixing
@@ -247,6 +275,12 @@ class FinetuningOptions(TrainingOptions):
     @property
     def _set_for_mixing(self) -> dict[str, object]:
         return {f"mixing.{key}": value for key, value in self.mixing.model_dump().items() if value}
+
+    @property
+    def _set_for_regions(self) -> dict[str, object]:
+        if not self.regions:
+            return {}
+        return {"regions": "{...}", "regions_class_order": ",".join(self.regions_class_order)}
 
     def _set(self, *keys: str) -> dict[str, object]:
         return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}

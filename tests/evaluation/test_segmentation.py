@@ -7,6 +7,7 @@ import pytest
 
 from medvit.evaluation.segmentation import evaluate_masks, score_case
 from medvit.records import IGNORED, Row
+from medvit.transforms.regions import Regions
 
 CLASSES = ("background", "organ")
 SPACING_MM = (0.8, 1.0, 2.5)
@@ -127,3 +128,20 @@ def test_classes_that_are_not_annotated_have_no_score() -> None:
         "b is annotated in 1 of 2 images; others do not count",
         "b, in 1 of 1 images: absent from truth and prediction; does not count for it",
     )
+
+
+def test_a_region_has_the_scores_of_the_union_of_its_classes() -> None:
+    generator = np.random.default_rng(0)
+    truth, found = generator.integers(0, 3, (2, 6, 6, 4))
+    classes, how = ("background", "a", "b"), {"tolerance_mm": 1.0}
+    regions = Regions.of({"both": ["a", "b"], "b": ["b"]}, ["a", "b"], classes)
+    scores = score_case(truth, found, classes, SPACING_MM, **how, regions=regions)
+    union = score_case(truth > 0, found > 0, ("background", "both"), SPACING_MM, **how)
+    of_classes = score_case(truth, found, classes, SPACING_MM, **how)
+    assert {name: value for name, value in scores.items() if name.endswith(".both")} == union
+    assert {name: value for name, value in scores.items() if name.endswith(".b")} == {
+        name: value for name, value in of_classes.items() if name.endswith(".b")
+    }
+    partly = score_case(truth, found, classes, SPACING_MM, **how, regions=regions, annotated=["b"])
+    assert math.isnan(partly["dice.both"])
+    assert partly["dice.b"] == scores["dice.b"]

@@ -14,7 +14,7 @@ from medvit.errors import DataError
 from medvit.leakage.merge import merge, slices_of
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.leakage.seen_patients import seen_patients, write_training_patients
-from medvit.records import Row, Split
+from medvit.records import IGNORED, Row, Split
 
 
 def dataset(folder: Path, number: int, splits: tuple[Split, ...], **facts: object) -> Manifest:
@@ -139,6 +139,52 @@ def test_label_maps_that_mean_different_things_are_left_behind(tmp_path: Path) -
     other = replace(second, facts=replace(second.facts, mask_classes=("x", "y", "z")))
     assert all(row.mask for row in merge([first, second], tmp_path / "u", name="u").manifest)
     assert not any(row.mask for row in merge([first, other], tmp_path / "w", name="w").manifest)
+
+
+def other_organs(folder: Path, mask_classes: tuple[str, ...]) -> Manifest:
+    """Another patient with the same label map, whose classes have other names, and with an ignored voxel."""
+    one = volume(folder, mask=True)
+    labels = one.store.get(one.rows[0].mask)
+    labels[0, 0, 0] = IGNORED
+    names = {"image_id": "i-w", "patient_id": "p-w", "study_id": "s-w", "mask": one.store.put(labels)}
+    return replace(one, rows=(replace(one.rows[0], **names),), facts=replace(one.facts, mask_classes=mask_classes))
+
+
+@pytest.mark.parametrize("slices", [0, 2])
+def test_label_maps_are_united_by_the_names_of_their_classes(tmp_path: Path, slices: int) -> None:
+    parts = [volume(tmp_path / "a", mask=True), other_organs(tmp_path / "b", ("a", "c", "d"))]
+    union = merge(parts, tmp_path / "u", name="u", slices=slices, label_maps="union").manifest
+    assert union.facts.mask_classes == ("a", "b", "c", "d")
+    assert {row.patient_id: row.annotated for row in union} == {"p-v": ("b", "c"), "p-w": ("c", "d")}
+    found = {row.patient_id: union.store.get(row.mask) for row in union}
+    assert set(np.unique(found["p-v"])) == {0, 1, 2}
+    assert set(np.unique(found["p-w"])) == {0, 2, 3} | (set() if slices else {IGNORED})
+    if not slices:
+        theirs = parts[1].store.get(parts[1].rows[0].mask)
+        assert np.array_equal(found["p-w"] == 3, theirs == 2)
+        assert len(list((tmp_path / "u" / "images").glob("*/*"))) == 1 + 2, "the volumes are equal, the label maps not"
+
+
+def test_the_union_of_equal_classes_is_as_it_was(tmp_path: Path) -> None:
+    parts = [volume(tmp_path / "a", mask=True), other_organs(tmp_path / "b", ("a", "b", "c"))]
+    equal, union = (merge(parts, tmp_path / how, name="u", label_maps=how).manifest for how in ("equal", "union"))
+    assert equal.hash == union.hash
+
+
+@pytest.mark.parametrize(
+    ("mask_classes", "message"),
+    [
+        (("a", "class 1", "c"), r"have no names \(class 1\), and label_maps=union unites classes by name"),
+        (("b", "c", "d"), "the background of its label maps is 'b', and 'a' in another dataset"),
+        ((), r"have no names \(instances\)"),
+    ],
+)
+def test_classes_that_cannot_be_united_by_name_are_refused(
+    tmp_path: Path, mask_classes: tuple[str, ...], message: str
+) -> None:
+    parts = [volume(tmp_path / "a", mask=True), other_organs(tmp_path / "b", mask_classes)]
+    with pytest.raises(DataError, match=message):
+        merge(parts, tmp_path / "u", name="u", label_maps="union")
 
 
 def test_a_patient_is_recognized_whether_or_not_a_source_has_a_second_issuer(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
@@ -147,6 +148,19 @@ REAL = {
     "bbbc038-nuclei": ({("image", ""): 120}, "segmentation"),
 }
 """Real data sets, their contents, and their task."""
+
+
+def test_fields_of_view_beside_label_maps_are_offered(tmp_path: Path) -> None:
+    for folder in ("images", "labels", "mask"):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((4, 4), 60 * number, np.uint8)
+            Picture.fromarray(pixels).save(tmp_path / "source" / folder / f"{number}.png")
+    made = init.run(InitConfig.parse({"source": tmp_path / "source", "output": tmp_path / "project", "device": "cpu"}))
+    text = (tmp_path / "project" / "ingest.yaml").read_text(encoding="utf-8")
+    assert made.artifact.survey.num_masks == 3
+    assert "3 files are in folders named mask" in " ".join(text.replace("#", " ").split())
+    assert "field_of_view_folder: [mask]" in text
 
 
 @pytest.mark.parametrize("name", REAL)
