@@ -111,7 +111,8 @@ def assemble_finetuning(
     """
     manifest = images_of(config, manifest)
     log_assumed_patients(manifest)
-    followed = config.preprocess_for(manifest, pretrained)
+    training = manifest.filter(lambda row: row.split == "train")
+    followed = config.preprocess_for(training if training.rows else manifest, pretrained)
     task = assign(
         manifest, followed, config.label, kind=config.task, labels=config.labels, with_val=config.keep == "best"
     )
