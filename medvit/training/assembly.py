@@ -118,7 +118,8 @@ def assemble_finetuning(
     """
     manifest = images_of(config, manifest)
     log_assumed_patients(manifest)
-    followed = config.preprocess_for(manifest, pretrained)
+    training = manifest.filter(lambda row: row.split == "train")
+    followed = config.preprocess_for(training if training.rows else manifest, pretrained)
     task = assigned(config, manifest, followed, with_val=config.keep == "best")
     proposals = Proposals.of(task.train, folder)
     if pretrained is None:

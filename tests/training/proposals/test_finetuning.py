@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from medvit.config import read_yaml
+from medvit.dataset.manifest import Manifest
 from medvit.errors import OutputError
 from medvit.hardware import memory_bytes
 from medvit.stage import Run
@@ -151,3 +153,15 @@ def test_steps_follow_the_number_of_images(num_images: int, given: dict, expecte
     assert {one.key for one in proposals.made} == {"trainer.steps_per_epoch", "trainer.epochs"} - {
         f"trainer.{key}" for key in given
     }
+
+
+def test_the_kind_of_images_is_that_of_most_training_images_whatever_the_test_split_has(
+    volumes: Path, tmp_path: Path
+) -> None:
+    manifest = Manifest.read(volumes)
+    image = replace(manifest.rows[0], split="test", kind="image", shape=(1, 16, 16), mask=None, affine=None)
+    more = [replace(image, image_id=f"t-{number}") for number in range(20)]
+    mixed = replace(manifest, rows=(*manifest.rows, *more), folder=tmp_path)
+    (tmp_path / "images").symlink_to(volumes / "images")
+    mixed.write()
+    assert assembled(tmp_path, tmp_path / "run", **(GIVEN | {"preprocess": None})).start.preprocess.kind == "volume"
