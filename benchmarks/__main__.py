@@ -1,4 +1,4 @@
-"""Command line that runs the named benchmarks, or by default all but large, duplicates and guard."""
+"""Command line that runs the named benchmarks, or by default all but large, stack, duplicates and guard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, tiles, updates
+from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, stack, tiles, updates
 
 LARGE_SERIES = 2000
 LIGHTLY = Path(".venv-lightly")
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
     "updates": updates.run,
     "tiles": tiles.run,
     "embedding": embedding.run,
+    "stack": stack.run,
     "gpu": gpu.run,
     "pretraining": partial(pretraining.run, environment=LIGHTLY),
 }
@@ -45,7 +46,7 @@ def main() -> None:
         lightly.install(LIGHTLY)
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
     print("medians of alternating repeats, after imports and one uncounted repeat; compare ratios, not times")
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [name for name in BENCHMARKS if name != "stack"]:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="medvit-bench-") as folder:
             if name == "large":
                 headers.run_large(Path(folder), LARGE_SERIES)
