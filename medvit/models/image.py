@@ -19,7 +19,7 @@ from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice, of_earlier_version
-from medvit.peft import PeftChoice
+from medvit.peft import PeftChoice, train_new_channels
 from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
@@ -120,6 +120,7 @@ class Model(nn.Module):
         way = config.peft.recorded(backbone)
         way.require_supported(backbone)
         self.peft = config.peft.adapt(backbone)
+        train_new_channels(self.peft.backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
         self.head = config.head.build(backbone, num_outputs(config))
