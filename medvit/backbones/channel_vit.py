@@ -104,6 +104,10 @@ class ChannelViT(ViT):
             Tokens(tokens[:, :num_prefix], _mean_of_channels(tokens[:, num_prefix:], present), grid) for tokens in found
         ]
 
+    def filled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+        """Return pixels in which missing channels, also those hidden in training, have the value of `FILL`."""
+        return fill_missing(pixels)
+
     def sampled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
         """Return pixels of a training batch in which a random subset of the channels is marked as missing."""
         if not (self.training and self.channel_sampling and self.channels > 1):

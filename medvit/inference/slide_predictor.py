@@ -74,9 +74,14 @@ class SlidePredictor:
         return found
 
     def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
-        """Return the backbone's attention maps on a tile; None without a class token or with rotary positions."""
+        """Return the backbone's attention maps on a tile.
+
+        The result is None without a class token, with rotary positions, or with a token for each channel.
+        """
         backbone = self.model.backbone
         if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
+            return None
+        if backbone.has_channel_tokens:
             return None
         prepared = self.embedder.preprocess(Image(pixels, "image")).pixels[None]
         padded = pad_to_multiple(prepared.to(self.device), backbone.patch_size)

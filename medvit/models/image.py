@@ -20,7 +20,7 @@ from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
-from medvit.peft import PeftChoice
+from medvit.peft import PeftChoice, train_new_channels
 from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
@@ -154,6 +154,7 @@ class Model(nn.Module):
         way = config.peft.recorded(backbone)
         way.require_supported(backbone)
         self.peft = config.peft.adapt(backbone)
+        train_new_channels(self.peft.backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
         self.head = head_of(config, backbone)

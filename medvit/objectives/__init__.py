@@ -68,7 +68,7 @@ class Objective(nn.Module, ABC):
         training other channels are hidden as well, the same in all views of an image.
         """
         backbone = self.trained
-        if not backbone.channel_names:
+        if not (backbone.channel_names or backbone.has_channel_tokens):
             return views
         every: list[Tensor | None] = [views.crops, views.local, views.fine]
         change: Callable[[Tensor], Tensor] = backbone.filled

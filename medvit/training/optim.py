@@ -31,7 +31,15 @@ ADAPTERS = (
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
 """Pattern of the names of LoRA's second factors, which are zero at the start. It does not match AdaLoRA's factors."""
-UNDECAYED = ("cls_token", "reg_token", "pos_embed", "mask_token", "prompts", "relative_position_bias_table")
+UNDECAYED = (
+    "cls_token",
+    "reg_token",
+    "pos_embed",
+    "channel_embed",
+    "mask_token",
+    "prompts",
+    "relative_position_bias_table",
+)
 """Names of tokens and positions, which have no weight decay."""
 CONTINUED: Mapping[str, object] = {
     "lr": 2e-4,

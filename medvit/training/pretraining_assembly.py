@@ -14,7 +14,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import samples_of
 from medvit.errors import ConfigError
 from medvit.objectives import ObjectiveConfig
-from medvit.peft import Peft, PeftConfig
+from medvit.peft import Peft, PeftConfig, train_new_channels
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.records import Row
@@ -130,6 +130,7 @@ def assemble_pretraining(
             "explora, lora or full"
         )
     peft = way.adapt(start.backbone)
+    train_new_channels(peft.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
     require_patch_tokens(start.backbone, chosen)

@@ -10,11 +10,13 @@ from medvit.backbones.channel_vit import ChannelViT, ChannelVitConfig
 from medvit.backbones.vit import VitConfig
 from medvit.channels import draw_channels, fill_missing, mark_missing, present_channels
 from medvit.errors import ConfigError, DataError
+from medvit.peft import train_new_channels
+from medvit.peft.frozen import FrozenConfig
 from medvit.peft.lora import LoraConfig
-from medvit.peft.vpt import VptConfig
+from medvit.registry import find, names
 
 NAMES = ("FLAIR", "T1", "T2")
-SMALL = {"patch_size": 4, "width": 48, "depth": 2, "heads": 2}
+SMALL = {"patch_size": 4, "width": 48, "depth": 3, "heads": 2}
 
 
 def channel_vit(ndim: int = 2, channels: int = 3, **options: object) -> ChannelViT:
@@ -124,17 +126,36 @@ def test_missing_channels_are_those_that_are_not_a_number_anywhere():
     assert fill_missing(marked)[0, 1, 0, 0].isnan()
 
 
-@pytest.mark.parametrize("way", [LoraConfig(rank=2), VptConfig(num_prompts=2, depth="shallow"), VptConfig()])
-def test_adapters_work_and_merge_with_missing_channels(way):
+@pytest.mark.parametrize("name", sorted(set(names("medvit.peft")) - {"continue"}))
+def test_every_adapter_merges_and_is_rebuilt_with_missing_channels(name):
     pixels = mark_missing(images(), torch.tensor([[True, False, True], [True, True, True]]))
-    peft = way.adapt(channel_vit())
+    way, plain = find("medvit.peft", name)(), channel_vit()
+    before = plain(pixels).patches
+    peft = way.adapt(plain)
+    if way.IS_IDENTITY:
+        torch.testing.assert_close(peft.backbone.eval()(pixels).patches, before, atol=1e-5, rtol=1e-5)
     torch.manual_seed(2)
-    for name in peft.trained():
-        torch.nn.init.normal_(peft.backbone.get_parameter(name), std=0.1)
-    adapted = peft.backbone.eval()(pixels)
-    merged = peft.merge().eval()(pixels)
-    torch.testing.assert_close(merged.patches, adapted.patches, atol=1e-4, rtol=1e-4)
-    assert adapted.patches.isfinite().all()
+    with torch.no_grad():
+        for trained in peft.trained():
+            weight = peft.backbone.get_parameter(trained)
+            weight += 0.05 * torch.randn(weight.shape)
+    adapted = peft.backbone.eval()(pixels).patches
+    assert adapted.isfinite().all()
+    described = peft.described(ChannelVitConfig(ndim=2, channels=3, channel_names=NAMES, **SMALL))
+    rebuilt = described.build().eval()
+    rebuilt.load_state_dict(peft.merge().state_dict())
+    torch.testing.assert_close(rebuilt(pixels).patches, adapted, atol=1e-4, rtol=1e-4)
+
+
+def test_embeddings_of_channels_that_a_file_lacks_are_trained_beside_an_adapter(tmp_path):
+    vit = VitConfig(ndim=2, channels=1, **SMALL).build()
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    config = ChannelVitConfig(ndim=2, channels=3, weights=str(tmp_path / "vit.safetensors"), **SMALL)
+    for way, is_trained in ((LoraConfig(), True), (FrozenConfig(), False)):
+        peft = way.adapt(config.build())
+        train_new_channels(peft.backbone)
+        assert ("channel_embed" in peft.trained()) is is_trained
+    assert "channel_embed" not in LoraConfig().adapt(channel_vit()).trained()
 
 
 def test_a_twin_of_the_other_dimensionality_is_refused():
