@@ -85,7 +85,7 @@ def _group() -> Any:
 def exactly(device: torch.device) -> torch.autocast:
     """Return a context that disables 16-bit computation.
 
-    Losses need it, because they are differences of nearly equal numbers.
+    Some losses need this, because they are differences of nearly equal numbers.
     """
     import torch
 

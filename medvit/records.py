@@ -247,8 +247,8 @@ class Row:
     is then specific to one issuer.
     """
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
-    `medvit.ingest.fundus_quality`; nothing that identifies.
+    """Acquisition and subject attributes, with the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
+    `medvit.ingest.fundus_quality`. They do not identify a patient.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Multi-pattern matcher: finds all needles at once, in texts and bytes, as whole words or numbers.
+"""Multi-pattern matcher: finds all texts to search for (needles) at once, in texts and bytes.
 
 Each window of a few bytes is looked up in a table of the first windows of the needles (Rabin and Karp 1987), so the
 search time does not depend on the number of needles.
@@ -123,7 +123,7 @@ class Trace:
 
 
 def _slots(content: bytes) -> Int64[Array, "windows"]:
-    """Return the index in the table for each window of `WINDOW` bytes in `content` (multiplicative hash, Knuth)."""
+    """Return the table index of each window of `WINDOW` bytes in `content` (multiplicative hash, Knuth)."""
     count = len(content) - WINDOW + 1
     integers = np.ndarray(count, dtype="<u8", buffer=content.ljust(count + 7, b"\0"), strides=(1,))
     keys = integers << np.uint64(64 - 8 * WINDOW)
@@ -133,7 +133,7 @@ def _slots(content: bytes) -> Int64[Array, "windows"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Return whether a match from `begin` to `end` stands alone; other matches may be coincidences.
+    """Return whether a match from `begin` to `end` stands alone. A match that does not may be a coincidence.
 
     A number within a longer number or a hash does not stand alone, nor does a short word within a longer word.
     """

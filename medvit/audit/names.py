@@ -36,7 +36,9 @@ PLACEHOLDERS = frozenset(_PLACEHOLDERS.split())
 
 
 _WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe"})
-"""Letters that Unicode does not decompose; the first is the dotless i, whose capital is that of i."""
+"""Replacements of letters that Unicode does not decompose. The first letter is the dotless i, which has the same
+capital as i.
+"""
 
 
 @dataclass(frozen=True)

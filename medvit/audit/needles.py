@@ -42,7 +42,10 @@ FILE_NAME = "a file or folder name"
 
 @dataclass(frozen=True)
 class Needle:
-    """Text to search for, in lower case; `source` is the element it comes from, never its value."""
+    """Text to search for, in lower case.
+
+    `source` names the element that contains it, but not the value of the element.
+    """
 
     text: str = field(repr=False)
     source: str
@@ -99,7 +102,7 @@ class IdentifyingValues:
 
 @dataclass(frozen=True)
 class Needles:
-    """All needles of a source, by their text.
+    """All texts to search for (needles) of a source; `by_text` maps a text to its needle.
 
     `num_files` is the number of files of the source, and `num_excluded` the number of values that are not searched for.
     `dates` are the dates (VR DA) of each patient.
@@ -176,7 +179,7 @@ def _begins_as_dicom(file: Path) -> bool:
 
 
 def _is_shown(text: FileText) -> bool:
-    """Return whether a text identifies nobody: even the strictest de-identification profile keeps its element."""
+    """Return whether even the strictest de-identification profile keeps a text, so that it identifies nobody."""
     if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
         return False
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)

@@ -1,4 +1,4 @@
-"""DynUNet of MONAI: the U-Net of nnU-Net (Isensee et al., Nature Methods 2021), which follows crop and spacing."""
+"""DynUNet of MONAI: the U-Net of nnU-Net (Isensee et al., Nature Methods 2021), planned for crop and spacing."""
 
 from __future__ import annotations
 

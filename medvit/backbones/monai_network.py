@@ -119,7 +119,7 @@ class ResNetEncoder(MonaiEncoder):
 
 
 class SwinEncoder(MonaiEncoder):
-    """Swin transformer of SwinUNETR, whose levels are normalized, as its decoder reads them."""
+    """Swin transformer of SwinUNETR. Its levels are normalized, as the decoder of SwinUNETR requires."""
 
     FIRST_LAYER = "patch_embed.proj"
 

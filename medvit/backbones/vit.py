@@ -284,7 +284,8 @@ class ViT(Backbone):
     ) -> list[Tensor]:
         """Return tokens after each of the blocks `layers`, before the norm.
 
-        With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible.
+        With `wanted`, only the selected tokens are returned of the last of these blocks; the block computes only them
+        if it can.
         """
         prompts = None if self.prompts is None else self.prompts[:1]
         every = (self.cls_token, self.reg_token, prompts)
@@ -307,8 +308,8 @@ class ViT(Backbone):
     def _with_prompts_of(self, number: int, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Return the input tokens of block `number`, with the prompts of this block inserted.
 
-        They replace the outputs of the prompts of the previous block. Tokens are unchanged if the block does not have
-        prompts of its own.
+        The prompts replace the outputs of the previous block at their places. If the block has no prompts of its own,
+        the tokens are unchanged.
         """
         if self.prompts is None or not 0 < number < len(self.prompts):
             return tokens

@@ -44,8 +44,8 @@ class EffectSize:
     """Effect size of a variable between the samples `a` and `b`.
 
     `effect` is the standardized mean difference (b - a) for numbers, and Cramer's V for names; `low` and `high` bound
-    its 95 % interval. They are non-finite if undefined, as for numbers that are constant within both samples. `ks` is a
-    distance between the distributions in [0, 1]: Kolmogorov-Smirnov for numbers, total variation for names.
+    its 95 % interval. These three are non-finite if undefined, as for numbers that are constant within both samples.
+    `ks` is a distance between the distributions in [0, 1]: Kolmogorov-Smirnov for numbers, total variation for names.
     """
 
     kind: Literal["numbers", "names"]
@@ -57,10 +57,10 @@ class EffectSize:
 
     @property
     def size(self) -> str:
-        """Size of the effect: none, small, medium or large; judged by the distance `ks` if `effect` is non-finite.
+        """Size of the effect in words: none, small, medium or large.
 
-        If the samples have no name in common, the size is large, even if there are so few values that V with bias
-        correction is nearly 0.
+        It depends on `effect`, or on the distance `ks` if `effect` is non-finite. If two samples of names have no name
+        in common, the size is large, even if V is nearly 0 because of the bias correction for few values.
         """
         if self.kind == "names" and self.ks > 1.0 - 1e-9:
             return SIZES[-1]

@@ -138,7 +138,7 @@ def _backbone_of_files(options: CurveOptions) -> BackboneConfig:
     """Return the backbone that the files of fine-tuning and pretraining name, without weights.
 
     Raises:
-        ConfigError: If they name different ones.
+        ConfigError: If the two files name different backbones.
     """
     given = [("backbone" in options.finetuning, options.task), ("backbone" in options.pretraining, options.objective)]
     named = [one.backbone.without_weights() for is_named, one in given if is_named] or [options.task.backbone]

@@ -56,15 +56,16 @@ class CurveOptions(Config):
     """
     arms: tuple[Arm, ...] | None = None
     """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
-    given: those in `finetune`. continued: the given weights after pretraining on all training images. Unset: scratch,
-    and all arms for which files were given.
+    given: the weights set in `finetune`. continued: these weights after further pretraining on all training images.
+    Unset: scratch, given and continued if `finetune` sets weights, else scratch and pretrained; arms that require
+    pretraining are omitted if there is none.
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
     """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
-    """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or all. At least as many
-    patients are drawn as there are classes. With all, no patient is left for choosing the learning rate and the number
-    of steps; those chosen for the largest other amount are used.
+    """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
+    many patients are drawn as there are classes. The value all leaves no patients for choosing the learning rate and
+    the number of steps. It therefore uses the ones that were chosen for the largest of the other amounts.
     """
     draws: Count = 10
     """Number of random draws of labeled patients for each amount."""

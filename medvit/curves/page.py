@@ -98,7 +98,7 @@ def curve_document(
 
 
 def _verdict(lines: Sequence[CurvePoint]) -> str:
-    """Return sentences on arms with a gain, and on arms that are better than from scratch but not than a baseline."""
+    """Return sentences on arms with a gain, and on arms that beat training from scratch but not a baseline."""
     gains = [line for line in lines if line.is_gain]
     others = [line for line in lines if not line.is_gain and is_better(line)]
     texts = []

@@ -22,7 +22,7 @@ The first is a logistic regression on pixels, for classification. The second is 
 third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
 SIMPLE = (PIXELS, DYNUNET)
-"""Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
+"""Baselines without a vision transformer. An effect counts as a gain only if one of these baselines was run."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
 """Names in place of a fine-tuning method (`way`) for two baselines: DynUNet, and the regression on pixels."""
@@ -102,7 +102,7 @@ def tuning_runs(
     """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
     An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount `all` is skipped,
-    because no training patient is left to evaluate on. The simple baseline is that of the task.
+    because no training patient is left to evaluate on. Runs of the simple baseline for the task are included.
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
@@ -199,6 +199,6 @@ def read_chosen(text: str) -> dict[Cell, tuple[Settings, float]]:
 def _equal_steps(
     chosen: Choices, amount: LabelAmount, arms: Sequence[str], way: str, pretraining_steps: int
 ) -> Settings:
-    """Return settings of a method from scratch, with the steps of pretraining plus those of the longest fine-tuning."""
+    """Return settings for training from scratch, for as many steps as pretraining and the longest fine-tuning."""
     lengths = [chosen[amount, arm, way][0].steps for arm in arms if (amount, arm, way) in chosen]
     return Settings(chosen[amount, "scratch", way][0].lr, max(lengths) + pretraining_steps)

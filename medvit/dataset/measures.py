@@ -1,6 +1,7 @@
 """Labels measured from label maps: presence, volume, area and number of objects of each class.
 
-They are labels like those of a table: presence for several labels at once (`task=multilabel`), numbers for regression.
+They can be targets like the labels of a table: presence for multi-label classification (`task=multilabel`), the other
+measures for regression.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class MeasureMask:
     instances: Mapping[str, int]
 
     def __call__(self, row: Row) -> dict[str, str]:
-        """Return the labels of an image, by label name; without a scale, it has neither volume nor area."""
+        """Return the measured labels of an image, keyed by name; volume and area are omitted without a scale."""
         assert row.mask is not None
         labels = self.store.get(row.mask)
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
@@ -94,7 +95,7 @@ def with_measures(
 ) -> tuple[Row, ...]:
     """Return the rows with labels measured from their label maps; rows without a label map are unchanged.
 
-    `classes` are the names of the label-map values 0, 1, 2... `instances` is the number of instances by image.
+    `classes` are the names of the label-map values 0, 1, 2... `instances` maps an image to the number of its instances.
 
     Raises:
         DataError: If there is no label map with named classes, or an image already has a label of that name.

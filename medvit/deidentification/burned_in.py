@@ -180,7 +180,9 @@ MASK_FROM, STRONG = 0.1, 0.3
 too.
 """
 SURROUNDINGS = 2.0
-"""Margin blanked at the ends of a line, in line heights; an eighth of it above and below."""
+"""Margin that is blanked at the left and right ends of a line, in line heights. The margin above and below is an eighth
+of this.
+"""
 
 
 def _why(found: Risk) -> str:

@@ -123,7 +123,7 @@ NAME_PREFIXES = frozenset(
 )
 """Prefixes of surnames. A word such as McLong is a surname, although its parts alone are not."""
 MIN_PART = 3
-"""Minimum letters of a word part that is kept without the others."""
+"""Minimum letters of a part of a word that is kept without the other parts."""
 MANY_DIGITS = 5
 """This many digits, with any characters between them, may be a date, a telephone number or an identifier."""
 
@@ -170,7 +170,7 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
-    """Split a word into parts, as long as possible; return pairs of a part and whether that part may be kept."""
+    """Split a word into parts that are as long as possible; return each part with whether it may be kept."""
     pieces = _PIECE.findall(word)
     parts: list[tuple[str, bool]] = []
     while pieces:

@@ -67,7 +67,7 @@ def paired_differences(
 
 
 def _differ(one: Array, other: Array) -> bool:
-    """Return whether two columns differ; equal places may be NaN, as for a missing label."""
+    """Return whether two columns differ; NaN at the same place in both, as for a missing label, is not a difference."""
     return not np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
 
 

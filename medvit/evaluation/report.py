@@ -124,7 +124,7 @@ def page(
 
 
 def _of(label: str, title: str) -> str:
-    """Return the title of a section, which names the label if there are several."""
+    """Return the title of a section, which names the label if the model predicts several labels."""
     return f"{label}: {title}" if label else title
 
 

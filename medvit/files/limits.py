@@ -23,8 +23,8 @@ HONEST_RATIO = 2
 """
 
 UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""DICOM transfer syntaxes whose pixels have the size that the header declares (PS3.5 A). A missing one, "", counts as
-such.
+"""DICOM transfer syntaxes whose pixels have the size that the header declares (PS3.5 A). A missing transfer syntax, "",
+counts as uncompressed.
 """
 
 

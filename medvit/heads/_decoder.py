@@ -90,7 +90,7 @@ def transposed_convolution(ndim: int) -> Any:
 def num_halvings(patch_size: Sequence[int]) -> int:
     """Return how often the resolution of an image is halved until a cell is as large as the shortest side of a patch.
 
-    A side that is not a power of two is rounded down to one.
+    A side that is not a power of two is rounded down to a power of two.
     """
     return int(math.log2(min(patch_size)))
 

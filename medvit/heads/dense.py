@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at their resolution."""
+"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at the patch resolution."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ class DenseHead(SegmentationDecoder):
     The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it). At
     this resolution, the tokens of several backbone blocks are projected, summed and joined with the stem. A decoder
     with skip connections restores the resolution, as in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from
-    pixels rather than from upsampled tokens. If the backbone is a feature pyramid, its levels with smaller strides are
-    added to the stem at their own resolutions. `first` is the number of halvings before the first level of the stem.
+    pixels rather than from upsampled tokens. If the backbone is a feature pyramid, the levels with smaller strides are
+    added to the features of the stem that have the same resolution. `first` is the number of halvings before the first
+    level of the stem.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int, *, first: int = 0) -> None:

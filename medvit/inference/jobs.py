@@ -89,14 +89,14 @@ def _not_alone(name: str, image: Image) -> Prediction:
 
 
 def _outputs_of(asked: Sequence[str] | None, kind: str, kinds: Collection[str]) -> Outputs:
-    """Return the writers for a model among models of several kinds; a writer that fits none of them is refused."""
+    """Return the writers that apply to a model; a writer that applies to none of the models is refused."""
     if asked is None or not any(set(writer(name).tasks) & set(kinds) for name in asked):
         return Outputs.of(asked, kind)
     return Outputs.of([name for name in asked if kind in writer(name).tasks], kind)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each checkpoint folder: its own, with those above it if folders have the same name.
+    """Return a name for each checkpoint folder: its own name, preceded by parent folders if names are equal.
 
     Raises:
         ConfigError: If a folder is given twice.

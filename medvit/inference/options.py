@@ -38,9 +38,9 @@ class PredictionOptions(Config):
     """Options of inference, without those common to all stages."""
 
     checkpoint: tuple[Path, ...] = Field(min_length=1)
-    """Folder of the model, made by finetune. Several, as checkpoint=[a,b], must be fine-tuned from one backbone: it is
-    loaded once, and images are encoded once for models with the same adapter or none. Each model writes into a folder
-    of its name.
+    """Folder of the model, made by finetune, or several folders, as in checkpoint=[a,b]. Several models must have been
+    fine-tuned from one backbone. This backbone is loaded once, and images are encoded once for all models with the same
+    adapter or without an adapter. Each model writes into a folder of its name.
     """
     source: Location = Field(json_schema_extra={"private": True})
     """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for

@@ -151,7 +151,7 @@ class StoredPredictions:
 def _holders(
     manifest: Manifest, members: Sequence[EnsembleMember], labels: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Return the indices of the models that were not trained on each image, by image id."""
+    """Return a mapping from image id to the indices of the models that were not trained on that image."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
         for row in member.split(manifest, *labels):

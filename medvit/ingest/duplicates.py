@@ -18,7 +18,7 @@ from medvit.records import Candidate, Refusal, Taken
 log = logging.getLogger("medvit")
 
 COPY = "duplicate"
-"""Refusal code of a copy that is excluded although the image that is kept is in the same split."""
+"""Refusal code of a copy that is excluded because an equal image in the same split is kept."""
 
 Copies = Sequence[Candidate]
 """Two or more candidates with identical pixels."""

@@ -36,8 +36,8 @@ AMBIGUOUS = frozenset(
 )
 """Texts, in lower case, that may be a class or a missing value; refused unless `missing` is given."""
 NEGATIVE = "none"
-"""The one ambiguous text that is accepted as a class, if the column has exactly one other class: `present` and
-`none`.
+"""The one ambiguous text that is accepted as a class, provided that the column has exactly one other class, such as
+`present`.
 """
 
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")

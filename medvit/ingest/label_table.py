@@ -36,7 +36,7 @@ EXPECTED: Mapping[LabelBy, str] = {
     "patient": "the PatientID of a patient in the source",
 }
 MIN_DISTINCT = 20
-"""A text column with more lines than this, all different, is taken for identifiers."""
+"""A text column with more rows than this, all different, is assumed to contain identifiers."""
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ MIN_SMOOTHED = 3
 fewer, they may be classes.
 """
 SHADES = 0.125
-"""Values that differ from 0 or from the highest value by less than this share of it count as equal to it: lossy
-compression changes uniform areas by less.
+"""A value counts as equal to 0 or to the highest value if it differs from it by less than this share of the highest
+value: lossy compression changes uniform areas by less.
 """
 MAX_SEARCHED, NUM_SLABS = 2**22, 5
 """Label maps with more voxels around their foreground are searched for edges in this many evenly spaced slabs."""
@@ -150,7 +150,7 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Count the pixels of each value in a label map, and those of them that are between other values.
+    """Count the pixels of each value in a label map, and how many of them are between other values.
 
     A pixel is between other values if it touches (also at a corner) both a lower and a higher value. Such pixels are
     counted only if the values may be gray levels or edges of smoothing.

@@ -48,7 +48,7 @@ about 1 in a block with much structure.
 FINE, COARSE, LOCAL = 1.0, 6.0, 8.0
 """Standard deviations of blurs, in points: two that bound fine structure, and one that defines local contrast."""
 TRUNCATED = 2.5
-"""Standard deviations at which the wide blurs are truncated."""
+"""Number of standard deviations at which the wide blurs are truncated."""
 MIN_FINE = 0.12
 """Minimum fine structure, as a share of the standard deviation of the image; below it, an image is too smooth to
 compare: smooth phantoms have 0.11 at most, ultrasound, brain slices and fundus photographs 0.17 at least.
@@ -58,9 +58,10 @@ MIN_DETAIL = 0.3
 MIN_DETAIL_SMALL = 0.7
 """Minimum agreement (`agreement`) of copies, in general and for small images.
 
-Chosen on half of the images of six sets (`benchmarks/duplicates.py`; docs/results.md has the others). Different images
-of ultrasound, nuclei and DRIVE had 0.16 at most, copies cropped by up to 5 % 0.8 and by up to 10 % 0.37 at least.
-Among images of 28 pixels, different ones had 0.65 at most, copies cropped by up to 10 % 0.8 at least.
+Chosen on half of the images of six data sets (`benchmarks/duplicates.py`); docs/results.md has the results for the
+other half. In ultrasound, nuclei and DRIVE, the agreement was at most 0.16 for different images, at least 0.8 for
+copies cropped by up to 5 %, and at least 0.37 for copies cropped by up to 10 %. Among images of 28 pixels, it was at
+most 0.65 for different images, and at least 0.8 for copies cropped by up to 10 %.
 """
 SMALL = 64
 """Images with fewer pixels along an axis have so little detail that `MIN_DETAIL_SMALL` applies."""
@@ -223,7 +224,7 @@ def _vertex(before: Float[Array, "n"], top: Float[Array, "n"], after: Float[Arra
 def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
     """Return the shift and stretch by least squares.
 
-    If all windows have one position along an axis, its stretch is 1.
+    Along an axis on which all windows have the same position, the stretch is 1.
     """
     centered = here - here.mean(axis=0)
     extent = (centered**2).sum(axis=0)

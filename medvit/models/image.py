@@ -73,8 +73,8 @@ class ModelConfig(Config):
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
     scales: tuple[TargetScale, ...] = ()
-    """Standardization of the targets of a regression, for each model of an ensemble. Of a multi-task model: of each
-    regression, for one model after the other.
+    """Standardization of the targets of a regression, for each model of an ensemble. For a multi-task model: of each
+    label that is a number; in an ensemble, first those of the first model, then those of the next.
     """
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""

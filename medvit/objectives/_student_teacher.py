@@ -195,8 +195,8 @@ def seen_of(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
     """Return the class token (or mean patch token) of each image, and the patch tokens where `mask` is True.
 
-    If there is a class token, the last block computes only these tokens. Patches in `hidden` are replaced by the mask
-    token.
+    If there is a class token, the last block computes only the tokens that are returned. Patches in `hidden` are
+    replaced by the mask token.
     """
     num_prefix = backbone.num_prefix_tokens
     if not num_prefix:

@@ -289,7 +289,7 @@ def read_masks(item: Item) -> list[LabelMap]:
 
 
 def read_field(item: Item, image: Image) -> Bool[Array, "*s"] | None:
-    """Return which pixels of an image are inside its field of view; None if it has no file of it.
+    """Return which pixels of an image are inside its field of view; None if no file states the field of view.
 
     Raises:
         DataError: If the file cannot be used; the message names neither a path nor a patient.

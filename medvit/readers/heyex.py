@@ -28,7 +28,9 @@ VOLUME_PATTERNS = (0, 3, 4)
 
 
 HEADER_BYTES, _SPARE = 2048, 258
-"""Length of the header and offset of its spare bytes, in bytes; copied from eyepy, which texts are read without."""
+"""Length of the header and offset of its spare bytes, in bytes. They are copied from eyepy, because texts are read
+without eyepy.
+"""
 _NAMES: Mapping[str, tuple[int, int]] = {
     "ID": (104, 16),
     "ReferenceID": (120, 16),

@@ -26,7 +26,7 @@ _PATTERN = re.compile(r"%[0-9]*d")
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Text header of an image: `fields` by lower-case name without blanks, and the files that contain the voxels.
+    """Text header of an image: `fields`, keyed by lower-case name without blanks, and the files with the voxels.
 
     `data_files` is empty if the voxels follow the header in the same file. The voxels then start at byte `num_bytes`.
     """

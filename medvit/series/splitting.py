@@ -23,7 +23,9 @@ from medvit.series.parallel_stacks import side_by_side
 from medvit.series.volume import axes_of, position_tolerance_mm
 
 SCOUT_DEGREES = 30.0
-"""A lone plane tilted by at least this from all others of its series is a scout; one tilted less is a stray slice."""
+"""Minimum angle in degrees between a single plane and all other planes of its series for it to count as a scout. A
+single plane at a smaller angle to another plane is a stray slice, for which the series is refused.
+"""
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

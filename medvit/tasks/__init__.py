@@ -80,7 +80,7 @@ class Target:
 
     @property
     def spans(self) -> dict[str, slice]:
-        """Positions in `classes` of each label of a multi-task model, by label."""
+        """Positions in `classes` of the predictions of each label of a multi-task model, keyed by label."""
         ends = np.cumsum([len(part.target.classes) for part in self.parts]).tolist()
         starts = [0, *ends[:-1]]
         labels = [part.target.label for part in self.parts]

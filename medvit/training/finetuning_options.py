@@ -83,8 +83,9 @@ class FinetuningOptions(TrainingOptions):
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing for classification: share of each target that is spread evenly over all classes."""
     regression_loss: RegressionLoss = "smooth_l1"
-    """Loss of a regression, in standard deviations of the training targets. smooth_l1: linear for errors above one
-    standard deviation, which outliers affect less. mse: squared error.
+    """Loss of a regression, in standard deviations of the training targets. smooth_l1: the squared error for small
+    errors, but linear for errors above one standard deviation, so that outliers have less influence. mse: squared
+    error.
     """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;

@@ -94,7 +94,10 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of inputs. Unset options follow checkpoint or images; if `kind` is set, the defaults apply."""
+    """Preprocessing. Unless `kind` is set, unset options are taken from the checkpoint or chosen from the images.
+
+    If `kind` is set, unset options have their defaults.
+    """
 
     kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""

@@ -47,8 +47,8 @@ class ProbeConfig(Config):
     """Simple classifiers (probes) that evaluate the features of the backbone before training and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Number of images that a probe classifies, using as many labeled reference images. More images reveal smaller
-    differences. 0 turns off the probes and the guard.
+    """Number of images that a probe classifies. Its reference is the same number of other, labeled images. More images
+    reveal smaller differences. 0 turns off the probes and the guard.
     """
     knn_neighbors: Count = 20
     """Number of nearest neighbors that vote for the label of an image."""
