@@ -115,7 +115,7 @@ class Needles:
     patients: frozenset[str] = field(default=frozenset(), repr=False)
     """Patients that DICOM files name by their PatientID."""
     unread: Mapping[str, int] = field(default_factory=dict)
-    """Number of files that could not be read completely, by reason."""
+    """Number of files that could not be read completely, for each reason."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Carried:
     way: Tree
     """Options of `medvit.peft` with which the adapter was trained."""
     weights: Mapping[str, Tensor]
-    """Trained weights of the adapted backbone, by name."""
+    """Trained weights of the adapted backbone, keyed by name."""
 
 
 class Backbone(nn.Module, ABC):

@@ -23,7 +23,7 @@ MIN_CELLS = 4
 MAX_RATIO = 2.0
 """A level neither pools nor convolves along an axis whose spacing is at least this many times the smallest spacing."""
 WIDTHS = {2: 512, 3: 320}
-"""Maximum number of channels by default, by number of dimensions."""
+"""Default maximum number of channels, keyed by the number of dimensions."""
 FIRST_WIDTH = 32
 MIN_LEVELS = 3
 """Minimum number of levels of MONAI's DynUNet."""

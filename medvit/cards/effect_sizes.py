@@ -103,7 +103,7 @@ def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Arr
 
 
 def _resampled(sums: Float[Array, "p t"], rng: np.random.Generator) -> Float[Array, "r t"]:
-    """Return the sums of terms over bootstrap samples with as many patients, drawn with replacement."""
+    """Return the sums of terms over bootstrap samples of the patients, drawn with replacement."""
     num_patients = len(sums)
     step = max(1, MAX_WEIGHTS // num_patients)
     parts = []

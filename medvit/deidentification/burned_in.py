@@ -204,7 +204,10 @@ def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
 
 
 def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
-    """Yield the planes of an image to search for text. For a volume, these are the planes of its DICOM files."""
+    """Yield the planes of an image that are to be searched for text.
+
+    For a volume, these are the planes of its DICOM files.
+    """
     if image.kind == "image":
         yield _flat(image.pixels)
     elif item.reader == "dicom":

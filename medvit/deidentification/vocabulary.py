@@ -95,7 +95,9 @@ _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}
 _NUMBERS = re.compile(r"(?<!\w)\d+(?:[-/.:, ]\d+)+(?!\w)")
 _WORD = re.compile(r"\d{1,3}\.\d{1,3}(?:mm|cm|ms|s|t)?(?![^\W_.])|[^\W_]+", re.IGNORECASE)
 _PIECE = re.compile(r"[^\W\d_]?[a-zà-öø-ÿ]+|[A-ZÀ-ÖØ-Þ]+(?![a-zà-öø-ÿ])|\d+|[^\W_]")
-"""Runs of a word in one case, or of digits; a capital belongs to the following small letters."""
+"""Pattern of the parts of a word: runs of letters in one case, or of digits. A capital letter belongs to the small
+letters that follow it.
+"""
 _SIGNS_OUT = str.maketrans("", "", "-/.:, ")
 NAME_PREFIXES = frozenset(
     [

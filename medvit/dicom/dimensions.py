@@ -135,7 +135,7 @@ def dimension_tags() -> list[int]:
 
 
 def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]:
-    """Return the values of the dimensions that a data set has, by name."""
+    """Return the values of the dimensions that a data set has, keyed by the name of the dimension."""
     found: dict[str, DimensionValue] = {}
     present = dataset.keys()
     for trait in _possible_dimensions(tuple(present)):

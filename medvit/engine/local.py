@@ -222,11 +222,13 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-"""Idle workers of earlier maps. They are reused, because they have imported the modules that items need."""
+"""Idle workers of earlier calls of `map_items`. They are reused, because they have imported the modules that items
+need.
+"""
 
 
 def has_idle_workers() -> bool:
-    """Return whether a worker of an earlier map is idle.
+    """Return whether a worker of an earlier call of `map_items` is idle.
 
     If there is one, even a single item is processed in an idle worker, because no process has to be started for it.
     """

@@ -1,4 +1,4 @@
-"""Metrics of multi-label classification, by name, with intervals over patients."""
+"""Metrics of multi-label classification, keyed by name, with intervals over patients."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
 
 
 def _mask_metric(column: str) -> str:
-    """Return the name of the segmentation metrics that a column contains; empty for other columns."""
+    """Return the name of the segmentation metric whose values a column contains; empty for other columns."""
     if column.partition(".")[0] in POOLED:
         return "pooled metrics"
     metric = metric_of(column)

@@ -218,7 +218,7 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Return study and series UIDs, by keyword, for an image whose files lack these UIDs.
+    """Return study and series UIDs, keyed by DICOM keyword, for an image whose files lack these UIDs.
 
     The UIDs are derived from the header of the first file, `source`. DICOM results of predictions use the same UIDs.
     """

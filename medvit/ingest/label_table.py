@@ -197,7 +197,7 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """Return the column of each label, by the name of the label.
+    """Return a mapping from each label to its column.
 
     The labels are those named in `columns`. If `columns` is empty, all columns are labels except the key column and the
     columns for split and patient.

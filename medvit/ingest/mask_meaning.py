@@ -46,7 +46,7 @@ MAX_LEVELS = 16
 MAX_CLASSES = 256
 """Maximum number of different values that are taken as classes; more are instance numbers."""
 EDGE = 32
-"""Maximum distance from black or white of most gray levels that smoothing and lossy compression produce."""
+"""Distance from black or white, in gray levels, within which smoothing and lossy compression produce most values."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
 """Values look like instance numbers if one label map has at least `MIN_INSTANCES` consecutive values from 1, and if the
 highest values of all label maps are at least `MIN_COUNTS` different ones.

@@ -332,7 +332,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """Return the split after which a folder of the path is named, the innermost if there are several; else None."""
+    """Return the official split that a folder name in the path states (the innermost, if several do); else None."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

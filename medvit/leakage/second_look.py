@@ -216,13 +216,16 @@ def _displacements(whole: Complex[Array, "r f"], windows: Complex[Array, "n r f"
 
 
 def _vertex(before: Float[Array, "n"], top: Float[Array, "n"], after: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Return the peak of the parabola through three values, relative to the middle one, within half a point."""
+    """Return the position of the peak of a parabola through three neighboring values.
+
+    The position is relative to the middle value, and at most half a point away from it.
+    """
     curvature = np.minimum(before - 2.0 * top + after, -1e-12)
     return np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
 
 
 def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
-    """Return the shift and stretch by least squares.
+    """Return the shift and stretch that map positions `here` to positions `there`, by least squares.
 
     Along an axis on which all windows have the same position, the stretch is 1.
     """

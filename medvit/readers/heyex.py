@@ -46,7 +46,7 @@ _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
     "DOB": (164, "<d", datetime(1899, 12, 30), 1.0),
     "VisitDate": (200, "<d", datetime(1899, 12, 30), 1.0),
 }
-"""Dates: offset, type, epoch, and units per day."""
+"""Dates in the header: name -> offset in bytes, data type, epoch, and number of units per day."""
 FLOAT_BYTES = 4
 MAX_DAYS = 2_000_000
 """Days in a calendar with four-digit years; more means a damaged header."""

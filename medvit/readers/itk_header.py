@@ -135,7 +135,7 @@ def _encoding(header: TextHeader) -> str:
 
 
 def _held_bytes(header: TextHeader, promised: int) -> int | None:
-    """Return the number of bytes of voxels in the data files; None if it is not counted.
+    """Return the number of bytes of voxels in the data files; None if they are not counted.
 
     Voxels are counted if they are uncompressed, or if they are gzip-compressed in one file. Compressed ones are counted
     only up to one byte more than `promised`.

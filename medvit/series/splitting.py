@@ -207,7 +207,7 @@ def _num_positions(planes: Sequence[Header]) -> int:
 
 
 def _vary(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> bool:
-    """Return whether the planes at some position differ in their values."""
+    """Return whether there is a position at which planes differ in their values."""
     first: dict[int, DimensionValue | None] = {}
     return any(
         first.setdefault(int(position), value) != value for position, value in zip(positions, values, strict=True)

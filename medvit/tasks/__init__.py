@@ -199,7 +199,7 @@ class ImageTask(ABC):
         """Return the value of `metric` for encoded targets (`truth`) and predictions; NaN if undefined."""
 
     def scores(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> dict[str, float]:
-        """Return `score` by the key of the metric, with further values to log, which select nothing."""
+        """Return values keyed by metric: `score`, which selects the best epoch, and others, which are only logged."""
         return {self.metric: self.score(truth, predictions, target)}
 
 

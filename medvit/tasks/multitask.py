@@ -40,10 +40,10 @@ LOWEST_SCORE = -1.0
 
 
 class MultiTask(ImageTask):
-    """Several labels, whose logits and predictions stand one after the other, in the order of the labels.
+    """Several labels, whose logits and predictions are concatenated in the order of the labels.
 
     The score is the mean over the labels of the scores of their tasks, each at least `LOWEST_SCORE`. A label counts in
-    it if its score is defined and its loss has a weight above zero.
+    this mean if its score is defined and its loss has a weight above zero.
     """
 
     name = "multitask"
@@ -63,8 +63,8 @@ class MultiTask(ImageTask):
         A label without a task is a classification, and one without a weight has the weight 1.
 
         Raises:
-            DataError: If a training image of a label is missing, a label does not allow its task, or two predicted
-                numbers have the same name.
+            DataError: If a label has no training image or does not allow its task, or two predicted numbers have the
+                same name.
         """
         parts = []
         for label in labels:
@@ -83,7 +83,7 @@ class MultiTask(ImageTask):
         return Target("", tuple(names), parts=tuple(parts))
 
     def encoded(self, row: Row, target: Target) -> Tensor:
-        """Return the target of each label as a number, the index of a class for instance; NaN for a missing label.
+        """Return the target of each label as a number, such as the index of a class; NaN for a missing label.
 
         Raises:
             DataError: If a label does not fit its task.
@@ -103,7 +103,7 @@ class MultiTask(ImageTask):
         return sum(_num_logits(target))
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the sum of the losses of the labels, by their weights; each averages over the images with its label.
+        """Return the weighted sum of the losses of the labels, each averaged over the images that have the label.
 
         Raises:
             DataError: If the images do not allow the options.

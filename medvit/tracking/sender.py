@@ -1,4 +1,4 @@
-"""Sender of a journal to an MLflow store; received records are sent exactly once."""
+"""Sender of a journal to an MLflow store; records that the store has received are not sent again."""
 
 from __future__ import annotations
 

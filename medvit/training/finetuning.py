@@ -199,7 +199,7 @@ class Finetuning(TrainingModule):
         return f"val_{DICE.key() if config.kind == 'segmentation' else image_task(config.image_task).metric}"
 
     def _scores(self) -> dict[str, float]:
-        """Return the metric that selects the best epoch, with further ones to log, of the images validated so far."""
+        """Return metrics of the images validated so far: the one that selects the best epoch, and others to log."""
         first, second = zip(*self._validated, strict=True)
         config = self.model.config
         if config.kind == "segmentation":
@@ -237,7 +237,7 @@ def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
 
 
 def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes whose Dice is higher with only the largest component, from `component_overlaps`."""
+    """Return the classes whose Dice is higher with only the largest component, given `component_overlaps`."""
     return tuple(
         name
         for index, name in enumerate(classes[1:])
@@ -246,7 +246,7 @@ def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...
 
 
 def _counted_overlaps(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:
-    """Return the overlaps of masks, without ignored pixels."""
+    """Return the overlaps of true and predicted masks, without ignored pixels."""
     if num_classes <= IGNORED:
         found = found.where(truth != IGNORED, IGNORED)
     return overlaps(truth, found, num_classes)

@@ -66,7 +66,8 @@ class TrainingOptions(Config):
     """
     preprocess: Preprocess | None = None
     """Preprocessing, stored in the checkpoint. Unset: the preprocessing of `checkpoint`, or one chosen from the images.
-    If only some of its options are set, the others are filled in the same way; if `kind` is set, by their defaults.
+    If only some of its options are set, the others are taken from there, too. If `kind` is set, however, the others
+    have their defaults.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)

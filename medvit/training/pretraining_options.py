@@ -38,7 +38,7 @@ class PretrainingOptions(TrainingOptions):
     peft: OptionalPeftChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora: low-rank updates. vera, ia3:
     scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks. block_expansion: added
-    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: those of the
+    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: the weights of the
     checkpoint's adapter. adalora and selective_lora are for fine-tuning only. Unset: explora for pretrained initial
     weights, full for random initial weights.
     """

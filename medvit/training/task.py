@@ -21,9 +21,9 @@ from medvit.transforms.preprocess import Normalization, Preprocess
 log = logging.getLogger("medvit")
 
 LARGEST_CROP = {2: 512, 3: 96}
-"""Largest default side of a crop, in pixels or voxels, by number of dimensions."""
+"""Largest default side of a crop, in pixels or voxels, keyed by the number of dimensions."""
 LARGEST_VIEW = {2: 224, 3: 96}
-"""Largest default side of a view in pretraining."""
+"""Largest default side of a view in pretraining, in pixels or voxels, keyed by the number of dimensions."""
 IMAGE_SIZE = (224, 224)
 """Default size to which images are resized."""
 CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.0)
@@ -124,9 +124,9 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
 def warn_of_ignored(
     task: TaskName, options: Mapping[str, object], *used_by: TaskName, of_labels: Sequence[TaskName] = ()
 ) -> None:
-    """Warn about options that only the tasks `used_by` use, if this is another task.
+    """Warn about options that only the tasks `used_by` use, if `task` is not one of them.
 
-    `of_labels` are the tasks of the labels of a multi-task model, of which one may use the options.
+    `of_labels` are the tasks of the labels of a multi-task model. There is no warning if one of them uses the options.
     """
     if not {task, *of_labels} & set(used_by):
         for key, value in options.items():

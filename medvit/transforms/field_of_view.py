@@ -25,7 +25,8 @@ DARK_SHARE = 0.12
 retina at least 0.25 except for a rim of two pixels.
 """
 DARK_LEVEL = 0.3
-"""Share of the bright level: if the darkest pixels are brighter, there is no border, and the frame is inside the field.
+"""Share of the bright level. If even the darkest pixels are brighter than this, there is no border, and the whole frame
+is inside the field of view.
 """
 BORDERLESS = 0.985
 """Bright share of the frame above which the border is negligible."""

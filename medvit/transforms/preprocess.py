@@ -271,7 +271,7 @@ def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Te
 
 
 def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Float[Tensor, "c i j k"]:
-    """Smooth along the axes that shrink, against aliasing.
+    """Return the pixels smoothed along the axes that are to shrink, which prevents aliasing.
 
     The sigma of the Gaussian is half of the amount by which the reduction factor exceeds 1.
     """

@@ -4,8 +4,8 @@ Pixels are (B, 3, H, W) in [0, 1]. Stains mix additively in optical density, -ln
 excluded from statistics; an image with hardly any tissue is unchanged.
 
 torchstain is not used: on a tile of only glass, its Macenko raises an IndexError and its Reinhard turns the tile black
-(measured with version 1.4.1). Speed is no reason: for a tile of 224 pixels, Macenko takes 14 ms in torchstain and 30 ms
-here, and Reinhard takes 21 ms in torchstain and 10 ms here.
+(measured with version 1.4.1). Speed is not the reason: for a tile of 224 pixels, Macenko takes 14 ms in torchstain and
+30 ms here, and Reinhard takes 21 ms in torchstain and 10 ms here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Locations of the slides of a dataset, stored only next to the site's key, since file names may name patients.
 
-`KEY.slides/DATASET.json`, with file mode 0600, lists the files of each slide by its pseudonym, and the pixel size
-(microns per pixel) of slides whose files lack it.
+`KEY.slides/DATASET.json`, with file mode 0600, maps the pseudonym of each slide to its files, and contains the pixel
+size (microns per pixel) of slides whose files lack it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SlideFiles:
 
 
 def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -> Path:
-    """Add the locations of slides, by pseudonym, to the file of a dataset; return its path (mode 0600).
+    """Add the locations of slides, keyed by pseudonym, to the file of a dataset; return its path (mode 0600).
 
     Raises:
         OutputError: If the locations cannot be written.

@@ -236,7 +236,7 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
 
 @lru_cache(16)
 def _last(wanted: frozenset[int] | None, with_pixels: bool) -> int:
-    """Return the last tag to examine, given the requested tags; None stands for all tags."""
+    """Return the last tag to examine, given the requested tags `wanted`; None: all tags are requested."""
     return min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
 
 

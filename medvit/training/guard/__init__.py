@@ -88,7 +88,7 @@ class ProbeReading:
     """Number of images from which the rank is computed; the rank cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
-        """Return the measured values by name."""
+        """Return the measured values, keyed by name."""
         names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
         return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
 

@@ -38,7 +38,9 @@ MASKED_IMAGES = 16
 """Number of images per batch for the reconstruction error and the teacher's entropy; the entropy is that of one batch.
 """
 MAX_PATCHES = 16384
-"""Maximum number of patches to compare in the bank, and in the queries; as many are drawn at random from each image."""
+"""Maximum number of patches to compare in the bank, and in the queries. They are drawn at random, equally many from
+each image.
+"""
 FEWEST_LABELED = 16
 """Minimum number of labeled queries for a class probe if some images have no label, as after merging datasets."""
 

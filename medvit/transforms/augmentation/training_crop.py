@@ -24,9 +24,9 @@ class TrainingCrop:
     """Transform that cuts an augmented training crop of a fixed size from a sample, determined by the seed alone.
 
     If targets are masks, the fraction `foreground` of the crops is centered on a foreground voxel; the others are
-    anywhere. The voxel is any foreground voxel, or, with `by_class`, one of a class drawn from those in the image
-    (Isensee et al. 2021). Images smaller than the crop are padded as in inference: pixels by their lowest value, masks
-    by background.
+    anywhere. The voxel is any foreground voxel; with `by_class`, a class in the image is drawn first, and then a voxel
+    of this class (Isensee et al. 2021). Images smaller than the crop are padded as in inference: pixels by their lowest
+    value, masks by background.
 
     Raises:
         ConfigError: If the preprocessing loses the unit that windows or stain require.
