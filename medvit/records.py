@@ -20,7 +20,7 @@ Split = Literal["train", "val", "test"]
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
 """Requested values of an image. stored: as in the file, with their unit. displayed: as the file displays them. SUVbw:
-PET uptake. mapped: those of the real-world value mapping with a given label. unmapped: as in the file, without any
+PET uptake. mapped: the values of the real-world value mapping with a given label. unmapped: as in the file, without any
 mapping.
 """
 

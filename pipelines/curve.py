@@ -146,7 +146,7 @@ def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint
 
 
 def _pretrained(config: CurveConfig, model: SharedModel, run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the checkpoints of each pretrained arm, after pretraining those that are missing."""
+    """Return the checkpoints of each pretrained arm, after running the pretrainings that are missing."""
     found: dict[str, tuple[Path, ...]] = {"pretrained": config.pretrained} if config.pretrained else {}
     tree = {**config.pretraining, **model.for_pretraining(config)}
     source = source_of_weights(config)

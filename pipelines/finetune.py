@@ -99,7 +99,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Train a model for each fold and seed, one after the other, and average them.
+    """Train a model for each fold and seed, one after the other; the predictions of these models are averaged.
 
     With folds, also predict every patient by the models that were not trained on that patient.
     """

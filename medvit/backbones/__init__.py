@@ -154,7 +154,7 @@ class BackboneConfig(Config, ABC):
     """Options of a backbone."""
 
     FOLLOWS_CROP: ClassVar[bool] = False
-    """Whether options depend on the size of the crops. If they do, `planned` fills them in."""
+    """Whether options depend on the size of the crops. If they do, `planned` fills these options in."""
 
     name: str
     ndim: int | None = None

@@ -116,7 +116,7 @@ class DynUNetConfig(BackboneConfig):
 
         Raises:
             ConfigError: If strides, kernel sizes and widths do not fit together.
-            CheckpointError: If the weights are not those of the network.
+            CheckpointError: If the weights do not belong to the network.
         """
         encoder = DynUNetEncoder(self)
         if self.weights is not None:
@@ -195,7 +195,7 @@ class DynUNetDecoder(nn.Module):
         self.deep_supervision_heads = whole.deep_supervision_heads if num_supervised else nn.ModuleList()
 
     def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits for every pixel or voxel, then those of supervised lower resolutions, highest first."""
+        """Return logits for every pixel or voxel, then logits at the supervised lower resolutions, highest first."""
         x, decoded = maps[-1], []
         for up, skip in zip(self.upsamples, reversed(maps[:-1]), strict=True):
             x = up(x, skip)

@@ -94,7 +94,7 @@ def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSi
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:
-    """Return the sums of n values of t terms over each of p patients; `patients` has the patient of each value."""
+    """Return the sums of terms over the values of each patient; `patients` has the patient of each value."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
     sums = np.zeros((len(numbers), terms.shape[1]))

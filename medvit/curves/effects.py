@@ -4,8 +4,8 @@ Draws and patients are both samples: other labels and other patients would give 
 resampled at once (Owen, Annals of Applied Statistics 2007), and every resample takes the same patients in all draws.
 
 Draws that share pretrained weights are not independent. They form a cluster: a resample first draws pretrainings with
-replacement, then draws of labels within each of them. With a single pretraining, only its draws are resampled, and the
-interval does not include the variation between pretrainings.
+replacement, then draws of labels within each drawn pretraining. With a single pretraining, only its draws are
+resampled, and the interval does not include the variation between pretrainings.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def paired_effect(
 def draw_weights(clusters: Sequence[int], resamples: int, *, seed: int) -> Float[Array, "r d"]:
     """Return the weights of the draws in each resample, which sum to 1.
 
-    A resample draws clusters with replacement, and within each of them draws of labels with replacement. A cluster that
-    is drawn twice has twice as many draws.
+    A resample draws clusters with replacement, and within each drawn cluster, draws of labels with replacement. A
+    cluster that is drawn twice has twice as many draws.
     """
     generator = np.random.default_rng([seed, DRAW_STREAM])
     _, member = np.unique(np.asarray(clusters), return_inverse=True)

@@ -51,8 +51,8 @@ class CurveOptions(Config):
     pretraining is run; the checkpoints in `pretrained`, if any, are used.
     """
     pretrained: tuple[Path, ...] = ()
-    """Existing checkpoints to use instead of `pretrain`: pretrained on the training images of this dataset, one per
-    seed.
+    """Existing checkpoints, one per seed, to use instead of the pretraining in `pretrain`. They must have been
+    pretrained on the training images of this dataset.
     """
     arms: tuple[Arm, ...] | None = None
     """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
@@ -61,7 +61,9 @@ class CurveOptions(Config):
     pretraining are omitted if there is none.
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
-    """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
+    """Fine-tuning methods of each arm. full: all weights are trained. lora: low-rank updates. frozen: only the head is
+    trained (linear probe).
+    """
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
     """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
     many patients are drawn as there are classes. The value all leaves no patients for choosing the learning rate and
@@ -195,7 +197,7 @@ class CurveOptions(Config):
                 )
 
     def _check_pretraining(self, path: Path) -> None:
-        """Check that the file of pretraining sets no weights: those of all arms are in the file of fine-tuning."""
+        """Check that the file of pretraining sets no weights; the file of fine-tuning sets the weights of all arms."""
         set_here = {
             "checkpoint": read_yaml(path).get("checkpoint"),
             "backbone.weights": getattr(self.objective.backbone, "weights", None),

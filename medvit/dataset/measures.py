@@ -25,7 +25,7 @@ log = logging.getLogger("medvit")
 
 Measure = Literal["present", "volume_ml", "area_mm2", "objects"]
 """Measure of a class in a label map. `present` is yes or no. `objects` is the number of connected regions, in which
-pixels or voxels may touch at corners, or the number of instances where the file numbers them.
+pixels or voxels may touch at corners, or, if the file numbers instances, the number of instances.
 """
 YES, NO = "yes", "no"
 MICRONS_PER_MM = 1000.0
@@ -35,8 +35,8 @@ MICRONS_PER_MM = 1000.0
 class MeasureMask:
     """Function object that measures the classes of the label map of one image.
 
-    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` is the number
-    of instances of the only class in images whose files number them.
+    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` maps each
+    image whose file numbers the instances of the only class to the number of these instances.
     """
 
     store: Store

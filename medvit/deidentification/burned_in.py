@@ -67,8 +67,8 @@ class BurnedInConfig(Config):
     all slices). keep: store them unchanged. The number of such images is reported.
     """
     look_at: Literal["risky", "all"] = "risky"
-    """Images to check for burned-in text. risky: kinds that often have it, such as ultrasound and screen captures. all:
-    every image.
+    """Images to check for burned-in text. risky: kinds of images that often have such text, such as ultrasound and
+    screen captures. all: every image.
     """
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
     """Suspicion score, from 0 to 1, above which an image counts as having text. A lower threshold finds more text, but

@@ -30,7 +30,8 @@ MAIN = (
     "rmse",
     "r2",
 )
-"""Metrics that a summary contains, over all classes together; for a multi-task model, it contains them for each label.
+"""Metrics that a summary contains, over all classes together; for a multi-task model, the summary contains these
+metrics for each label.
 """
 
 

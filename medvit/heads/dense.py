@@ -38,12 +38,14 @@ class DenseConfig(DecoderConfig):
 
     name: Literal["dense"] = "dense"
     channels: int = Field(default=16, ge=4, multiple_of=4)
-    """Channels at full resolution, a multiple of 4. They double with each halving of the resolution, up to 256."""
+    """Channels at full resolution, a multiple of 4. Their number doubles with each halving of the resolution, up to
+    256.
+    """
     num_depths: Count = 4
     """Number of backbone blocks whose outputs the head uses: evenly spaced, and including the last block."""
     stem: Literal["full", "half"] = "full"
-    """Highest resolution of the stem: that of the image, or half of it. half needs less memory and time; its logits are
-    interpolated to full resolution.
+    """Highest resolution of the stem. full: the resolution of the image. half: half of that, which needs less memory
+    and time; the logits are then interpolated to full resolution.
     """
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:

@@ -30,7 +30,7 @@ class VitDetConfig(DecoderConfig):
 
     name: Literal["vitdet"] = "vitdet"
     channels: int = Field(default=64, ge=4)
-    """Channels of each level of the pyramid. The paper has 256, in 2D."""
+    """Channels of each level of the pyramid. The paper uses 256, in 2D."""
 
     def build(self, backbone: Backbone, num_classes: int) -> VitDetHead:
         """Return the head for a backbone of any patch size, 2D or 3D.

@@ -114,7 +114,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
     """Return the options for the pixel values that a model was trained on.
 
-    These are the options that the checkpoint has `recorded` or, if there are none, those `given` by the user.
+    These are the options that the checkpoint has `recorded` or, if there are none, the options `given` by the user.
 
     Raises:
         ConfigError: If recorded and given options differ.

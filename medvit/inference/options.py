@@ -30,7 +30,7 @@ class SeriesRule(Config):
     """
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """Return `rule`, the rule of the checkpoint, with its values replaced by those options that are set here."""
+        """Return `rule`, the rule of the checkpoint, in which the options that are set here replace its values."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 
@@ -77,7 +77,7 @@ class PredictionOptions(Config):
     same pseudonym as in the dataset.
     """
     device: Device = "auto"
-    """Device to run the model on. auto uses the GPU if there is one."""
+    """Device to run the model on. The value auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
 
     @field_validator("checkpoint", mode="before")

@@ -77,7 +77,7 @@ class StackJob:
         collected: dict[str, Collected],
         failed: dict[str, Result],
     ) -> Result:
-        """Add the results of models to `collected`, and those of models that fail to `failed`."""
+        """Add the result of each model to `collected` or, if the model fails, to `failed`."""
         first = next(iter(jobs.values()))
         items = choose(study, first.applies_to, first.series)
         collected |= {name: job.begin(study, num_chosen=len(items)) for name, job in jobs.items()}

@@ -67,7 +67,7 @@ class DeidentifyConfig(Config):
     KneeStd).
     """
     private: tuple[str, ...] = SAFE_PRIVATE
-    """Private elements to keep, each given as CREATOR:gggg,ee. All others are removed."""
+    """Private elements to keep, each given as CREATOR:gggg,ee. All other private elements are removed."""
 
     SHORT: ClassVar[str] = "copy_to"
 

@@ -67,11 +67,13 @@ class ScanningConfig(Config):
     stacks: StacksConfig | None = None
     """Folders whose images form one volume each, such as B-scans of OCT. Unset: each image is a separate item."""
     mask_folder: tuple[str, ...] = ()
-    """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
+    """Names of the folders with label maps, next to the folders of images. Empty: folders with the name labels, masks,
+    gt or a similar one.
     """
     field_of_view_folder: tuple[str, ...] = ()
-    """Names of the folders with fields of view, next to the folders of images, such as mask in DRIVE. The files are 0
-    outside the field of view. Pixels outside count in neither the loss nor the metrics. Empty: all pixels count.
+    """Names of the folders with fields of view, next to the folders of images, such as mask in DRIVE. The files in
+    these folders are 0 outside the field of view. Pixels outside the field of view count in neither the loss nor the
+    metrics. Empty: all pixels count.
     """
     eye: EyeConfig = Field(default_factory=EyeConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB

@@ -22,7 +22,7 @@ DIGEST_LETTERS = 32
 def write_training_patients(folder: Path, rows: Iterable[Row], before: Iterable[str] = ()) -> None:
     """Write `patients.txt` into a checkpoint folder, with the digests of all training patients.
 
-    These are the patients of `rows`, and those that the initial weights were trained on (digests in `before`).
+    These are the patients of `rows`, and the patients that the initial weights were trained on (digests in `before`).
     """
     found = {*before, *(_digest(name) for row in rows for name in _names(row))}
     write_text(folder / PATIENTS, "".join(f"{digest}\n" for digest in sorted(found)))

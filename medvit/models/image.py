@@ -165,7 +165,7 @@ class Model(nn.Module):
         return cut(self.head(self._tokens(padded), padded), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
+        """Return the logits, then the logits at lower resolutions that are also trained (deep supervision).
 
         Logits of lower resolutions cover the image padded to whole patches.
         """
@@ -315,7 +315,7 @@ def num_outputs(config: ModelConfig) -> int:
 
 
 def cut(logits: Float[Tensor, "b l *t"], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *u"]:
-    """Return logits without the padding of the pixels at the end of each axis; those of whole images are unchanged."""
+    """Return logits without the padding at the end of each axis; logits without spatial axes are unchanged."""
     inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
     return logits if logits.ndim == 2 else logits[inside]
 

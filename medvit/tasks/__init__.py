@@ -97,7 +97,7 @@ class LabelTarget:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the predicted numbers among those of all labels."""
+        """Names of the numbers that are predicted for this label: `LABEL`, or `LABEL.CLASS` for each class."""
         label = self.target.label
         is_number = self.task == "regression"
         return (label,) if is_number else tuple(f"{label}.{name}" for name in self.target.classes)

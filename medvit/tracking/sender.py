@@ -200,7 +200,7 @@ class Sender:
     def _send_files(self) -> None:
         """Send files. If a file cannot be sent, it and all later files are retried later.
 
-        Records other than files do not wait for them.
+        Other records do not wait for files.
         """
         failed: list[Exception] = []
         for start in self._state.postponed:

@@ -116,7 +116,7 @@ class Finetuning(TrainingModule):
             self.average.swap()
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
-        """Add the predictions for a batch to those from which the metric of the epoch is computed."""
+        """Add the predictions for a batch to the predictions from which the metric of the epoch is computed."""
         assert batch.targets is not None
         predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
@@ -220,8 +220,8 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
 def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
     """Return the overlaps of predicted and true masks on validation images, twice.
 
-    The first axis has two entries: the overlaps of complete predicted masks, and those after only the largest component
-    of each class is kept. The second axis is that of the images.
+    The first axis has two entries: the overlaps of complete predicted masks, and the overlaps after only the largest
+    component of each class is kept. The second axis is that of the images.
     """
     device, classes = resolve_device("auto"), model.config.classes
     model.eval().to(device)

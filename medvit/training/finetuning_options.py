@@ -61,8 +61,8 @@ class FinetuningOptions(TrainingOptions):
     """
     tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
     """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
-    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for
-    each. An image may lack some of the labels.
+    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for each
+    label. An image may lack some of the labels.
     """
     task_weights: dict[str, Amount] = Field(default_factory=dict)
     """Weights of the losses of the labels in `tasks`, such as {age: 0.5}. Labels that are not named have the weight 1.

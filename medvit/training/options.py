@@ -29,7 +29,7 @@ log = logging.getLogger("medvit")
 
 
 def describe_patients(rows: Sequence[Row]) -> str:
-    """Return a text for the model card on the patients the model was trained on, and on those that are only assumed."""
+    """Return the number of training patients for the model card, or a note on it if some patients are only assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 

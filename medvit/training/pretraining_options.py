@@ -45,9 +45,9 @@ class PretrainingOptions(TrainingOptions):
     objective: OptionalObjectiveChoice = None
     """Pretraining objective. dino, dinov2, simdinov2: self-distillation. lejepa, swav: agreement of views. mae, simmim,
     hi_end_mae, hi_end_mae_light: reconstruction of masked patches. uni4eye: images and volumes in one run. urfound:
-    masked modeling of images and of their label text. Unset: the one that `checkpoint` was pretrained with, with its
-    options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on their
-    name. For all others: mae.
+    masked modeling of images and of their label text. Unset: the objective that `checkpoint` was pretrained with, with
+    the same options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on
+    the name of the weights. In all other cases: mae.
     """
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)

@@ -91,7 +91,7 @@ def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> Non
     """Check that crops keep their size when they are turned by 90 degrees in the plane of two axes.
 
     Raises:
-        ConfigError: If the axes are equal, or the crop differs between them.
+        ConfigError: If the axes are equal, or the crop is not equally long on both.
     """
     if axes is None:
         return
@@ -106,7 +106,7 @@ def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> Non
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
     """Check that a slice and its neighboring slices remain separate channels after preprocessing.
 
-    Averaging them would lose depth.
+    Averaging the slices would lose depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels.
@@ -152,10 +152,10 @@ def assign(
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification. `tasks` are the labels of a multi-task model with their tasks,
-    and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification if
-    images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images
-    is empty.
+    `labels` are the labels of a multi-label classification. `tasks` are the labels of a multi-task model with their
+    tasks, and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification
+    if images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation
+    images is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target

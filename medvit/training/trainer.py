@@ -42,7 +42,7 @@ class TrainerConfig(Config):
     and on the val split in fine-tuning.
     """
     precision: Precision = "auto"
-    """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
+    """Numeric precision. The value auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
     devices: Count = 1
     """Number of GPUs to use on each machine. On machines without a GPU, it is the number of CPU processes."""
     nodes: Count = 1

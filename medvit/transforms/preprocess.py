@@ -121,8 +121,8 @@ class Preprocess(Config):
     """Normalization of H&E colors to a reference. Unset: colors do not change."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Maximum fraction of NaN or infinite voxels in an image. Up to this fraction, they are replaced by finite values.
-    Above it, the image is refused.
+    """Maximum fraction of NaN or infinite voxels in an image. Up to this fraction, such voxels are replaced by finite
+    values. Above this fraction, the image is refused.
     """
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ from medvit.wsi.slide import Slide, open_slide
 from medvit.wsi.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
 
 MAX_OPEN = 128
-"""Slides that a process keeps open: twice as many as those whose tiles training interleaves."""
+"""Number of slides that a process keeps open: twice as many as the slides whose tiles are interleaved in training."""
 
 
 class SlidesConfig(Config):
@@ -36,8 +36,8 @@ class SlidesConfig(Config):
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file that was given to ingest. The locations of the slides are recorded beside it, in KEY.slides/."""
     folder: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Current folder of the slides, if they were moved after ingest. Files are found in it by name. Unset: the recorded
-    locations.
+    """Current folder of the slides, if they were moved after ingest. Files are found in this folder by their names.
+    Unset: the recorded locations.
     """
     skip_tiles: tuple[TileFlag, ...] = ()
     """Exclude tiles that ingest marked with any of these flags."""

@@ -108,7 +108,7 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
 
 
 def tile_mpp(slide: Slide, wished: float) -> float:
-    """Return the microns per pixel of tiles: those of a slide level if one is near, else the requested value.
+    """Return the microns per pixel of tiles: the requested value, or the value of a slide level if one is near.
 
     Raises:
         DataError: If the resolution of the slide is lower than requested.

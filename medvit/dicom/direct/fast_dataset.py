@@ -110,8 +110,8 @@ class FastDataset:
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
         """Return the elements as a pydicom `Dataset`.
 
-        Elements with tags in `decoded`, and those that describe pixels, are decoded immediately, unless their VR is in
-        `OWN_TYPES`. All others are decoded on access.
+        Elements with tags in `decoded`, and elements that describe pixels, are decoded immediately, unless their VR is
+        in `OWN_TYPES`. All others are decoded on access.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset

@@ -50,7 +50,7 @@ class ProbeConfig(Config):
 
     knn_images: int = Field(default=256, ge=0)
     """Number of images that a probe classifies. Its reference is the same number of other, labeled images. More images
-    reveal smaller differences. 0 turns off the probes and the guard.
+    reveal smaller differences. The value 0 turns off the probes and the guard.
     """
     knn_neighbors: Count = 20
     """Number of nearest neighbors that vote for the label of an image."""

@@ -28,7 +28,7 @@ class LoaderConfig(Config):
     batch_size: Count = 8
     """Number of images per batch on each device."""
     num_workers: int = Field(default=0, ge=0)
-    """Number of processes that prepare batches; 0 prepares them in the training process."""
+    """Number of processes that prepare batches. With 0, the training process prepares them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def spread(
     """Return a random order, rearranged so that the members of each group are evenly spaced.
 
     `groups` gives the group of each image, from 0. If a group has k members and the order is divided into k equal
-    parts, each part has one of them. The members of a group keep their order.
+    parts, each part has one member of the group. The members of a group keep their order.
     """
     counts = np.bincount(groups)
     starts = generator.random(len(counts))
