@@ -9,8 +9,8 @@ MODALITIES = ("OP", "OPT")
 QUALITY, LATERALITY = "fundus_quality", "laterality"
 
 MAPPING, OFFERED = "value_mapping", "offered_mappings"
-"""Keys for the label of the DICOM real-world value mapping that was applied, and for the labels of mappings that were
-not.
+"""Keys of two attributes: the label of the DICOM real-world value mapping that was applied, and the labels of mappings
+that were present but not applied.
 """
 
 STRATA: tuple[tuple[str, float, float], ...] = (

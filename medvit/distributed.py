@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+"""Environment variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
 
 
 def leads() -> bool:

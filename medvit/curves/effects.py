@@ -21,8 +21,8 @@ from numpy import ndarray as Array
 from medvit.curves.scores import ImageScores
 
 CHUNK = 100_000
-"""Number of image weights that are computed at once: they fit into the cache of a processor (measured: 3 times as
-fast).
+"""Number of image weights that are computed at once. They fit into the cache of a processor, which is 3 times as fast
+(measured).
 """
 DRAW_STREAM = 1
 """Salt that makes the resamples of draws independent of those of patients."""

@@ -67,7 +67,7 @@ class CurveOptions(Config):
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
     """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
     many patients are drawn as there are classes. The value all leaves no patients for choosing the learning rate and
-    the number of steps. It therefore uses the ones that were chosen for the largest of the other amounts.
+    the number of steps; for all patients, the settings that were chosen for the largest of the other amounts are used.
     """
     draws: Count = 10
     """Number of random draws of labeled patients for each amount."""
@@ -231,7 +231,9 @@ class CurveOptions(Config):
     def arms_in_force(self) -> tuple[Arm, ...]:
         """Return the arms (choices of initial weights) to compare.
 
-        These are the arms in the option `arms`. If it is unset, they are all arms whose initial weights are available.
+        These are the arms in the option `arms`. If it is unset, they are `scratch`, `given` and `continued` if the file
+        of fine-tuning sets weights, else `scratch` and `pretrained`; arms without pretraining runs or checkpoints for
+        them are omitted.
 
         Raises:
             ConfigError: If the initial weights of an arm in `arms` are not available.

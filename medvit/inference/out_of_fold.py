@@ -30,7 +30,7 @@ from medvit.training.ensembles.folds import EnsembleMember
 from medvit.types import Image, Prediction
 
 OUT_OF_FOLD = "out_of_fold"
-"""Folder of these predictions in the checkpoint of an ensemble."""
+"""Folder of the out-of-fold predictions in the checkpoint of an ensemble."""
 DESCRIPTION, TABLE, MASKS = "description.json", "predictions.parquet", "masks"
 
 

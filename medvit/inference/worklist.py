@@ -34,7 +34,9 @@ SHOWN_REASONS = 8
 """Maximum number of reasons in a summary, the most frequent ones."""
 
 Perform = Callable[[Study, Path], Result]
-"""Job: processes a study and writes its outputs into the given folder, which exists and is empty."""
+"""Type of a job: a function that processes a study and writes its outputs into the given folder, which exists and is
+empty.
+"""
 
 
 @dataclass(frozen=True)

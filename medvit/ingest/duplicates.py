@@ -57,7 +57,7 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """Return the refusals of excluded duplicates, by `Candidate.key`."""
+    """Return the refusals of excluded duplicates, keyed by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 

@@ -46,7 +46,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of one row, by column; `number` is the line number in a text editor, where the header is line 1."""
+    """Cells of one row, keyed by column; `number` is the line number in a text editor, where the header is line 1."""
 
     number: int
     cells: Mapping[str, str] = field(repr=False)

@@ -27,7 +27,7 @@ SIDE = 256
 ROUGH = SIDE // 2
 """Points per side of the rough grid on which windows are located."""
 WINDOW = ROUGH // 2
-"""Points per side of a window on the rough grid, which nine windows cover, each overlapping the next by half."""
+"""Points per side of a window. Nine windows cover the rough grid; neighboring windows overlap by half."""
 MAX_SHIFT = ROUGH // 8
 """Maximum displacement of a window along an axis, in points of the rough grid."""
 MAX_STRETCH = 1.15

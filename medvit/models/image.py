@@ -64,7 +64,7 @@ class ModelConfig(Config):
     peft: PeftChoice
     """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice
-    """Head, from tokens to logits."""
+    """Head, which maps tokens to logits."""
     classes: tuple[str, ...]
     """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
     of the label. multilabel: the names of the labels. multitask: `LABEL.CLASS` for each class of a label, `LABEL` for a
@@ -81,7 +81,7 @@ class ModelConfig(Config):
     tasks: tuple[LabelTask, ...] = ()
     """Labels of a multi-task model, each with its own task and head."""
     positive: str = ""
-    """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
+    """Positive one of two classes, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
     """Size of the sliding window in pixels or voxels, as in training. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)

@@ -168,7 +168,7 @@ def _model(checkpoint: Checkpoint, encoder: Backbone) -> Model:
 
 
 def _groups(models: Mapping[str, Model], keys: Mapping[str, str], inputs: Mapping[str, str]) -> Iterator[HeadStack]:
-    """Yield models whose heads read the same windows of the same input and encoder."""
+    """Yield groups of models whose heads read the same windows of the same input and encoder."""
     layers: dict[str, list[int]] = {}
     groups: dict[object, dict[str, Model]] = {}
     for name, model in models.items():

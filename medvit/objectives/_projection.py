@@ -1,4 +1,4 @@
-"""Self-distillation head: from a token to logits over prototypes, or to a unit-norm embedding."""
+"""Self-distillation head, which maps a token to logits over prototypes or to a unit-norm embedding."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def _lies_in_label_folder(file: Path, in_folders: set[str]) -> bool:
 
 
 def named_folders(folders: Sequence[str]) -> re.Pattern[str]:
-    """Return the pattern of the folder names that the user gave."""
+    """Return a pattern that matches the folder names that the user gave."""
     return re.compile(rf"({'|'.join(map(re.escape, folders))})()", re.IGNORECASE)
 
 

@@ -23,8 +23,8 @@ from medvit.series.parallel_stacks import side_by_side
 from medvit.series.volume import axes_of, position_tolerance_mm
 
 SCOUT_DEGREES = 30.0
-"""Minimum angle in degrees between a single plane and all other planes of its series for it to count as a scout. A
-single plane at a smaller angle to another plane is a stray slice, for which the series is refused.
+"""A single plane is a scout if its angle to each other plane of its series is at least this large. If an angle is
+smaller, the plane is a stray slice, and the series is refused.
 """
 
 KeyT = TypeVar("KeyT", bound=Hashable)

@@ -115,7 +115,7 @@ class LabelTask(Config):
     weight: float = 1.0
     """Weight of the loss in the training."""
     positive: str = ""
-    """Positive class of two; empty if not given."""
+    """Positive one of two classes; empty if not given."""
 
 
 class LabelFacts(Protocol):

@@ -94,7 +94,7 @@ class MultiTask(ImageTask):
         """Return whether an image has any of the labels.
 
         Raises:
-            DataError: If a number is expected, and the value is not one.
+            DataError: If a number is expected, and the value is not a number.
         """
         return any(image_task(part.task).has_truth(row, part.target) for part in target.parts)
 

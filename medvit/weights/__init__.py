@@ -59,8 +59,8 @@ class Fit:
     grid: tuple[int, ...] | None = None
     """Patch grid that was used for learned positions of the file."""
     is_grid_assumed: bool = False
-    """Whether the grid is an assumption: neither the file nor an option gives it, and other grids have as many
-    patches.
+    """Whether the grid is an assumption: neither the file nor an option gives it, and other grids have the same number
+    of patches.
     """
     mask_token: Tensor | None = field(default=None, repr=False, compare=False)
     """Mask token (D) of the encoder, if the file has one, as files of DINOv2 do."""

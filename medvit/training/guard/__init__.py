@@ -205,7 +205,7 @@ class Guard:
     def _floor(self) -> ProbeReading | None:
         """Probe evaluation that new ones are compared with: the best previous one.
 
-        The result is None if the best evaluation is the one of random initial weights.
+        The result is None if the best evaluation is that of randomly initialized weights before training.
         """
         return None if self.starts_random and self.best is self.start else self.best
 
