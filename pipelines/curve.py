@@ -58,13 +58,13 @@ class CurveConfig(CurveOptions, StageConfig):
 
 @dataclass(frozen=True)
 class Curve:
-    """Finished curve: its folder, and a point for each number of labels, arm and method (`lines`)."""
+    """Finished curve: its folder, and a point for each number of labels, initial weights and method (`lines`)."""
 
     folder: Path
     lines: Sequence[CurvePoint]
 
     def summary(self) -> Summary:
-        """Return the score of the chosen method of each arm at each number of labels, and mark gains."""
+        """Return the score of each arm (choice of initial weights) at each number of labels, and mark gains."""
         texts = [
             f"{line.num_patients} patients, {line.arm}, {line.way}: {line.mean.mean:.3f}" + " (gain)" * line.is_gain
             for line in self.lines
@@ -146,7 +146,7 @@ def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint
 
 
 def _pretrained(config: CurveConfig, model: SharedModel, run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the checkpoints of each pretrained arm, after running the pretrainings that are missing."""
+    """Return the checkpoints of each arm with pretraining, after running the pretrainings that are missing."""
     found: dict[str, tuple[Path, ...]] = {"pretrained": config.pretrained} if config.pretrained else {}
     tree = {**config.pretraining, **model.for_pretraining(config)}
     source = source_of_weights(config)

@@ -113,7 +113,7 @@ class Needles:
     num_excluded: int
     dates: Mapping[str, frozenset[str]] = field(repr=False)
     patients: frozenset[str] = field(default=frozenset(), repr=False)
-    """Patients that DICOM files name by their PatientID."""
+    """PatientIDs in the DICOM files of the source."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """Number of files that could not be read completely, for each reason."""
 
@@ -195,7 +195,7 @@ def collect_needles(
     dataset: str = "",
     classes: Collection[str] = (),
 ) -> Needles:
-    """Return the needles from the file names of a source and from the values of its `num_files` files.
+    """Return the identifying values (needles) in the names and the contents of the `num_files` files of a source.
 
     Words in `ignored` are excluded. The names of `classes` are excluded where the source may contain them by chance, as
     in a table, but not where they name a patient. `dataset` is the name of the dataset; the name of the source folder
@@ -226,7 +226,7 @@ def forms(text: str) -> set[str]:
 
 
 class _Collector:
-    """Collector of needles; values that are too common are only counted."""
+    """Collector of values to search for (needles); values that are too common are only counted."""
 
     def __init__(self, ignored: set[str], classes: set[str]) -> None:
         self._ignored, self._classes = ignored, classes

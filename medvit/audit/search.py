@@ -37,7 +37,9 @@ MAX_TEXT = 2**28
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16 text."""
 LINES_AT_ONCE = 500
-"""Number of lines of a text that are searched together. They are searched one by one only if this finds a needle."""
+"""Number of lines of a text that are searched together. They are searched one by one only if this search finds
+something.
+"""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
 """Common ending of the DICOM keywords of color tables. These elements are not searched, because their bytes may look
@@ -64,12 +66,12 @@ class Search:
 
     @property
     def everywhere(self) -> Matcher:
-        """Matcher of all needles."""
+        """Matcher of all needles (identifying values to search for)."""
         return Matcher(self.needles.by_text.values())
 
     @property
     def in_copies(self) -> Matcher:
-        """Matcher of the needles that a de-identified copy must not contain.
+        """Matcher of the needles (identifying values) that a de-identified copy must not contain.
 
         Dates are not among them, because a copy shifts dates; they are compared separately.
         """
@@ -108,7 +110,7 @@ class Search:
 
 
 def by_pseudonym(needles: Needles, pseudonyms: dict[str, str]) -> Needles:
-    """Return the needles with the dates of each patient listed under the patient's pseudonym."""
+    """Return the needles (identifying values), with the dates of each patient keyed by the patient's pseudonym."""
     return replace(needles, dates={pseudonyms[patient]: days for patient, days in needles.dates.items()})
 
 

@@ -12,7 +12,7 @@ from medvit.records import Row
 
 
 def ordered_patients(classes: Mapping[str, Collection[str]], rarity: Sequence[str], *, seed: int) -> list[str]:
-    """Return all patients in a random order. A draw of n labeled patients consists of the first n.
+    """Return all patients in a random order, of which a draw of n labeled patients takes the first n.
 
     `classes` has the classes of the images of each patient, and `rarity` all classes, the rarest first. The first
     patients cover all classes; there are at most as many of them as classes. After them, the first n patients have

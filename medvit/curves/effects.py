@@ -1,4 +1,4 @@
-"""Paired effects over draws and test patients: crossed bootstrap, and Holm's correction over several comparisons.
+"""Paired effects over draws of labeled patients and over test patients: crossed bootstrap, Holm's correction.
 
 Draws and patients are both samples: other labels and other patients would give other scores. Both are therefore
 resampled at once (Owen, Annals of Applied Statistics 2007), and every resample takes the same patients in all draws.
@@ -25,7 +25,7 @@ CHUNK = 100_000
 (measured).
 """
 DRAW_STREAM = 1
-"""Salt that makes the resamples of draws independent of those of patients."""
+"""Salt that makes the resamples of draws of labels independent of the resamples of patients."""
 
 RunT = TypeVar("RunT")
 
@@ -68,7 +68,10 @@ def resample_patients(scores: Mapping[RunT, ImageScores], *, resamples: int, see
 
 
 def mean_over_draws(one: Sequence[Resampled], clusters: Sequence[int], *, seed: int = 0) -> Effect:
-    """Return the metric averaged over draws, with its 95 % interval. The p-value of the result is meaningless."""
+    """Return the metric averaged over draws of labels, with its 95 % interval.
+
+    The p-value of the result is meaningless.
+    """
     return _effect(np.array([run.value for run in one]), np.stack([run.drawn for run in one]), clusters, seed)
 
 
@@ -91,7 +94,7 @@ def paired_effect(
 
 
 def draw_weights(clusters: Sequence[int], resamples: int, *, seed: int) -> Float[Array, "r d"]:
-    """Return the weights of the draws in each resample, which sum to 1.
+    """Return the weights of the draws of labels in each bootstrap resample; they sum to 1.
 
     A resample draws clusters with replacement, and within each drawn cluster, draws of labels with replacement. A
     cluster that is drawn twice has twice as many draws.

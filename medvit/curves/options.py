@@ -61,8 +61,8 @@ class CurveOptions(Config):
     pretraining are omitted if there is none.
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
-    """Fine-tuning methods of each arm. full: all weights are trained. lora: low-rank updates. frozen: only the head is
-    trained (linear probe).
+    """Fine-tuning methods, which are all run for each of the initial weights in `arms`. full: all weights are trained.
+    lora: low-rank updates. frozen: only the head is trained (linear probe).
     """
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
     """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
@@ -120,7 +120,7 @@ class CurveOptions(Config):
 
     @property
     def num_pretrainings(self) -> int:
-        """Number of pretraining runs of each pretrained arm."""
+        """Number of pretraining runs for each arm (choice of initial weights) with pretraining."""
         return len(self.pretrained) or self.pretrainings
 
     @property
@@ -144,7 +144,7 @@ class CurveOptions(Config):
 
     @cached_property
     def task(self) -> FinetuningOptions:
-        """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen.
+        """Return the fine-tuning options in force, which runs complete by initial weights, labels and settings.
 
         Raises:
             ConfigError: If the file sets a task other than classification; the dataset decides between classification

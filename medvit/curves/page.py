@@ -33,8 +33,8 @@ COLORS = ("#1f2a44", "#d95f02", "#1b9e77", "#7570b3", "#999999", "#e7298a")
 def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
     """Plot the score over the number of labeled patients.
 
-    Each arm has a line through the means over draws, and a dot for each draw. Only the fine-tuning method with the best
-    score on training patients is shown for each arm.
+    Each arm (choice of initial weights) has a line through the means over draws of labeled patients, and a dot for each
+    draw. Only the fine-tuning method with the best score on training patients is shown for each arm.
     """
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -98,7 +98,7 @@ def curve_document(
 
 
 def _verdict(lines: Sequence[CurvePoint]) -> str:
-    """Return sentences on arms with a gain, and on arms that beat training from scratch but not a baseline."""
+    """Return sentences on initial weights with a gain, and on those that beat random weights but not a baseline."""
     gains = [line for line in lines if line.is_gain]
     others = [line for line in lines if not line.is_gain and is_better(line)]
     texts = []

@@ -1,4 +1,4 @@
-"""Pretraining of an arm on all training images without labels, in one run per seed; interrupted runs are resumed."""
+"""Pretraining of initial weights on all training images without labels, in one resumable run per seed."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class CurvePoint:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the effect is tested: this applies to the chosen method of each arm that is not a baseline."""
+        """Whether the effect is tested, which is the case for the chosen method of each arm except baselines."""
         return self.is_chosen and self.effect is not None and self.arm not in BASELINES
 
 
@@ -80,7 +80,7 @@ class Design:
     edges: Callable[[Settings], Sequence[str]]
 
     def clusters(self, arm: str, draws: Sequence[int]) -> list[int]:
-        """Return the index of the initial weights of each draw; draws from random weights have different indices."""
+        """Return, for each draw of labels, the index of its initial weights; random weights have different indices."""
         number = self.num_weights.get(arm)
         return [draw if number is None else draw % number for draw in draws]
 

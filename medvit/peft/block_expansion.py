@@ -72,7 +72,7 @@ class Expanded(Unchanged):
 
 
 def _silent(block: nn.Module) -> nn.Module:
-    """Return a trainable copy of a block whose outputs are zero.
+    """Return a trainable copy of a block; the outputs of the copy are initially zero.
 
     Layer scales are copied, so that gradients reach the weights.
     """

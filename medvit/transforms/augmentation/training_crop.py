@@ -52,7 +52,7 @@ class TrainingCrop:
         return self.apply(padded, self.draw(padded, np.random.default_rng(seed)))
 
     def draw(self, sample: Sample, generator: np.random.Generator) -> CropDraw:
-        """Draw the position of a crop in a sample that is at least as large as the crop, and its augmentation."""
+        """Draw the position and the augmentation of a crop; the sample must be at least as large as the crop."""
         shape = tuple(sample.pixels.shape[1:])
         room = np.array(shape) - self.size
         start = (generator.random(len(shape)) * (room + 1)).astype(int)
