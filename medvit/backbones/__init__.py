@@ -134,7 +134,7 @@ class Backbone(nn.Module, ABC):
     def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
         """Return the network's own decoder, newly initialized.
 
-        It maps pixels and the feature maps of all levels to a list: the logits, followed by those of `num_supervised`
+        It maps pixels and the feature maps of all levels to a list: the logits, then the logits at `num_supervised`
         lower resolutions, in descending resolution.
 
         Raises:

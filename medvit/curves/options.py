@@ -232,8 +232,8 @@ class CurveOptions(Config):
         """Return the arms (choices of initial weights) to compare.
 
         These are the arms in the option `arms`. If it is unset, they are `scratch`, `given` and `continued` if the file
-        of fine-tuning sets weights, else `scratch` and `pretrained`; arms without pretraining runs or checkpoints for
-        them are omitted.
+        of fine-tuning sets weights, else `scratch` and `pretrained`. Without pretraining, `continued` and `pretrained`
+        are omitted.
 
         Raises:
             ConfigError: If the initial weights of an arm in `arms` are not available.

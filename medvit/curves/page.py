@@ -120,12 +120,13 @@ def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) ->
     grid = f"rates {_listed(options.rates)}, steps {_listed(options.lengths)}, {', '.join(options.ways)}"
     lines = [
         f"{patients[0]} training patients with labels; {patients[1]} patients of the split {options.split} as test.",
-        f"Settings of every arm were chosen from the same grid ({grid}) by the mean score of "
-        f"{options.tuning_draws} draws on training patients outside of the draw, before a test label was read.",
-        f"{options.draws} draws of labeled patients for each amount, by class, smaller ones within larger ones; "
-        "draw r has seed r. The number of steps is fixed, and the last weights are kept.",
-        f"Intervals resample draws and test patients together ({options.resamples} times); draws that share a "
-        "pretraining are resampled by pretraining, then within each.",
+        f"Settings of every arm were chosen from the same grid ({grid}) before a test label was read, by the mean "
+        f"score over {options.tuning_draws} draws of labeled patients, on training patients outside of the draw.",
+        f"For each amount of labels, there are {options.draws} random draws of labeled patients, stratified by class. "
+        "A smaller amount is a subset of each larger amount of the same draw. Draw r has seed r. "
+        "The number of steps is fixed, and the last weights are kept.",
+        f"Intervals resample draws and test patients together ({options.resamples} times). If several draws share a "
+        "pretraining, the pretrainings are resampled first, and then the draws of each pretraining.",
     ]
     if pretraining_steps:
         lines.append(

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from medvit.errors import UnreadableError, UnsupportedError
 
 MAX_DEFLATE_RATIO = 1032
-"""Maximum compression ratio of deflate (zlib's technical notes); applied to other codecs from 64 MiB on."""
+"""Maximum compression ratio of deflate (zlib's technical notes). It is also applied to other codecs if more than 64 MiB
+are declared.
+"""
 
 ALWAYS_ALLOWED_BYTES = 64 * 2**20
 """A declared size up to this is always accepted: an empty slice compresses beyond any ratio."""

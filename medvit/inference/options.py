@@ -40,7 +40,7 @@ class PredictionOptions(Config):
     checkpoint: tuple[Path, ...] = Field(min_length=1)
     """Folder of the model, made by finetune, or several folders, as in checkpoint=[a,b]. Several models must have been
     fine-tuned from one backbone. This backbone is loaded once, and images are encoded once for all models with the same
-    adapter or without an adapter. Each model writes into a folder of its name.
+    adapter or without an adapter. Each model writes into a folder that is named after its checkpoint folder.
     """
     source: Location = Field(json_schema_extra={"private": True})
     """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for

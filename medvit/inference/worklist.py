@@ -156,7 +156,7 @@ class Worklist:
 
 
 def attempt(perform: Callable[[], Result]) -> Result:
-    """Return the result of a function, or an error of it as the result `skipped` or `failed`.
+    """Return the result of `perform`; if it raises an error, return a result with status `skipped` or `failed`.
 
     Raises:
         OutputError: If results cannot be written, for example on a full disk.

@@ -125,7 +125,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return the states that `write` stored; empty for a dataset without them, made by an earlier version."""
+    """Return the states that `write` stored; empty for a dataset of an earlier version, which has no states."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}

@@ -96,7 +96,7 @@ class MaskMeaning:
     """Class of each label-map value.
 
     `classes` are (value, class number) pairs; it is None if every value is its class number. The values in `ignored`
-    are not classes. If `are_instances`, all values above 0 are instances of one class.
+    are not classes. If `are_instances` is True, all values above 0 are instances of one class.
     """
 
     classes: tuple[tuple[int, int], ...] | None = None

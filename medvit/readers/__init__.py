@@ -280,7 +280,7 @@ def extent(item: Item) -> Extent | None:
 def read_masks(item: Item) -> list[LabelMap]:
     """Read the stored label maps of an image.
 
-    The list has no label map, one, or, for a stack of 2D images, one per image of the stack.
+    The list is empty or has one label map. For a stack of 2D images, it has one label map per image.
 
     Raises:
         DataError: If the pixels cannot be used; the message names neither a path nor a patient.
