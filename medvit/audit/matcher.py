@@ -27,7 +27,7 @@ WINDOW = 6
 """Length of a window in bytes. Values (needles) shorter than a window are searched for only as whole words in texts."""
 TABLE_BITS = 22
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-"""Odd number near 2^64 divided by the golden ratio: products with it spread over the table."""
+"""Odd number near 2^64 divided by the golden ratio: products with it are spread evenly over the table."""
 BLOCK = 2**16
 """Number of windows that are looked up at once. Their keys fit into the processor's cache."""
 MIN_BYTES_IN_PIXELS = 8
