@@ -21,7 +21,7 @@ from medvit.summary import counted, duration
 log = logging.getLogger("medvit")
 
 FIRST_S, LONGEST_S = 10.0, 300.0
-"""Seconds until the first line, and maximum seconds between two."""
+"""Seconds until the first progress line, and maximum seconds between two lines."""
 SHARE = 0.1
 """Time between two progress lines, as a fraction of the elapsed time. It is at least `FIRST_S` and at most `LONGEST_S`,
 so a run of one night writes about 100 lines.

@@ -165,7 +165,7 @@ BY_KEYWORD: Mapping[str, Terms] = {
     "Units": replace(PET_UNITS, terms=PET_UNITS.terms | RESCALE_TYPE.terms),
     "ScanningSequence": SCANNING_SEQUENCE,
 }
-"""Terms by the keyword of the element."""
+"""Keyword of an element -> its terms."""
 
 
 @cache

@@ -31,7 +31,7 @@ STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
 PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value", "model")
 
 SHOWN_REASONS = 8
-"""Maximum number of reasons in a summary, the most frequent ones."""
+"""Maximum number of reasons that a summary contains: the most frequent reasons."""
 
 Perform = Callable[[Study, Path], Result]
 """Type of a job: a function that processes a study and writes its outputs into the given folder, which exists and is

@@ -15,7 +15,7 @@ from medvit.peft import PeftConfig, Unchanged
 from medvit.registry import register
 
 OUTPUTS = ("attn.proj", "mlp.fc2")
-"""Last layers of the two halves of a block. With both at zero, a block is the identity."""
+"""Last layers of the two halves of a block. If the weights of both are zero, the block is the identity."""
 
 
 @register
