@@ -43,7 +43,7 @@ NOT_SHARING = (
     "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "
     "can share a backbone; predict with others alone"
 )
-"""Which checkpoints have a backbone that other models share."""
+"""Sentence for errors: which checkpoints can share a backbone, and what to do with others."""
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,18 @@ class Checkpoint:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it contains only adapter and head, whose backbone is in another folder (`medvit.models.base`)."""
+        """Whether the checkpoint contains only adapter and head.
+
+        The backbone is then in another folder (`medvit.models.base`).
+        """
         return not self.state and bool(self.adapter)
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether the checkpoint has several complete models; one for slides has one backbone with several heads."""
+        """Whether the checkpoint contains several complete models.
+
+        A checkpoint for slides does not: it contains one backbone with several heads.
+        """
         return self.kind != "slide" and int(self.model.get("members", 1)) > 1
 
     def member(self, state: Mapping[str, Tensor]) -> Checkpoint:

@@ -9,7 +9,9 @@ MODALITIES = ("OP", "OPT")
 QUALITY, LATERALITY = "fundus_quality", "laterality"
 
 MAPPING, OFFERED = "value_mapping", "offered_mappings"
-"""Label of the applied DICOM real-world value mapping, and labels of those present but not applied."""
+"""Keys of two attributes: the label of the DICOM real-world value mapping that was applied, and the labels of mappings
+that were present but not applied.
+"""
 
 STRATA: tuple[tuple[str, float, float], ...] = (
     ("good", 0.8, 1.01),

@@ -313,9 +313,10 @@ def _quoted(value: object) -> str:
 
 
 class ChoiceError(ValueError):
-    """Error in the options of a component that was chosen by name, such as an objective.
+    """Error in the options of a component that was chosen by name, such as an objective (`objective=dino`).
 
-    pydantic passes it on with the validation errors of the component, from which messages take the full option names.
+    It carries the validation error of the component (`error`) and its config class (`kind`) through pydantic, so that
+    messages can give the full names of the wrong options.
     """
 
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
@@ -352,7 +353,7 @@ def unknown_name(what: str, name: object, known: list[str]) -> str:
 
 
 RENAMED = "renamed"
-"""Type of a `Key` that stands for the earlier name of an option; the default of the `Key` is the present name."""
+"""Value of `Key.type` for an earlier option name; `Key.default` is then the present name of the option."""
 
 
 @dataclass(frozen=True)
@@ -408,7 +409,7 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
 
 
 def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
-    """Yield the renamed options as `Key`s: the name of each is an earlier name, and its default is the present name.
+    """Yield a `Key` for each earlier option name; its default is the present name of the option.
 
     An option in a renamed group has an earlier name too, which begins with the earlier name of the group.
     """

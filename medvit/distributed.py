@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+"""Environment variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
 
 
 def leads() -> bool:
@@ -85,7 +85,7 @@ def _group() -> Any:
 def exactly(device: torch.device) -> torch.autocast:
     """Return a context that disables 16-bit computation.
 
-    Losses need it, because they are differences of nearly equal numbers.
+    Some losses need this, because they are differences of nearly equal numbers.
     """
     import torch
 

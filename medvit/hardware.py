@@ -37,8 +37,8 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     Up to `kept_bytes` of freed memory are kept; all of it if unset. Return whether the system supports this.
 
     A training step frees and reallocates gigabytes, and an ingest allocates one array per slice. By default glibc
-    returns large blocks to the system, which must then find and zero each page again: this takes a fifth of the time
-    of a training step (DINOv2, ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this
+    returns large blocks to the system, which must then find and zero each page again: this takes a fifth of the time of
+    a training step (DINOv2, ViT-S) and up to a sixth of the time of an ingest on a virtual machine. Only glibc has this
     setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -114,7 +114,7 @@ def note(message: str, *values: object, level: int = logging.INFO) -> None:
 
 
 def quiet_libraries(*names: str) -> None:
-    """Keep start-up messages of libraries out of the log, and warnings that their next versions fix.
+    """Keep two kinds of library messages out of the log: start-up messages, and warnings fixed in later versions.
 
     All other warnings are shown.
     """

@@ -21,10 +21,10 @@ from medvit.summary import counted, duration
 log = logging.getLogger("medvit")
 
 FIRST_S, LONGEST_S = 10.0, 300.0
-"""Seconds until the first line, and maximum seconds between two."""
+"""Seconds until the first progress line, and maximum seconds between two lines."""
 SHARE = 0.1
-"""Time between two lines as a share of the elapsed time, from `FIRST_S` to `LONGEST_S`: a night of work gives 100
-lines.
+"""Time between two progress lines, as a fraction of the elapsed time. It is at least `FIRST_S` and at most `LONGEST_S`,
+so a run of one night writes about 100 lines.
 """
 BYTES, MIB = "B", 2**20
 CountedT = TypeVar("CountedT")

@@ -20,7 +20,7 @@ Split = Literal["train", "val", "test"]
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
 """Requested values of an image. stored: as in the file, with their unit. displayed: as the file displays them. SUVbw:
-PET uptake. mapped: those of the real-world value mapping with a given label. unmapped: as in the file, without any
+PET uptake. mapped: the values of the real-world value mapping with a given label. unmapped: as in the file, without any
 mapping.
 """
 
@@ -258,8 +258,8 @@ class Row:
     is then specific to one issuer.
     """
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
-    `medvit.ingest.fundus_quality`, and the names of the channels; nothing that identifies.
+    """Acquisition and subject attributes, with the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
+    `medvit.ingest.fundus_quality`, and the names of the channels. They do not identify a patient.
     """
     annotated: tuple[str, ...] | None = None
     """Foreground classes that are annotated in the label map, if it lacks some (partial labels); None: all classes."""

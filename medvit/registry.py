@@ -44,7 +44,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 _rooms: dict[str, dict[str, type[Config]]] = {}
 _joined: dict[str, list[str]] = {}
-"""Modules that joined a room in this process, by room."""
+"""Modules that were added to a room (a package of components) in this process, keyed by room."""
 _occupants: dict[tuple[str, str], tuple[Any, ...]] = {}
 
 

@@ -44,8 +44,8 @@ log = logging.getLogger("medvit")
 OPTIONS, INPUTS = ".options.yaml", ".inputs.json"
 """Hidden files of an unfinished run: its options as requested, and the digests of its inputs."""
 UNNEEDED = ".unneeded.json"
-"""File that lists the leftovers that a finished run removes from its folder. If the run is killed before, they are
-removed later by this list.
+"""File that lists the leftovers that a finished run removes from its folder. If the run is killed before it has removed
+them, they are removed later by this list.
 """
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
 """Names of the files that a run writes into its folder before it produces any output."""

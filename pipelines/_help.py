@@ -140,5 +140,5 @@ def _note(stage: str, key: Key, shown: str) -> Iterator[str]:
 
 @cache
 def listed() -> dict[str, dict[str, list[list[str]]]]:
-    """Return the generated list: by stage, its groups and its options."""
+    """Return the generated list: a mapping from each stage to its option groups and its options."""
     return dict(json.loads(OPTIONS.read_text(encoding="utf-8")))

@@ -58,13 +58,13 @@ class CurveConfig(CurveOptions, StageConfig):
 
 @dataclass(frozen=True)
 class Curve:
-    """Finished curve: its folder, and a point for each number of labels, arm and method (`lines`)."""
+    """Finished curve: its folder, and a point for each number of labels, initial weights and method (`lines`)."""
 
     folder: Path
     lines: Sequence[CurvePoint]
 
     def summary(self) -> Summary:
-        """Return the score of the chosen method of each arm at each number of labels, and mark gains."""
+        """Return the score of each arm (choice of initial weights) at each number of labels, and mark gains."""
         texts = [
             f"{line.num_patients} patients, {line.arm}, {line.way}: {line.mean.mean:.3f}" + " (gain)" * line.is_gain
             for line in self.lines
@@ -130,7 +130,7 @@ def curve(config: CurveConfig, run: Run) -> Curve:
 
 
 def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint]:
-    """Return the given checkpoints, after recording them and checking that they have not seen a test patient."""
+    """Return the given checkpoints, after recording them and checking that none was trained on a test patient."""
     folders = {f"pretrained-{number}": folder for number, folder in enumerate(config.pretrained)}
     if config.task.checkpoint is not None:
         folders = {"checkpoint": config.task.checkpoint, **folders}
@@ -146,7 +146,7 @@ def _given(config: CurveConfig, manifest: Manifest, run: Run) -> list[Checkpoint
 
 
 def _pretrained(config: CurveConfig, model: SharedModel, run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the checkpoints of each pretrained arm, after pretraining those that are missing."""
+    """Return the checkpoints of each arm with pretraining, after running the pretrainings that are missing."""
     found: dict[str, tuple[Path, ...]] = {"pretrained": config.pretrained} if config.pretrained else {}
     tree = {**config.pretraining, **model.for_pretraining(config)}
     source = source_of_weights(config)
@@ -171,7 +171,7 @@ def _pretrained(config: CurveConfig, model: SharedModel, run: Run) -> dict[str, 
 def _chosen(
     trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run
 ) -> tuple[Choices, dict[CurveRun, float]]:
-    """Return the settings, and all scores from tuning; settings that were chosen before are never changed."""
+    """Return the chosen settings, and all scores from tuning; settings that an earlier run chose are never changed."""
     if (run.folder / SETTINGS).is_file():
         tried = read_table((run.folder / TRIED).read_text(encoding="utf-8"))
         return read_chosen((run.folder / SETTINGS).read_text(encoding="utf-8")), tried
@@ -183,7 +183,7 @@ def _chosen(
 
 
 def _pretraining_steps(config: CurveConfig, pretrained: Mapping[str, Sequence[Path]]) -> int:
-    """Return the number of steps of a pretraining run; 0 if there is none, or given checkpoints do not record it."""
+    """Return the number of steps of a pretraining run; 0 without pretraining, or if checkpoints do not record it."""
     if config.pretrain is not None:
         return config.objective.trainer.steps
     if not pretrained:
@@ -205,8 +205,8 @@ def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run,
     """Carry out the runs of a trial and return the score of each; runs that diverged are reported and excluded.
 
     Raises:
-        DataError: If a run failed for another reason than its settings, or if all diverged. The others are kept, and a
-            resumed curve repeats those that failed.
+        DataError: If a run failed for another reason than its settings, or if all diverged. The results of the other
+            runs are kept, and a resumed curve repeats the runs that failed.
     """
     found: dict[CurveRun, float] = {}
     diverged: list[str] = []

@@ -26,8 +26,8 @@ class ExportConfig(StageConfig):
     splits: tuple[Split, ...] = ("train", "val", "test")
     """Splits to export."""
     compress: bool = True
-    """Write compressed .nii.gz files. false writes .nii files, which is several times faster but takes several times
-    more space.
+    """Write compressed .nii.gz files. The value false writes .nii files, which is several times faster but takes
+    several times more space.
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)
 

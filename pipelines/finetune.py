@@ -40,9 +40,10 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     store: Literal["all", "adapter"] = "all"
-    """Weights to store. all: all weights of the model, and those that training changed in a separate file. adapter:
-    only those that training changed. The others are read from the folder of the pretrained checkpoint, or from a copy
-    of it beside the new one, so that many models of one backbone take little space.
+    """Weights to store. all: all weights of the model; a separate file contains the weights that training changed.
+    adapter: only the weights that training changed. All other weights are then read from the folder of the pretrained
+    checkpoint, or from a copy of this folder beside the new checkpoint, so that many models of one backbone take little
+    space.
     """
 
     IS_DISTRIBUTED: ClassVar[bool] = True
@@ -101,7 +102,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Train a model for each fold and seed, one after the other, and average them.
+    """Train a model for each fold and seed, one after the other; the predictions of these models are averaged.
 
     With folds, also predict every patient by the models that were not trained on that patient.
     """
@@ -185,7 +186,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
     If neither is set, a note is logged and the result is empty.
 
     Raises:
-        ConfigError: If the requested one is not one of two classes.
+        ConfigError: If the requested class is not one of two classes.
     """
     dataset = facts.positive.get(config.label, "")
     positive, notes = choose_positive(classes, asked=config.positive, worst="", model="", dataset=dataset)
@@ -217,7 +218,7 @@ def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> Non
 
 
 def _base(config: FinetuneConfig, folder: Path, state: Mapping[str, Tensor]) -> Base | None:
-    """Return the record of the backbone that training did not change; None if it is in no folder."""
+    """Return the record of the backbone that training did not change; None if no folder contains it."""
     if config.checkpoint is not None:
         return recorded_base(config.checkpoint, folder)
     return recorded_itself(state) if isinstance(config.peft, FrozenConfig) else None

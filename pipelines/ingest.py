@@ -105,8 +105,8 @@ class IngestConfig(StageConfig):
     the original identifiers, is stored beside it in KEY.crosswalk/.
     """
     keep_headers: bool = True
-    """Cache DICOM headers, which contain names of patients, in KEY.headers/. false deletes this cache; with `update`,
-    all headers are then read again.
+    """Cache DICOM headers, which contain names of patients, in KEY.headers/. The value false deletes this cache; with
+    `update`, all headers are then read again.
     """
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

@@ -42,7 +42,8 @@ class InitConfig(Config):
     labels: Path | None = Field(default=None, json_schema_extra={"private": True})
     """CSV or Excel table with labels, if it is stored outside the source. Unset: tables found beside the images."""
     device: Device = "auto"
-    """Device for which the training configurations are written. auto is the GPU if this machine has one, else the CPU.
+    """Device for which the training configurations are written. The value auto stands for the GPU if this machine has
+    one, else for the CPU.
     """
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

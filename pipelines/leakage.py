@@ -29,7 +29,7 @@ class LeakageConfig(StageConfig):
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
     """Limit for the search for near duplicates: the maximum number of bits, of 256, by which the perceptual hashes of
     two images may differ. If they are within the limit, the pixels of the two images are compared. The search also
-    compares an image with rotated or mirrored versions of another. For 2D images compared without rotating or
+    compares an image with rotated or mirrored versions of another image. For 2D images compared without rotating or
     mirroring, the limit is twice this number.
     """
 

@@ -31,8 +31,8 @@ class MergeConfig(StageConfig):
     output: Path
     """New folder for the dataset."""
     slices: int = Field(default=0, ge=0)
-    """Replace each volume by this many evenly spaced slices, perpendicular to the axis with the largest spacing. 0
-    keeps the volumes.
+    """Replace each volume by this many evenly spaced slices, perpendicular to the axis with the largest spacing. The
+    value 0 keeps the volumes.
     """
     measures: tuple[Measure, ...] = ()
     """Labels to measure from label maps, for each class except the background, such as present_liver for class liver.

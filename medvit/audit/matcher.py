@@ -1,4 +1,4 @@
-"""Multi-pattern matcher: finds all needles at once, in texts and bytes, as whole words or numbers.
+"""Multi-pattern matcher: finds all texts to search for (needles) at once, in texts and bytes.
 
 Each window of a few bytes is looked up in a table of the first windows of the needles (Rabin and Karp 1987), so the
 search time does not depend on the number of needles.
@@ -20,19 +20,19 @@ from medvit.audit.needles import Needle
 from medvit.audit.rarity import LONG_WORD
 
 SHORT_MIXED = 8
-"""Maximum length of a needle of mixed letters and digits that is found only as a whole word; a longer one is found
-anywhere.
+"""Maximum length of a value (needle) of mixed letters and digits that is found only as a whole word; a longer one is
+found anywhere.
 """
 WINDOW = 6
-"""Length of a window in bytes. Needles shorter than a window are searched for only as whole words in texts."""
+"""Length of a window in bytes. Values (needles) shorter than a window are searched for only as whole words in texts."""
 TABLE_BITS = 22
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-"""Odd number near 2^64 divided by the golden ratio: products with it spread over the table."""
+"""Odd number near 2^64 divided by the golden ratio: products with it are spread evenly over the table."""
 BLOCK = 2**16
 """Number of windows that are looked up at once. Their keys fit into the processor's cache."""
 MIN_BYTES_IN_PIXELS = 8
-"""Minimum bytes of a needle that is searched for in binary content; shorter ones would be found in compressed pixels by
-chance.
+"""Minimum bytes of a value (needle) that is searched for in binary content; shorter ones would be found in compressed
+pixels by chance.
 """
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]{200,}")
 _HEX = re.compile(r"\b[0-9a-f]{32,}\b")
@@ -68,7 +68,7 @@ class Matcher:
             self._table[_slots(start)] = True
 
     def in_text(self, text: str) -> set[Needle]:
-        """Return the needles that occur in a text."""
+        """Return the needles (values to search for) that occur in a text."""
         folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
         composed = folded if folded.isascii() else unicodedata.normalize("NFC", folded)
         words = re.findall(r"[^\W_]+", composed)
@@ -81,7 +81,7 @@ class Matcher:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """Return the needles that occur in binary content; needles of fewer than `min_bytes` bytes are ignored."""
+        """Return the needles (values to search for) of at least `min_bytes` bytes that occur in binary content."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:
@@ -123,7 +123,7 @@ class Trace:
 
 
 def _slots(content: bytes) -> Int64[Array, "windows"]:
-    """Return the index in the table for each window of `WINDOW` bytes in `content` (multiplicative hash, Knuth)."""
+    """Return the table index of each window of `WINDOW` bytes in `content` (multiplicative hash, Knuth)."""
     count = len(content) - WINDOW + 1
     integers = np.ndarray(count, dtype="<u8", buffer=content.ljust(count + 7, b"\0"), strides=(1,))
     keys = integers << np.uint64(64 - 8 * WINDOW)
@@ -133,7 +133,7 @@ def _slots(content: bytes) -> Int64[Array, "windows"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Return whether a match from `begin` to `end` stands alone; other matches may be coincidences.
+    """Return whether a match from `begin` to `end` stands alone. A match that does not may be a coincidence.
 
     A number within a longer number or a hash does not stand alone, nor does a short word within a longer word.
     """

@@ -24,7 +24,9 @@ as a whole word; `pair` as two adjacent words; `whole` alone in a cell or a line
 
 PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
 MIN_WORD = 3
-"""Minimum letters of a word in Latin letters that is searched for by itself; in other alphabets, `rarity.MIN_SIGNS`."""
+"""Minimum letters of a word in Latin letters that is searched for by itself; in other alphabets, the minimum is
+`rarity.MIN_SIGNS`.
+"""
 MAX_WORDS = 6
 """Maximum number of words of a name that are paired with each other."""
 _PLACEHOLDERS = """
@@ -36,7 +38,9 @@ PLACEHOLDERS = frozenset(_PLACEHOLDERS.split())
 
 
 _WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe"})
-"""Letters that Unicode does not decompose; the first is the dotless i, whose capital is that of i."""
+"""Replacements of letters that Unicode does not decompose. The first letter is the dotless i, which has the same
+capital as i.
+"""
 
 
 @dataclass(frozen=True)

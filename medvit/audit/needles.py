@@ -42,7 +42,10 @@ FILE_NAME = "a file or folder name"
 
 @dataclass(frozen=True)
 class Needle:
-    """Text to search for, in lower case; `source` is the element it comes from, never its value."""
+    """Text to search for, in lower case.
+
+    `source` names the element that contains it, but not the value of the element.
+    """
 
     text: str = field(repr=False)
     source: str
@@ -99,7 +102,7 @@ class IdentifyingValues:
 
 @dataclass(frozen=True)
 class Needles:
-    """All needles of a source, by their text.
+    """All texts to search for (needles) of a source; `by_text` maps a text to its needle.
 
     `num_files` is the number of files of the source, and `num_excluded` the number of values that are not searched for.
     `dates` are the dates (VR DA) of each patient.
@@ -110,9 +113,9 @@ class Needles:
     num_excluded: int
     dates: Mapping[str, frozenset[str]] = field(repr=False)
     patients: frozenset[str] = field(default=frozenset(), repr=False)
-    """Patients that DICOM files name by their PatientID."""
+    """PatientIDs in the DICOM files of the source."""
     unread: Mapping[str, int] = field(default_factory=dict)
-    """Number of files that could not be read completely, by reason."""
+    """Number of files that could not be read completely, for each reason."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _begins_as_dicom(file: Path) -> bool:
 
 
 def _is_shown(text: FileText) -> bool:
-    """Return whether a text identifies nobody: even the strictest de-identification profile keeps its element."""
+    """Return whether even the strictest de-identification profile keeps a text, so that it identifies nobody."""
     if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
         return False
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
@@ -192,7 +195,7 @@ def collect_needles(
     dataset: str = "",
     classes: Collection[str] = (),
 ) -> Needles:
-    """Return the needles from the file names of a source and from the values of its `num_files` files.
+    """Return the identifying values (needles) in the names and the contents of the `num_files` files of a source.
 
     Words in `ignored` are excluded. The names of `classes` are excluded where the source may contain them by chance, as
     in a table, but not where they name a patient. `dataset` is the name of the dataset; the name of the source folder
@@ -223,7 +226,7 @@ def forms(text: str) -> set[str]:
 
 
 class _Collector:
-    """Collector of needles; values that are too common are only counted."""
+    """Collector of values to search for (needles); values that are too common are only counted."""
 
     def __init__(self, ignored: set[str], classes: set[str]) -> None:
         self._ignored, self._classes = ignored, classes

@@ -18,7 +18,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Place:
-    """Folder or file to search, under the name that findings give."""
+    """Folder or file to search, and the name by which findings refer to it."""
 
     title: str
     path: Path

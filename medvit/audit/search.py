@@ -37,10 +37,14 @@ MAX_TEXT = 2**28
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16 text."""
 LINES_AT_ONCE = 500
-"""Number of lines of a text that are searched together. They are searched one by one only if this finds a needle."""
+"""Number of lines of a text that are searched together. They are searched one by one only if this search finds
+something.
+"""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
-"""End of the keywords of color tables. They are not searched, because their bytes look like words by chance."""
+"""Common ending of the DICOM keywords of color tables. These elements are not searched, because their bytes may look
+like words by chance.
+"""
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
 _STAMP = re.compile(STAMP.pattern.encode(), re.MULTILINE)
 """Timestamp of a medvit log line. It is not searched: its date is that of a study if the study is ingested on the same
@@ -51,19 +55,23 @@ PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 @dataclass(frozen=True)
 class Search:
-    """Search for the needles of a source; `moves` are the days by which a copy shifted the dates of each patient."""
+    """Search of files and folders for the identifying values of a source (`needles`).
+
+    `moves` maps the pseudonym of a patient to the number of days by which the de-identified copy shifted the dates of
+    this patient.
+    """
 
     needles: Needles
     moves: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def everywhere(self) -> Matcher:
-        """Matcher of all needles."""
+        """Matcher of all needles (identifying values to search for)."""
         return Matcher(self.needles.by_text.values())
 
     @property
     def in_copies(self) -> Matcher:
-        """Matcher of the needles that a de-identified copy must not contain.
+        """Matcher of the needles (identifying values) that a de-identified copy must not contain.
 
         Dates are not among them, because a copy shifts dates; they are compared separately.
         """
@@ -102,7 +110,7 @@ class Search:
 
 
 def by_pseudonym(needles: Needles, pseudonyms: dict[str, str]) -> Needles:
-    """Return the needles with the dates of each patient listed under the patient's pseudonym."""
+    """Return the needles (identifying values), with the dates of each patient keyed by the patient's pseudonym."""
     return replace(needles, dates={pseudonyms[patient]: days for patient, days in needles.dates.items()})
 
 

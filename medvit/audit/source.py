@@ -32,7 +32,9 @@ def read_source(
     ignored: Sequence[str],
     engine: EngineConfig,
 ) -> Needles:
-    """Return the needles of a source and of additional `tables`; `profile` is that of the de-identified copy.
+    """Return the identifying values to search for (needles) of a source and of additional `tables`.
+
+    `profile` is the de-identification profile of the DICOM copy.
 
     Words in `ignored`, the name of the dataset and the names of its classes are excluded.
 
@@ -72,7 +74,7 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
 
 
 def keyed_search(needles: Needles, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
-    """Return the search for needles, which can also compare the shifted dates in a de-identified DICOM copy.
+    """Return the search for identifying values (needles), which can also compare shifted dates in a DICOM copy.
 
     With the site's `key`, the number of days by which the copy shifts the dates of each patient is computed. Without a
     key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether the

@@ -38,7 +38,7 @@ class Carried:
     way: Tree
     """Options of `medvit.peft` with which the adapter was trained."""
     weights: Mapping[str, Tensor]
-    """Trained weights of the adapted backbone, by name."""
+    """Trained weights of the adapted backbone, keyed by name."""
 
 
 class Backbone(nn.Module, ABC):
@@ -173,7 +173,7 @@ class Backbone(nn.Module, ABC):
     def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
         """Return the network's own decoder, newly initialized.
 
-        It maps pixels and the feature maps of all levels to a list: the logits, followed by those of `num_supervised`
+        It maps pixels and the feature maps of all levels to a list: the logits, then the logits at `num_supervised`
         lower resolutions, in descending resolution.
 
         Raises:
@@ -193,7 +193,7 @@ class BackboneConfig(Config, ABC):
     """Options of a backbone."""
 
     FOLLOWS_CROP: ClassVar[bool] = False
-    """Whether options depend on the size of the crops. If they do, `planned` fills them in."""
+    """Whether options depend on the size of the crops. If they do, `planned` fills these options in."""
     PLANNED: ClassVar[tuple[str, ...]] = ()
     """Options that `planned` fills in."""
 

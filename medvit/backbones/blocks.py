@@ -104,7 +104,7 @@ def _fed_forward(
     drop_path: nn.Module,
     adapter: Bottleneck | None,
 ) -> Tensor:
-    """Return all or the selected tokens with the outputs of the MLP branch and of the adapter added."""
+    """Return the tokens (only those selected by `wanted`, if given) plus the outputs of MLP branch and adapter."""
     added = 0.0 if adapter is None else adapter(tokens if wanted is None else tokens[wanted])
     if wanted is None:
         return tokens + drop_path(branch(tokens)) + added

@@ -1,4 +1,4 @@
-"""DynUNet of MONAI: the U-Net of nnU-Net (Isensee et al., Nature Methods 2021), which follows crop and spacing."""
+"""DynUNet of MONAI: the U-Net of nnU-Net (Isensee et al., Nature Methods 2021), planned for crop and spacing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_CELLS = 4
 MAX_RATIO = 2.0
 """A level neither pools nor convolves along an axis whose spacing is at least this many times the smallest spacing."""
 WIDTHS = {2: 512, 3: 320}
-"""Maximum number of channels by default, by number of dimensions."""
+"""Default maximum number of channels, keyed by the number of dimensions."""
 FIRST_WIDTH = 32
 MIN_LEVELS = 3
 """Minimum number of levels of MONAI's DynUNet."""
@@ -117,7 +117,7 @@ class DynUNetConfig(BackboneConfig):
 
         Raises:
             ConfigError: If strides, kernel sizes and widths do not fit together.
-            CheckpointError: If the weights are not those of the network.
+            CheckpointError: If the weights do not belong to the network.
         """
         encoder = DynUNetEncoder(self)
         if self.weights is not None:
@@ -201,7 +201,7 @@ class DynUNetDecoder(nn.Module):
         self.deep_supervision_heads = whole.deep_supervision_heads if num_supervised else nn.ModuleList()
 
     def forward(self, pixels: Float[Tensor, "b c *s"], maps: Sequence[Tensor]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits for every pixel or voxel, then those of supervised lower resolutions, highest first."""
+        """Return logits for every pixel or voxel, then logits at the supervised lower resolutions, highest first."""
         x, decoded = maps[-1], []
         for up, skip in zip(self.upsamples, reversed(maps[:-1]), strict=True):
             x = up(x, skip)

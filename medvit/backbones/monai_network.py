@@ -50,7 +50,7 @@ class MonaiConfig(BackboneConfig):
 
         Raises:
             ConfigError: If the network does not support the number of channels.
-            CheckpointError: If the weights are not those of the network.
+            CheckpointError: If the weights do not belong to the network.
         """
         own = {"swin_unetr": SwinEncoder, "segresnet": SegResNetEncoder}
         encoder: MonaiEncoder = own.get(self.model, ResNetEncoder)(self)
@@ -120,7 +120,7 @@ class ResNetEncoder(MonaiEncoder):
 
 
 class SwinEncoder(MonaiEncoder):
-    """Swin transformer of SwinUNETR, whose levels are normalized, as its decoder reads them."""
+    """Swin transformer of SwinUNETR. Its levels are normalized, as the decoder of SwinUNETR requires."""
 
     FIRST_LAYER = "patch_embed.proj"
 

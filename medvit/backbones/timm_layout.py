@@ -86,8 +86,8 @@ class TimmModel:
 def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, ...]) -> TimmModel:
     """Return the timm model with the same features as a 2D transformer, for images of (H, W) pixels.
 
-    With rotary positions, the timm model also accepts other sizes; with other positions it refuses them, because it
-    stores positions for one size only.
+    With rotary positions, the timm model also accepts other sizes; with other positions, it refuses other sizes,
+    because it stores positions for one size only.
 
     Raises:
         CheckpointError: If timm has no such transformer, as for volumes.

@@ -56,7 +56,7 @@ class TimmConfig(BackboneConfig):
 
         Raises:
             ConfigError: If timm has no such network, or the network does not support the options.
-            CheckpointError: If the weights are not those of the network.
+            CheckpointError: If the weights do not belong to the network.
         """
         if (self.ndim or 2) != 2:
             raise ConfigError(

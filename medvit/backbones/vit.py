@@ -68,8 +68,8 @@ class VitConfig(BackboneConfig):
     positions: Literal["sincos", "learned", "rope"] = "sincos"
     """Position embedding: sincos (fixed), learned (as in timm, MAE and DINOv2) or rope (rotary, as in DINOv3)."""
     image_size: int | tuple[int, ...] = 224
-    """Image side for which learned positions are defined: one number, or one per axis. They are interpolated for other
-    sizes.
+    """Image side for which learned positions are defined: one number, or one per axis. For other sizes, the positions
+    are interpolated.
     """
     layer_scale: float | None = None
     """Initial value of layer scale in each block; DINOv2 and DINOv3 use 1e-5. Unset: blocks have no layer scale."""
@@ -84,8 +84,8 @@ class VitConfig(BackboneConfig):
     to 0 at the first block.
     """
     deep_prompts: int = Field(default=0, ge=0)
-    """Number of prompt tokens at the input of each block, which replace those of the previous block. Set by `peft=vpt`;
-    otherwise 0.
+    """Number of prompt tokens at the input of each block, which replace the prompts of the previous block. Set by
+    `peft=vpt`; otherwise 0.
     """
     adapter_width: int = Field(default=0, ge=0)
     """Width of the bottleneck beside the MLP of each block; 0 for no bottleneck. Set by `peft=adaptformer`; otherwise
@@ -335,8 +335,8 @@ class ViT(Backbone):
     ) -> list[Tensor]:
         """Return tokens after each of the blocks `layers`, before the norm.
 
-        With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible. With
-        `seen`, all tokens attend only to the patches for which it is True, and to the prefix.
+        With `wanted`, only the selected tokens are returned of the last of these blocks; the block computes only these
+        tokens if it can. With `seen`, all tokens attend only to the patches for which it is True, and to the prefix.
         """
         prompts = None if self.prompts is None else self.prompts[:1]
         every = (self.cls_token, self.reg_token, prompts)
@@ -359,8 +359,8 @@ class ViT(Backbone):
     def _with_prompts_of(self, number: int, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Return the input tokens of block `number`, with the prompts of this block inserted.
 
-        They replace the outputs of the prompts of the previous block. Tokens are unchanged if the block does not have
-        prompts of its own.
+        The prompts replace the outputs of the previous block at their places. If the block has no prompts of its own,
+        the tokens are unchanged.
         """
         if self.prompts is None or not 0 < number < len(self.prompts):
             return tokens

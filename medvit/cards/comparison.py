@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 HTML, MARKDOWN, CSV, PICTURES = "comparison.html", "comparison.md", "comparison.csv", "comparison"
 MAX_NAMES = 12
-"""Maximum number of values shown of a nominal variable, the most frequent ones."""
+"""Maximum number of values of a nominal variable that are shown; these are the most frequent ones."""
 SHOWN_IMAGES = 6
 FEW_PATIENTS = 20
 """Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
 MIN_VALUES = 2
-"""Minimum number of values that each dataset must have of a compared variable."""
+"""Minimum number of values of a variable that each dataset must have for the variable to be compared."""
 NOTES = (
     "Effect: for numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from "
     "0.8); for names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets contain 95 % bootstrap "

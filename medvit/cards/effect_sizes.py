@@ -44,8 +44,8 @@ class EffectSize:
     """Effect size of a variable between the samples `a` and `b`.
 
     `effect` is the standardized mean difference (b - a) for numbers, and Cramer's V for names; `low` and `high` bound
-    its 95 % interval. They are non-finite if undefined, as for numbers that are constant within both samples. `ks` is a
-    distance between the distributions in [0, 1]: Kolmogorov-Smirnov for numbers, total variation for names.
+    its 95 % interval. These three are non-finite if undefined, as for numbers that are constant within both samples.
+    `ks` is a distance between the distributions in [0, 1]: Kolmogorov-Smirnov for numbers, total variation for names.
     """
 
     kind: Literal["numbers", "names"]
@@ -57,10 +57,10 @@ class EffectSize:
 
     @property
     def size(self) -> str:
-        """Size of the effect: none, small, medium or large; judged by the distance `ks` if `effect` is non-finite.
+        """Size of the effect in words: none, small, medium or large.
 
-        If the samples have no name in common, the size is large, even if there are so few values that V with bias
-        correction is nearly 0.
+        It depends on `effect`, or on the distance `ks` if `effect` is non-finite. If two samples of names have no name
+        in common, the size is large, even if V is nearly 0 because of the bias correction for few values.
         """
         if self.kind == "names" and self.ks > 1.0 - 1e-9:
             return SIZES[-1]
@@ -94,7 +94,7 @@ def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSi
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:
-    """Return the sums of n values of t terms over each of p patients; `patients` has the patient of each value."""
+    """Return the sums of terms over the values of each patient; `patients` has the patient of each value."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
     sums = np.zeros((len(numbers), terms.shape[1]))
@@ -103,7 +103,7 @@ def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Arr
 
 
 def _resampled(sums: Float[Array, "p t"], rng: np.random.Generator) -> Float[Array, "r t"]:
-    """Return the sums of terms over bootstrap samples with as many patients, drawn with replacement."""
+    """Return the sums of terms over bootstrap samples of the patients, drawn with replacement."""
     num_patients = len(sums)
     step = max(1, MAX_WEIGHTS // num_patients)
     parts = []

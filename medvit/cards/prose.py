@@ -30,8 +30,8 @@ PROSE_FOLDER = next(
 """Folder of cards on well-known public datasets: in the project, or in the installation (`sys.prefix`)."""
 
 MIN_SHARE = 0.95
-"""Minimum share of the images described by the prose that a dataset must have, so that the prose applies to it. A few
-images may have been refused, but prose on a whole dataset is not used for a subset.
+"""Minimum number of images in a dataset, as a share of the number that the prose states, for the prose to be used. A
+few images may have been refused, but prose on a whole dataset is not used for a subset.
 """
 
 

@@ -34,7 +34,7 @@ MEANINGS: dict[Flag, str] = {
 }
 SHOWN_IMAGES = 4
 SHOWN_VALUES = 12
-"""Maximum number of values of an attribute in the table, the most frequent ones."""
+"""Maximum number of values of an attribute that the table contains; these are the most frequent ones."""
 _NUMERIC = (
     "age_years",
     "slice_thickness_mm",

@@ -17,7 +17,7 @@ MAX_CLASSES = 12
 
 
 def numbers(manifest: Manifest) -> dict[str, Observed]:
-    """Return the numeric variables, by names that include the unit.
+    """Return the numeric variables, keyed by names that include the unit.
 
     Raises:
         DataError: If the store lacks pixels that are to be measured.
@@ -46,7 +46,7 @@ def numbers(manifest: Manifest) -> dict[str, Observed]:
 
 
 def names(manifest: Manifest) -> dict[str, Observed]:
-    """Return the nominal variables (names such as the scanner), by name."""
+    """Return the nominal variables, such as the scanner, keyed by name."""
     rows = manifest.rows
     found = {
         "modality": Observed([row.modality or "unknown" for row in rows], [row.patient_id for row in rows]),

@@ -43,7 +43,7 @@ LabelAmount = Annotated[int | float | Literal["all"], BeforeValidator(parse_amou
 
 
 def num_labeled(amount: LabelAmount, total: int, num_classes: int) -> int:
-    """Return the number of labeled patients of an amount; it is at least the number of classes.
+    """Return the number of labeled patients for an amount of labels; it is at least the number of classes.
 
     `total` is the number of labeled training patients.
     """
@@ -53,7 +53,7 @@ def num_labeled(amount: LabelAmount, total: int, num_classes: int) -> int:
 
 
 def patients_by_amount(amounts: Iterable[LabelAmount], total: int, num_classes: int) -> dict[LabelAmount, int]:
-    """Return the number of labeled patients of each amount, in ascending order.
+    """Return the number of labeled patients for each amount of labels, in ascending order.
 
     Raises:
         ConfigError: If an amount needs more patients than there are, leaves no patients for choosing settings, or has

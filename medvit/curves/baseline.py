@@ -15,7 +15,7 @@ from medvit.dataset.samples import load
 from medvit.types import Image
 
 SIDES = {2: 28, 3: 14}
-"""Maximum side of the reduced images, in pixels (2D) or voxels (3D), by number of dimensions."""
+"""Maximum side of the reduced images, in pixels (2D) or voxels (3D), keyed by the number of dimensions."""
 
 
 def regression_on_pixels(labeled: Manifest, scored: Manifest, label: str, *, strength: float) -> ClassScores:

@@ -12,12 +12,12 @@ from medvit.records import Row
 
 
 def ordered_patients(classes: Mapping[str, Collection[str]], rarity: Sequence[str], *, seed: int) -> list[str]:
-    """Return all patients in a random order. A draw of n labeled patients consists of the first n.
+    """Return all patients in a random order, of which a draw of n labeled patients takes the first n.
 
     `classes` has the classes of the images of each patient, and `rarity` all classes, the rarest first. The first
     patients cover all classes; there are at most as many of them as classes. After them, the first n patients have
-    classes in about the same proportions as all patients, for any n. A patient with several classes counts for the
-    rarest.
+    classes in about the same proportions as all patients, for any n. A patient with images of several classes is
+    counted in the rarest of these classes.
     """
     stratum = {patient: min(found, key=rarity.index) for patient, found in classes.items()}
     order = _stratified_order(stratum, seed)

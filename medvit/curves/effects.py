@@ -1,11 +1,11 @@
-"""Paired effects over draws and test patients: crossed bootstrap, and Holm's correction over several comparisons.
+"""Paired effects over draws of labeled patients and over test patients: crossed bootstrap, Holm's correction.
 
 Draws and patients are both samples: other labels and other patients would give other scores. Both are therefore
 resampled at once (Owen, Annals of Applied Statistics 2007), and every resample takes the same patients in all draws.
 
 Draws that share pretrained weights are not independent. They form a cluster: a resample first draws pretrainings with
-replacement, then draws of labels within each of them. With a single pretraining, only its draws are resampled, and the
-interval does not include the variation between pretrainings.
+replacement, then draws of labels within each drawn pretraining. With a single pretraining, only its draws are
+resampled, and the interval does not include the variation between pretrainings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numpy import ndarray as Array
 from medvit.curves.scores import ImageScores
 
 CHUNK = 100_000
-"""Number of image weights that are computed at once: they fit into the cache of a processor (measured: 3 times as
-fast).
+"""Number of image weights that are computed at once. They fit into the cache of a processor, which is 3 times as fast
+(measured).
 """
 DRAW_STREAM = 1
-"""Salt that makes the resamples of draws independent of those of patients."""
+"""Salt that makes the resamples of draws of labels independent of the resamples of patients."""
 
 RunT = TypeVar("RunT")
 
@@ -68,7 +68,10 @@ def resample_patients(scores: Mapping[RunT, ImageScores], *, resamples: int, see
 
 
 def mean_over_draws(one: Sequence[Resampled], clusters: Sequence[int], *, seed: int = 0) -> Effect:
-    """Return the metric averaged over draws, with its 95 % interval. The p-value of the result is meaningless."""
+    """Return the metric averaged over draws of labels, with its 95 % interval.
+
+    The p-value of the result is meaningless.
+    """
     return _effect(np.array([run.value for run in one]), np.stack([run.drawn for run in one]), clusters, seed)
 
 
@@ -91,10 +94,10 @@ def paired_effect(
 
 
 def draw_weights(clusters: Sequence[int], resamples: int, *, seed: int) -> Float[Array, "r d"]:
-    """Return the weights of the draws in each resample, which sum to 1.
+    """Return the weights of the draws of labels in each bootstrap resample; they sum to 1.
 
-    A resample draws clusters with replacement, and within each of them draws of labels with replacement. A cluster that
-    is drawn twice has twice as many draws.
+    A resample draws clusters with replacement, and within each drawn cluster, draws of labels with replacement. A
+    cluster that is drawn twice has twice as many draws.
     """
     generator = np.random.default_rng([seed, DRAW_STREAM])
     _, member = np.unique(np.asarray(clusters), return_inverse=True)

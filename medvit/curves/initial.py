@@ -1,4 +1,4 @@
-"""Initial weights of the arms: one backbone and one preprocessing for all, with random or with trained weights."""
+"""Initial weights of the arms of a curve: one backbone and preprocessing for all, with random or trained weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class SharedModel:
-    """Backbone (without weights) and preprocessing that all arms share."""
+    """Backbone (without weights) and preprocessing that all arms (choices of initial weights) share."""
 
     backbone: BackboneConfig
     pretraining: Preprocess
@@ -81,9 +81,10 @@ class SharedModel:
 def initial_weights(
     options: CurveOptions, model: SharedModel, pretrained: Mapping[str, Sequence[Path]]
 ) -> dict[str, tuple[Tree, ...]]:
-    """Return the fine-tuning options that set backbone, preprocessing and initial weights of each arm.
+    """Return the fine-tuning options that set backbone, preprocessing and initial weights, keyed by arm.
 
-    An arm with several pretrained checkpoints has one set of options per checkpoint. The arms differ in nothing else.
+    An arm is a choice of initial weights. If it has several pretrained checkpoints, it has one set of options per
+    checkpoint. The arms differ in nothing else.
     """
     shared = model.for_finetuning(options)
     starts = {
@@ -138,7 +139,7 @@ def _backbone_of_files(options: CurveOptions) -> BackboneConfig:
     """Return the backbone that the files of fine-tuning and pretraining name, without weights.
 
     Raises:
-        ConfigError: If they name different ones.
+        ConfigError: If the two files name different backbones.
     """
     given = [("backbone" in options.finetuning, options.task), ("backbone" in options.pretraining, options.objective)]
     named = [one.backbone.without_weights() for is_named, one in given if is_named] or [options.task.backbone]

@@ -51,20 +51,23 @@ class CurveOptions(Config):
     pretraining is run; the checkpoints in `pretrained`, if any, are used.
     """
     pretrained: tuple[Path, ...] = ()
-    """Existing checkpoints to use instead of `pretrain`: pretrained on the training images of this dataset, one per
-    seed.
+    """Existing checkpoints, one per seed, to use instead of the pretraining in `pretrain`. They must have been
+    pretrained on the training images of this dataset.
     """
     arms: tuple[Arm, ...] | None = None
     """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
-    given: those in `finetune`. continued: the given weights after pretraining on all training images. Unset: scratch,
-    and all arms for which files were given.
+    given: the weights set in `finetune`. continued: these weights after further pretraining on all training images.
+    Unset: scratch, given and continued if `finetune` sets weights, else scratch and pretrained; arms that require
+    pretraining are omitted if there is none.
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
-    """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
+    """Fine-tuning methods, which are all run for each of the initial weights in `arms`. full: all weights are trained.
+    lora: low-rank updates. frozen: only the head is trained (linear probe).
+    """
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
-    """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or all. At least as many
-    patients are drawn as there are classes. With all, no patient is left for choosing the learning rate and the number
-    of steps; those chosen for the largest other amount are used.
+    """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
+    many patients are drawn as there are classes. The value all leaves no patients for choosing the learning rate and
+    the number of steps; for all patients, the settings that were chosen for the largest of the other amounts are used.
     """
     draws: Count = 10
     """Number of random draws of labeled patients for each amount."""
@@ -117,7 +120,7 @@ class CurveOptions(Config):
 
     @property
     def num_pretrainings(self) -> int:
-        """Number of pretraining runs of each pretrained arm."""
+        """Number of pretraining runs for each arm (choice of initial weights) with pretraining."""
         return len(self.pretrained) or self.pretrainings
 
     @property
@@ -141,7 +144,7 @@ class CurveOptions(Config):
 
     @cached_property
     def task(self) -> FinetuningOptions:
-        """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen.
+        """Return the fine-tuning options in force, which runs complete by initial weights, labels and settings.
 
         Raises:
             ConfigError: If the file sets a task other than classification; the dataset decides between classification
@@ -194,7 +197,7 @@ class CurveOptions(Config):
                 )
 
     def _check_pretraining(self, path: Path) -> None:
-        """Check that the file of pretraining sets no weights: those of all arms are in the file of fine-tuning."""
+        """Check that the file of pretraining sets no weights; the file of fine-tuning sets the weights of all arms."""
         set_here = {
             "checkpoint": read_yaml(path).get("checkpoint"),
             "backbone.weights": getattr(self.objective.backbone, "weights", None),
@@ -228,7 +231,9 @@ class CurveOptions(Config):
     def arms_in_force(self) -> tuple[Arm, ...]:
         """Return the arms (choices of initial weights) to compare.
 
-        These are the arms in the option `arms`. If it is unset, they are all arms whose initial weights are available.
+        These are the arms in the option `arms`. If it is unset, they are `scratch`, `given` and `continued` if the file
+        of fine-tuning sets weights, else `scratch` and `pretrained`. Without pretraining, `continued` and `pretrained`
+        are omitted.
 
         Raises:
             ConfigError: If the initial weights of an arm in `arms` are not available.

@@ -33,8 +33,8 @@ COLORS = ("#1f2a44", "#d95f02", "#1b9e77", "#7570b3", "#999999", "#e7298a")
 def curve_figure(lines: Sequence[CurvePoint], metric: str) -> Figure:
     """Plot the score over the number of labeled patients.
 
-    Each arm has a line through the means over draws, and a dot for each draw. Only the fine-tuning method with the best
-    score on training patients is shown for each arm.
+    Each arm (choice of initial weights) has a line through the means over draws of labeled patients, and a dot for each
+    draw. Only the fine-tuning method with the best score on training patients is shown for each arm.
     """
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -98,7 +98,7 @@ def curve_document(
 
 
 def _verdict(lines: Sequence[CurvePoint]) -> str:
-    """Return sentences on arms with a gain, and on arms that are better than from scratch but not than a baseline."""
+    """Return sentences on initial weights with a gain, and on those that beat random weights but not a baseline."""
     gains = [line for line in lines if line.is_gain]
     others = [line for line in lines if not line.is_gain and is_better(line)]
     texts = []
@@ -120,12 +120,13 @@ def protocol_lines(options: CurveOptions, pool: Pool, pretraining_steps: int) ->
     grid = f"rates {_listed(options.rates)}, steps {_listed(options.lengths)}, {', '.join(options.ways)}"
     lines = [
         f"{patients[0]} training patients with labels; {patients[1]} patients of the split {options.split} as test.",
-        f"Settings of every arm were chosen from the same grid ({grid}) by the mean score of "
-        f"{options.tuning_draws} draws on training patients outside of the draw, before a test label was read.",
-        f"{options.draws} draws of labeled patients for each amount, by class, smaller ones within larger ones; "
-        "draw r has seed r. The number of steps is fixed, and the last weights are kept.",
-        f"Intervals resample draws and test patients together ({options.resamples} times); draws that share a "
-        "pretraining are resampled by pretraining, then within each.",
+        f"Settings of every arm were chosen from the same grid ({grid}) before a test label was read, by the mean "
+        f"score over {options.tuning_draws} draws of labeled patients, on training patients outside of the draw.",
+        f"For each amount of labels, there are {options.draws} random draws of labeled patients, stratified by class. "
+        "A smaller amount is a subset of each larger amount of the same draw. Draw r has seed r. "
+        "The number of steps is fixed, and the last weights are kept.",
+        f"Intervals resample draws and test patients together ({options.resamples} times). If several draws share a "
+        "pretraining, the pretrainings are resampled first, and then the draws of each pretraining.",
     ]
     if pretraining_steps:
         lines.append(

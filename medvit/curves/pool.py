@@ -87,9 +87,10 @@ class Pool:
         return patients_by_amount(amounts, len(self.classes), len(self.rarity))
 
     def require_scorable(self, amounts: Iterable[LabelAmount], draws: Iterable[int], *, limit: int) -> None:
-        """Check that the test images, and those on which settings are chosen, are of more than one class.
+        """Check that the test images, and the images on which settings are chosen, are of more than one class.
 
-        `draws` are the draws for the choice of settings, and `limit` is the maximum number of images to score.
+        `draws` are the numbers of the draws of labels that are used to choose settings, and `limit` is the maximum
+        number of images to score.
 
         Raises:
             DataError: If a score would be undefined.

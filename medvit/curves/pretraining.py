@@ -1,4 +1,4 @@
-"""Pretraining of an arm on all training images without labels: one run per seed, interrupted runs are resumed."""
+"""Pretraining of initial weights on all training images without labels, in one resumable run per seed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PretrainArm:
     seen: frozenset[str]
     """Digests of the patients that the initial weights were trained on."""
     num_threads: int
-    """Threads of torch in the process."""
+    """Number of torch threads in each process."""
 
     def path(self, seed: int) -> Path:
         """Return the folder of the checkpoint of a seed."""

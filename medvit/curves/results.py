@@ -15,7 +15,7 @@ from medvit.curves.runs import BASELINES, EQUAL_STEPS, SIMPLE, Cell, Choices, Cu
 from medvit.curves.scores import ImageScores
 
 MAX_P = 0.05
-"""Corrected p-value below which a difference counts."""
+"""Corrected p-value below which a positive effect can be a gain."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class CurvePoint:
     """Scores of one arm (initial weights) and one fine-tuning method `way` for one amount of labels.
 
     `scores` has one score for each of `draws`, and `mean` is their mean with its interval. `effect` is the paired
-    difference from the best method from scratch; it is None for that method itself. `is_chosen` states whether `way`
-    had the best score of all methods of the arm on training patients.
+    difference from the best method of the arm `scratch`; it is None for that method itself. `is_chosen` states whether
+    `way` had the best score of all methods of the arm on training patients.
     """
 
     amount: LabelAmount
@@ -59,7 +59,7 @@ class CurvePoint:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the effect is tested: only those of the chosen method of each arm are, with corrected p-values."""
+        """Whether the effect is tested, which is the case for the chosen method of each arm except baselines."""
         return self.is_chosen and self.effect is not None and self.arm not in BASELINES
 
 
@@ -80,7 +80,7 @@ class Design:
     edges: Callable[[Settings], Sequence[str]]
 
     def clusters(self, arm: str, draws: Sequence[int]) -> list[int]:
-        """Return the index of the initial weights of each draw; draws from random weights have different indices."""
+        """Return, for each draw of labels, the index of its initial weights; random weights have different indices."""
         number = self.num_weights.get(arm)
         return [draw if number is None else draw % number for draw in draws]
 
@@ -88,8 +88,8 @@ class Design:
 def lines_of(scores: Mapping[CurveRun, ImageScores], chosen: Choices, design: Design) -> list[CurvePoint]:
     """Return one `CurvePoint` for each amount of labels, arm (initial weights) and fine-tuning method.
 
-    Its effect is relative to the best method from scratch. `scores` are those of each run, and `chosen` contains the
-    settings and scores from tuning.
+    The effect of a point is relative to the best method of the arm `scratch`. `scores` maps each run to its scores, and
+    `chosen` contains the settings from tuning with their scores.
     """
     resampled = resample_patients(scores, resamples=design.resamples)
     by_cell: dict[Cell, dict[int, CurveRun]] = defaultdict(dict)
@@ -168,7 +168,7 @@ def _is_chosen(cell: Cell, chosen: Choices, design: Design) -> bool:
 
 
 def _obstacle(point: CurvePoint, points: Sequence[CurvePoint], num_draws: int) -> str:
-    """Return why the effect of a point cannot be a gain: missing pairs, a missing baseline, or a better one."""
+    """Return why the effect of a point cannot be a gain: missing scores, no simple baseline, or a better baseline."""
     if not point.is_tested:
         return ""
     base = next(other for other in points if _is_base(other, point.amount))

@@ -16,18 +16,18 @@ from medvit.curves.options import CurveOptions
 from medvit.errors import DataError
 
 PIXELS, DYNUNET, EQUAL_STEPS = "pixels", "dynunet", "scratch-equal-steps"
-"""Baselines that are listed with the arms.
+"""Baselines that are listed with the arms (choices of initial weights).
 
 The first is a logistic regression on pixels, for classification. The second is DynUNet, for segmentation. The
 third is training from scratch for as many steps as pretraining and fine-tuning take together.
 """
 SIMPLE = (PIXELS, DYNUNET)
-"""Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
+"""Baselines without a vision transformer. An effect counts as a gain only if one of these baselines was run."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
 """Names in place of a fine-tuning method (`way`) for two baselines: DynUNet, and the regression on pixels."""
 FIRST_TUNING_DRAW = 1000
-"""Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
+"""Number of the first draw of labels that is used for tuning; draws for the test have smaller numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class CurveRun:
-    """One training run on a draw of labels, and the evaluation of the trained model.
+    """One training run on a draw (random set) of labeled patients, and the evaluation of the trained model.
 
     If `purpose` is "tuning", the model is evaluated on training patients outside of the draw; if it is "test", on test
     patients. `arm` names the initial weights, `way` the fine-tuning method, and `amount` the amount of labels.
@@ -88,11 +88,11 @@ class CurveRun:
 Cell = tuple[LabelAmount, str, str]
 """Amount of labels, arm (initial weights), and way (fine-tuning method)."""
 Choices = Mapping[Cell, tuple[Settings, float]]
-"""The chosen settings of each cell, and their score in tuning."""
+"""The chosen settings for each `Cell` (amount, arm, method), and their score in tuning."""
 
 
 def tuning_draws(options: CurveOptions) -> range:
-    """Return the numbers of the draws that are used for tuning."""
+    """Return the numbers of the draws of labels that are used for tuning."""
     return range(FIRST_TUNING_DRAW, FIRST_TUNING_DRAW + options.tuning_draws)
 
 
@@ -102,7 +102,7 @@ def tuning_runs(
     """Yield the runs that tune the settings: one for each amount of labels, tuning draw, arm, method, and settings.
 
     An arm is a choice of initial weights, and a draw is a random set of labeled patients. The amount `all` is skipped,
-    because no training patient is left to evaluate on. The simple baseline is that of the task.
+    because no training patient is left to evaluate on. Runs of the simple baseline for the task are included.
     """
     grid = [Settings(lr, steps) for lr, steps in itertools.product(options.rates, options.lengths)]
     strengths = [Settings(strength=strength) for strength in options.strengths]
@@ -165,7 +165,7 @@ def test_runs(
 
 
 def best_way(chosen: Choices, amount: LabelAmount, arm: str, ways: Sequence[str]) -> str:
-    """Return the fine-tuning method of an arm with the best score in tuning, for an amount of labels.
+    """Return the fine-tuning method with the best score in tuning, for initial weights and an amount of labels.
 
     Raises:
         DataError: If all settings of all methods diverged in tuning.
@@ -199,6 +199,6 @@ def read_chosen(text: str) -> dict[Cell, tuple[Settings, float]]:
 def _equal_steps(
     chosen: Choices, amount: LabelAmount, arms: Sequence[str], way: str, pretraining_steps: int
 ) -> Settings:
-    """Return settings of a method from scratch, with the steps of pretraining plus those of the longest fine-tuning."""
+    """Return settings for training from scratch, for as many steps as pretraining and the longest fine-tuning."""
     lengths = [chosen[amount, arm, way][0].steps for arm in arms if (amount, arm, way) in chosen]
     return Settings(chosen[amount, "scratch", way][0].lr, max(lengths) + pretraining_steps)

@@ -21,7 +21,7 @@ HEAD = ("curve", "labeled patients", "arm", "method", "difference", "p", "p corr
 
 
 def over_tasks(folders: Sequence[Path]) -> list[tuple[Path, CurvePoint]]:
-    """Return the tested effects of finished curves, with their curve; p-values are corrected over all of them.
+    """Return the tested effects of finished curves, each with its curve; p-values are corrected over all these effects.
 
     Raises:
         DataError: If a folder is not a finished curve of this version, or is given twice.

@@ -42,8 +42,8 @@ class Trial:
     """Function object that executes a run and writes its scores into `folder`.
 
     It is picklable, so that several processes can share the runs. `finetuning` are the fine-tuning options common to
-    all runs. `starts` has the options that set the initial weights: for each arm, one set of options per pretraining
-    run.
+    all runs. `starts` maps each arm (choice of initial weights) to options that set its initial weights: one set of
+    options per pretraining run.
     """
 
     dataset: Path
@@ -53,7 +53,7 @@ class Trial:
     starts: Mapping[str, tuple[Tree, ...]]
     tuning_images: int
     num_threads: int
-    """Threads of torch in the process."""
+    """Number of torch threads in each process."""
 
     def path(self, run: CurveRun) -> Path:
         """Return the file with the scores of a run."""
@@ -122,7 +122,7 @@ _EQUAL_BATCHES = {"batch_size": 8}
 
 
 def _peft(tree: Tree, run: CurveRun) -> Tree:
-    """Return the options of the fine-tuning method of a run; DynUNet is trained whole."""
+    """Return the options of the fine-tuning method of a run. For DynUNet, all weights are trained."""
     given = tree.get("peft") or {}
     named = dict(given) if isinstance(given, Mapping) else {"name": given}
     way = "full" if run.way == WHOLE_NETWORK else run.way

@@ -36,7 +36,7 @@ FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_
 SHOWN_CLASSES = 8
 """Maximum number of classes of a label that a summary names."""
 ROWS_A_GROUP = 10_000
-"""Rows written and read at once: this many need about 30 MiB of memory."""
+"""Number of rows that are written and read at once. They need about 30 MiB of memory."""
 
 _SCHEMA = pa.schema(
     [

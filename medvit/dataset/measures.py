@@ -1,6 +1,7 @@
 """Labels measured from label maps: presence, volume, area and number of objects of each class.
 
-They are labels like those of a table: presence for several labels at once (`task=multilabel`), numbers for regression.
+They can be targets like the labels of a table: presence for multi-label classification (`task=multilabel`), the other
+measures for regression.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = logging.getLogger("medvit")
 
 Measure = Literal["present", "volume_ml", "area_mm2", "objects"]
 """Measure of a class in a label map. `present` is yes or no. `objects` is the number of connected regions, in which
-pixels or voxels may touch at corners, or the number of instances where the file numbers them.
+pixels or voxels may touch at corners, or, if the file numbers instances, the number of instances.
 """
 YES, NO = "yes", "no"
 MICRONS_PER_MM = 1000.0
@@ -34,8 +35,8 @@ MICRONS_PER_MM = 1000.0
 class MeasureMask:
     """Function object that measures the classes of the label map of one image.
 
-    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` is the number
-    of instances of the only class in images whose files number them.
+    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` maps each
+    image whose file numbers the instances of the only class to the number of these instances.
     """
 
     store: Store
@@ -44,9 +45,9 @@ class MeasureMask:
     instances: Mapping[str, int]
 
     def __call__(self, row: Row) -> dict[str, str]:
-        """Return the labels of an image, by label name.
+        """Return the measured labels of an image, keyed by name.
 
-        Without a scale, it has neither volume nor area. Classes that are not annotated in the image have no label.
+        Volume and area are omitted without a scale, and so are classes that are not annotated in the image.
         """
         assert row.mask is not None
         labels = self.store.get(row.mask)
@@ -99,7 +100,7 @@ def with_measures(
 ) -> tuple[Row, ...]:
     """Return the rows with labels measured from their label maps; rows without a label map are unchanged.
 
-    `classes` are the names of the label-map values 0, 1, 2... `instances` is the number of instances by image.
+    `classes` are the names of the label-map values 0, 1, 2... `instances` maps an image to the number of its instances.
 
     Raises:
         DataError: If there is no label map with named classes, or an image already has a label of that name.

@@ -35,16 +35,18 @@ class SlicesConfig(Config):
     """Use of the slices of volumes as training images. `slices=axial` is short for `slices.planes=axial`."""
 
     planes: tuple[Plane, ...] = Field(default=("axial",), min_length=1)
-    """Planes of the slices. acquired is the plane of the scan, perpendicular to the axis with the largest spacing. If
-    no option in slices is set, whole volumes are used.
+    """Planes of the slices. The value acquired stands for the plane of the scan, which is perpendicular to the axis
+    with the largest spacing. If no option in slices is set, whole volumes are used.
     """
     gap_mm: Amount = 0.0
-    """Minimum distance in mm between the used slices of a volume, to avoid near duplicates. 0 uses every slice."""
+    """Minimum distance in mm between the used slices of a volume, to avoid near duplicates. The value 0 uses every
+    slice.
+    """
     margin: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Fraction of the slices to exclude at each end of a volume, where they often show only air."""
     neighbors: int = Field(default=0, ge=0, le=8)
-    """Neighboring slices on each side to add as channels (2.5D): 1 gives three channels. At the ends of a volume, the
-    outermost slice is repeated.
+    """Neighboring slices on each side to add as channels (2.5D): the value 1 gives three channels. At the ends of a
+    volume, the outermost slice is repeated.
     """
 
     @model_validator(mode="before")

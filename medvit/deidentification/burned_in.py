@@ -68,8 +68,8 @@ class BurnedInConfig(Config):
     all slices). keep: store them unchanged. The number of such images is reported.
     """
     look_at: Literal["risky", "all"] = "risky"
-    """Images to check for burned-in text. risky: kinds that often have it, such as ultrasound and screen captures. all:
-    every image.
+    """Images to check for burned-in text. risky: kinds of images that often have such text, such as ultrasound and
+    screen captures. all: every image.
     """
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
     """Suspicion score, from 0 to 1, above which an image counts as having text. A lower threshold finds more text, but
@@ -181,7 +181,9 @@ MASK_FROM, STRONG = 0.1, 0.3
 too.
 """
 SURROUNDINGS = 2.0
-"""Margin blanked at the ends of a line, in line heights; an eighth of it above and below."""
+"""Margin that is blanked at the left and right ends of a line, in line heights. The margin above and below is an eighth
+of this.
+"""
 
 
 def _why(found: Risk) -> str:
@@ -203,7 +205,10 @@ def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
 
 
 def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
-    """Yield the planes of an image to search for text. For a volume, these are the planes of its DICOM files."""
+    """Yield the planes of an image that are to be searched for text.
+
+    For a volume, these are the planes of its DICOM files.
+    """
     if image.kind == "image":
         yield _flat(image.pixels)
     elif item.reader == "dicom":

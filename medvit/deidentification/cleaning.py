@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 METHOD = "medvit, DICOM PS3.15 Annex E"
 MASKED = "lines of writing that a detector found are blanked"
 REMOVED = "REMOVED"
-"""Replacement of a text that may not be empty."""
+"""Replacement for a text that must be removed from an element that may not be empty."""
 OLDEST = 89
 """Highest age in years that is kept. All higher ages become 90 years, because they are rare (45 CFR
 164.514(b)(2)(i)(C)).

@@ -49,9 +49,9 @@ class Action(Enum):
     UID = "uid"
     SHIFT = "shift"
     CLEAN = "clean"
-    """Keep common words."""
+    """Keep only the common words of the value."""
     CODE = "code"
-    """Keep unless it contains an identifying word."""
+    """Keep the value unless it contains an identifying word."""
     ENTER = "enter"
     """De-identify the items of a sequence one by one."""
 

@@ -95,7 +95,9 @@ _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}
 _NUMBERS = re.compile(r"(?<!\w)\d+(?:[-/.:, ]\d+)+(?!\w)")
 _WORD = re.compile(r"\d{1,3}\.\d{1,3}(?:mm|cm|ms|s|t)?(?![^\W_.])|[^\W_]+", re.IGNORECASE)
 _PIECE = re.compile(r"[^\W\d_]?[a-zà-öø-ÿ]+|[A-ZÀ-ÖØ-Þ]+(?![a-zà-öø-ÿ])|\d+|[^\W_]")
-"""Runs of a word in one case, or of digits; a capital belongs to the following small letters."""
+"""Pattern of the parts of a word: runs of letters in one case, or of digits. A capital letter belongs to the small
+letters that follow it.
+"""
 _SIGNS_OUT = str.maketrans("", "", "-/.:, ")
 NAME_PREFIXES = frozenset(
     [
@@ -123,7 +125,7 @@ NAME_PREFIXES = frozenset(
 )
 """Prefixes of surnames. A word such as McLong is a surname, although its parts alone are not."""
 MIN_PART = 3
-"""Minimum letters of a word part that is kept without the others."""
+"""Minimum letters of a part of a word that is kept without the other parts."""
 MANY_DIGITS = 5
 """This many digits, with any characters between them, may be a date, a telephone number or an identifier."""
 
@@ -170,7 +172,7 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
-    """Split a word into parts, as long as possible; return pairs of a part and whether that part may be kept."""
+    """Split a word into parts that are as long as possible; return each part with whether it may be kept."""
     pieces = _PIECE.findall(word)
     parts: list[tuple[str, bool]] = []
     while pieces:

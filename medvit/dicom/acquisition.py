@@ -49,7 +49,8 @@ KEYS = (*TEXTS, *NUMBERS, PIXEL_SPACING, AGE, SEX)
 OLDEST_YEARS = 89
 MAX_YEARS = 130
 GAUSS = 100.0
-"""Values of (0018,0087) above this are in gauss, as some scanners write them; no scanner has such a field in tesla."""
+"""Values of (0018,0087) above this are in gauss, a unit that some scanners use; no scanner has such a field in tesla.
+"""
 
 _SPACING = ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "Modality")
 _READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")

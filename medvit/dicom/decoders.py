@@ -318,7 +318,7 @@ def _undecodable(uid: str) -> UnreadableError:
 def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h w *c"]:
     """Clip values of a lossy stream to the range of BitsStored.
 
-    Clearing their upper bits would turn white into black.
+    Clearing the upper bits of values outside the range would turn white into black.
     """
     if layout.high_bit != layout.bits_stored - 1 or layout.bits_stored >= 8 * values.dtype.itemsize:
         return values

@@ -52,9 +52,9 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 class Dimension:
     """Dimension along which instances at one position differ, such as echo or time.
 
-    The value of an instance is read from the first of the dimension's elements that is present. `is_time` marks
-    dimensions in the order of acquisition. Their values may differ from slice to slice, so the rank of a value may be
-    used in place of the value.
+    The value of an instance is read from the first of the dimension's elements that is present. If `is_time` is True,
+    the values of the dimension increase with the time of acquisition. They may then differ from slice to slice, so the
+    rank of a value may be used instead of the value.
     """
 
     name: str
@@ -135,7 +135,7 @@ def dimension_tags() -> list[int]:
 
 
 def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]:
-    """Return the values of the dimensions that a data set has, by name."""
+    """Return the values of the dimensions that a data set has, keyed by the name of the dimension."""
     found: dict[str, DimensionValue] = {}
     present = dataset.keys()
     for trait in _possible_dimensions(tuple(present)):

@@ -28,7 +28,7 @@ log = logging.getLogger("medvit")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
 _LONG_NUMBER = re.compile(r"\d{6}")
 _DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}")
-"""Pattern of a date. It excludes dates with dots and a two-digit year, which might be versions."""
+"""Pattern of a date. It excludes dates with dots and a two-digit year, which might be version numbers."""
 _WORD = re.compile(r"[^\W_]{2,}")
 _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
 """Value representations (VR) whose bytes are the text. None stands for a file without explicit VRs, in which the
@@ -165,7 +165,7 @@ BY_KEYWORD: Mapping[str, Terms] = {
     "Units": replace(PET_UNITS, terms=PET_UNITS.terms | RESCALE_TYPE.terms),
     "ScanningSequence": SCANNING_SEQUENCE,
 }
-"""Terms by the keyword of the element."""
+"""Keyword of an element -> its terms."""
 
 
 @cache

@@ -60,7 +60,7 @@ KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
 class Header:
     """Header of an instance or a frame: the values that determine how it is read.
 
-    Identifiers are those of the file and are never printed.
+    Identifiers are the original ones in the file, and are never printed.
 
     `frame` counts from 0 and is None if the instance is a single image. `number` is (0020,0013) InstanceNumber, 0 if
     missing. `traits` are the values that may separate instances at one position (`medvit.dicom.dimensions`).

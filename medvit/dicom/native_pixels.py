@@ -50,7 +50,7 @@ def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tupl
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """Clear the bits above the `bits` stored ones, because they may contain an overlay.
+    """Clear the bits above the `bits` bits of the value, because they may contain an overlay.
 
     In signed values, these upper bits are set to the sign bit.
     """

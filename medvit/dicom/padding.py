@@ -56,7 +56,7 @@ def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
 def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
     """Return the padding after a table was applied; None if measured pixels have the same values as padding.
 
-    `stored` are the values before the table, `made` those after it.
+    `stored` are the values before the table was applied, and `made` are the values after.
     """
     if padding is None:
         return None

@@ -40,7 +40,9 @@ _TENS = r"10{0,3}"  # no other number: a day and an hour are a date, as 19.12.68
 _PART = rf"(?:(?:{_TENS})?|\[100\])(?:{_NOTES})?(?:{_WHOLE_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|{_TENS}|{_NOTES}"
 _TERM = rf"(?:{_PART}|\((?:{_PART})(?:[./](?:{_PART}))*\))"
 _UCUM = re.compile(rf"1|(?=.*[A-Za-z%])/?{_TERM}(?:[./]{_TERM})*")
-"""Units named in CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16): no other word or number is accepted."""
+"""Pattern of the units in CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16). A unit with any other word or number is not
+accepted, because it may name a person.
+"""
 _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/ml{SUVbw}": "SUVbw"}
 """Unit in UCUM -> spelling of this unit in other DICOM elements; 1 stands for no unit."""
 

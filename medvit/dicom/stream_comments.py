@@ -60,7 +60,7 @@ def without_comments(encoded: bytes, syntax: str) -> bytes:
 
 
 def comments(dataset: Dataset) -> list[bytes]:
-    """Return the comments and all other data in the compressed frames of a data set that are not samples.
+    """Return everything in the compressed frames of a data set that is not needed for decoding, such as comments.
 
     Raises:
         UnreadableError: If the structure of a frame does not match its transfer syntax.
@@ -257,9 +257,9 @@ def _run_lengths(encoded: bytes) -> Iterator[Part]:
 
 
 def _ended(encoded: bytes, end: int) -> Iterator[Part]:
-    """Yield the end marker of a stream and the bytes after it.
+    """Yield the end marker of a stream, and the bytes after it as kept (padding) or removed (anything else).
 
-    `end` is the offset after the marker. Bytes after the marker are removed unless they are padding.
+    `end` is the offset just past the marker.
     """
     rest = encoded[end:]
     is_padding = _NOTHING.fullmatch(rest) is not None

@@ -37,7 +37,9 @@ MIN_WEIGHT_KG, MAX_WEIGHT_KG = 0.2, 700.0
 """Plausible range of a patient's weight, newborns included; a higher value is probably in grams."""
 
 MAX_HALF_LIVES = 8.0
-"""Longest plausible uptake time in half-lives (1/256 of the dose left); more is a wrong clock or a shifted date."""
+"""Longest plausible uptake time, in half-lives; after it, 1/256 of the dose is left. A longer time indicates a wrong
+clock or a shifted date.
+"""
 
 LONG_HALF_LIFE_S = 6.0 * 3600.0
 """Longest half-life in seconds for which a time of injection without a date is accepted. A nuclide with a longer

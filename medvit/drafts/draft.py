@@ -79,7 +79,7 @@ def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -
 def _option(parts: tuple[str, ...], value: Any) -> str:
     """Return an option as one line of YAML.
 
-    `parts` are the parts of its dotted name. Groups below the first part are written in braces.
+    `parts` are the parts of the dotted name of the option. Groups below the first part are written in braces.
     """
     for part in reversed(parts[1:]):
         value = {part: value}

@@ -80,7 +80,9 @@ class Images:
     """Images for the drafted training runs: of one kind, and of one or several modalities."""
 
     group: ImageGroup
-    """Images of the chosen kind. Their modality is empty if they have several, or do not state it."""
+    """Images of the chosen kind. The modality of the group is empty if the images have several modalities, or do not
+    state any.
+    """
     others: tuple[str, ...]
     """Number and kind of the other images of the source, in words."""
 

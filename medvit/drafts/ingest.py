@@ -41,7 +41,7 @@ KEYS = {
 }
 """Keys of the ingest options that depend on the survey: the one place that names them."""
 NEGATIVE = ("normal", "healthy", "benign", "negative", "no", "none", "control", "controls", "0")
-"""First words of the names of negative classes; of two classes, the other one is drafted as positive."""
+"""First words of the names of negative classes; of two classes, the draft names the other one as positive."""
 WIDER = SplitConfig(val=0.2, test=0.2)
 """Fractions of the val and test splits if there are few patients."""
 

@@ -38,16 +38,16 @@ class EngineConfig(Config):
     """Parallel processing, on this machine or on a Ray cluster."""
 
     name: Literal["processes", "ray"] = "processes"
-    """Place where the work is done: processes on this machine, or a Ray cluster. ray requires pip install 'medvit[ray]'
-    and machines that share the same folders.
+    """Place where the work is done: processes on this machine, or a Ray cluster. The value ray requires pip install
+    'medvit[ray]' and machines that share the same folders.
     """
     num_processes: Count = 1
     """Number of processes on this machine. 1: all work is done in the main process. An existing Ray cluster ignores
     this number.
     """
     address: str | None = None
-    """Ray cluster to join: HOST:PORT of its head node, or auto for the cluster on this machine. Unset: a new cluster is
-    started on this machine.
+    """Ray cluster to join: HOST:PORT of its head node, or the word auto for the cluster on this machine. Unset: a new
+    cluster is started on this machine.
     """
     item_timeout_s: Positive | None = 3600.0
     """Time limit in seconds for an image, or for a batch of 64 headers. If it is exceeded, the image fails and its

@@ -106,7 +106,7 @@ def _begin(task: _Task[Any]) -> None:
 
 
 def _keep_time(ray: Any, pending: Sequence[_Task[Any]], limit_s: float | None) -> None:
-    """Record which tasks have begun, and cancel those that exceeded the limit without a result."""
+    """Record which tasks have begun, and cancel the tasks that exceeded the limit without a result."""
     if limit_s is None:
         return
     waiting = {task.answers: task for task in pending if task.begun is None}

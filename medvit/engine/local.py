@@ -31,8 +31,8 @@ from medvit.hardware import one_thread_for_children
 log = logging.getLogger("medvit")
 
 LAST = 4
-"""Number of last items per worker that start in descending order of cost, so that the workers finish together. With
-more, the first item in order might come last, which would hide the progress.
+"""Number of last items per worker that start in descending order of cost, so that the workers finish together. With a
+larger number, the item that must be returned first might be processed last, which would hide the progress.
 """
 STARTS = 4
 """Maximum number of consecutive workers that die before they begin to work."""
@@ -43,7 +43,8 @@ limit of the item starts with this message.
 LOADING_S = 0.05
 """Time in seconds above which loading an item counts as slow: the worker probably imported modules."""
 KILL_S = 5.0
-"""Seconds to wait for a killed worker: one blocked on a network drive may outlive the signal."""
+"""Seconds to wait for the end of a killed worker: a worker that is blocked on a network drive may outlive the signal.
+"""
 
 
 class Crew(Generic[ItemT, ResultT]):
@@ -221,13 +222,15 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-"""Idle workers of earlier maps. They are reused, because they have imported the modules that items need."""
+"""Idle workers of earlier calls of `map_items`. They are reused, because they have imported the modules that items
+need.
+"""
 
 
 def has_idle_workers() -> bool:
-    """Return whether a worker of an earlier map is idle.
+    """Return whether a worker of an earlier call of `map_items` is idle.
 
-    In that case, even a single item is processed there, because no process has to be started for it.
+    If there is one, even a single item is processed in an idle worker, because no process has to be started for it.
     """
     return bool(_idle)
 

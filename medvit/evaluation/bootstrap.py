@@ -16,7 +16,7 @@ from numpy import ndarray as Array
 from medvit.evaluation import Estimate
 
 Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
-"""Function that computes numbers, by name, from the indices of images. An index occurs as often as its image was
+"""Function that computes numbers, keyed by name, from the indices of images. An index occurs as often as its image was
 drawn.
 """
 

@@ -1,4 +1,4 @@
-"""Metrics of classification from probabilities, by name, with intervals over patients."""
+"""Metrics of classification from probabilities, keyed by name, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate_classes(
 def classification_metrics(
     truth: Int[Array, "n"], probabilities: Float[Array, "n l"], classes: Sequence[str], positive: int = 1
 ) -> dict[str, float]:
-    """Return the value of every `ClassMetric`, by its key, for true class indices and probabilities.
+    """Return the value of every `ClassMetric`, keyed by metric, for true class indices and probabilities.
 
     Some metrics compare one class with the rest. With two classes, such a metric is that of the class `positive`. With
     more classes, `KEY.CLASS` is the metric of each class, and `KEY` is their mean (as in MedMNIST's evaluator). The

@@ -129,7 +129,7 @@ def _by_distance(evaluation: Evaluation) -> list[tuple[Row, str]]:
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """Return the indices of three scores, by name: `best`, `median` and `worst`.
+    """Return the indices of three scores, keyed by `best`, `median` and `worst`.
 
     NaN scores are ignored. If all scores are NaN, the result is empty.
     """

@@ -1,4 +1,4 @@
-"""Metrics of multi-label classification, by name, with intervals over patients."""
+"""Metrics of multi-label classification, keyed by name, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def evaluate_labels(
 def multilabel_metrics(
     truth: Float[Array, "n l"], probabilities: Float[Array, "n l"], labels: Sequence[str]
 ) -> dict[str, float]:
-    """Return every `LabelMetric` by its key, then every `ClassMetric` of each label, as `KEY.LABEL`."""
+    """Return the values of every `LabelMetric`, as `KEY`, and of every `ClassMetric` of each label, as `KEY.LABEL`."""
     found = {one.key(): one.compute(truth, probabilities) for one in metrics(LabelMetric)}
     for index, label in enumerate(labels):
         values = _of_label(truth[:, index], probabilities[:, index])

@@ -1,4 +1,4 @@
-"""Evaluation of a multi-task model: that of each label by its own task, on the images with this label."""
+"""Evaluation of a multi-task model: each label by the metrics of its own task, on the images with this label."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def merged(
     parts: Mapping[str, Evaluation],
     notes: Sequence[str],
 ) -> Evaluation:
-    """Return the evaluation of all labels from that of each, `parts`.
+    """Return the evaluation of all labels, merged from the evaluation of each label (`parts`).
 
-    Metrics are named `METRIC.LABEL` and `METRIC.LABEL.CLASS`. `truth` (N, L) is the index of the class or the number of
-    each label; NaN if it is missing. `predictions` (N, K) are the probabilities and numbers of all labels.
+    Metrics are named `METRIC.LABEL` and `METRIC.LABEL.CLASS`. `truth` (N, L) contains, for each label, the index of the
+    true class or the true number; NaN if the label is missing. `predictions` (N, K) contains the predicted
+    probabilities and numbers of all labels.
     """
     metrics: dict[str, Estimate] = {}
     columns: dict[str, Array] = {}
@@ -64,10 +65,10 @@ def merged(
 def compare_labels(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
     """Return the metrics of an evaluation minus those of another report of the same labels.
 
-    Each label is compared on the images that both predict and that have the label.
+    Each label is compared on the images that both reports contain and that have the label.
 
     Raises:
-        DataError: If they share no image, have different metrics, or disagree about the truth.
+        DataError: If the two reports share no image, have different metrics, or disagree about the truth.
     """
     found: dict[str, Estimate] = {}
     for label, part in evaluation.parts.items():

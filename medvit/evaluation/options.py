@@ -57,7 +57,7 @@ class EvaluationOptions(Config):
     """
     levels: tuple[AggregationLevel, ...] | None = None
     """Aggregation levels to report for a classification: per image, eye, visit or patient. Unset: all of them if the
-    images state their laterality, else only image.
+    images state their laterality, else only per image.
     """
     order: tuple[str, ...] = ()
     """All classes from least to most severe. The most severe eye then decides the result of a visit or patient. Empty:
@@ -66,7 +66,7 @@ class EvaluationOptions(Config):
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     device: Device = "auto"
-    """Device to run the model on. auto uses the GPU if there is one."""
+    """Device to run the model on. The value auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 

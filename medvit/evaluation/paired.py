@@ -67,7 +67,7 @@ def paired_differences(
 
 
 def _differ(one: Array, other: Array) -> bool:
-    """Return whether two columns differ; equal places may be NaN, as for a missing label."""
+    """Return whether two columns differ; NaN at the same place in both, as for a missing label, is not a difference."""
     return not np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
 
 
@@ -88,7 +88,7 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
 
 
 def _mask_metric(column: str) -> str:
-    """Return the name of the segmentation metrics that a column contains; empty for other columns."""
+    """Return the name of the segmentation metric whose values a column contains; empty for other columns."""
     if column.partition(".")[0] in POOLED:
         return "pooled metrics"
     metric = metric_of(column)

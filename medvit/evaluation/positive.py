@@ -40,8 +40,8 @@ def choose_positive(
 def choose_positives(tasks: Sequence[LabelTask], dataset: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the positive class of each label of a multi-task model, and a note for each that is named nowhere.
 
-    It is the class stored in the model, else that stored in the `dataset`, else the last one. It is empty if the label
-    does not have two classes.
+    The positive class is the one stored in the model, else the one stored in the `dataset`, else the last class. For a
+    label that does not have two classes, it is an empty name.
     """
     found, notes = {}, []
     for task in tasks:

@@ -1,4 +1,4 @@
-"""Metrics of regression from true and predicted numbers, by name, with intervals over patients."""
+"""Metrics of regression from true and predicted numbers, keyed by name, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def evaluate_values(
 
 
 def regression_metrics(truth: Float[Array, "n"], predicted: Float[Array, "n"]) -> dict[str, float]:
-    """Return the value of every `ValueMetric`, by its key."""
+    """Return the value of every `ValueMetric`, keyed by metric."""
     return {one.key(): one.compute(truth, predicted) for one in metrics(ValueMetric)}

@@ -97,7 +97,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """Return the facts about the subject of a report, by name; empty if the folder does not contain a report."""
+    """Return the facts about the subject of a report, keyed by name; empty if the folder contains no report."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
@@ -124,7 +124,7 @@ def page(
 
 
 def _of(label: str, title: str) -> str:
-    """Return the title of a section, which names the label if there are several."""
+    """Return the title of a section, which names the label if the model predicts several labels."""
     return f"{label}: {title}" if label else title
 
 
@@ -153,7 +153,7 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
 
 
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
-    """Return metrics in the form for JSON.
+    """Return metrics in the form in which they are written as JSON.
 
     Undefined values are null. Metrics that refer to the positive class state this class.
     """

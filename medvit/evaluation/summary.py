@@ -30,7 +30,9 @@ MAIN = (
     "rmse",
     "r2",
 )
-"""Metrics in a summary, over all classes together; of a multi-task model, those of each label."""
+"""Metrics that a summary contains, over all classes together; for a multi-task model, the summary contains these
+metrics for each label.
+"""
 
 
 def summary_lines(

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from medvit.errors import UnreadableError, UnsupportedError
 
 MAX_DEFLATE_RATIO = 1032
-"""Maximum compression ratio of deflate (zlib's technical notes); applied to other codecs from 64 MiB on."""
+"""Maximum compression ratio of deflate (zlib's technical notes). It is also applied to other codecs if more than 64 MiB
+are declared.
+"""
 
 ALWAYS_ALLOWED_BYTES = 64 * 2**20
 """A declared size up to this is always accepted: an empty slice compresses beyond any ratio."""
@@ -23,8 +25,8 @@ HONEST_RATIO = 2
 """
 
 UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""DICOM transfer syntaxes whose pixels have the size that the header declares (PS3.5 A). A missing one, "", counts as
-such.
+"""DICOM transfer syntaxes whose pixels have the size that the header declares (PS3.5 A). A missing transfer syntax, "",
+counts as uncompressed.
 """
 
 

@@ -18,7 +18,9 @@ RETRY_S = 0.05
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _GUARD = threading.Lock()
 _held: dict[tuple[int, int], str] = {}
-"""Locks of this process, by the file's device and inode: the system's locks exclude only other processes."""
+"""Locks of this process, keyed by device and inode of the file. They are recorded because the locks of the system
+exclude only other processes.
+"""
 
 
 class LockedError(Exception):

@@ -33,10 +33,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
+        """Return logits of a batch; `tokens` has the tokens after each block in `layers`, in the same order."""
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return the logits, followed by those of lower resolutions that are trained too, in descending resolution."""
+        """Return the logits, then the logits at lower resolutions that are also trained, in descending resolution."""
         return [self(tokens, pixels)]
 
 

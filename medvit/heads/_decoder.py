@@ -51,7 +51,7 @@ class SegmentationDecoder(Head):
         return resized(self.logits(self.features(tokens, pixels)[-1]), pixels.shape[2:])
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits for every pixel, followed by those of the trained lower resolutions, highest first."""
+        """Return logits for every pixel, then logits at the lower resolutions that are also trained, highest first."""
         features = self.features(tokens, pixels)
         lower = [read(each) for read, each in zip(self.auxiliary, features[-2::-1], strict=False)]
         return [resized(self.logits(features[-1]), pixels.shape[2:]), *lower]
@@ -92,7 +92,7 @@ def transposed_convolution(ndim: int) -> Any:
 def num_halvings(patch_size: Sequence[int]) -> int:
     """Return how often the resolution of an image is halved until a cell is as large as the shortest side of a patch.
 
-    A side that is not a power of two is rounded down to one.
+    A side that is not a power of two is rounded down to a power of two.
     """
     return int(math.log2(min(patch_size)))
 

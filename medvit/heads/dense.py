@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at their resolution."""
+"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at the patch resolution."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ class DenseConfig(DecoderConfig):
 
     name: Literal["dense"] = "dense"
     channels: int = Field(default=16, ge=4, multiple_of=4)
-    """Channels at full resolution, a multiple of 4. They double with each halving of the resolution, up to 256."""
+    """Channels at full resolution, a multiple of 4. Their number doubles with each halving of the resolution, up to
+    256.
+    """
     num_depths: Count = 4
     """Number of backbone blocks whose outputs the head uses: evenly spaced, and including the last block."""
     stem: Literal["full", "half"] = "full"
-    """Highest resolution of the stem: that of the image, or half of it. half needs less memory and time; its logits are
-    interpolated to full resolution.
+    """Highest resolution of the stem. full: the resolution of the image. half: half of that, which needs less memory
+    and time; the logits are then interpolated to full resolution.
     """
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:
@@ -66,8 +68,9 @@ class DenseHead(SegmentationDecoder):
     The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it). At
     this resolution, the tokens of several backbone blocks are projected, summed and joined with the stem. A decoder
     with skip connections restores the resolution, as in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from
-    pixels rather than from upsampled tokens. If the backbone is a feature pyramid, its levels with smaller strides are
-    added to the stem at their own resolutions. `first` is the number of halvings before the first level of the stem.
+    pixels rather than from upsampled tokens. If the backbone is a feature pyramid, the levels with smaller strides are
+    added to the features of the stem that have the same resolution. `first` is the number of halvings before the first
+    level of the stem.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int, *, first: int = 0) -> None:

@@ -48,7 +48,7 @@ class OwnHead(Head):
         return self.at_levels(tokens, pixels)[0]
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits for every pixel, then those of the lower resolutions that are trained, highest first.
+        """Return logits for every pixel, then logits at the lower resolutions that are also trained, highest first.
 
         Raises:
             DataError: If the images are too small for the norms of the decoder.

@@ -71,7 +71,7 @@ class PromptCamHead(Head):
 
 
 def class_maps(vit: ViT, pixels: Float[Tensor, "b c *s"], class_index: int) -> HeadMaps:
-    """Return the attention of the prompt of a class in the last block, one map per head: the regions it looks at.
+    """Return the attention from the prompt of a class to the patches in the last block, one map per head.
 
     Raises:
         DataError: If the transformer has rotary positions, which are not supported.

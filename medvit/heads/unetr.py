@@ -31,7 +31,7 @@ class UnetrConfig(DecoderConfig):
 
     name: Literal["unetr"] = "unetr"
     channels: int = Field(default=16, ge=1)
-    """Channels at full resolution. They double with each halving of the resolution."""
+    """Channels at full resolution. Their number doubles with each halving of the resolution."""
 
     def build(self, backbone: Backbone, num_classes: int) -> UnetrHead:
         """Return the head for a backbone of any patch size, 2D or 3D.

@@ -30,7 +30,7 @@ class VitDetConfig(DecoderConfig):
 
     name: Literal["vitdet"] = "vitdet"
     channels: int = Field(default=64, ge=4)
-    """Channels of each level of the pyramid. The paper has 256, in 2D."""
+    """Channels of each level of the pyramid. The paper uses 256, in 2D."""
 
     def build(self, backbone: Backbone, num_classes: int) -> VitDetHead:
         """Return the head for a backbone of any patch size, 2D or 3D.
@@ -47,9 +47,9 @@ class VitDetHead(SegmentationDecoder):
     """Logits (B, L, *S) at the resolution of the pixels, from strides of 2, 1, 1/2 and 1/4 patches.
 
     With patches of 16 pixels, these are the strides 32, 16, 8 and 4 of the paper. Strides below a pixel are omitted.
-    Transposed convolutions and max pooling make the levels. Each is projected to the same number of channels, and they
-    are summed from the lowest resolution to the highest (Kirillov et al., CVPR 2019). Logits are interpolated to the
-    pixels.
+    Transposed convolutions and max pooling make the levels. Each level is projected to the same number of channels, and
+    the levels are summed from the lowest resolution to the highest (Kirillov et al., CVPR 2019). Logits are
+    interpolated to the pixels.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int) -> None:

@@ -59,7 +59,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
 def make_stack_job(
     options: PredictionOptions, checkpoints: Mapping[str, Checkpoint], names: SiteNames, makers: Mapping[str, Maker]
 ) -> StackJob:
-    """Return the job that processes studies with several models on one backbone, by name.
+    """Return the job that processes studies with several models on one backbone, whose names are `names`.
 
     Raises:
         CheckpointError: If the checkpoints do not share one backbone.
@@ -91,14 +91,14 @@ def _not_alone(name: str, image: Image) -> Prediction:
 
 
 def _outputs_of(asked: Sequence[str] | None, kind: str, kinds: Collection[str]) -> Outputs:
-    """Return the writers for a model among models of several kinds; a writer that fits none of them is refused."""
+    """Return the writers that apply to a model; a writer that applies to none of the models is refused."""
     if asked is None or not any(set(writer(name).tasks) & set(kinds) for name in asked):
         return Outputs.of(asked, kind)
     return Outputs.of([name for name in asked if kind in writer(name).tasks], kind)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each checkpoint folder: its own, with those above it if folders have the same name.
+    """Return a name for each checkpoint folder: its own name, preceded by parent folders if names are equal.
 
     Raises:
         ConfigError: If a folder is given twice.
@@ -116,7 +116,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
     """Return the options for the pixel values that a model was trained on.
 
-    These are the options that the checkpoint has `recorded` or, if there are none, those `given` by the user.
+    These are the options that the checkpoint has `recorded` or, if there are none, the options `given` by the user.
 
     Raises:
         ConfigError: If recorded and given options differ.

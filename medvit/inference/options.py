@@ -31,7 +31,7 @@ class SeriesRule(Config):
     """
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """Return `rule`, the rule of the checkpoint, with its values replaced by those options that are set here."""
+        """Return `rule`, the rule of the checkpoint, in which the options that are set here replace its values."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 
@@ -39,9 +39,9 @@ class PredictionOptions(Config):
     """Options of inference, without those common to all stages."""
 
     checkpoint: tuple[Path, ...] = Field(min_length=1)
-    """Folder of the model, made by finetune. Several, as checkpoint=[a,b], must be fine-tuned from one backbone: it is
-    loaded once, and images are encoded once for models with the same adapter or none. Each model writes into a folder
-    of its name.
+    """Folder of the model, made by finetune, or several folders, as in checkpoint=[a,b]. Several models must have been
+    fine-tuned from one backbone. This backbone is loaded once, and images are encoded once for all models with the same
+    adapter or without an adapter. Each model writes into a folder that is named after its checkpoint folder.
     """
     source: Location = Field(json_schema_extra={"private": True})
     """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for
@@ -86,7 +86,7 @@ class PredictionOptions(Config):
     same pseudonym as in the dataset.
     """
     device: Device = "auto"
-    """Device to run the model on. auto uses the GPU if there is one."""
+    """Device to run the model on. The value auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
 
     @field_validator("checkpoint", mode="before")

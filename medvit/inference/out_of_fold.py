@@ -30,7 +30,7 @@ from medvit.training.ensembles.folds import EnsembleMember
 from medvit.types import Image, Prediction
 
 OUT_OF_FOLD = "out_of_fold"
-"""Folder of these predictions in the checkpoint of an ensemble."""
+"""Folder of the out-of-fold predictions in the checkpoint of an ensemble."""
 DESCRIPTION, TABLE, MASKS = "description.json", "predictions.parquet", "masks"
 
 
@@ -151,7 +151,7 @@ class StoredPredictions:
 def _holders(
     manifest: Manifest, members: Sequence[EnsembleMember], labels: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Return the indices of the models that were not trained on each image, by image id."""
+    """Return a mapping from image id to the indices of the models that were not trained on that image."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
         for row in member.split(manifest, *labels):

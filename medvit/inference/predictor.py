@@ -102,7 +102,7 @@ def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
 
 
 def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Image, prepared: Prepared) -> Prediction:
-    """Return the output of a model for an image or slice as a prediction, a mask on the grid of the given image.
+    """Return the output of a model for an image or slice as a prediction; a mask is on the grid of the image.
 
     Raises:
         NonFiniteError: If the output is not finite.
@@ -130,7 +130,7 @@ def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Imag
 
 
 def joined(config: ModelConfig, found: Sequence[Prediction], image: Image) -> Prediction:
-    """Return the prediction for an image from those for its parts: the mean of numbers, or the stacked masks."""
+    """Join the predictions for the parts of an image into one: the mean of numbers, or the stacked label maps."""
     if config.slices is None or image.kind != "volume":
         (whole,) = found
         return whole
@@ -153,7 +153,7 @@ def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) ->
 
 
 def numbers_of(prediction: Prediction) -> Float[Array, "l"]:
-    """Return the probabilities or the number of a prediction as an array, those of all labels one after the other."""
+    """Return the probabilities or the number of a prediction as an array; for several labels, one after the other."""
     if prediction.by_label:
         return np.concatenate([numbers_of(one) for one in prediction.by_label.values()])
     return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities

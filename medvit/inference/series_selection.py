@@ -62,7 +62,7 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
 def studies_by_rule(
     found: Iterable[Item | Refusal], source: Path, names: SiteNames, rules: Sequence[AppliesTo]
 ) -> list[StudyIndex]:
-    """Group the items of `source` by study, as `studies`, once for each rule by which models select series.
+    """Group the items of `source` by study, as `studies` does, once for each rule that selects series.
 
     The studies are the same for each rule, and in the same order; only their refused series differ.
     """
@@ -199,8 +199,8 @@ def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -
     """Return the series of a study to which a model applies.
 
     `series` decides what happens if several series match. `all` returns all of them, and `one` raises an error. `best`
-    returns the series with the most slices (frames or files). If two have equally many, the series with more bytes is
-    returned, and then the series whose identifier sorts first.
+    returns the series with the most slices (frames or files). Among series with equally many slices, the one with more
+    bytes is returned; if these are equal too, the one whose identifier sorts first.
 
     Raises:
         NoSeriesError: If no series fits. The message lists the study's series by modality and kind.

@@ -47,7 +47,7 @@ def _is_plain(item: Item) -> bool:
 
 
 CutTiles = Callable[[Slide], TileGrid]
-"""Function that finds the tiles of a slide to process."""
+"""Type of a function that finds the tiles to process in a slide."""
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from medvit.writers import Result, Study
 from medvit.writers.optional import LACKS
 
 PredictNamed = Callable[[Image, Collection[str]], Mapping[str, PredictionOrError]]
-"""Function that returns the predictions of some models for an image, by name."""
+"""Function that returns the predictions of some models for an image, keyed by the name of the model."""
 
 
 @dataclass(frozen=True)
 class StackJob:
     """Job that processes studies with several models; each model writes into a folder of its name.
 
-    `readings` are models, by name, that select the same series and read the same pixel values.
+    Each of the `readings` is a group of models (keyed by name) that select the same series and read the same pixel
+    values.
     """
 
     predict: PredictNamed
@@ -34,12 +35,12 @@ class StackJob:
 
     @property
     def rules(self) -> list[AppliesTo]:
-        """Rules by which models select series, one for each reading."""
+        """Rules by which the models select series, one for each group in `readings`."""
         return [next(iter(jobs.values())).applies_to for jobs in self.readings]
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the writers of any model."""
+        """Names of the output formats that at least one of the models writes."""
         return tuple(
             dict.fromkeys(name for jobs in self.readings for one in jobs.values() for name in one.outputs.names)
         )
@@ -50,7 +51,7 @@ class StackJob:
         return lambda study, folder: self(studies[study.name], folder)
 
     def __call__(self, studies: Sequence[Study], folder: Path) -> Result:
-        """Return the result of one study, given once for each reading."""
+        """Return the result of one study, which is given once for each group in `readings`."""
         results: dict[str, Result] = {}
         for jobs, study in zip(self.readings, studies, strict=True):
             results |= self._read_once(jobs, study, folder)
@@ -60,7 +61,7 @@ class StackJob:
         return combined(results)
 
     def _read_once(self, jobs: Mapping[str, StudyJob], study: Study, folder: Path) -> dict[str, Result]:
-        """Return the results of models that read the same series, by name."""
+        """Return the results of models that read the same series, keyed by the name of the model."""
         collected: dict[str, Collected] = {}
         failed: dict[str, Result] = {}
         result = attempt(partial(self._process, jobs, study, folder, collected, failed))
@@ -76,7 +77,7 @@ class StackJob:
         collected: dict[str, Collected],
         failed: dict[str, Result],
     ) -> Result:
-        """Add the results of models to `collected`, and those of models that fail to `failed`."""
+        """Add the result of each model to `collected` or, if the model fails, to `failed`."""
         first = next(iter(jobs.values()))
         items = choose(study, first.applies_to, first.series)
         collected |= {name: job.begin(study, num_chosen=len(items)) for name, job in jobs.items()}
@@ -101,9 +102,9 @@ def _add(
 
 
 def combined(results: Mapping[str, Result]) -> Result:
-    """Return the result of a study from those of its models, by name.
+    """Combine the results of several models, keyed by name, into the result of a study.
 
-    It is done if it is done for one model; the reason then states which results are missing.
+    The study is done if it is done for at least one model; the reason then states which results are missing.
     """
     done = {name: result for name, result in results.items() if result.status == "done"}
     notes = [_note(name, result, is_done=bool(done)) for name, result in results.items()]

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from medvit.models.image import ModelConfig
 
 PredictionOrError = Prediction | MedvitError
-"""Prediction of a model for an image, or why it has none."""
+"""Prediction of a model for an image, or the error because of which there is none."""
 
 
 class StackPredictor:
-    """Models on one backbone, by name, with the preprocessing of their checkpoints.
+    """Models on one backbone, keyed by name, with the preprocessing of their checkpoints.
 
-    The predictions are those of a `Predictor` of each checkpoint. Checkpoints are loaded by `Checkpoint.load_adapter`.
+    The predictions equal those that a `Predictor` of each checkpoint makes. Checkpoints are loaded by
+    `Checkpoint.load_adapter`.
 
     Raises:
         CheckpointError: If the checkpoints do not share one backbone, or it is not found.
@@ -46,12 +47,12 @@ class StackPredictor:
             name: Preprocess.parse_saved(one.preprocess, source=str(one.folder)) for name, one in checkpoints.items()
         }
         self._alike: dict[str, list[str]] = {}
-        """Names of the models with the same preprocessing and slices."""
+        """Names of the models, grouped by equal preprocessing and slices."""
         for name, text in prepared.items():
             self._alike.setdefault(text, []).append(name)
 
     def __call__(self, image: Image, names: Collection[str]) -> dict[str, PredictionOrError]:
-        """Return the predictions of some models for an image, by name; a model that cannot predict gives an error."""
+        """Return the predictions of some models for an image, keyed by name; for a model that fails, its error."""
         found: dict[str, PredictionOrError] = {}
         for alike in self._alike.values():
             wanted = [name for name in alike if name in names]

@@ -71,7 +71,7 @@ class StudyJob:
         return collected.result()
 
     def begin(self, study: Study, *, num_chosen: int) -> Collected:
-        """Return the empty results of a study of which this many series are predicted."""
+        """Return the empty results of a study of which `num_chosen` series will be predicted."""
         notes = [*notes_on_patients(study), *_notes_on(study, num_fitting(study, self.applies_to) - num_chosen)]
         return Collected(notes, has_several=num_chosen > 1)
 

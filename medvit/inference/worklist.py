@@ -31,10 +31,12 @@ STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
 PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value", "model")
 
 SHOWN_REASONS = 8
-"""Maximum number of reasons in a summary, the most frequent ones."""
+"""Maximum number of reasons that a summary contains: the most frequent reasons."""
 
 Perform = Callable[[Study, Path], Result]
-"""Job: processes a study and writes its outputs into the given folder, which exists and is empty."""
+"""Type of a job: a function that processes a study and writes its outputs into the given folder, which exists and is
+empty.
+"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Worklist:
 
 
 def attempt(perform: Callable[[], Result]) -> Result:
-    """Return the result of a function, or an error of it as the result `skipped` or `failed`.
+    """Return the result of `perform`; if it raises an error, return a result with status `skipped` or `failed`.
 
     Raises:
         OutputError: If results cannot be written, for example on a full disk.

@@ -28,9 +28,9 @@ class CurationConfig(Config):
     """Handling of duplicate images, and recording of image attributes."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Handling of images with identical pixels. keep: keep all. drop: exclude copies and list them. If copies
-    are in several splits, those in test are kept, else those in val. Within a split, one of the copies with the same
-    labels is kept.
+    """Handling of images with identical pixels. keep: keep all. drop: exclude copies and list them. If copies are in
+    several splits, only those in test are kept, or those in val if none is in test. Within a split, one copy is kept
+    for each different set of labels.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as

@@ -67,7 +67,7 @@ class DeidentifyConfig(Config):
     KneeStd).
     """
     private: tuple[str, ...] = SAFE_PRIVATE
-    """Private elements to keep, each given as CREATOR:gggg,ee. All others are removed."""
+    """Private elements to keep, each given as CREATOR:gggg,ee. All other private elements are removed."""
 
     SHORT: ClassVar[str] = "copy_to"
 
@@ -218,7 +218,7 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Return study and series UIDs, by keyword, for an image whose files lack these UIDs.
+    """Return study and series UIDs, keyed by DICOM keyword, for an image whose files lack these UIDs.
 
     The UIDs are derived from the header of the first file, `source`. DICOM results of predictions use the same UIDs.
     """

@@ -18,7 +18,7 @@ from medvit.records import Candidate, Refusal, Taken
 log = logging.getLogger("medvit")
 
 COPY = "duplicate"
-"""Refusal code of a copy that is excluded although the image that is kept is in the same split."""
+"""Refusal code of a copy that is excluded because an equal image in the same split is kept."""
 
 Copies = Sequence[Candidate]
 """Two or more candidates with identical pixels."""
@@ -57,7 +57,7 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """Return the refusals of excluded duplicates, by `Candidate.key`."""
+    """Return the refusals of excluded duplicates, keyed by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 

@@ -78,11 +78,11 @@ def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
 
 
 READING_ROOMS = ("dicom", "series", "wsi", "readers")
-"""Rooms whose code determines how a file is read."""
+"""Packages of medvit whose code determines how a file is read."""
 TAKING_ROOMS = (*READING_ROOMS, "dataset", "leakage", "deidentification", "ingest")
-"""Rooms whose code determines the stored data of an image: pixels, flags, hashes, burned-in text."""
+"""Packages of medvit whose code determines the stored data of an image: pixels, flags, hashes, burned-in text."""
 CARD_ROOMS = ("dataset", "leakage", "cards")
-"""Rooms whose code determines the content of a data card."""
+"""Packages of medvit whose code determines the content of a data card."""
 
 
 @cache
@@ -125,7 +125,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return the states that `write` stored; empty for a dataset without them, made by an earlier version."""
+    """Return the states that `write` stored; empty for a dataset of an earlier version, which has no states."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
@@ -141,7 +141,7 @@ def read_card(folder: Path) -> str:
 
 
 StateOf = Callable[..., str]
-"""Keyed hash of facts about files, as `Pseudonyms.state`."""
+"""Type of a function that returns a keyed hash of facts about a file, as `Pseudonyms.state` does."""
 
 
 def _stamp_each(files: tuple[Path, ...]) -> tuple[Stamp, ...]:

@@ -79,7 +79,7 @@ class Quality:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Return the scores as texts with two decimals, by the names in `KEYS`.
+        """Return the scores as texts with two decimals, keyed by the names in `KEYS`.
 
         The result is empty if the image does not show a fundus.
         """

@@ -29,7 +29,10 @@ STATE_BYTES = 64
 
 
 class HeaderCache:
-    """Cached headers, as JSON in `lines` by the state (a hash) of the file; a header is parsed when it is recalled."""
+    """Cache of file headers, each of which is parsed only when it is recalled.
+
+    `lines` maps the state of a file (a hash) to its headers as JSON.
+    """
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines
@@ -54,9 +57,10 @@ class HeaderCache:
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
-    """Return the cached headers of a dataset: one line of JSON per file, by the hash of the file's state.
+    """Return the cached headers of a dataset: a mapping from the state of a file (a hash) to a line of JSON.
 
-    The state of a file includes its size and modification time. The result is empty if the cache is missing or damaged.
+    The hash covers the size and the modification time of the file, among others. The result is empty if the cache is
+    missing or damaged.
     """
     try:
         whole = _path(key_file, dataset).read_bytes().splitlines()

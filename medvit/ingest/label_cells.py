@@ -38,8 +38,8 @@ AMBIGUOUS = frozenset(
 )
 """Texts, in lower case, that may be a class or a missing value; refused unless `missing` is given."""
 NEGATIVE = "none"
-"""The one ambiguous text that is accepted as a class, if the column has exactly one other class: `present` and
-`none`.
+"""The one ambiguous text that is accepted as a class, provided that the column has exactly one other class, such as
+`present`.
 """
 
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
@@ -48,7 +48,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of one row, by column; `number` is the line number in a text editor, where the header is line 1."""
+    """Cells of one row, keyed by column; `number` is the line number in a text editor, where the header is line 1."""
 
     number: int
     cells: Mapping[str, str] = field(repr=False)

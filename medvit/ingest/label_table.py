@@ -45,7 +45,7 @@ EXPECTED: Mapping[LabelBy, str] = {
     "patient": "the PatientID of a patient in the source",
 }
 MIN_DISTINCT = 20
-"""A text column with more lines than this, all different, is taken for identifiers."""
+"""A text column with more rows than this, all different, is assumed to contain identifiers."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _column(grid: Grid, path: Path, name: str, key: str) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str, of_maps: str = "") -> dict[str, str]:
-    """Return the column of each label, by the name of the label.
+    """Return a mapping from each label to its column.
 
     The labels are those named in `columns`. If `columns` is empty, all columns are labels except the key column, the
     columns for split and patient, and `of_maps`.

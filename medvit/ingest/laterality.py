@@ -22,7 +22,7 @@ from medvit.readers.laterality import MODALITIES, stated_eye
 from medvit.records import Candidate, Item, Patient, place_in_file
 
 LATERALITY, VIEW = "laterality", "view"
-"""Keys of `Row.attributes`: right or left; macula, disc, disc-macula or lesion."""
+"""Keys of `Row.attributes`. The first has the value right or left, the second macula, disc, disc-macula or lesion."""
 
 SIDE_WORDS: Mapping[str, str] = {"od": "right", "right": "right", "os": "left", "left": "left"}
 """Words of a path that name an eye: oculus dexter is the right one. Single letters such as R and L may mean anything,

@@ -46,7 +46,7 @@ MAX_LEVELS = 16
 MAX_CLASSES = 256
 """Maximum number of different values that are taken as classes; more are instance numbers."""
 EDGE = 32
-"""Maximum distance from black or white of most gray levels that smoothing and lossy compression produce."""
+"""Distance from black or white, in gray levels, within which smoothing and lossy compression produce most values."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
 """Values look like instance numbers if one label map has at least `MIN_INSTANCES` consecutive values from 1, and if the
 highest values of all label maps are at least `MIN_COUNTS` different ones.
@@ -59,8 +59,8 @@ MIN_SMOOTHED = 3
 fewer, they may be classes.
 """
 SHADES = 0.125
-"""Values that differ from 0 or from the highest value by less than this share of it count as equal to it: lossy
-compression changes uniform areas by less.
+"""A value counts as equal to 0 or to the highest value if it differs from it by less than this share of the highest
+value: lossy compression changes uniform areas by less.
 """
 MAX_SEARCHED, NUM_SLABS = 2**22, 5
 """Label maps with more voxels around their foreground are searched for edges in this many evenly spaced slabs."""
@@ -96,7 +96,7 @@ class MaskMeaning:
     """Class of each label-map value.
 
     `classes` are (value, class number) pairs; it is None if every value is its class number. The values in `ignored`
-    are not classes. If `are_instances`, all values above 0 are instances of one class.
+    are not classes. If `are_instances` is True, all values above 0 are instances of one class.
     """
 
     classes: tuple[tuple[int, int], ...] | None = None
@@ -166,7 +166,7 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Count the pixels of each value in a label map, and those of them that are between other values.
+    """Count the pixels of each value in a label map, and how many of them are between other values.
 
     A pixel is between other values if it touches (also at a corner) both a lower and a higher value. Such pixels are
     counted only if the values may be gray levels or edges of smoothing.

@@ -19,10 +19,10 @@ from medvit.records import Flag, Padding
 from medvit.types import Image
 
 SAMPLED = {2: 512, 3: 64}
-"""Maximum number of pixels checked along an axis, by number of axes; the others are skipped."""
+"""Maximum number of pixels checked along an axis, keyed by the number of axes; other pixels are skipped."""
 LINES = {2: 128, 3: 16}
 """Maximum number of positions along each other axis at which pixels are compared with their neighbors along the longest
-axis; by number of axes.
+axis; keyed by the number of axes.
 """
 
 MIN_NEIGHBOR_CORRELATION = 0.2
@@ -38,7 +38,7 @@ as low in contrast.
 """
 
 MIN_CLIPPED = 0.01
-"""Minimum share of pixels at the very highest value for an image that may be clipped."""
+"""Minimum share of the pixels that have the highest value, for an image to count as possibly clipped."""
 CLIPPED_RATIO = 3.0
 """In a clipped image, the pixels with the highest value are at least this many times as many as those just below it,
 that is, within the share `CLIPPED_NEIGHBORS` of the range.

@@ -154,7 +154,7 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
 def instances(
     candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, meaning: MaskMeaning
 ) -> dict[str, int]:
-    """Return the number of instances by image; empty if label-map values are classes.
+    """Return a mapping from image to its number of instances; empty if label-map values are classes.
 
     Raises:
         DataError: If an image was stored by an earlier version, which did not count instances.

@@ -72,11 +72,13 @@ class ScanningConfig(Config):
     is a separate item.
     """
     mask_folder: tuple[str, ...] = ()
-    """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
+    """Names of the folders with label maps, next to the folders of images. Empty: folders with the name labels, masks,
+    gt or a similar one.
     """
     field_of_view_folder: tuple[str, ...] = ()
-    """Names of the folders with fields of view, next to the folders of images, such as mask in DRIVE. The files are 0
-    outside the field of view. Pixels outside count in neither the loss nor the metrics. Empty: all pixels count.
+    """Names of the folders with fields of view, next to the folders of images, such as mask in DRIVE. The files in
+    these folders are 0 outside the field of view. Pixels outside the field of view count in neither the loss nor the
+    metrics. Empty: all pixels count.
     """
     eye: EyeConfig = Field(default_factory=EyeConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
@@ -337,7 +339,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """Return the split after which a folder of the path is named, the innermost if there are several; else None."""
+    """Return the official split that a folder name in the path states (the innermost, if several do); else None."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

@@ -69,7 +69,7 @@ class Site:
         return crosswalk.write(self.key, self.name, pairs)
 
     def keep_locations(self, places: Mapping[str, SlideFiles]) -> None:
-        """Write the locations of slide files, by the pseudonyms of the slides.
+        """Write the locations of slide files, keyed by the pseudonyms of the slides.
 
         Raises:
             OutputError: If the locations cannot be written.

@@ -47,15 +47,15 @@ class SplitConfig(Config):
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation, which is used for early stopping and model selection."""
     test: float = Field(default=0.2, ge=0, le=1)
-    """Fraction of patients for testing. 1 puts all images into test, as for an external cohort, even if folders or a
-    table assign other splits.
+    """Fraction of patients for testing. The value 1 puts all images into test, as for an external cohort, even if
+    folders or a table assign other splits.
     """
     salt: int = 0
     """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
     """Images that must be in the same split. patients: all images of a patient. near_duplicates: also all images of
-    patients who have identical or near-duplicate images. Official splits never change; near duplicates between them are
-    only reported.
+    patients who have identical or near-duplicate images. Official splits never change; near duplicates in different
+    official splits are only reported.
     """
 
     @model_validator(mode="before")

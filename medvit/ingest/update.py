@@ -23,7 +23,7 @@ log = logging.getLogger("medvit")
 class Earlier:
     """Earlier dataset that an ingest updates; `folder` is None if there is no earlier dataset.
 
-    `headers` contains the cached headers of the earlier ingest, and collects those of this ingest.
+    `headers` contains the cached headers of the earlier ingest, and collects the headers that this ingest reads.
     """
 
     folder: Path | None

@@ -1,8 +1,9 @@
 """Merging of datasets: the splits of patients remain separate, and volumes may be converted to slices.
 
 If the images of a patient (by pseudonym) are in several splits of the datasets, only those in the strictest split are
-kept: test, else val. The same applies to identical images and near duplicates. If the classes of a label differ between
-the datasets, the name of the dataset is added to the label as a prefix.
+kept: those in test, or those in val if there are none in test. The same applies to identical images and near
+duplicates. If the classes of a label differ between the datasets, the name of the dataset is added to the label as a
+prefix.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
-    """Return the positive class of each label for which all datasets that declare one declare the same."""
+    """Return the positive class of each label; labels with different positive classes in the datasets are omitted."""
     found: dict[str, set[str]] = {}
     for part in parts:
         for key, name in part.facts.positive.items():

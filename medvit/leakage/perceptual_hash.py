@@ -114,8 +114,8 @@ TURNS: Mapping[int, tuple[Turn, ...]] = {
     2: tuple(Turn(order, flips) for order in ((0, 1), (1, 0)) for flips in product((False, True), repeat=2))[1:],
     3: tuple(Turn((0, 1, 2), flips) for flips in product((False, True), repeat=3))[1:],
 }
-"""Rotations and reflections to search for, by number of dimensions: all seven of an image, and only reflections of a
-volume, whose axes are known.
+"""Rotations and reflections to search for, keyed by the number of dimensions: all seven of an image, but only
+reflections of a volume, because the axes of a volume are known.
 """
 
 

@@ -19,7 +19,7 @@ from medvit.patients import PatientCount
 
 HITS, HTML = "hits.csv", "leakage.html"
 SHOWN_GROUPS, SHOWN_IMAGES = 12, 4
-"""Examples per kind, and images per example, on the page."""
+"""Maximum number of examples per kind of overlap, and of images per example, on the page."""
 LISTED_GROUPS = 50
 
 NAMES: Mapping[Check, str] = {
@@ -46,7 +46,7 @@ def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
     """Return a table with one row per kind of overlap.
 
     Each row has the number of groups, the number of groups that are in several splits or datasets, and the number of
-    images in the latter.
+    images in these groups.
     """
     lines = []
     for check in checks:

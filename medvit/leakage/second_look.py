@@ -27,7 +27,7 @@ SIDE = 256
 ROUGH = SIDE // 2
 """Points per side of the rough grid on which windows are located."""
 WINDOW = ROUGH // 2
-"""Points per side of a window on the rough grid, which nine windows cover, each overlapping the next by half."""
+"""Points per side of a window. Nine windows cover the rough grid; neighboring windows overlap by half."""
 MAX_SHIFT = ROUGH // 8
 """Maximum displacement of a window along an axis, in points of the rough grid."""
 MAX_STRETCH = 1.15
@@ -48,7 +48,7 @@ about 1 in a block with much structure.
 FINE, COARSE, LOCAL = 1.0, 6.0, 8.0
 """Standard deviations of blurs, in points: two that bound fine structure, and one that defines local contrast."""
 TRUNCATED = 2.5
-"""Standard deviations at which the wide blurs are truncated."""
+"""Number of standard deviations at which the wide blurs are truncated."""
 MIN_FINE = 0.12
 """Minimum fine structure, as a share of the standard deviation of the image; below it, an image is too smooth to
 compare: smooth phantoms have 0.11 at most, ultrasound, brain slices and fundus photographs 0.17 at least.
@@ -58,9 +58,10 @@ MIN_DETAIL = 0.3
 MIN_DETAIL_SMALL = 0.7
 """Minimum agreement (`agreement`) of copies, in general and for small images.
 
-Chosen on half of the images of six sets (`benchmarks/duplicates.py`; docs/results.md has the others). Different images
-of ultrasound, nuclei and DRIVE had 0.16 at most, copies cropped by up to 5 % 0.8 and by up to 10 % 0.37 at least.
-Among images of 28 pixels, different ones had 0.65 at most, copies cropped by up to 10 % 0.8 at least.
+Chosen on half of the images of six data sets (`benchmarks/duplicates.py`); docs/results.md has the results for the
+other half. In ultrasound, nuclei and DRIVE, the agreement was at most 0.16 for different images, at least 0.8 for
+copies cropped by up to 5 %, and at least 0.37 for copies cropped by up to 10 %. Among images of 28 pixels, it was at
+most 0.65 for different images, and at least 0.8 for copies cropped by up to 10 %.
 """
 SMALL = 64
 """Images with fewer pixels along an axis have so little detail that `MIN_DETAIL_SMALL` applies."""
@@ -215,15 +216,18 @@ def _displacements(whole: Complex[Array, "r f"], windows: Complex[Array, "n r f"
 
 
 def _vertex(before: Float[Array, "n"], top: Float[Array, "n"], after: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Return the peak of the parabola through three values, relative to the middle one, within half a point."""
+    """Return the position of the peak of a parabola through three neighboring values.
+
+    The position is relative to the middle value, and at most half a point away from it.
+    """
     curvature = np.minimum(before - 2.0 * top + after, -1e-12)
     return np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
 
 
 def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
-    """Return the shift and stretch by least squares.
+    """Return the shift and stretch that map positions `here` to positions `there`, by least squares.
 
-    If all windows have one position along an axis, its stretch is 1.
+    Along an axis on which all windows have the same position, the stretch is 1.
     """
     centered = here - here.mean(axis=0)
     extent = (centered**2).sum(axis=0)

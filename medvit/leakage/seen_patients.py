@@ -1,9 +1,9 @@
 """Patients that a model and its initial weights were trained on.
 
 The patients are stored next to the weights as digests of their pseudonyms. At the same site, an evaluation of the model
-can thus detect patients that the model has seen. Nobody else can identify them. With the same site key, a patient known
-by PatientID has the same pseudonym in every dataset. A patient known only by a file name has a different pseudonym in
-each dataset; for such datasets, `medvit leakage` can still compare pixels.
+can thus detect patients that the model has seen. Without the site key, nobody can identify the patients. With the same
+site key, a patient known by PatientID has the same pseudonym in every dataset. A patient known only by a file name has
+a different pseudonym in each dataset; for such datasets, `medvit leakage` can still compare pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGEST_LETTERS = 32
 def write_training_patients(folder: Path, rows: Iterable[Row], before: Iterable[str] = ()) -> None:
     """Write `patients.txt` into a checkpoint folder, with the digests of all training patients.
 
-    These are the patients of `rows`, and those that the initial weights were trained on (digests in `before`).
+    These are the patients of `rows`, and the patients that the initial weights were trained on (digests in `before`).
     """
     found = {*before, *(_digest(name) for row in rows for name in _names(row))}
     write_text(folder / PATIENTS, "".join(f"{digest}\n" for digest in sorted(found)))

@@ -60,7 +60,7 @@ class ClassBalance:
     def offsets(self) -> Float[Array, "l"] | None:
         """Offsets that are added to the logits in training: log frequencies of the classes; None for other methods.
 
-        They are not added in prediction: its probabilities are those of equally frequent classes.
+        In prediction, they are not added, so the predicted probabilities are those of equally frequent classes.
         """
         counts = np.array(self.counts, dtype=float)
         return np.log(counts / counts.sum()) if self.method == "logits" else None

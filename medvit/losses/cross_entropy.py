@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 PIECE_BYTES = {"cpu": 2**22}
-"""Maximum bytes of the float32 scores of one piece, by type of device; `PIECE_BYTES_ELSEWHERE` for all others."""
+"""Maximum bytes of the float32 scores of one piece, keyed by type of device; `PIECE_BYTES_ELSEWHERE` for other types.
+"""
 PIECE_BYTES_ELSEWHERE = 2**28
 
 

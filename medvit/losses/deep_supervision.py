@@ -13,8 +13,8 @@ from medvit.losses.supervised import Loss
 def over_levels(loss: Loss, logits: Sequence[Tensor], targets: Tensor, padded: Tensor) -> Tensor:
     """Return the weighted mean of a loss over logits of several resolutions (deep supervision).
 
-    The first of `logits` (B, L, *S) has the resolution of the image and is compared with `targets` (B, *S). All others
-    have ever lower resolutions and cover the image padded to whole patches, with the classes `padded` (B, *T); the
+    The first of `logits` (B, L, *S) has the resolution of the image and is compared with `targets` (B, *S). The others
+    have decreasing resolutions and cover the image padded to whole patches, with the classes `padded` (B, *T); the
     class of a cell is that of its nearest pixel. The weight halves from each resolution to the next lower one (Isensee
     et al. 2021).
     """

@@ -140,7 +140,7 @@ def masked_patch_alignment(
 ) -> Float[Tensor, ""]:
     """Return the mean cosine over masked patches (SimDINOv2: Wu et al., ICML 2025).
 
-    `weights` and `num_crops` are those of `masked_patch_loss`.
+    `weights` and `num_crops` have the same meaning as in `masked_patch_loss`.
     """
     with exactly(student.device):
         cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)

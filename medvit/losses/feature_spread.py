@@ -21,7 +21,8 @@ def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
 
     This is the regularizer KoLeo (Sablayrolles et al. 2019).
 
-    The gradient grows as 1 / d: it explodes for near duplicates, such as neighboring slices. One feature alone gives 0.
+    The gradient grows as 1 / d: it explodes for near duplicates, such as neighboring slices. For a single feature, the
+    loss is 0.
     """
     with exactly(features.device):
         unit = gathered_with_gradient(F.normalize(features.float(), eps=KOLEO_EPSILON, dim=-1))

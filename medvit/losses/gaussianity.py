@@ -1,6 +1,7 @@
 """SIGReg: distance of the features of a batch from a standard normal distribution (Balestriero and LeCun, 2025).
 
-The batch is the joint batch of all processes, so training on several devices equals training on one with that batch.
+The batch is the joint batch of all processes, so training on several devices equals training on one device with the
+joint batch.
 """
 
 from __future__ import annotations

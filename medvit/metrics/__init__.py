@@ -45,7 +45,7 @@ UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 PATIENT_PREFIX = "patient_"
 """Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
 COUNTED = ("voxels", "true_voxels", "overlap_voxels", "counted_voxels")
-"""Columns with the voxels of a class in the prediction, in the truth and in both, and all that are not ignored."""
+"""Columns with numbers of voxels: of a class in the prediction, in the truth and in both, and of all not ignored."""
 RESERVED = ("truth", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
 ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.values")

@@ -25,16 +25,18 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 PREFIX = "backbone."
 """Start of the names of the backbone weights in a fine-tuned checkpoint."""
 ITSELF = "."
-"""Folder of the backbone of a model that was trained on its frozen features: its own."""
+"""Value of `Base.folder` for a model with a frozen backbone: the folder of its own checkpoint."""
 
 
 class Base(Config):
     """Backbone that a checkpoint was fine-tuned from. Adapter and head apply to its weights, which did not change."""
 
     sha256: str
-    """SHA-256 of its weights (`medvit.files.tensors`)."""
+    """SHA-256 of the weights of the backbone (`medvit.files.tensors`)."""
     folder: str
-    """Its folder, relative to that of the checkpoint; `.` if the checkpoint itself contains its weights unchanged."""
+    """Folder of the backbone, relative to that of the fine-tuned checkpoint; `.` if the fine-tuned checkpoint itself
+    contains the weights of the backbone unchanged.
+    """
 
 
 class Described(Config):
@@ -53,7 +55,7 @@ class Described(Config):
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """Backbone without adapters: its description, and its weights, which every use of it shares."""
+    """Backbone without adapters: its description, and its weights, which all models on it share."""
 
     config: BackboneConfig
     state: Mapping[str, Tensor]
@@ -62,11 +64,11 @@ class SharedWeights:
     def of(cls, checkpoint: Checkpoint) -> SharedWeights:
         """Return the backbone that the adapter of a checkpoint belongs to.
 
-        It is the recorded folder, the checkpoint itself if its backbone was frozen, or a folder beside the checkpoint
-        that contains the same weights.
+        It is read from the recorded folder, from the checkpoint itself if its backbone was frozen, or from a folder
+        beside the checkpoint that contains the same weights.
 
         Raises:
-            CheckpointError: If none of them contains these weights.
+            CheckpointError: If none of these folders contains the weights.
         """
         described = Described.of(checkpoint)
         assert described.base is not None
@@ -103,7 +105,7 @@ class SharedWeights:
 
 
 def complete(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with all weights, the adapter merged; one that contains them is returned unchanged.
+    """Return the checkpoint with all weights, the adapter merged; a complete checkpoint is returned unchanged.
 
     Raises:
         CheckpointError: If the backbone is not found, or the adapter does not fit it.
@@ -154,7 +156,7 @@ def require_adapter(way: PeftConfig, backbone: nn.Module, *, is_pretrained: bool
 
 
 def why_no_base(way: PeftConfig, backbone: nn.Module, *, is_continued: bool) -> str:
-    """Return why a model is not its initial backbone with an adapter and a head; empty if it is."""
+    """Return why a model cannot be restored from its initial backbone, an adapter and a head; empty if it can."""
     if way.name == "full":
         return "peft=full trains every weight, so there is no adapter"
     if is_continued:

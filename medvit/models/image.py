@@ -69,7 +69,7 @@ class ModelConfig(Config):
     peft: PeftChoice
     """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice
-    """Head, from tokens to logits."""
+    """Head, which maps tokens to logits."""
     classes: tuple[str, ...]
     """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
     of the label. multilabel: the names of the labels. multitask: `LABEL.CLASS` for each class of a label, `LABEL` for a
@@ -78,15 +78,15 @@ class ModelConfig(Config):
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
     scales: tuple[TargetScale, ...] = ()
-    """Standardization of the targets of a regression, for each model of an ensemble. Of a multi-task model: of each
-    regression, for one model after the other.
+    """Standardization of the targets of a regression, for each model of an ensemble. For a multi-task model: of each
+    label that is a number; in an ensemble, first those of the first model, then those of the next.
     """
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""
     tasks: tuple[LabelTask, ...] = ()
     """Labels of a multi-task model, each with its own task and head."""
     positive: str = ""
-    """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
+    """Positive one of two classes, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
     """Size of the sliding window in pixels or voxels, as in training. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
@@ -180,7 +180,7 @@ class Model(nn.Module):
         return cut(self.head(self._tokens(padded), self.backbone.filled(padded)), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
+        """Return the logits, then the logits at lower resolutions that are also trained (deep supervision).
 
         Logits of lower resolutions cover the image padded to whole patches.
         """
@@ -360,7 +360,7 @@ def on_grid(tokens: Tokens, grid: tuple[int, ...]) -> Tokens:
 
 
 def cut(logits: Float[Tensor, "b l *t"], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *u"]:
-    """Return logits without the padding of the pixels at the end of each axis; those of whole images are unchanged."""
+    """Return logits without the padding at the end of each axis; logits without spatial axes are unchanged."""
     inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
     return logits if logits.ndim == 2 else logits[inside]
 

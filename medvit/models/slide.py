@@ -70,7 +70,7 @@ class SlideModelConfig(Config):
     peft: PeftChoice = Field(default={"name": "frozen"}, validate_default=True)
     """Adaptation of the backbone in fine-tuning: always frozen."""
     head: HeadChoice
-    """Head, from embeddings to logits."""
+    """Head, which maps embeddings to logits."""
     members: Count
     """Number of heads, trained from different seeds; their logits are averaged."""
     features: Features
@@ -82,7 +82,7 @@ class SlideModelConfig(Config):
     label: str
     """Name of the manifest label to predict."""
     positive: str = ""
-    """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
+    """Positive one of two classes, to which sensitivity and specificity refer; empty if not given."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
     """Series of a study that the model applies to."""
 

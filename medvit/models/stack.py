@@ -60,7 +60,7 @@ class HeadStack(Model):
         return torch.cat([cut(each, pixels) for each in logits], dim=1)
 
     def predict_each(self, pixels: Float[Tensor, "b c *s"]) -> dict[str, Float[Tensor, "b l *t"]]:
-        """Return the predictions of each model, by name."""
+        """Return the predictions of each model, keyed by the name of the model."""
         sizes = [len(model.config.regions or model.config.classes) for model in self._models()]
         return dict(zip(self.names, self.predict(pixels).split(sizes, dim=1), strict=True))
 
@@ -76,7 +76,7 @@ class HeadStack(Model):
 
 @dataclass(frozen=True)
 class Stack:
-    """Models by name, and their heads grouped by encoder and sliding window, in which they predict together."""
+    """Models keyed by name; heads with the same encoder and sliding window form a group and predict together."""
 
     models: Mapping[str, Model]
     groups: tuple[HeadStack, ...]
@@ -85,12 +85,12 @@ class Stack:
     def of(
         cls, checkpoints: Mapping[str, Checkpoint], inputs: Mapping[str, str], device: torch.device | str = "cpu"
     ) -> Stack:
-        """Return the stack of checkpoints, loaded by `Checkpoint.load_adapter`.
+        """Return the stack of models of checkpoints that `Checkpoint.load_adapter` loaded.
 
         `inputs` describes the input of each model by a text; models with different inputs are in different groups.
 
         Raises:
-            CheckpointError: If they do not share one backbone, or a checkpoint is an ensemble or a slide model.
+            CheckpointError: If the checkpoints do not share one backbone, or one is an ensemble or a slide model.
         """
         require_one_backbone(checkpoints)
         first, *_ = checkpoints.values()
@@ -106,7 +106,7 @@ class Stack:
         return cls(models, tuple(_groups(models, keys, inputs)))
 
     def predict(self, names: Collection[str], pixels: Float[Tensor, "b c *s"]) -> dict[str, Float[Tensor, "b l *t"]]:
-        """Return the float32 predictions of models with the same input, by name, as `Model.predict` of each."""
+        """Return the float32 predictions (as of `Model.predict`) of models with the same input, keyed by name."""
         groups = [group for group in self.groups if set(group.names) <= set(names)]
         found: dict[str, Tensor] = {}
         for group in groups:
@@ -125,7 +125,7 @@ def require_one_backbone(checkpoints: Mapping[str, Checkpoint]) -> None:
     """Check that checkpoints can be loaded on one backbone.
 
     Raises:
-        CheckpointError: If they do not share one backbone, or a checkpoint is an ensemble or a slide model.
+        CheckpointError: If the checkpoints do not share one backbone, or one is an ensemble or a slide model.
     """
     for name, checkpoint in checkpoints.items():
         checkpoint.require(*get_args(TaskName))
@@ -167,7 +167,7 @@ def _model(checkpoint: Checkpoint, encoder: Backbone) -> Model:
 
 
 def _groups(models: Mapping[str, Model], keys: Mapping[str, str], inputs: Mapping[str, str]) -> Iterator[HeadStack]:
-    """Yield models whose heads read the same windows of the same input and encoder."""
+    """Yield groups of models whose heads read the same windows of the same input and encoder."""
     layers: dict[str, list[int]] = {}
     groups: dict[object, dict[str, Model]] = {}
     for name, model in models.items():

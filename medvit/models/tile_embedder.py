@@ -50,7 +50,7 @@ class TileLoaderConfig(Config):
     batch_size: Count = 64
     """Number of tiles embedded in one batch."""
     num_workers: int = 0
-    """Number of processes that read tiles; 0 reads them in the main process."""
+    """Number of processes that read tiles. With 0, the main process reads them."""
 
 
 class EmbeddingConfig(TileLoaderConfig):

@@ -34,7 +34,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the averaged weights with those in training."""
+        """Exchange the averaged weights with the weights in training."""
         for name, weight in self.live().items():
             if name in self.state:
                 kept = weight.detach().clone()

@@ -104,11 +104,11 @@ class Objective(nn.Module, ABC):
         return {}
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return weights to store next to the backbone for continued training, by file name; empty by default."""
+        """Return weights to store next to the backbone for continued training, keyed by file name; empty by default."""
         return {}
 
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Return figures for checking the training, by name; empty by default."""
+        """Return figures for checking the training, keyed by name; empty by default."""
         return {}
 
 

@@ -54,8 +54,8 @@ class GramConfig(Config):
     teacher: a copy of the teacher from the step at which the Gram loss is added.
     """
     refresh: Share = 0.0
-    """Interval at which the anchor is replaced by the current teacher, as a fraction of the training run. 0 never
-    replaces it.
+    """Interval at which the anchor is replaced by the current teacher, as a fraction of the training run. The value 0
+    never replaces the anchor.
     """
     max_refreshes: Count = 3
     """Maximum number of times the anchor is replaced."""

@@ -1,4 +1,4 @@
-"""Self-distillation head: from a token to logits over prototypes, or to a unit-norm embedding."""
+"""Self-distillation head, which maps a token to logits over prototypes or to a unit-norm embedding."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class ProjectionConfig(Config):
     layers: Count = 3
     """Number of linear layers of the projection head, without the prototypes."""
     prototypes: int | None = Field(default=None, ge=2)
-    """Number of prototypes (clusters). Teacher and student output one probability per prototype. Unset: that of the
-    head to start from, or 4096 (N / 1000)^0.3 for N training images (each slice or tile counts as one image), to the
-    nearest power of two from 256 to 65536.
+    """Number of prototypes (clusters). Teacher and student output one probability per prototype. Unset: the number in
+    the head to start from, or 4096 (N / 1000)^0.3 for N training images (each slice or tile counts as one image), to
+    the nearest power of two from 256 to 65536.
     """
     weights: str | None = None
     """Projection head to start from: a published file, such as dino_head.safetensors of RAD-DINO, or a checkpoint

@@ -1,4 +1,4 @@
-"""Projector with batch normalization: from a token to the embedding in which views are compared (LeJEPA, SwAV)."""
+"""Projector with batch normalization, which maps a token to the embedding that is compared (LeJEPA, SwAV)."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class DistillationConfig(ObjectiveConfig):
     """Head of student and teacher."""
     momentum: Share | None = None
     """Momentum of the teacher's moving average at the start of the training run. Unset: the published value, scaled to
-    the batch size so that the teacher averages over as many images as in the paper. In short runs, it is lowered so
-    that the teacher averages over at most a tenth of the steps.
+    the batch size so that the teacher averages over as many images as in the paper. In short runs, the value is lowered
+    so that the teacher averages over at most a tenth of the steps.
     """
     momentum_end: Share = 1.0
     """Momentum of the teacher's moving average at the end of the run, reached along a cosine schedule."""
@@ -195,8 +195,8 @@ def seen_of(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
     """Return the class token (or mean patch token) of each image, and the patch tokens where `mask` is True.
 
-    If there is a class token, the last block computes only these tokens. Patches in `hidden` are replaced by the mask
-    token.
+    If there is a class token, the last block computes only the tokens that are returned. Patches in `hidden` are
+    replaced by the mask token.
     """
     num_prefix = backbone.num_prefix_tokens
     if backbone.has_channel_tokens:

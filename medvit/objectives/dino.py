@@ -44,8 +44,8 @@ class PrototypesConfig(DistillationConfig):
     temperature_warmup: Share = 0.3
     """Fraction of the training run, at its start, in which the teacher's temperature changes linearly (warm-up)."""
     centering: Literal["centering", "sinkhorn"] = "centering"
-    """Method that prevents collapse to one prototype: centering by a running mean, or balancing each batch
-    (Sinkhorn-Knopp).
+    """Method that prevents collapse to one prototype. centering: subtract a running mean of the teacher's outputs.
+    sinkhorn: balance each batch over the prototypes (Sinkhorn-Knopp).
     """
     center_momentum: Share | None = None
     """Momentum of the running mean used for centering. Every batch updates the mean, even if a step accumulates several

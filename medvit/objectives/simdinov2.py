@@ -36,8 +36,8 @@ class SimDinoV2Config(MaskedConfig):
     epsilon: Positive = 0.05
     """Precision of the coding rate. A smaller value separates features at a finer scale."""
     expansion: Literal["student", "mean"] = Field(default="mean")
-    """Embeddings of the global crops that the coding rate spreads: those of the student, or the mean of student and
-    teacher.
+    """Embeddings of the global crops that the coding rate spreads. student: the embeddings of the student. mean: the
+    mean of the embeddings of student and teacher.
     """
 
     def build(self, backbone: Backbone) -> SimDinoV2:

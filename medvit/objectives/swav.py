@@ -57,7 +57,7 @@ class SwavConfig(AgreementConfig):
     name: Literal["swav"] = "swav"
     projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
     prototypes: int | None = Field(default=None, ge=2)
-    """Number of prototypes. Unset: that of the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
+    """Number of prototypes. Unset: the number in the checkpoint to continue from, or 4096 (N / 1000)^0.3 for N training
     images (each slice or tile counts as one image), to the nearest power of two from 256 to 65536. The computed number
     is at most the number of images that are balanced together: those in the batches of all devices and in the queue.
     """

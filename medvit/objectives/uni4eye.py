@@ -31,7 +31,7 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 SLOPE, SMOOTH = (-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0)
-"""Sobel filter of side 5: along the axis of the derivative, and along the others."""
+"""Factors of a Sobel filter of side 5: along the axis of the derivative, and along the other axes."""
 
 
 @register

@@ -29,7 +29,7 @@ from medvit.types import Losses, Views
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
 """Indices of padding and of the mask token in the vocabulary, and number of special tokens."""
 PATIENCE = 20
-"""Training stops with an error if none of this many first batches contains a word."""
+"""Number of first batches after which training stops with an error if none of them contained a word."""
 _WORD = re.compile(r"\w+")
 
 

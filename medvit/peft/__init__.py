@@ -177,8 +177,8 @@ class PeftConfig(Config, ABC):
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
         """Prepare a backbone for continued training of the weights that this method trained before.
 
-        The backbone contains these weights in merged form; `weights` contains them by name. The output of the backbone
-        does not change.
+        The backbone contains these weights in merged form; `weights` contains them separately, keyed by name. The
+        output of the backbone does not change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.
@@ -191,7 +191,7 @@ class PeftConfig(Config, ABC):
     def in_hub(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> HubAdapter:
         """Return the adapter in the format of huggingface/peft, together with the plain backbone.
 
-        `backbone` has the adapter merged into its weights; `weights` are those of the adapter, by name.
+        `backbone` has the adapter merged into its weights; `weights` are the weights of the adapter, keyed by name.
 
         Raises:
             CheckpointError: If huggingface/peft has no equivalent, or the weights do not fit the backbone.

@@ -28,8 +28,8 @@ class AdaLoraConfig(HubConfig):
     """Train W + s P diag(e) Q with e = 0 at the start; less important triplets are pruned (Zhang et al., ICLR 2023).
 
     A triplet is an entry of e, with its column of P and its row of Q. s is alpha / initial_rank. The total rank falls
-    along a cubic schedule from initial_rank to rank times the number of layers; layers of higher importance keep more
-    of it. The epoch with the best validation metric is kept; if it is an early one, its ranks are not yet fully
+    along a cubic schedule from initial_rank to rank times the number of layers; layers of higher importance keep higher
+    ranks. The epoch with the best validation metric is kept; if it is an early one, its ranks are not yet fully
     reduced.
     """
 

@@ -88,7 +88,7 @@ class Adaptformer(Removable):
 
     @torch.no_grad()
     def merge(self) -> ViT:
-        """Return the backbone with the scale in the weights of the bottlenecks."""
+        """Return the backbone, with the scale multiplied into the weights of the bottlenecks."""
         for adapter in self._adapters():
             for weight in adapter.up.parameters():
                 weight.mul_(adapter.scale)

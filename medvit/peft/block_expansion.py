@@ -15,7 +15,7 @@ from medvit.peft import PeftConfig, Unchanged
 from medvit.registry import register
 
 OUTPUTS = ("attn.proj", "mlp.fc2")
-"""Last layers of the two halves of a block. With both at zero, a block is the identity."""
+"""Last layers of the two halves of a block. If the weights of both are zero, the block is the identity."""
 
 
 @register
@@ -72,7 +72,7 @@ class Expanded(Unchanged):
 
 
 def _silent(block: nn.Module) -> nn.Module:
-    """Return a trainable copy of a block whose outputs are zero.
+    """Return a trainable copy of a block; the outputs of the copy are initially zero.
 
     Layer scales are copied, so that gradients reach the weights.
     """

@@ -17,7 +17,9 @@ from medvit.registry import register
 NORM = "direction_norm"
 """Last part of the names of the norms that an adapter stores beside its weights."""
 SMALLEST_NORM = 1e-6
-"""Smallest norm and initial magnitude of an output: weights of zero have no direction, and would be divided by zero."""
+"""Lower bound of the norm and of the initial magnitude of an output. Without it, an output whose weights are all zero
+would cause a division by zero.
+"""
 
 
 @register

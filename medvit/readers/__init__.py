@@ -289,7 +289,7 @@ def extent(item: Item) -> Extent | None:
 def read_masks(item: Item) -> list[LabelMap]:
     """Read the stored label maps of an image.
 
-    The list has no label map, one, or, for a stack of 2D images, one per image of the stack.
+    The list is empty or has one label map. For a stack of 2D images, it has one label map per image.
 
     Raises:
         DataError: If the pixels cannot be used; the message names neither a path nor a patient.
@@ -298,7 +298,7 @@ def read_masks(item: Item) -> list[LabelMap]:
 
 
 def read_field(item: Item, image: Image) -> Bool[Array, "*s"] | None:
-    """Return which pixels of an image are inside its field of view; None if it has no file of it.
+    """Return which pixels of an image are inside its field of view; None if no file states the field of view.
 
     Raises:
         DataError: If the file cannot be used; the message names neither a path nor a patient.

@@ -18,7 +18,9 @@ MAX_BINARY = 2**16
 """Number of bytes, at the beginning of a binary value, that are searched for text."""
 _NUMBERS = ("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV")
 _WORDS = ("OD", "OF", "OL", "OV", "OW")
-"""Value representations of numbers that are never searched for text, and of those searched only in private elements."""
+"""Value representations of numbers that are never searched for text, and of numbers that are searched only in private
+elements.
+"""
 
 
 def file_texts(path: Path) -> Iterator[FileText]:

@@ -1,7 +1,7 @@
 """Fields of view in separate files: pairing with their images by name, and the pixels inside.
 
 The user names the folders of these files (`scanning.field_of_view_folder=mask`), since nothing distinguishes them from
-label maps. A file is 0 outside the field of view and has one other value inside, as those of DRIVE.
+label maps. A file is 0 outside the field of view and has one other value inside, as in DRIVE.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ def fields_among(files: Iterable[Path], folders: Sequence[str]) -> frozenset[Pat
 
 
 def pair_fields(images: Iterable[Path], fields: Iterable[Path], folders: Sequence[str]) -> Pairing:
-    """Pair images with fields of view by their file names; those without an image, and second ones, are refused."""
+    """Pair images with fields of view by their file names.
+
+    A field of view without an image, or a second field of view of the same image, is refused.
+    """
     by_key: dict[tuple[str, str], list[Path]] = {}
     for file in sorted(fields):
         for key in _keys(file, folders):

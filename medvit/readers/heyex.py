@@ -28,7 +28,9 @@ VOLUME_PATTERNS = (0, 3, 4)
 
 
 HEADER_BYTES, _SPARE = 2048, 258
-"""Length of the header and offset of its spare bytes, in bytes; copied from eyepy, which texts are read without."""
+"""Length of the header and offset of its spare bytes, in bytes. They are copied from eyepy, because texts are read
+without eyepy.
+"""
 _NAMES: Mapping[str, tuple[int, int]] = {
     "ID": (104, 16),
     "ReferenceID": (120, 16),
@@ -44,7 +46,7 @@ _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
     "DOB": (164, "<d", datetime(1899, 12, 30), 1.0),
     "VisitDate": (200, "<d", datetime(1899, 12, 30), 1.0),
 }
-"""Dates: offset, type, epoch, and units per day."""
+"""Dates in the header: name -> offset in bytes, data type, epoch, and number of units per day."""
 FLOAT_BYTES = 4
 MAX_DAYS = 2_000_000
 """Days in a calendar with four-digit years; more means a damaged header."""

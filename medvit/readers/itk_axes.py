@@ -21,7 +21,7 @@ ANATOMICAL = re.compile(
 IDENTITY = "RAI"
 """MetaIO's code for axes to the left, back and head: each letter is where an axis starts."""
 FROM = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "I": (0, 0, 1), "S": (0, 0, -1)}
-"""Direction (LPS) of an axis, by the side at which it starts."""
+"""Side at which an axis starts -> direction (LPS) of this axis."""
 LEAST_COSINE = 0.1
 """Minimum cosine between an axis and the direction that its letter names; small, to allow for oblique axes."""
 MM_PER_UNIT = {

@@ -26,7 +26,7 @@ _PATTERN = re.compile(r"%[0-9]*d")
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Text header of an image: `fields` by lower-case name without blanks, and the files that contain the voxels.
+    """Text header of an image: `fields`, keyed by lower-case name without blanks, and the files with the voxels.
 
     `data_files` is empty if the voxels follow the header in the same file. The voxels then start at byte `num_bytes`.
     """
@@ -135,7 +135,7 @@ def _encoding(header: TextHeader) -> str:
 
 
 def _held_bytes(header: TextHeader, promised: int) -> int | None:
-    """Return the number of bytes of voxels in the data files; None if it is not counted.
+    """Return the number of bytes of voxels in the data files; None if they are not counted.
 
     Voxels are counted if they are uncompressed, or if they are gzip-compressed in one file. Compressed ones are counted
     only up to one byte more than `promised`.

@@ -198,7 +198,7 @@ def check_one_grid(image: Image, label_map: LabelMap, noun: str = "label map") -
     """Check that an image and its label map are on the same grid; `noun` names the label map in messages.
 
     Raises:
-        GeometryError: If they are not, within `GRID_TOLERANCE_MM`.
+        GeometryError: If the two grids differ by more than `GRID_TOLERANCE_MM`.
     """
     shape = image.pixels.shape[1:]
     if label_map.labels.shape != shape:
@@ -250,12 +250,12 @@ def _lies_in_label_folder(file: Path, in_folders: set[str]) -> bool:
 
 
 def named_folders(folders: Sequence[str]) -> re.Pattern[str]:
-    """Return the pattern of the folder names that the user gave."""
+    """Return a pattern that matches the folder names that the user gave."""
     return re.compile(rf"({'|'.join(map(re.escape, folders))})()", re.IGNORECASE)
 
 
 def without_files(folders: Sequence[str], option: str, contents: str) -> DataError:
-    """Return the error for folders that the user gave in an option of scanning, and that no file is in."""
+    """Return the error for folder names that the user gave in a scanning option, if no file is in such a folder."""
     return DataError(
         f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.{option} is the name of the "
         f"folders that contain {contents}"

@@ -30,7 +30,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 _KEY = re.compile(r"(train|val|test)_(images|labels)")
-"""Names of the arrays that `find` reads."""
+"""Pattern of the names of the arrays that `find` reads."""
 
 
 class Arrays:

@@ -35,7 +35,7 @@ class ValuesConfig(Config):
 
     mapping: str | None = Field(default=None, min_length=1)
     """Label (0040,9210) of the real-world value mapping to use instead of the rescale. Images that `pet` or
-    `radiographs` converts are not affected. Unset: a mapping is used only if the file has exactly one and lacks a
+    `radiographs` converts are not affected. Unset: a mapping is used only if the file has exactly one mapping and no
     rescale.
     """
 

@@ -23,7 +23,7 @@ IN_FOLDERS = (".mrxs",)
 """Suffixes of slides whose data are in a folder of the same name."""
 _DAY = re.compile(r"(\d{4}|\d{1,2})[-./](\d{1,2})[-./](\d{4}|\d{1,2})")
 _NAMING = re.compile(r"(?i)([._ -]|^)(id|guid|uuid|name|barcode|label|accession|patient|case|title|user|operator)\b")
-"""Keys of names and identifiers among vendor metadata."""
+"""Pattern of the keys of vendor metadata whose values may be names or identifiers."""
 
 
 @dataclass(frozen=True)

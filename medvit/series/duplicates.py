@@ -32,7 +32,7 @@ class Checked:
     conflicts: tuple[Instance, ...]
     namesakes: tuple[tuple[Instance, ...], ...]
     damaged: tuple[Instance, ...] = ()
-    """Copies whose pixels cannot be decoded, although those of another copy can."""
+    """Copies whose pixels cannot be decoded, although the pixels of another copy can be decoded."""
 
 
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:
@@ -80,7 +80,7 @@ def _is_volume(instance: Instance) -> bool:
 def _claim(instance: Instance) -> Claim:
     """Return the parts of an instance's headers that are equal in all of its copies.
 
-    The file and the encoding of the pixels are not among them.
+    The file and the encoding of the pixels are not among these parts.
     """
     first = instance[0]
     own = "" if _is_volume(instance) else first.instance or str(first.file)

@@ -52,7 +52,7 @@ def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _is_even(distances: Float[Array, "planes"]) -> bool:
-    """Return whether the different distances are evenly spaced and enough for a stack; equal ones count once."""
+    """Return whether there are enough distances for a stack, evenly spaced; equal distances count once."""
     ordered = np.sort(distances)
     apart = ordered[np.concatenate([[True], np.diff(ordered) > POSITION_TOLERANCE_MM])]
     if len(apart) < MIN_PLANES:

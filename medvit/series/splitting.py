@@ -23,7 +23,9 @@ from medvit.series.parallel_stacks import side_by_side
 from medvit.series.volume import axes_of, position_tolerance_mm
 
 SCOUT_DEGREES = 30.0
-"""A lone plane tilted by at least this from all others of its series is a scout; one tilted less is a stray slice."""
+"""A single plane is a scout if its angle to each other plane of its series is at least this large. If an angle is
+smaller, the plane is a stray slice, and the series is refused.
+"""
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -205,7 +207,7 @@ def _num_positions(planes: Sequence[Header]) -> int:
 
 
 def _vary(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> bool:
-    """Return whether the planes at some position differ in their values."""
+    """Return whether there is a position at which planes differ in their values."""
     first: dict[int, DimensionValue | None] = {}
     return any(
         first.setdefault(int(position), value) != value for position, value in zip(positions, values, strict=True)

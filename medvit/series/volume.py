@@ -235,7 +235,7 @@ def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> N
     """Check that all slices have different positions; `distances` ascend along the slice normal, in mm.
 
     Raises:
-        GeometryError: If two are closer than the tolerance.
+        GeometryError: If two slices are closer to each other than the tolerance.
     """
     is_new = np.concatenate([[True], np.diff(distances) > tolerance_mm])
     counts = np.bincount(np.cumsum(is_new) - 1)

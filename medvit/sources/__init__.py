@@ -118,7 +118,7 @@ class SourceByStudy(Source, Protocol):
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Return all kinds of source, by name; the folder, which accepts any path, is last."""
+    """Return all kinds of source, sorted by name; the folder, which accepts any path, is last."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     found = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
     return tuple(sorted(found, key=lambda source: (source.name == "folder", source.name)))

@@ -169,7 +169,9 @@ class TlsConfig(Config):
     """Certificates of encrypted connections, as PEM files."""
 
     ca: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """File with the certificate authorities to trust, such as the hospital's own. Unset: those of the system."""
+    """File with the certificate authorities to trust, such as the hospital's own. Unset: the authorities that the
+    system trusts.
+    """
     cert: Path | None = Field(default=None, json_schema_extra={"private": True})
     """Client certificate, for servers that require one."""
     key: Path | None = Field(default=None, json_schema_extra={"private": True})

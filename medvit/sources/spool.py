@@ -180,7 +180,7 @@ class SpooledFile:
 
 
 _held: dict[Path, IO[str]] = {}
-"""Locks of this process. A later run in the process takes them over, since a failed run may not release them.
+"""Locks of this process. A later run in the process takes them over, because a failed run may not have released them.
 """
 
 

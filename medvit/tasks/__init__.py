@@ -80,7 +80,7 @@ class Target:
 
     @property
     def spans(self) -> dict[str, slice]:
-        """Positions in `classes` of each label of a multi-task model, by label."""
+        """Positions in `classes` of the predictions of each label of a multi-task model, keyed by label."""
         ends = np.cumsum([len(part.target.classes) for part in self.parts]).tolist()
         starts = [0, *ends[:-1]]
         labels = [part.target.label for part in self.parts]
@@ -97,7 +97,7 @@ class LabelTarget:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the predicted numbers among those of all labels."""
+        """Names of the numbers that are predicted for this label: `LABEL`, or `LABEL.CLASS` for each class."""
         label = self.target.label
         is_number = self.task == "regression"
         return (label,) if is_number else tuple(f"{label}.{name}" for name in self.target.classes)
@@ -115,7 +115,7 @@ class LabelTask(Config):
     weight: float = 1.0
     """Weight of the loss in the training."""
     positive: str = ""
-    """Positive class of two; empty if not given."""
+    """Positive one of two classes; empty if not given."""
 
 
 class LabelFacts(Protocol):
@@ -199,7 +199,7 @@ class ImageTask(ABC):
         """Return the value of `metric` for encoded targets (`truth`) and predictions; NaN if undefined."""
 
     def scores(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> dict[str, float]:
-        """Return `score` by the key of the metric, with further values to log, which select nothing."""
+        """Return values keyed by metric: `score`, which selects the best epoch, and others, which are only logged."""
         return {self.metric: self.score(truth, predictions, target)}
 
 

@@ -42,7 +42,7 @@ class Classification(ImageTask):
         """Return the index of the class.
 
         Raises:
-            DataError: If the image has no label, or a class that is not among those of the target.
+            DataError: If the image has no label, or a class that is not among the classes of the target.
         """
         return torch.tensor(class_index(row, target))
 
@@ -69,7 +69,7 @@ def class_index(row: Row, target: Target) -> int:
     """Return the index of the class of an image.
 
     Raises:
-        DataError: If the image has no label, or a class that is not among those of the target.
+        DataError: If the image has no label, or a class that is not among the classes of the target.
     """
     found = row.labels.get(target.label)
     if found is None:

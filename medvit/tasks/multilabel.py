@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 
 class MultiLabel(ImageTask):
-    """Classification by one logit per label: that of its positive class."""
+    """Classification by one logit per label, which is the logit of its positive class."""
 
     name = "multilabel"
     metric = AUROC_MACRO.key()

@@ -40,10 +40,10 @@ LOWEST_SCORE = -1.0
 
 
 class MultiTask(ImageTask):
-    """Several labels, whose logits and predictions stand one after the other, in the order of the labels.
+    """Several labels, whose logits and predictions are concatenated in the order of the labels.
 
     The score is the mean over the labels of the scores of their tasks, each at least `LOWEST_SCORE`. A label counts in
-    it if its score is defined and its loss has a weight above zero.
+    this mean if its score is defined and its loss has a weight above zero.
     """
 
     name = "multitask"
@@ -86,7 +86,7 @@ class MultiTask(ImageTask):
         return Target("", tuple(name for part in parts for name in part.names), parts=tuple(parts))
 
     def encoded(self, row: Row, target: Target) -> Tensor:
-        """Return the target of each label as a number, the index of a class for instance; NaN for a missing label.
+        """Return the target of each label as a number, such as the index of a class; NaN for a missing label.
 
         Raises:
             DataError: If a label does not fit its task.
@@ -97,7 +97,7 @@ class MultiTask(ImageTask):
         """Return whether an image has any of the labels.
 
         Raises:
-            DataError: If a number is expected, and the value is not one.
+            DataError: If a number is expected, and the value is not a number.
         """
         return any(image_task(part.task).has_truth(row, part.target) for part in target.parts)
 
@@ -106,7 +106,7 @@ class MultiTask(ImageTask):
         return sum(_num_logits(target))
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the sum of the losses of the labels, by their weights; each averages over the images with its label.
+        """Return the weighted sum of the losses of the labels, each averaged over the images that have the label.
 
         Raises:
             DataError: If the images do not allow the options.

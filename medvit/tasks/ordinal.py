@@ -21,7 +21,7 @@ from medvit.tasks.classification import Classification, class_counts
 
 
 class Ordinal(Classification):
-    """Classification of L grades by L - 1 logits, each for exceeding a grade, given that it is reached."""
+    """Classification of L grades by L - 1 logits, each for exceeding a grade, given that this grade is reached."""
 
     name = "ordinal"
     metric = KAPPA.key()

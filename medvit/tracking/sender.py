@@ -1,4 +1,4 @@
-"""Sender of a journal to an MLflow store; received records are sent exactly once."""
+"""Sender of a journal to an MLflow store; records that the store has received are not sent again."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class Sender:
     def _send_files(self) -> None:
         """Send files. If a file cannot be sent, it and all later files are retried later.
 
-        Records other than files do not wait for them.
+        Other records do not wait for files.
         """
         failed: list[Exception] = []
         for start in self._state.postponed:

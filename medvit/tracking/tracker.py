@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 COLLECT_S = 1.0
 """Seconds for which records are collected before they are sent."""
 RETRY_S, MAX_RETRY_S = 2.0, 60.0
-"""Seconds from a failure to the next attempt: after the first failure, and at most."""
+"""Seconds between a failure and the next attempt: the value after the first failure, and the maximum."""
 
 
 class Tracker:

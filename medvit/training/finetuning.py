@@ -120,7 +120,7 @@ class Finetuning(TrainingModule):
             self.average.swap()
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
-        """Add the predictions for a batch to those from which the metric of the epoch is computed."""
+        """Add the predictions for a batch to the predictions from which the metric of the epoch is computed."""
         assert batch.targets is not None
         predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
@@ -205,7 +205,7 @@ class Finetuning(TrainingModule):
         return f"val_{DICE.key() if config.kind == 'segmentation' else image_task(config.image_task).metric}"
 
     def _scores(self) -> dict[str, float]:
-        """Return the metric that selects the best epoch, with further ones to log, of the images validated so far."""
+        """Return metrics of the images validated so far: the one that selects the best epoch, and others to log."""
         first, second = zip(*self._validated, strict=True)
         config = self.model.config
         if config.kind == "segmentation":
@@ -226,8 +226,8 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
 def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
     """Return the overlaps of predicted and true masks on validation images, twice.
 
-    The first axis has two entries: the overlaps of complete predicted masks, and those after only the largest component
-    of each class is kept. The second axis is that of the images.
+    The first axis has two entries: the overlaps of complete predicted masks, and the overlaps after only the largest
+    component of each class is kept. The second axis is that of the images.
     """
     device, classes = resolve_device("auto"), model.config.classes
     model.eval().to(device)
@@ -242,7 +242,7 @@ def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
 
 
 def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes whose Dice is higher with only the largest component, from `component_overlaps`."""
+    """Return the classes whose Dice is higher with only the largest component, given `component_overlaps`."""
     return tuple(
         name
         for index, name in enumerate(classes[1:])

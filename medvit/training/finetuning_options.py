@@ -37,8 +37,8 @@ class FinetuningOptions(TrainingOptions):
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
     block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. spt:
-    the weights with the largest gradients, within a budget. taps: whole layers, those that need it. continue: those of
-    the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized one.
+    the weights with the largest gradients, within a budget. taps: whole layers, those that need it. continue: the
+    weights of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the
@@ -49,9 +49,9 @@ class FinetuningOptions(TrainingOptions):
     task: TaskName | None = None
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
-    age, by `label`. multilabel: several labels with two classes, by `labels`. multitask: several labels, each with its
-    own task, by `tasks`. segmentation: label maps. Unset: multilabel if `labels` is set, multitask if `tasks` is set,
-    else classification if images have the label, else segmentation.
+    age, by `label`. multilabel: the several labels in `labels`, each with two classes. multitask: the several labels in
+    `tasks`, each with its own task. segmentation: label maps. Unset: multilabel if `labels` is set, multitask if
+    `tasks` is set, else classification if images have the label named in `label`, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label and `task` is unset, the model learns to predict label
@@ -62,8 +62,8 @@ class FinetuningOptions(TrainingOptions):
     """
     tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
     """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
-    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for
-    each. An image may lack some of the labels.
+    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for each
+    label. An image may lack some of the labels.
     """
     task_weights: dict[str, Amount] = Field(default_factory=dict)
     """Weights of the losses of the labels in `tasks`, such as {age: 0.5}. Labels that are not named have the weight 1.
@@ -84,12 +84,13 @@ class FinetuningOptions(TrainingOptions):
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing for classification: share of each target that is spread evenly over all classes."""
     regression_loss: RegressionLoss = "smooth_l1"
-    """Loss of a regression, in standard deviations of the training targets. smooth_l1: linear for errors above one
-    standard deviation, which outliers affect less. mse: squared error.
+    """Loss of a regression, in standard deviations of the training targets. smooth_l1: the squared error for small
+    errors, but linear for errors above one standard deviation, so that outliers have less influence. mse: squared
+    error.
     """
     keep: Literal["best", "last"] = "best"
-    """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
-    the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
+    """Weights to keep. best: the weights of the epoch with the best metric on the val split. last: the weights of the
+    last step; the val split is not used and may be empty. Use last if the number of steps was fixed beforehand.
     """
     folds: int = Field(default=0, ge=0)
     """Number of folds for cross-validation. The patients of the train and val splits are divided into folds. For each
@@ -157,7 +158,7 @@ class FinetuningOptions(TrainingOptions):
     @model_validator(mode="before")
     @classmethod
     def _of_labels(cls, given: Any) -> Any:
-        """Set `task=multilabel` if labels are given, and `task=multitask` if tasks are given, but no task."""
+        """Set an unset `task` to multilabel if `labels` is set, and to multitask if `tasks` is set."""
         if not isinstance(given, Mapping) or given.get("task") is not None:
             return given
         implied = {"labels": "multilabel", "tasks": "multitask"}

@@ -110,7 +110,7 @@ def _planned(
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
     """Return the description and the backbone of a pretrained checkpoint, with its weights.
 
-    From the options in `training`, only those are used that affect nothing but training, such as drop path.
+    Of the options in `training`, only those that affect nothing but training are used, such as drop path.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.

@@ -21,9 +21,9 @@ OF_ONE_RUN: Mapping[str, tuple[str, ...]] = {
     "head": ("prototypes", "weights"),
     "projector": ("weights",),
 }
-"""Options, by group, that depend on the data and the length of one run; they are not passed on to the next run."""
+"""Option group -> options that depend on the data and the length of one run; they are not passed on to the next run."""
 SIZES: Mapping[str, tuple[str, ...]] = {"views": ("size", "local_size"), "other_views": ("size", "local_size")}
-"""Options of crop sizes, by group; the sizes may suit only the images of one run."""
+"""Option group -> options of crop sizes, which may suit only the images of one run."""
 
 
 class _Recorded(Config):

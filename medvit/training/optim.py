@@ -115,7 +115,7 @@ class OptimOptions(Config):
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
     """Factor by which the learning rate falls from each backbone block to the block below it. Adapters, and weights
     that a public file lacks, have the rate of the head. Unset: 0.7 for full fine-tuning of public weights
-    (backbone.weights) with lr unset, else 1 (equal rates).
+    (backbone.weights) if lr is unset, else 1 (equal rates).
     """
     patch_embed_scale: Positive | None = None
     """Learning-rate factor of the patch embedding. Unset: the objective's value for pretraining from scratch (0.2 in
@@ -123,8 +123,8 @@ class OptimOptions(Config):
     """
     lora_b_scale: Positive | None = None
     """Learning-rate factor of the factors B of LoRA, which are zero at the start (LoRA+: Hayou et al., ICML 2024). The
-    paper recommends 16, with a lower lr. adalora, whose factors are both random at the start, ignores this option.
-    Unset: 1.
+    paper recommends 16, with a lower lr. The method adalora, whose factors are both random at the start, ignores this
+    option. Unset: 1.
     """
     clip: Positive | None = None
     """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:

@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 
 def describe_patients(rows: Sequence[Row]) -> str:
-    """Return a text for the model card on the patients the model was trained on, and on those that are only assumed."""
+    """Return the number of training patients for the model card, or a note on it if some patients are only assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 
@@ -70,7 +70,8 @@ class TrainingOptions(Config):
     """
     preprocess: Preprocess | None = None
     """Preprocessing, stored in the checkpoint. Unset: the preprocessing of `checkpoint`, or one chosen from the images.
-    If only some of its options are set, the others are filled in the same way; if `kind` is set, by their defaults.
+    If only some of its options are set, the others are taken from there, too. If `kind` is set, however, the others
+    have their defaults.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderOptions = Field(default_factory=LoaderOptions)

@@ -1,4 +1,8 @@
-"""Checkpoint of a pretraining run: merged backbone, adapter, objective weights, and the 2D or 3D twin."""
+"""Checkpoint of a pretraining run: merged backbone, adapter, weights of the objective.
+
+If the objective trains on both images and volumes, a second backbone for the other dimensionality (2D or 3D) is written
+into the folder `twin` of the checkpoint.
+"""
 
 from __future__ import annotations
 

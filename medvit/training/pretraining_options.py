@@ -41,16 +41,16 @@ class PretrainingOptions(TrainingOptions):
     peft: OptionalPeftChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora: low-rank updates. vera, ia3:
     scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks. block_expansion: added
-    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: those of the
+    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: the weights of the
     checkpoint's adapter. adalora and selective_lora are for fine-tuning only. Unset: explora for pretrained initial
     weights, full for random initial weights.
     """
     objective: OptionalObjectiveChoice = None
     """Pretraining objective. dino, dinov2, simdinov2: self-distillation. lejepa, swav: agreement of views. mae, simmim,
     hi_end_mae, hi_end_mae_light: reconstruction of masked patches. uni4eye: images and volumes in one run. urfound:
-    masked modeling of images and of their label text. Unset: the one that `checkpoint` was pretrained with, with its
-    options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on their
-    name. For all others: mae.
+    masked modeling of images and of their label text. Unset: the objective that `checkpoint` was pretrained with, with
+    the same options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on
+    the name of the weights. In all other cases: mae.
     """
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)

@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor
 from medvit.distributed import part
 
 UNIT = re.compile(r"(^|\.)(blocks|reading)\.\d+$|(^|\.)(student\.|teacher_)heads\.\w+$")
-"""Names of modules to shard. Other modules only call their forward pass, and do not access their weights."""
+"""Names of modules to shard. All other modules only call the forward pass of these modules, and do not access their
+weights.
+"""
 
 HOOKS = (
     "_forward_hooks",

@@ -22,9 +22,9 @@ from medvit.transforms.preprocess import Normalization, Preprocess
 log = logging.getLogger("medvit")
 
 LARGEST_CROP = {2: 512, 3: 96}
-"""Largest default side of a crop, in pixels or voxels, by number of dimensions."""
+"""Largest default side of a crop, in pixels or voxels, keyed by the number of dimensions."""
 LARGEST_VIEW = {2: 224, 3: 96}
-"""Largest default side of a view in pretraining."""
+"""Largest default side of a view in pretraining, in pixels or voxels, keyed by the number of dimensions."""
 IMAGE_SIZE = (224, 224)
 """Default size to which images are resized."""
 CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.0)
@@ -92,7 +92,7 @@ def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> Non
     """Check that crops keep their size when they are turned by 90 degrees in the plane of two axes.
 
     Raises:
-        ConfigError: If the axes are equal, or the crop differs between them.
+        ConfigError: If the axes are equal, or the crop is not equally long on both.
     """
     if axes is None:
         return
@@ -122,7 +122,7 @@ def require_whole_patches(backbone: Backbone, crops: Mapping[str, tuple[int, ...
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
     """Check that a slice and its neighboring slices remain separate channels after preprocessing.
 
-    Averaging them would lose depth.
+    Averaging the slices would lose depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels, or the channels have names.
@@ -145,9 +145,9 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
 def warn_of_ignored(
     task: TaskName, options: Mapping[str, object], *used_by: TaskName, of_labels: Sequence[TaskName] = ()
 ) -> None:
-    """Warn about options that only the tasks `used_by` use, if this is another task.
+    """Warn about options that only the tasks `used_by` use, if `task` is not one of them.
 
-    `of_labels` are the tasks of the labels of a multi-task model, of which one may use the options.
+    `of_labels` are the tasks of the labels of a multi-task model. There is no warning if one of them uses the options.
     """
     if not {task, *of_labels} & set(used_by):
         for key, value in options.items():
@@ -173,10 +173,10 @@ def assign(
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification. `tasks` are the labels of a multi-task model with their tasks,
-    and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification if
-    images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images
-    is empty.
+    `labels` are the labels of a multi-label classification. `tasks` are the labels of a multi-task model with their
+    tasks, and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification
+    if images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation
+    images is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target

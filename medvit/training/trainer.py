@@ -44,7 +44,7 @@ class TrainerOptions(Config):
     one pass over the training images; 100 for whole slides.
     """
     precision: Precision = "auto"
-    """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
+    """Numeric precision. The value auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
     devices: Count = 1
     """Number of GPUs to use on each machine. On machines without a GPU, it is the number of CPU processes."""
     nodes: Count = 1

@@ -19,13 +19,16 @@ from medvit.config import Config
 from medvit.errors import DataError
 
 SEARCHED = 256
-"""Longer side of the photograph for detection, in pixels; the position is accurate to about two of them."""
+"""Longer side of the photograph for detection, in pixels. The position that is found is accurate to about two of these
+pixels.
+"""
 DARK_SHARE = 0.12
 """Brightness at which the border ends, from 0 (darkest pixels) to 1 (bright pixels): DRIVE's border has up to 0.1, its
 retina at least 0.25 except for a rim of two pixels.
 """
 DARK_LEVEL = 0.3
-"""Share of the bright level: if the darkest pixels are brighter, there is no border, and the frame is inside the field.
+"""Share of the bright level. If even the darkest pixels are brighter than this, there is no border, and the whole frame
+is inside the field of view.
 """
 BORDERLESS = 0.985
 """Bright share of the frame above which the border is negligible."""
@@ -47,8 +50,8 @@ class FieldOfViewConfig(Config):
 
     share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
     """Side of the square to which fundus photographs are cropped, relative to the diameter of the round field of view.
-    1 keeps the whole field; 0.875 is the crop of RETFound (224 of 256 pixels). Photographs are cropped only if a
-    field_of_view option is set.
+    The value 1 keeps the whole field; 0.875 is the crop of RETFound (224 of 256 pixels). Photographs are cropped only
+    if a field_of_view option is set.
     """
     blacken: bool = True
     """Set all pixels outside the round field of view to black, including text added by the camera."""

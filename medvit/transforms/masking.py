@@ -11,7 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 MIN_PATCHES, MAX_SHARE, MIN_ASPECT, TRIES = 4, 0.5, 0.3, 10
-"""Patches in the smallest block, share of the grid in the largest, smallest aspect ratio, attempts to place a block."""
+"""Number of patches in the smallest block, share of the grid in the largest block, smallest aspect ratio of a block,
+and number of attempts to place a block.
+"""
 
 
 def block_mask(grid: tuple[int, ...], num_masked: int, generator: np.random.Generator) -> Bool[np.ndarray, "*g"]:

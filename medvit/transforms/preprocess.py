@@ -94,7 +94,10 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of inputs. Unset options follow checkpoint or images; if `kind` is set, the defaults apply."""
+    """Preprocessing. Unless `kind` is set, unset options are taken from the checkpoint or chosen from the images.
+
+    If `kind` is set, unset options have their defaults.
+    """
 
     kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""
@@ -123,8 +126,8 @@ class Preprocess(Config):
     """Normalization of H&E colors to a reference. Unset: colors do not change."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Maximum fraction of NaN or infinite voxels in an image. Up to this fraction, they are replaced by finite values.
-    Above it, the image is refused.
+    """Maximum fraction of NaN or infinite voxels in an image. Up to this fraction, such voxels are replaced by finite
+    values. Above this fraction, the image is refused.
     """
 
     @model_validator(mode="before")
@@ -324,7 +327,7 @@ def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Te
 
 
 def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Float[Tensor, "c i j k"]:
-    """Smooth along the axes that shrink, against aliasing.
+    """Return the pixels smoothed along the axes that are to shrink, which prevents aliasing.
 
     The sigma of the Gaussian is half of the amount by which the reduction factor exceeds 1.
     """

@@ -4,8 +4,8 @@ Pixels are (B, 3, H, W) in [0, 1]. Stains mix additively in optical density, -ln
 excluded from statistics; an image with hardly any tissue is unchanged.
 
 torchstain is not used: on a tile of only glass, its Macenko raises an IndexError and its Reinhard turns the tile black
-(measured with version 1.4.1). Speed is no reason: for a tile of 224 pixels, Macenko takes 14 ms in torchstain and 30 ms
-here, and Reinhard takes 21 ms in torchstain and 10 ms here.
+(measured with version 1.4.1). Speed is not the reason: for a tile of 224 pixels, Macenko takes 14 ms in torchstain and
+30 ms here, and Reinhard takes 21 ms in torchstain and 10 ms here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ REFERENCE_STRENGTH = (1.9705, 1.0308)
 HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 """Hematoxylin, eosin and DAB, in rows, before normalization to unit length (Ruifrok and Johnston, 2001)."""
 TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
-"""Matrix from red, green and blue to the responses of the cones of the eye (Reinhard et al., 2001, equation 4)."""
+"""Matrix that converts red, green and blue to the responses of the cones of the eye (Reinhard et al., 2001, equation
+4).
+"""
 REFERENCE_MEAN, REFERENCE_DEVIATION = (-0.7560, -0.0876, 0.0276), (0.3840, 0.0895, 0.0214)
 """Mean and standard deviation of l, alpha and beta in tissue of the slide CMU-1-Small-Region at 20x."""
 

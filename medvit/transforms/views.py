@@ -67,8 +67,8 @@ class MultiCropConfig(ViewsConfig):
     local_scale: tuple[Covered, Covered] = (0.05, 0.4)
     """Minimum and maximum fraction of the image's area or volume that a local crop covers."""
     zoom: tuple[Positive, Positive] | None = None
-    """Minimum and maximum number of image pixels per crop pixel, used instead of scale and local_scale. 0.9 to 1.1
-    preserves the size of cells (extended-context translation, Zimmermann et al., 2024).
+    """Minimum and maximum number of image pixels per crop pixel, used instead of scale and local_scale. The range 0.9
+    to 1.1 preserves the size of cells (extended-context translation, Zimmermann et al., 2024).
     """
     region: tuple[Count, ...] = ()
     """Size of a random region of the image from which all of its crops are cut. Empty: crops are cut from the whole

@@ -46,7 +46,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Report on how each tensor of a weights file was handled, by name."""
+    """Report on how each tensor of a weights file was handled; tensors are given by name."""
 
     source: str
     loaded: tuple[str, ...]
@@ -61,11 +61,11 @@ class Fit:
     grid: tuple[int, ...] | None = None
     """Patch grid that was used for learned positions of the file."""
     is_grid_assumed: bool = False
-    """Whether the grid is an assumption: neither the file nor an option gives it, and other grids have as many
-    patches.
+    """Whether the grid is an assumption: neither the file nor an option gives it, and other grids have the same number
+    of patches.
     """
     mask_token: Tensor | None = field(default=None, repr=False, compare=False)
-    """Mask token (D) of the encoder, if the file has one, like DINOv2."""
+    """Mask token (D) of the encoder, if the file has one, as files of DINOv2 do."""
 
     @property
     def summary(self) -> str:
@@ -217,10 +217,11 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
     """Return a patch embedding for another number of channels, another patch size, or volumes.
 
-    From three channels to one, kernels are summed, so a gray image gives the same tokens as in RGB. From one channel to
-    several, the kernel is divided equally among them. From 2D to 3D, each slice of the patch gets an equal part of the
-    kernel, so a volume that is constant along its last axis gives the same tokens as its slice. For another patch size,
-    kernels are resized by the pseudo-inverse of FlexiViT (Beyer et al., CVPR 2023).
+    If three channels become one, the kernels are summed, so a gray image gives the same tokens as in RGB. If one
+    channel becomes several, the kernel is divided equally among them. If a 2D embedding is used for volumes, each slice
+    of the patch gets an equal part of the kernel, so a volume that is constant along its last axis gives the same
+    tokens as its slice. For another patch size, the kernels are resized by the pseudo-inverse of FlexiViT (Beyer et
+    al., CVPR 2023).
     """
     kernel = _adapt_channels(kernel.float(), shape[1])
     size = shape[2 : kernel.ndim]
@@ -271,7 +272,7 @@ def adapt_positions(
 ) -> Float[Tensor, "1 m d"]:
     """Return learned patch positions resampled to another grid: bicubic in 2D as in timm, trilinear in 3D.
 
-    From 2D to 3D, the in-plane positions are repeated along the last axis.
+    For volumes, the in-plane positions of a 2D embedding are repeated along the last axis.
     """
     if grid == new_grid:
         return positions

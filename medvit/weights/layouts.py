@@ -41,7 +41,7 @@ RENAMED = {
     "mlp.w2.": "mlp.fc1_x.",
     "mlp.w3.": "mlp.fc2.",
 }
-"""Parts of names in the official code of DINOv2 and DINOv3 -> timm's."""
+"""Parts of names in the official code of DINOv2 and DINOv3 -> parts of timm's names."""
 OTHER_NAMES = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$|^encoder_pos_embed$", "pos_embed"),

@@ -23,8 +23,8 @@ GENERIC = "generic-tiff"
 APERIO = "aperio"
 """OpenSlide's name of the only vendor format whose levels are pages of one image each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Limit, in gray levels, of the largest difference between two JPEG decoders; of the mean difference if they
-interpolate color.
+"""Maximum difference of a pixel between two JPEG decoders, in gray levels. If the decoders interpolate color, this
+limit applies to the mean difference instead.
 """
 PROBE = 64
 """Side of the compared region in the middle of each level, in pixels."""

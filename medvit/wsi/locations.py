@@ -1,7 +1,7 @@
 """Locations of the slides of a dataset, stored only next to the site's key, since file names may name patients.
 
-`KEY.slides/DATASET.json`, with file mode 0600, lists the files of each slide by its pseudonym, and the pixel size
-(microns per pixel) of slides whose files lack it.
+`KEY.slides/DATASET.json`, with file mode 0600, maps the pseudonym of each slide to its files, and contains the pixel
+size (microns per pixel) of slides whose files lack it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medvit.wsi.slide import Slide, open_slide
 from medvit.wsi.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
 
 MAX_OPEN = 128
-"""Slides that a process keeps open: twice as many as those whose tiles training interleaves."""
+"""Number of slides that a process keeps open: twice as many as the slides whose tiles are interleaved in training."""
 
 
 class SlidesConfig(Config):
@@ -36,8 +36,8 @@ class SlidesConfig(Config):
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file that was given to ingest. The locations of the slides are recorded beside it, in KEY.slides/."""
     folder: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Current folder of the slides, if they were moved after ingest. Files are found in it by name. Unset: the recorded
-    locations.
+    """Current folder of the slides, if they were moved after ingest. Files are found in this folder by their names.
+    Unset: the recorded locations.
     """
     skip_tiles: tuple[TileFlag, ...] = ()
     """Exclude tiles that ingest marked with any of these flags."""
@@ -66,7 +66,7 @@ class SlideFiles:
 
 
 def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -> Path:
-    """Add the locations of slides, by pseudonym, to the file of a dataset; return its path (mode 0600).
+    """Add the locations of slides, keyed by pseudonym, to the file of a dataset; return its path (mode 0600).
 
     Raises:
         OutputError: If the locations cannot be written.

@@ -38,7 +38,7 @@ def vendor(path: Path) -> str:
 
 
 def maker_texts(path: Path) -> dict[str, str]:
-    """Return the properties of a slide that its vendor defines, by name.
+    """Return the properties of a slide that its vendor defines, keyed by name.
 
     Numbers that are only measurements are excluded.
 

@@ -30,8 +30,8 @@ MODALITY = "SM"
 SCALE_TOLERANCE = 1e-3
 """Relative difference of scale below which a level is read without resampling: 1/4 pixel over a tile of 256 pixels."""
 FINER = 1.05
-"""Maximum factor by which a requested scale may be finer than the slide's; scanners of one magnification differ as
-much.
+"""Maximum factor by which a requested scale may be finer than the slide's; scanners of the same nominal magnification
+differ by as much.
 """
 BAND_BYTES = 2**25
 """Bytes of pixels in memory at once while an overview is made."""

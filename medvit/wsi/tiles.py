@@ -26,11 +26,12 @@ Magnification = Literal["40x", "20x", "10x", "5x"]
 MPP: Mapping[Magnification, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
 """Microns per pixel of each scanner magnification."""
 SAME_SCALE = 0.05
-"""Relative deviation from the requested scale up to which a slide level is used as it is; 20x scanners differ as much.
+"""Relative deviation from the requested scale up to which a slide level is used as it is; scanners of the same nominal
+magnification (20x) differ by as much.
 """
 TileFlag = Literal["blurred", "pen"]
 BLURRED, PEN = 1, 2
-"""Bits of `TileGrid.flags`: out of focus; marker ink in the tile."""
+"""Bits of `TileGrid.flags` for tiles that are out of focus, and for tiles with marker ink."""
 TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
 TISSUE_MM2 = "tissue_mm2"
 """Key in `TileGrid.facts`: the total area of tissue on the slide, in mm², inside and outside tiles."""

@@ -16,18 +16,19 @@ from medvit.wsi.tiles import BLURRED, MPP, PEN, SAME_SCALE, TISSUE_MM2, Magnific
 from medvit.wsi.tissue import WORKING_MPP, TissueMap, find_tissue, optical_density, require_tissue
 
 MAX_OVERVIEW = 2048
-"""Longer side of the low-power image in pixels, at most."""
+"""Maximum length of the longer side of the low-power image, in pixels."""
 SQUARE = 8
 """Side, in tiles of the file, of the squares in which a slide is traversed."""
 PICTURE_SIDE = 512
 """Longer side of the preview in pixels."""
 INK_SHARE = 0.02
-"""Fraction of a tile covered by ink from which the tile is flagged."""
+"""Minimum fraction of a tile that ink must cover for the tile to be flagged."""
 FOCUS_MPP = 1.0
 """Finest scale at which focus is measured."""
 SHARPNESS = 0.06
-"""Least sharpness of a tile in focus. On H&E at 1 micron per pixel, tiles in focus have 0.5 to 3, and 0.05 or less
-when smoothed by a Gaussian of 2 microns."""
+"""Minimum sharpness of a tile in focus. On H&E at 1 micron per pixel, tiles in focus have 0.5 to 3, and 0.05 or less
+when smoothed by a Gaussian of 2 microns.
+"""
 
 
 class TilesConfig(Config):
@@ -108,7 +109,7 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
 
 
 def tile_mpp(slide: Slide, wished: float) -> float:
-    """Return the microns per pixel of tiles: those of a slide level if one is near, else the requested value.
+    """Return the microns per pixel of tiles: the requested value, or the value of a slide level if one is near.
 
     Raises:
         DataError: If the resolution of the slide is lower than requested.

@@ -25,21 +25,25 @@ USUAL_GLASS = 245.0
 BRIGHT, COLORLESS = 180.0, 20.0
 """Gray levels: pixels that are darker, or whose channels differ by more, are not glass."""
 GRAY_SPREAD, GRAY_SHARE = 2, 0.01
-"""Image without color: largest difference between its channels in gray levels, and least share of pixels darker than
-glass.
+"""Bounds for an image without color: maximum difference between its channels in gray levels, and minimum share of
+pixels that are darker than glass.
 """
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
 """Minimum color of ink in optical density; fainter ink is not recognized."""
 SMOOTH = 0.025
-"""Maximum of the finest detail of ink, in optical density: ink above the tissue is out of focus, thus smooth."""
+"""Maximum amount of the finest detail in ink, in optical density. Ink is above the tissue, and therefore out of focus
+and smooth.
+"""
 FAINT = 0.03
 """Optical density below which there is only glass."""
 RIM = 1.5
 """Factor by which the rim of a stroke may have more detail than its center."""
 ALIKE = 0.98
-"""Cosine from which the rim counts as having the color of the stroke; hematoxylin and blue ink have 0.92."""
+"""Minimum cosine similarity of two colors for the rim to count as having the color of the stroke. Hematoxylin and blue
+ink have a similarity of 0.92.
+"""
 CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0
 """In microns: size of gaps to close, as in fat; size of specks to remove; width of the faint rim of a stroke."""
 MIN_AREA_UM2 = 5_000.0

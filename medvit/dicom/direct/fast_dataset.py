@@ -110,8 +110,8 @@ class FastDataset:
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
         """Return the elements as a pydicom `Dataset`.
 
-        Elements with tags in `decoded`, and those that describe pixels, are decoded immediately, unless their VR is in
-        `OWN_TYPES`. All others are decoded on access.
+        Elements with tags in `decoded`, and elements that describe pixels, are decoded immediately, unless their VR is
+        in `OWN_TYPES`. All others are decoded on access.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset
@@ -236,7 +236,7 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
 
 @lru_cache(16)
 def _last(wanted: frozenset[int] | None, with_pixels: bool) -> int:
-    """Return the last tag to examine, given the requested tags; None stands for all tags."""
+    """Return the last tag to examine, given the requested tags `wanted`; None: all tags are requested."""
     return min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
 
 

@@ -38,7 +38,7 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stored:
-    """Stored images by `Candidate.key`, and refusals of images that could not be stored."""
+    """Stored images, keyed by `Candidate.key`, and refusals of images that could not be stored."""
 
     taken: dict[str, Taken]
     refusals: tuple[Refusal, ...]

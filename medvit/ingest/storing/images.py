@@ -141,7 +141,7 @@ def _ignored_outside(labels: Array, inside: Array, *, has_ignored: bool) -> Arra
 class Pixels:
     """Strategy for 2D images and volumes, which puts their pixels and label maps into the store.
 
-    `counts` are pixel counts of label-map values, by `masks.mask_state` of the image.
+    `counts` contains the pixel counts of label-map values, keyed by `masks.mask_state` of the image.
     """
 
     read: ReadAndStore
@@ -332,7 +332,7 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """Return the records of stored images in the file `path`, by their state.
+    """Return the records of stored images in the file `path`, keyed by the state of the image.
 
     Records whose arrays are no longer in the store are skipped. An incomplete last line of the file is removed.
     """

@@ -23,7 +23,7 @@ from medvit.records import Candidate
 class Masks:
     """Label maps of a source: pixel counts of each value, and the meaning of the values.
 
-    The counts are stored by `mask_state` of the image.
+    The counts are keyed by `mask_state` of the image.
     """
 
     counts: Mapping[str, Mapping[str, int]]
@@ -63,7 +63,7 @@ class CountMaskValues:
 
 
 def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict[str, int]]:
-    """Return the pixel counts of label-map values, by `mask_state` of the image.
+    """Return the pixel counts of label-map values, keyed by `mask_state` of the image.
 
     Counts of the unfinished run and of the earlier dataset are reused; other label maps are read.
     """

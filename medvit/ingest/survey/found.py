@@ -29,7 +29,10 @@ SHOWN_PATHS = 1000
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Folders that may be classes, with the number of images in each; `are_taken` if their names become labels."""
+    """Folders that may be classes, with the number of images in each.
+
+    `are_taken` states whether the names of the folders become labels.
+    """
 
     counts: dict[str, int] = field(repr=False)
     are_taken: bool

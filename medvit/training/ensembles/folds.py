@@ -64,7 +64,7 @@ class EnsembleMember:
         Other splits, such as test, remain as they are.
 
         Each fold gets about the same share of each class of the label. With several labels, this applies to the classes
-        of the first, within each of these to the classes of the second, and so on.
+        of the first label; within each of these classes, it applies to the classes of the second label, and so on.
 
         Raises:
             DataError: If there are fewer patients than folds.
@@ -85,9 +85,9 @@ class EnsembleMember:
 
 
 def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Sequence[str]]) -> list[int]:
-    """Return a number for the classes that the labels of each row have, in lexicographic order; -1 without a target.
+    """Return a number for each row that stands for the classes of its labels; -1 for a row without a target.
 
-    If the rows have none of the labels, their target is the mask.
+    Numbers are in lexicographic order of the classes. If the rows have none of the labels, their target is the mask.
     """
     if not any(label in row.labels for row in rows for label in labels):
         return [0 if row.mask else -1 for row in rows]

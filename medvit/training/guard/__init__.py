@@ -29,7 +29,7 @@ class GuardConfig(Config):
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
     """Response to weights that got worse. rollback: end the run and save the best weights, which may be the initial
-    ones. stop: end the run as failed, but store its best weights. warn: only log a warning. off: do not evaluate the
+    weights. stop: end the run as failed, but store its best weights. warn: only log a warning. off: do not evaluate the
     weights.
     """
     drop: Share = 0.05
@@ -40,7 +40,7 @@ class GuardConfig(Config):
     """Tolerated relative increase of the reconstruction error above the lowest error so far."""
     patience: Count = 2
     """Number of consecutive probe evaluations that must exceed `drop` or `rise` before the guard acts. At the end of
-    the run, one is enough.
+    the run, one such evaluation is enough.
     """
     rank_soft: Amount = 10.0
     """Effective rank of the features below which the guard warns."""
@@ -88,7 +88,7 @@ class ProbeReading:
     """Number of images from which the rank is computed; the rank cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
-        """Return the measured values by name."""
+        """Return the measured values, keyed by name."""
         names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
         return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
 
@@ -205,7 +205,7 @@ class Guard:
     def _floor(self) -> ProbeReading | None:
         """Probe evaluation that new ones are compared with: the best previous one.
 
-        The result is None if the best evaluation is the one of random initial weights.
+        The result is None if the best evaluation is that of randomly initialized weights before training.
         """
         return None if self.starts_random and self.best is self.start else self.best
 

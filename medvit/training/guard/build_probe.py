@@ -72,7 +72,7 @@ def _bank_and_queries(
 
 
 def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
-    """Return training images for the bank and training images for the queries; no patient is in both.
+    """Return training images for the bank (reference) and for the queries of a probe; no patient is in both.
 
     Patients with at least half of the images are assigned to the bank, for which at most `num_bank` images are drawn.
     """

@@ -38,7 +38,9 @@ MASKED_IMAGES = 16
 """Number of images per batch for the reconstruction error and the teacher's entropy; the entropy is that of one batch.
 """
 MAX_PATCHES = 16384
-"""Maximum number of patches to compare in the bank, and in the queries; as many are drawn at random from each image."""
+"""Maximum number of patches to compare in the bank, and in the queries. They are drawn at random, equally many from
+each image.
+"""
 FEWEST_LABELED = 16
 """Minimum number of labeled queries for a class probe if some images have no label, as after merging datasets."""
 
@@ -47,8 +49,8 @@ class ProbeConfig(Config):
     """Simple classifiers (probes) that evaluate the features of the backbone before training and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Number of images that a probe classifies, using as many labeled reference images. More images reveal smaller
-    differences. 0 turns off the probes and the guard.
+    """Number of images that a probe classifies. Its reference is the same number of other, labeled images. More images
+    reveal smaller differences. The value 0 turns off the probes and the guard.
     """
     knn_neighbors: Count = 20
     """Number of nearest neighbors that vote for the label of an image."""

@@ -148,7 +148,7 @@ def spread(
     """Return a random order, rearranged so that the members of each group are evenly spaced.
 
     `groups` gives the group of each image, from 0. If a group has k members and the order is divided into k equal
-    parts, each part has one of them. The members of a group keep their order.
+    parts, each part has one member of the group. The members of a group keep their order.
     """
     counts = np.bincount(groups)
     starts = generator.random(len(counts))

@@ -58,8 +58,8 @@ class IntensityAugmentation(Config):
     grayscale: Share = 0.0
     """Probability of converting a crop to grayscale: all channels become their mean."""
     blur: Amount = 0.0
-    """Maximum sigma of Gaussian blur in pixels, or in voxels of the finest axis. In mm, the blur is equal along all
-    axes.
+    """Maximum sigma of Gaussian blur: in pixels or, for volumes, in voxels along the axis with the smallest spacing.
+    The sigma in mm is the same along all axes.
     """
     blur_chances: tuple[Share, ...] = ()
     """Probability of blur: one number for all crops, or three numbers: for the first global crop, other global crops

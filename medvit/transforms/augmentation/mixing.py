@@ -21,7 +21,7 @@ class MixingConfig(Config):
 
     mixup: Amount = 0.0
     """Alpha of mixup, which averages two images and their targets; the share of one is drawn from Beta(alpha, alpha).
-    If `cutmix` is set too, one of the two is drawn for each batch.
+    If `cutmix` is set too, one of the two methods is drawn for each batch.
     """
     cutmix: Amount = 0.0
     """Alpha of CutMix, which replaces a box of an image by the same box of another image. The targets of both are mixed

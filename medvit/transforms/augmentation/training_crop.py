@@ -24,9 +24,9 @@ class TrainingCrop:
     """Transform that cuts an augmented training crop of a fixed size from a sample, determined by the seed alone.
 
     If targets are masks, the fraction `foreground` of the crops is centered on a foreground voxel; the others are
-    anywhere. The voxel is any foreground voxel, or, with `by_class`, one of a class drawn from those in the image
-    (Isensee et al. 2021). Images smaller than the crop are padded as in inference: pixels by their lowest value, masks
-    by background.
+    anywhere. The voxel is any foreground voxel; with `by_class`, a class in the image is drawn first, and then a voxel
+    of this class (Isensee et al. 2021). Images smaller than the crop are padded as in inference: pixels by their lowest
+    value, masks by background.
 
     Raises:
         ConfigError: If the preprocessing loses the unit that windows or stain require.
@@ -52,7 +52,7 @@ class TrainingCrop:
         return self.apply(padded, self.draw(padded, np.random.default_rng(seed)))
 
     def draw(self, sample: Sample, generator: np.random.Generator) -> CropDraw:
-        """Draw the position of a crop in a sample that is at least as large as the crop, and its augmentation."""
+        """Draw the position and the augmentation of a crop; the sample must be at least as large as the crop."""
         shape = tuple(sample.pixels.shape[1:])
         room = np.array(shape) - self.size
         start = (generator.random(len(shape)) * (room + 1)).astype(int)

@@ -15,7 +15,7 @@ from medvit.transforms.stain import StainChange, apply_stain
 
 @dataclass(frozen=True)
 class UnitScale:
-    """Inverse of a preprocessing, from preprocessed pixels to the original unit."""
+    """Inverse of a preprocessing, which converts preprocessed pixels back to the original unit."""
 
     intensity: Normalization
 
