@@ -7,7 +7,7 @@ D width, L classes; `*S` stands for (H, W) or (I, J, K).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float, Int, Num
@@ -177,6 +177,7 @@ class Prediction:
     """Prediction of a model for one image.
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
+    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and `times` by name.
     Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
 
     >>> import medvit
@@ -193,6 +194,8 @@ class Prediction:
     mask: Int[Array, "*s"] | None = None
     affine: Affine | None = None
     value: float | None = None
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it is reached."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning for classification, regression or segmentation, in 2D or 3D, with PEFT."""
+"""Supervised fine-tuning for classification, regression, survival or segmentation, in 2D or 3D, with PEFT."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = training.train().save()
 
     if config.folds:
-        write_out_of_fold(checkpoint, training.manifest, training.members, config.label, run.failures)
+        write_out_of_fold(checkpoint, training.manifest, training.members, config.fold_label, run.failures)
     figures = training.figures()
     write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())

@@ -28,6 +28,9 @@ MAIN = (
     "mae",
     "rmse",
     "r2",
+    "c_index",
+    "c_uno",
+    "integrated_brier",
 )
 """Metrics in a summary, over all classes together."""
 

@@ -41,7 +41,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
         series: Literal["all", "one"] = "one" if options.series == "one" else "all"
         cut_tiles = tiles_as_trained(slides.config.tiles)
         return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs)
-    predictor = Predictor(checkpoint, options.device)
+    predictor = Predictor(checkpoint, options.device, options.horizons)
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ from medvit.dataset.slices import across_of, slices_of, stacked
 from medvit.errors import NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
+from medvit.survival import (
+    median_time,
+    require_horizons,
+    restricted_means,
+    survival_at,
+    survival_names,
+    survival_times,
+    time_text,
+)
 from medvit.tasks import is_image_task
 from medvit.types import Image, Prediction
 
@@ -35,10 +45,10 @@ class Predictor:
 
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
-        ConfigError: If a GPU is requested but not available.
+        ConfigError: If a GPU is requested but not available, or a horizon is after the last time of the model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
+    def __init__(self, checkpoint: Checkpoint, device: Device = "auto", horizons: Sequence[float] = ()) -> None:
         from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
 
@@ -46,6 +56,9 @@ class Predictor:
         self.preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
         self.model = load_model(checkpoint).to(self.device)
         self.config = self.model.config
+        require_horizons(horizons, self.config.kind, self.config.classes)
+        self.horizons = tuple(horizons)
+        """Times of the probabilities of a survival prediction; empty: those of the model."""
 
     @property
     def kind(self) -> Kind:
@@ -67,12 +80,19 @@ class Predictor:
         self.preprocess.require_finite(image)
         slices = self.config.slices
         if slices is None or image.kind != "volume":
-            return self._one(image)
+            return self._completed(self._one(image))
         found = [self._one(part) for part in slices_of(image, slices)]
         if is_image_task(self.config.kind):
-            return _of_image(self.config, np.mean([_numbers(one) for one in found], axis=0))
+            return self._completed(_of_image(self.config, np.mean([_numbers(one) for one in found], axis=0)))
         masks = [one.mask for one in found if one.mask is not None]
         return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
+
+    def _completed(self, prediction: Prediction) -> Prediction:
+        """Return a survival curve at the horizons, with its mean and median; other predictions are unchanged."""
+        if self.config.kind != "survival":
+            return prediction
+        assert prediction.probabilities is not None, "a survival model predicts probabilities"
+        return survival_prediction(self.config.label, prediction.classes, prediction.probabilities, self.horizons)
 
     def _one(self, image: Image) -> Prediction:
         import torch
@@ -109,6 +129,20 @@ def _of_image(config: ModelConfig, found: Float[Array, "l"]) -> Prediction:
 def _numbers(prediction: Prediction) -> Float[Array, "l"]:
     """Return the probabilities or the number of a prediction as an array."""
     return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities
+
+
+def survival_prediction(
+    label: str, names: Sequence[str], curve: Float[Array, "l"], horizons: Sequence[float]
+) -> Prediction:
+    """Return the prediction of a survival curve, at the horizons if there are any, with its mean and median."""
+    times = survival_times(names)
+    means, median = restricted_means(times, curve[None]), median_time(times, curve)
+    derived = {f"mean {label} up to {time_text(times[-1])}": float(means[0])}
+    derived |= {} if median is None else {f"median {label}": median}
+    if not horizons:
+        return Prediction(tuple(names), probabilities=curve, times=derived)
+    shown = survival_at(times, curve[None], horizons)[0].astype(np.float32)
+    return Prediction(survival_names(label, horizons), probabilities=shown, times=derived)
 
 
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:

@@ -13,6 +13,8 @@ from medvit.artifacts import Checkpoint
 from medvit.models.image import Model, ModelConfig
 
 PREFIX = "members."
+OF_EACH_MODEL = ("scales", "intervals")
+"""Keys of `model.yaml` that have one value for each model of an ensemble: standardizations and time intervals."""
 
 
 class Ensemble(nn.Module):
@@ -38,9 +40,9 @@ class Ensemble(nn.Module):
         for number in range(int(checkpoint.model["members"])):
             start = f"{PREFIX}{number}."
             state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
-            members.append(Model.from_checkpoint(_of_scale(checkpoint.member(state), number)))
-        scales = tuple(scale for member in members for scale in member.config.scales)
-        config = members[0].config.model_copy(update={"members": len(members), "scales": scales})
+            members.append(Model.from_checkpoint(_of_member(checkpoint.member(state), number)))
+        own = {key: tuple(one for member in members for one in getattr(member.config, key)) for key in OF_EACH_MODEL}
+        config = members[0].config.model_copy(update={"members": len(members), **own})
         return cls(config, members).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -61,10 +63,15 @@ def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     return Ensemble.from_checkpoint(checkpoint) if checkpoint.is_ensemble else Model.from_checkpoint(checkpoint)
 
 
-def _of_scale(checkpoint: Checkpoint, number: int) -> Checkpoint:
-    """Return the checkpoint of a model of an ensemble with its own standardization, if it is a regression."""
-    scales = checkpoint.model.get("scales") or ()
-    return replace(checkpoint, model={**checkpoint.model, "scales": list(scales[number : number + 1])})
+def _of_member(checkpoint: Checkpoint, number: int) -> Checkpoint:
+    """Return the checkpoint of a model of an ensemble with its own values of `OF_EACH_MODEL`."""
+    own = {key: list((checkpoint.model.get(key) or ())[number : number + 1]) for key in OF_EACH_MODEL}
+    return replace(checkpoint, model={**checkpoint.model, **own})
+
+
+def of_each_model(checkpoints: Sequence[Checkpoint]) -> dict[str, list[object]]:
+    """Return the values of `OF_EACH_MODEL` in the description of an ensemble, from its models."""
+    return {key: [one for checkpoint in checkpoints for one in checkpoint.model.get(key, ())] for key in OF_EACH_MODEL}
 
 
 def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class ModelConfig(Config):
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
     """Class names in the order of the logits; of a segmentation, the first is the background; of a regression, the
-    label alone; of a multi-label classification, the labels.
+    label alone; of a multi-label classification, the labels; of a survival prediction, its probabilities by time.
     """
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
@@ -74,6 +74,10 @@ class ModelConfig(Config):
     """Standardization of the targets of a regression, for each model of an ensemble."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""
+    event: str = ""
+    """Label of the event of a survival prediction."""
+    intervals: tuple[tuple[float, ...], ...] = ()
+    """Ends of the time intervals of a survival prediction, for each model of an ensemble."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -104,8 +108,9 @@ class ModelConfig(Config):
 
     @property
     def target(self) -> Target:
-        """Target of the model, with the standardization of its only or first model."""
-        return Target(self.label, self.classes, self.scales[0] if self.scales else None, self.pairs)
+        """Target of the model, with the standardization or the time intervals of its only or first model."""
+        scale, ends = self.scales[0] if self.scales else None, self.intervals[0] if self.intervals else ()
+        return Target(self.label, self.classes, scale, self.pairs, self.event, ends)
 
 
 class Model(nn.Module):
@@ -262,7 +267,7 @@ def has_truth(row: Row, config: Predicting) -> bool:
     """Return whether an image has what a model predicts: a label map, or a label of its classes or a number.
 
     Raises:
-        DataError: If the model is a regression, and the label is not a number.
+        DataError: If the model is a regression or survival prediction, and the label does not fit it.
     """
     if config.image_task == "segmentation":
         return bool(row.mask)
@@ -271,8 +276,7 @@ def has_truth(row: Row, config: Predicting) -> bool:
 
 def num_outputs(config: ModelConfig) -> int:
     """Return the number of logits of a model."""
-    count = len(config.classes)
-    return image_task(config.kind).num_outputs(count) if is_image_task(config.kind) else count
+    return image_task(config.kind).num_outputs(config.target) if is_image_task(config.kind) else len(config.classes)
 
 
 def _cut(logits: Tensor, pixels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "multilabel", "ordinal", "regression"]
+ImageTaskName = Literal["classification", "multilabel", "ordinal", "regression", "survival"]
 TaskName = Literal[ImageTaskName, "segmentation"]
 RegressionLoss = Literal["smooth_l1", "mse"]
 NOUNS: dict[str, str] = {
@@ -35,10 +35,15 @@ NOUNS: dict[str, str] = {
     "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
+    "survival": "a survival prediction",
 }
 """Task -> its name in a sentence."""
 OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
 """Tasks in which each image has one class."""
+OF_NUMBERS: tuple[TaskName, ...] = ("regression", "survival")
+"""Tasks whose label is a number."""
+NUM_INTERVALS = 10
+"""Default number of time intervals of a survival prediction."""
 
 
 class TargetScale(Config):
@@ -54,8 +59,8 @@ class TargetScale(Config):
 class Target:
     """Target of a model for each image.
 
-    `classes` has one name per predicted number: the classes of the label, the label alone for a regression, or the
-    labels of a multi-label classification, whose `label` is empty.
+    `classes` has one name per predicted number: the classes of the label, the label alone for a regression, the labels
+    of a multi-label classification, whose `label` is empty, or the names of survival probabilities.
     """
 
     label: str
@@ -64,6 +69,10 @@ class Target:
     """Standardization of a regression; unset for other tasks."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification; empty for other tasks."""
+    event: str = ""
+    """Label of the event of a survival prediction, whose `label` is that of the time; empty for other tasks."""
+    ends: tuple[float, ...] = ()
+    """Ends of the time intervals of a survival prediction; empty for other tasks."""
 
 
 class LabelFacts(Protocol):
@@ -102,7 +111,7 @@ class ImageTask(ABC):
     def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
         """Return the target of a model from its training images, each of which has one of the labels.
 
-        All tasks but a multi-label classification have one label.
+        A multi-label classification has several labels, and a survival prediction those of time and event.
 
         Raises:
             DataError: If the images do not allow the task.
@@ -124,9 +133,13 @@ class ImageTask(ABC):
             DataError: If a number is expected, and the value is not one.
         """
 
-    def num_outputs(self, num_classes: int) -> int:
+    def with_intervals(self, number: int) -> ImageTask:
+        """Return the task with a number of time intervals; tasks without intervals are unchanged."""
+        return self
+
+    def num_outputs(self, target: Target) -> int:
         """Return the number of logits."""
-        return num_classes
+        return len(target.classes)
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:

@@ -43,9 +43,9 @@ class Ordinal(Classification):
             )
         return Target(label, classes)
 
-    def num_outputs(self, num_classes: int) -> int:
+    def num_outputs(self, target: Target) -> int:
         """Return the number of grades but the first."""
-        return num_classes - 1
+        return len(target.classes) - 1
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return the CORN loss, with weights of the grades if requested.

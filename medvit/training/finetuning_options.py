@@ -15,7 +15,7 @@ from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
-from medvit.tasks import RegressionLoss, TaskName
+from medvit.tasks import NUM_INTERVALS, RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
@@ -48,14 +48,19 @@ class FinetuningOptions(TrainingOptions):
     task: TaskName | None = None
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
-    age, by `label`. multilabel: several labels with two classes, by `labels`. segmentation: label maps. Unset:
-    multilabel if `labels` is set, else classification if images have the label, else segmentation.
+    age, by `label`. multilabel: several labels with two classes, by `labels`. survival: the time to an event, by
+    `label` and `event`. segmentation: label maps. Unset: multilabel if `labels` is set, survival if `event` is set,
+    else classification if images have the label, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
     """
     labels: tuple[str, ...] = ()
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
+    """
+    event: str = ""
+    """Name of the label that is 1 if the event was observed at the time `label`, and 0 if the time is censored: the
+    event was not observed up to it. For task=survival.
     """
     positive: str = ""
     """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
@@ -75,6 +80,10 @@ class FinetuningOptions(TrainingOptions):
     regression_loss: RegressionLoss = "smooth_l1"
     """Loss of a regression, in standard deviations of the training targets. smooth_l1: linear for errors above one
     standard deviation, which outliers affect less. mse: squared error.
+    """
+    survival_intervals: int = Field(default=NUM_INTERVALS, ge=2)
+    """Number of time intervals of a survival prediction, which have about equally many events of training patients.
+    Each has its own hazard.
     """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: those of the epoch with the best metric on the val split. last: those of the last step;
@@ -134,9 +143,11 @@ class FinetuningOptions(TrainingOptions):
     @model_validator(mode="before")
     @classmethod
     def _of_labels(cls, given: Any) -> Any:
-        """Set `task=multilabel` if labels are given and no task."""
-        is_implied = isinstance(given, Mapping) and given.get("labels") and given.get("task") is None
-        return {**given, "task": "multilabel"} if is_implied else given
+        """Set `task=multilabel` if labels are given and no task, and `task=survival` if an event is."""
+        if not isinstance(given, Mapping) or given.get("task") is not None:
+            return given
+        implied = "multilabel" if given.get("labels") else "survival" if given.get("event") else None
+        return given if implied is None else {**given, "task": implied}
 
     @model_validator(mode="after")
     def _labels_of_task(self) -> Self:
@@ -147,6 +158,17 @@ class FinetuningOptions(TrainingOptions):
             raise ValueError("labels has a label twice; list each once")
         if self.labels and self.balance not in ("loss", "off"):
             raise ValueError(f"balance={self.balance} is for images of one class; use balance=loss or off with labels")
+        return self
+
+    @model_validator(mode="after")
+    def _event_of_survival(self) -> Self:
+        if (self.task == "survival") != bool(self.event):
+            found = f"event={self.event}" if self.event else "no event"
+            raise ValueError(
+                f"task={self.task} with {found}; give label=TIME event=EVENT, the labels of both, with task=survival"
+            )
+        if self.event and self.event == self.label:
+            raise ValueError(f"label and event are both {self.label}; give the label of the time and that of the event")
         return self
 
     @model_validator(mode="after")
@@ -173,6 +195,21 @@ class FinetuningOptions(TrainingOptions):
     def set_for_regression(self) -> dict[str, object]:
         """Options of regression that are not at their default."""
         return self._set("regression_loss")
+
+    @property
+    def set_for_survival(self) -> dict[str, object]:
+        """Options of survival predictions that are not at their default."""
+        return self._set("survival_intervals")
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Labels of a task with several: of a multi-label classification, or time and event."""
+        return (self.label, self.event) if self.event else self.labels
+
+    @property
+    def fold_label(self) -> str:
+        """Label whose classes are spread evenly over folds."""
+        return self.event or self.label
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:

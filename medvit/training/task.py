@@ -14,7 +14,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
-from medvit.tasks import NOUNS, OF_CLASSES, Target, TaskName, image_task, is_image_task
+from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, Target, TaskName, image_task, is_image_task
 from medvit.transforms.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("medvit")
@@ -141,11 +141,13 @@ def assign(
     kind: TaskName | None = None,
     labels: Sequence[str] = (),
     with_val: bool = True,
+    intervals: int = NUM_INTERVALS,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification. If `kind` is unset, the task is classification if images have
-    the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification, or time and event of a survival prediction, which has a number
+    of `intervals`. If `kind` is unset, the task is classification if images have the label, else segmentation if they
+    have masks. Without `with_val`, the manifest of validation images is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -153,7 +155,7 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    asked = tuple(labels) if kind == "multilabel" else (label,) if is_image_task(kind) else ()
+    asked = (tuple(labels) or (label,)) if is_image_task(kind) else ()
     answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
         raise _without_target(usable, f"a label {' or '.join(map(repr, asked))}" if asked else "a mask")
@@ -161,14 +163,14 @@ def assign(
     val = answered.split("val") if with_val else answered.filter(lambda row: False)
     train = answered.split("train")
     try:
-        return TaskAssignment(kind, _target(kind, train, asked), train, val)
+        return TaskAssignment(kind, _target(kind, train, asked, intervals), train, val)
     except DataError as error:
         raise DataError(f"{manifest.folder}: {error}") from None
 
 
-def _target(kind: TaskName, train: Manifest, labels: Sequence[str]) -> Target:
+def _target(kind: TaskName, train: Manifest, labels: Sequence[str], intervals: int) -> Target:
     if is_image_task(kind):
-        return image_task(kind).target(train.rows, labels, train.facts)
+        return image_task(kind).with_intervals(intervals).target(train.rows, labels, train.facts)
     classes = train.facts.mask_classes
     if len(classes) < 2:
         raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")
