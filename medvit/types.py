@@ -76,7 +76,7 @@ class Image:
 class Sample:
     """Preprocessed image, ready for a model: `pixels` (C, *S) as float32.
 
-    `target` is a class index, a number, or a mask (*S).
+    `target` is a class index, a number, time and event (2,), a known class of each label (L,), or a mask (*S).
 
     `spacing` is the size of a pixel along each axis: in mm if known, else relative to the pixels of the source image.
     If it is unset, pixels are assumed to be square.
@@ -91,7 +91,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked samples: `pixels` (B, C, *S); `targets` (B,) or (B, *S)."""
+    """Stacked samples: `pixels` (B, C, *S); `targets` (B,), (B, L) or (B, *S)."""
 
     pixels: Float[Tensor, "b c *s"]
     targets: Num[Tensor, "b *t"] | None = None

@@ -35,7 +35,11 @@ DESCRIPTION, TABLE, MASKS = "description.json", "predictions.parquet", "masks"
 
 
 def write_out_of_fold(
-    checkpoint: Checkpoint, manifest: Manifest, members: Sequence[EnsembleMember], label: str, failures: list[str]
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    members: Sequence[EnsembleMember],
+    labels: Sequence[str],
+    failures: list[str],
 ) -> Path:
     """Predict the images of the train and val splits that have a truth, and write the folder of the predictions.
 
@@ -49,7 +53,7 @@ def write_out_of_fold(
     if (folder / TABLE).is_file():
         return folder
     predictor = Predictor(checkpoint)
-    holders = _holders(manifest, members, label)
+    holders = _holders(manifest, members, labels)
     rows = [row for row in manifest if row.image_id in holders and _has_truth(row, predictor)]
     store = Store(folder / MASKS)
 
@@ -142,11 +146,13 @@ class StoredPredictions:
         return Prediction(self.config.classes, mask=Store(self.folder / MASKS).get(line["mask"]), affine=image.affine)
 
 
-def _holders(manifest: Manifest, members: Sequence[EnsembleMember], label: str) -> dict[str, tuple[int, ...]]:
+def _holders(
+    manifest: Manifest, members: Sequence[EnsembleMember], labels: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
     """Return the indices of the models that were not trained on each image, by image id."""
     found: dict[str, list[int]] = defaultdict(list)
     for member in members:
-        for row in member.split(manifest, label):
+        for row in member.split(manifest, *labels):
             if row.split == "val":
                 found[row.image_id].append(member.number)
     return {name: tuple(numbers) for name, numbers in found.items()}

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Axis, Count, Share
+from medvit.config import Axis, Count, Share, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
@@ -177,6 +177,17 @@ class FinetuningOptions(TrainingOptions):
             raise ValueError("folds=1 leaves nothing to train on; give folds=0, or at least 2")
         return self
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Label by which patients are divided into folds: each fold gets about the same share of its classes."""
+        return (self.event or self.label,)
+
+    @property
+    def asked(self) -> Tree:
+        """Task and labels as `assign` takes them, without `label`."""
+        labels = (self.label, self.event) if self.event else self.labels
+        return {"kind": self.task, "labels": labels, "intervals": self.survival_intervals}
+
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""
         return max(self.folds, 1) * (self.seeds or (1 if self.folds else seeds))
@@ -200,16 +211,6 @@ class FinetuningOptions(TrainingOptions):
     def set_for_survival(self) -> dict[str, object]:
         """Options of survival predictions that are not at their default."""
         return self._set("survival_intervals")
-
-    @property
-    def label_columns(self) -> tuple[str, ...]:
-        """Labels of a task with several: of a multi-label classification, or time and event."""
-        return (self.label, self.event) if self.event else self.labels
-
-    @property
-    def fold_label(self) -> str:
-        """Label whose classes are spread evenly over folds."""
-        return self.event or self.label
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:

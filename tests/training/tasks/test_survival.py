@@ -77,10 +77,10 @@ def followed(source, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(followed, tmp_path_factory):
     output = tmp_path_factory.mktemp("survival") / "model"
-    trainer = {"epochs": 2, "steps_per_epoch": 30, "precision": "32-true"}
+    trainer = {"epochs": 2, "steps_per_epoch": 20, "precision": "32-true"}
     window = {"method": "window", "window_center": 130, "window_width": 160}
     options = QUICK | {"trainer": trainer, "preprocess": {"kind": "image", "intensity": window}}
-    options |= {"optim": {"lr": 3e-3}, "loader": {"batch_size": 16}, "survival_intervals": 4}
+    options |= {"optim": {"lr": 3e-3}, "loader": {"batch_size": 8}, "survival_intervals": 4}
     return finetune(dataset=followed, output=output, label="days", event="death", **options)
 
 
