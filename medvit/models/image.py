@@ -110,7 +110,7 @@ class ModelConfig(Config):
     def target(self) -> Target:
         """Target of the model, with the standardization or the time intervals of its only or first model."""
         scale, ends = self.scales[0] if self.scales else None, self.intervals[0] if self.intervals else ()
-        return Target(self.label, self.classes, scale, self.pairs, self.event, ends)
+        return Target(self.label, self.classes, scale, self.pairs, event=self.event, ends=ends)
 
 
 class Model(nn.Module):
