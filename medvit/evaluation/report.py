@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from medvit.artifacts import METRICS
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
-from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots, survival_plots
+from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
 from medvit.evaluation.paired import MetricTable
 from medvit.files.atomic import write_text
 from medvit.metrics import ClassMetric, Metric, SurvivalMetric, is_of_positive, metric_of, metric_title
@@ -129,10 +129,10 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
         ]
     if evaluation.kind == "survival":
         calibration = [
-            (f"Survival at {time_text(time)}", survival_plots.calibration_figure(evaluation, time))
+            (f"Survival at {time_text(time)}", plots.calibration_figure(evaluation, time))
             for time in evaluation.horizons
         ]
-        return [("Survival by predicted risk", survival_plots.risk_group_figure(evaluation)), *calibration]
+        return [("Survival by predicted risk", plots.risk_group_figure(evaluation)), *calibration]
     curves = [
         ("ROC", plots.roc_figure(evaluation)),
         ("Precision and recall", plots.precision_recall_figure(evaluation)),

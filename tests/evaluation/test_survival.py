@@ -7,8 +7,8 @@ import pytest
 
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
+from medvit.evaluation.plots import calibration_figure, risk_group_figure
 from medvit.evaluation.survival import evaluate_survival, outcomes_of
-from medvit.evaluation.survival_plots import calibration_figure, risk_group_figure
 from medvit.metrics.survival.c_index import concordance
 from medvit.metrics.survival.c_uno import weighted_concordance
 from medvit.records import Row
