@@ -39,6 +39,7 @@ from medvit.training.task import (
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
+from medvit.transforms.preprocess import Preprocess
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
@@ -89,7 +90,7 @@ def assemble_finetuning(
     """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
     manifest = images_of(config, manifest)
     start = config.start(manifest, pretrained, config.crop)
-    task = assign(manifest, start.preprocess, config.label, **config.asked, with_val=config.keep == "best")
+    task = assigned(config, manifest, start.preprocess, with_val=config.keep == "best")
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -162,6 +163,26 @@ def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
     """Return the images of a dataset for training: without skipped flags, and volumes cut into slices if configured."""
     manifest = manifest.without_flags(config.skip_flags)
     return manifest if config.slices is None else config.slices.single().of(manifest)
+
+
+def assigned(
+    config: FinetuningOptions, manifest: Manifest, preprocess: Preprocess, *, with_val: bool
+) -> TaskAssignment:
+    """Return the task that the options request, with its images.
+
+    Raises:
+        DataError: If the images do not allow the task.
+    """
+    return assign(
+        manifest,
+        preprocess,
+        config.label,
+        kind=config.task,
+        labels=config.labels,
+        event=config.event,
+        intervals=config.survival_intervals,
+        with_val=with_val,
+    )
 
 
 def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:

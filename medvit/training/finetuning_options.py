@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Axis, Count, Share, Tree
+from medvit.config import Axis, Count, Share
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
@@ -178,15 +178,9 @@ class FinetuningOptions(TrainingOptions):
         return self
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """Label by which patients are divided into folds: each fold gets about the same share of its classes."""
+    def fold_labels(self) -> tuple[str, ...]:
+        """Labels whose classes are spread evenly over folds: the label, or the event of a survival prediction."""
         return (self.event or self.label,)
-
-    @property
-    def asked(self) -> Tree:
-        """Task and labels as `assign` takes them, without `label`."""
-        labels = (self.label, self.event) if self.event else self.labels
-        return {"kind": self.task, "labels": labels, "intervals": self.survival_intervals}
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""

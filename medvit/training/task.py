@@ -140,14 +140,15 @@ def assign(
     *,
     kind: TaskName | None = None,
     labels: Sequence[str] = (),
-    with_val: bool = True,
+    event: str = "",
     intervals: int = NUM_INTERVALS,
+    with_val: bool = True,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification, or time and event of a survival prediction, which has a number
-    of `intervals`. If `kind` is unset, the task is classification if images have the label, else segmentation if they
-    have masks. Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification. `event` is the label of the event of a survival prediction, and
+    `intervals` its number of time intervals. If `kind` is unset, the task is classification if images have the label,
+    else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -155,7 +156,8 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    asked = (tuple(labels) or (label,)) if is_image_task(kind) else ()
+    several = {"multilabel": tuple(labels), "survival": (label, event)}
+    asked = several.get(kind, (label,) if is_image_task(kind) else ())
     answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
         raise _without_target(usable, f"a label {' or '.join(map(repr, asked))}" if asked else "a mask")

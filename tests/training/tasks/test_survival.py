@@ -139,7 +139,7 @@ def test_the_order_of_the_predicted_times_is_validated():
 def test_images_without_an_outcome_are_excluded_and_counted(followed, caplog):
     caplog.set_level("INFO", "medvit")
     manifest = Manifest.read(followed)
-    task = assign(manifest, choose_preprocess(manifest), "days", kind="survival", labels=LABELS)
+    task = assign(manifest, choose_preprocess(manifest), "days", kind="survival", event="death")
     assert len(task.train) + len(task.val) == 58
     assert "2 of 60 images of the train and val splits have no days or death and are not used" in caplog.text
 
