@@ -31,11 +31,19 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "preprocess.json",
     "lineage.json",
 )
-MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
+MODEL_CARD, PATIENTS, FIGURES = "model_card.md", "patients.txt", "figures.json"
 METRICS, STATUS = "metrics.json", "status.csv"
 CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
-CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
+FINGERPRINT = "fingerprint.json"
+"""Facts about the training images of a fine-tuned model, and the options that were proposed for them."""
+CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS, FIGURES, FINGERPRINT)
+
+NOT_SHARING = (
+    "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "
+    "can share a backbone; predict with others alone"
+)
+"""Which checkpoints have a backbone that other models share."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,9 @@ class Checkpoint:
 
     `model` describes how to build the model (`kind` is backbone, slide or a task of `medvit.tasks`), and
     `preprocess` how to preprocess its input. `state` contains all weights, with adapters merged. `adapter` contains the
-    weights that fine-tuning changed or added, stored in a separate file that `load` does not read. `training` contains
-    (name, text) pairs for the summary of the training run that has just ended.
+    weights that fine-tuning changed or added, stored in a separate file that `load` reads only if the checkpoint
+    consists of it (`is_adapter`). `training` contains (name, text) pairs for the summary of the training run that has
+    just ended.
 
     >>> import medvit
     >>> checkpoint = medvit.Checkpoint.load("runs/model")
@@ -95,14 +104,17 @@ class Checkpoint:
     @property
     def hash(self) -> str:
         """SHA-256 over the weights and the descriptions in `model` and `preprocess`."""
-        digest = hashlib.sha256((self.folder / WEIGHTS).read_bytes())
+        weights = self.folder / WEIGHTS
+        with (weights if weights.is_file() else self.folder / ADAPTER).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
         digest.update(json.dumps([self.model, self.preprocess], sort_keys=True).encode())
         return digest.hexdigest()
 
     def save(self) -> Checkpoint:
         """Write the checkpoint folder, with the weights as safetensors, never as pickle; return the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_weights(self.folder / WEIGHTS, self.state)
+        if not self.is_adapter:
+            write_weights(self.folder / WEIGHTS, self.state)
         if self.adapter is not None:
             write_weights(self.folder / ADAPTER, self.adapter)
         write_text(self.folder / MODEL, yaml.safe_dump({"schema": SCHEMA_VERSION, **self.model}, sort_keys=False))
@@ -116,11 +128,34 @@ class Checkpoint:
         Raises:
             CheckpointError: If the folder is not a checkpoint, is incomplete, or has an unsupported schema.
         """
+        folder = Path(folder)
+        is_adapter = all((folder / name).is_file() for name in (MODEL, ADAPTER, PREPROCESS))
+        is_adapter &= not (folder / WEIGHTS).exists()
+        return cls.load_adapter(folder) if is_adapter else cls._read(folder, WEIGHTS)
+
+    @classmethod
+    def load_adapter(cls, folder: str | Path) -> Checkpoint:
+        """Return a checkpoint without the weights that it shares with its backbone: only its adapter, and its head.
+
+        Raises:
+            CheckpointError: As `load`, or if the checkpoint has no adapter, or does not name its backbone.
+        """
+        folder = Path(folder)
+        is_whole = (folder / WEIGHTS).is_file()
+        if is_whole and not (folder / ADAPTER).is_file():
+            raise CheckpointError(f"{folder} has no {ADAPTER}: {NOT_SHARING}")
+        found = cls._read(folder, ADAPTER)
+        if not found.model.get("base"):
+            reason = NOT_SHARING if is_whole else f"{WEIGHTS} is missing; give the complete output of finetune"
+            raise CheckpointError(f"{folder}: {MODEL} does not name the backbone that {ADAPTER} belongs to: {reason}")
+        return found
+
+    @classmethod
+    def _read(cls, folder: Path, weights: str) -> Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = Path(folder)
-        missing = [name for name in (MODEL, WEIGHTS, PREPROCESS) if not (folder / name).is_file()]
+        missing = [name for name in (MODEL, weights, PREPROCESS) if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
                 f"{folder} is not a checkpoint: no {' and no '.join(missing)} in it; "
@@ -129,13 +164,15 @@ class Checkpoint:
         try:
             model = read_yaml(folder / MODEL)
             preprocess = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
-            state = load_file(folder / WEIGHTS)
+            state = load_file(folder / weights)
         except (SafetensorError, ConfigError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from None
         if model.pop("schema", None) != SCHEMA_VERSION:
             raise CheckpointError(
                 f"{folder / MODEL} has an unsupported schema; this medvit reads version {SCHEMA_VERSION}"
             )
+        if weights == ADAPTER:
+            return cls(folder, model, preprocess, {}, state)
         return cls(folder, model, preprocess, state)
 
     def stored_adapter(self) -> Mapping[str, Tensor] | None:
@@ -157,16 +194,22 @@ class Checkpoint:
     def summary(self) -> Summary:
         """Return the kind and size of the model, and the outcome of its training run."""
         weights = f"{sum(weight.numel() for weight in self.state.values()):,}"
-        if self.adapter:
-            weights += (
-                f"; {sum(weight.numel() for weight in self.adapter.values()):,} trained ones stored separately, too"
-            )
+        trained = f"{sum(weight.numel() for weight in (self.adapter or {}).values()):,}"
+        if self.is_adapter:
+            weights = f"{trained}; the others are those of the backbone in {self.model['base']['folder']}"
+        elif self.adapter:
+            weights += f"; {trained} trained ones stored separately, too"
         files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "weights changed by training"}
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it contains only adapter and head, whose backbone is in another folder (`medvit.models.base`)."""
+        return not self.state and bool(self.adapter)
+
+    @property
     def is_ensemble(self) -> bool:
-        """Whether it contains several whole models; an ensemble on slides has one backbone and several heads."""
+        """Whether the checkpoint has several complete models; one for slides has one backbone with several heads."""
         return self.kind != "slide" and int(self.model.get("members", 1)) > 1
 
     def member(self, state: Mapping[str, Tensor]) -> Checkpoint:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -123,6 +124,21 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     capabilities = torch.cpu.get_capabilities()
     computes = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     return torch.bfloat16 if computes else None
+
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Files with the memory limit of a container, of cgroups 2 and 1."""
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU, or of this machine for a CPU; a limit of the container counts as its memory."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    limits = [path.read_text(encoding="utf-8").strip() for path in CGROUP_LIMITS if path.is_file()]
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([own, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -142,6 +142,9 @@ class Item:
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: Path | None = None
     """Label map on the grid of the image."""
+    field_of_view: Path | None = None
+    """File that is 0 outside the field of view, on the grid of the image; pixels outside are ignored in its label map.
+    """
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     """Facts that the reader has already found about each file, which need not be found again when the image is read."""
 
@@ -247,6 +250,8 @@ class Row:
     """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies.
     """
+    annotated: tuple[str, ...] | None = None
+    """Foreground classes that are annotated in the label map, if it lacks some (partial labels); None: all classes."""
 
     @property
     def patient_in_any_source(self) -> str:
@@ -330,6 +335,8 @@ class Candidate:
     split: Split | None = None
     shared_uids: frozenset[str] = field(default=frozenset(), repr=False)
     """UIDs of studies and series of its patient that another patient of the source also has."""
+    annotated: tuple[str, ...] | None = None
+    """Foreground classes that are annotated in its label map; None: all classes."""
 
     @property
     def key(self) -> str:
@@ -381,6 +388,8 @@ class Taken:
     """Treatment of burned-in text: masked or kept; empty if none was found."""
     mask_values: Mapping[str, int] = field(default_factory=dict)
     mask_state: str = ""
+    num_instances: int | None = None
+    """Number of instances in a label map that numbers them."""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

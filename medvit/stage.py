@@ -121,9 +121,15 @@ class Run:
 
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
         """Load a checkpoint and record it as an input of this run."""
-        checkpoint = Checkpoint.load(folder)
-        self.learned |= training_patients(folder)
-        self._uses(name, folder, checkpoint.hash)
+        return self._recorded(Checkpoint.load(folder), name)
+
+    def adapter(self, folder: Path, name: str) -> Checkpoint:
+        """Load the adapter of a checkpoint (`Checkpoint.load_adapter`) and record the checkpoint as an input."""
+        return self._recorded(Checkpoint.load_adapter(folder), name)
+
+    def _recorded(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        self.learned |= training_patients(checkpoint.folder)
+        self._uses(name, checkpoint.folder, checkpoint.hash)
         return checkpoint
 
     def require_same(self, name: str, digest: str) -> None:
@@ -151,7 +157,7 @@ class Run:
         write_text(path, json.dumps(before))
         return is_same
 
-    def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
+    def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | float | None) -> None:
         """Replace options in the saved config by the values in use, for options that were inferred from the data.
 
         Options in groups have dotted names, as in `**{"facts.license": "CC0"}`; the other options of the group are

@@ -87,6 +87,8 @@ class Sample:
     target: Num[Tensor, "*t"] | None = None
     affine: Affine | None = None
     spacing: tuple[float, ...] | None = None
+    annotated: Bool[Tensor, "l"] | None = None
+    """Whether each class, the background included, is annotated in the mask; None: all are."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Batch:
     pixels: Float[Tensor, "b c *s"]
     targets: Num[Tensor, "b *t"] | None = None
     rows: tuple[Row, ...] = ()
+    annotated: Bool[Tensor, "b l"] | None = None
+    """Whether each class is annotated in the mask of each image; None: all are in all masks."""
 
     @property
     def inputs(self) -> tuple[Tensor]:
@@ -104,8 +108,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
+        targets, annotated = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.targets, self.annotated)
+        )
+        pixels = self.pixels.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, targets=targets, annotated=annotated)
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,8 @@ class Prediction:
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
     Survival: `probabilities` (L,) of being without the event until the times in `classes`, and `times` by name.
-    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
+    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
+    prediction of each label.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -196,6 +205,7 @@ class Prediction:
     value: float | None = None
     times: Mapping[str, float] = field(default_factory=dict)
     """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it is reached."""
+    by_label: Mapping[str, Prediction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,6 @@ class RunLength:
         return self.seen(step) / max(1, self.num_images)
 
     def described(self, step: int, *, noun: str = "images") -> str:
-        """Return the images and the passes over the training images up to a step, for a log, card or plan."""
+        """Return a text with the images seen up to a step and the passes over the training images."""
         passes = f"{self.passes(step):.3g}"
         return f"{self.seen(step):,} {noun}, {passes} {'pass' if passes == '1' else 'passes'} over the training data"

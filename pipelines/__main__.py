@@ -138,6 +138,12 @@ STAGES = {
             "device",
         ),
     ),
+    "models": Entry(
+        "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
+        "medvit models runs",
+        "could not be read",
+        before="[FOLDER] ",
+    ),
     "export": Entry(
         "Write a dataset as files for other tools: volumes as NIfTI, images as PNG, each with a JSON file.",
         "medvit export dataset=runs/dataset output=runs/files",

@@ -84,7 +84,7 @@ class DemoConfig(StageConfig):
     """Number of synthetic CT studies in DICOM without labels, for pretraining only."""
     num_radiographs: int = Field(480, ge=20)
     """Number of synthetic radiographs, for training and evaluation."""
-    num_slides: int = Field(160, ge=16)
+    num_slides: int = Field(140, ge=16)
     """Number of synthetic tissue slides with and without tumor, two per patient, for training and evaluation."""
     num_eyes: int = Field(120, ge=16)
     """Number of synthetic patients with photographs of both retinas, some at two visits, for training and evaluation.
@@ -205,7 +205,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
-    model = classifier(job, "radiograph", images, IMAGES, num_steps=(40, 75))
+    model = classifier(job, "radiograph", images, IMAGES, num_steps=(32, 60))
     job.run(evaluate, "radiograph-report", resamples=RESAMPLES, checkpoint=model, dataset=images)
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
@@ -246,7 +246,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 def grades(job: DemoStages, drawn: Path) -> None:
     """Grade photographs of the retina; the worse eye determines the grade of a patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
-    model = classifier(job, "eye", photographs, RETINAS, num_steps=(30, 90))
+    model = classifier(job, "eye", photographs, RETINAS, num_steps=(30, 75))
     job.run(
         evaluate,
         "eye-report",

@@ -9,6 +9,7 @@ from medvit.artifacts import METRICS, Report
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation.examples import examples
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
+from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.report import HTML, write_report
@@ -49,7 +50,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     notes = [*judged.notes, *unnamed, *judged.doubts]
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
-    differences = {} if other is None else compare(evaluation, other, **drawing)
+    against = compare_labels if evaluation.parts else compare
+    differences = {} if other is None else against(evaluation, other, **drawing)
 
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     shown = examples(measured, predictor, evaluation, config)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.dataset.manifest import Facts, Manifest
+from medvit.errors import ConfigError
 from medvit.evaluation.positive import choose_positive
 from medvit.inference.out_of_fold import write_out_of_fold
 from medvit.leakage.seen_patients import write_training_patients
+from medvit.models.base import Base, recorded_base, recorded_itself, require_adapter, why_no_base
 from medvit.models.slide import ensemble_state
 from medvit.models.tile_embedder import embed_manifest
+from medvit.peft.continue_adapter import ContinueConfig
 from medvit.peft.frozen import FrozenConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
@@ -33,6 +39,12 @@ log = logging.getLogger("medvit")
 class FinetuneConfig(FinetuningOptions, StageConfig):
     """Options of `medvit finetune`."""
 
+    store: Literal["all", "adapter"] = "all"
+    """Weights to store. all: all weights of the model, and those that training changed in a separate file. adapter:
+    only those that training changed. The others are read from the folder of the pretrained checkpoint, or from a copy
+    of it beside the new one, so that many models of one backbone take little space.
+    """
+
     IS_DISTRIBUTED: ClassVar[bool] = True
     RESOLVED: ClassVar[tuple[str, ...]] = (
         "backbone",
@@ -42,7 +54,10 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
         "crop",
         "applies_to",
         "positive",
+        "foreground",
+        "foreground_by",
         "optim",
+        "loader",
         "trainer",
     )
 
@@ -52,12 +67,18 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Fine-tune a backbone for a task on your labels."""
     if holds_slides(Manifest.read(config.dataset), config.label):
         require_task_of_slides(config.task)
+        _require_all(config, "a model of whole slides")
         return finetune_slides(config, run)
     if config.num_members(seeds=1) > 1:
+        _require_all(config, "an ensemble")
         return finetune_ensemble(config, run)
     parts = assemble(config, run)
+    way, is_continued = parts.model.config.peft, isinstance(config.peft, ContinueConfig)
+    if config.store == "adapter":
+        require_adapter(way, parts.backbone, is_pretrained=config.checkpoint is not None, is_continued=is_continued)
+    has_base = not why_no_base(way, parts.backbone, is_continued=is_continued)
     _record(config, run, parts)
-    config.report_exposure(parts.num_images)
+    parts.schedule.report_exposure(parts.num_images)
     parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
@@ -67,7 +88,11 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         best.keep_components(choose_largest_components(best, parts.validation))
     adapter = best.stored_adapter()
     preprocess = parts.start.preprocess.tree()
-    checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
+    state = best.merged_state()
+    base = _base(config, run.folder, state) if has_base else None
+    model = best.config.model_copy(update={"base": base}).tree()
+    stored = {} if config.store == "adapter" else state
+    checkpoint = Checkpoint(run.folder, model, preprocess, stored, adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts))
     run.leftovers.update(LEFTOVERS)
@@ -83,11 +108,11 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     training = ensemble_training(config, run)
     first = training.first
     _record(config, run, first)
-    config.report_exposure(first.num_images)
+    first.schedule.report_exposure(first.num_images)
     checkpoint = training.train().save()
 
     if config.folds:
-        write_out_of_fold(checkpoint, training.manifest, training.members, config.fold_labels, run.failures)
+        write_out_of_fold(checkpoint, training.manifest, training.members, config.targets, run.failures)
     figures = training.figures()
     write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())
@@ -107,8 +132,11 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
         crop=None,
         applies_to=None,
         positive=parts.positive,
+        foreground=None,
+        foreground_by=None,
         optim=config.optim.over({}),
-        trainer=config.trainer.in_force,
+        loader=config.loader.over({}),
+        trainer=config.trainer.over({}).in_force,
     )
     slides = embed_manifest(
         parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures
@@ -167,7 +195,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 
 
 def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
-    """Save the options in force of training on pixels, including those that follow the images."""
+    """Record the options in force for training on pixels, including those inferred from the images."""
     made = parts.model.config
     run.in_force(
         backbone=parts.start.config,
@@ -177,9 +205,26 @@ def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> Non
         crop=made.roi,
         applies_to=made.applies_to,
         positive=made.positive,
+        foreground=parts.foreground.share,
+        foreground_by=parts.foreground.by,
         optim=parts.optim,
-        trainer=config.trainer.in_force,
+        loader=parts.schedule.loader,
+        trainer=parts.schedule.trainer.in_force,
     )
+    if run.leads:
+        parts.proposals.write(run.folder)
+
+
+def _base(config: FinetuneConfig, folder: Path, state: Mapping[str, Tensor]) -> Base | None:
+    """Return the record of the backbone that training did not change; None if it is in no folder."""
+    if config.checkpoint is not None:
+        return recorded_base(config.checkpoint, folder)
+    return recorded_itself(state) if isinstance(config.peft, FrozenConfig) else None
+
+
+def _require_all(config: FinetuneConfig, what: str) -> None:
+    if config.store == "adapter":
+        raise ConfigError(f"store=adapter is not possible for {what}; give store=all")
 
 
 def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, str]:
@@ -189,6 +234,7 @@ def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, s
     return {
         "images": images,
         "patients": patients,
-        **config.describe(parts.optim, num_images=parts.num_images),
+        **config.describe(parts.optim, parts.schedule, num_images=parts.num_images),
         "seed": str(config.seed),
+        **parts.proposals.describe(),
     }

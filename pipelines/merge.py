@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -11,6 +13,9 @@ from medvit import cards
 from medvit.cards import croissant, write_card
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
+from medvit.dataset.measures import Measure, label_of, measured_positives, with_measures
+from medvit.engine import EngineConfig
+from medvit.ingest.labels import classes
 from medvit.leakage.merge import merge as merge_datasets
 from medvit.stage import Run, StageConfig, stage
 
@@ -28,6 +33,12 @@ class MergeConfig(StageConfig):
     """Replace each volume by this many evenly spaced slices, perpendicular to the axis with the largest spacing. 0
     keeps the volumes.
     """
+    measures: tuple[Measure, ...] = ()
+    """Labels to measure from label maps, for each class except the background, such as present_liver for class liver.
+    present: yes or no. volume_ml: volume in mL. area_mm2: area in mm2, for 2D images. objects: number of connected
+    regions.
+    """
+    engine: EngineConfig = Field(default_factory=EngineConfig)
 
 
 @stage
@@ -36,15 +47,30 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+    manifest = measured(merged.manifest, config.measures, config.engine)
 
     if merged.left_out:
         log.warning(
             "%d images are excluded, since a stricter split (test, val, train) has the same image or patient",
             len(merged.left_out),
         )
-    merged.manifest.write()
+    manifest.write()
     quarantine.write(merged.left_out, run.folder)
-    write_card(merged.manifest, merged.left_out)
-    run.tracker.dataset(merged.manifest.facts.name, merged.manifest.hash, "merge")
+    write_card(manifest, merged.left_out)
+    run.tracker.dataset(manifest.facts.name, manifest.hash, "merge")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)
-    return merged.manifest
+    return manifest
+
+
+def measured(manifest: Manifest, measures: Sequence[Measure], engine: EngineConfig) -> Manifest:
+    """Return a manifest with labels measured from its label maps, which replace earlier labels of these names."""
+    if not measures:
+        return manifest
+    facts, names = manifest.facts, manifest.facts.mask_classes
+    again = {label_of(measure, name) for measure in measures for name in names[1:]} & facts.classes.keys()
+    if again:
+        log.info("the labels %s of the datasets are replaced by those measured now", ", ".join(sorted(again)))
+    rows = [replace(row, labels={k: v for k, v in row.labels.items() if k not in again}) for row in manifest]
+    rows = list(with_measures(rows, manifest.store, names, measures, engine=engine))
+    positive = {**facts.positive, **measured_positives(measures, names)}
+    return replace(manifest, rows=tuple(rows), facts=replace(facts, classes=classes(rows), positive=positive))

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medvit.artifacts import FINGERPRINT
 from medvit.config import unknown_name
+from medvit.dataset.fingerprint import lines_of
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.stage import Run, Stage, StageConfig, first_free
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning
+from medvit.training.loading.schedule import Schedule
 from medvit.training.planning.table import TABLE, Plan, PlanRow, image_rows, slide_rows
 from medvit.training.planning.trial import shortened, try_images, try_slides
-from medvit.training.pretraining_assembly import AssembledPretraining
+from medvit.training.proposals.batches import propose_duration
 from medvit.training.slide_assembly import SEEDS
 from medvit.training.slide_heads import holds_slides
 from pipelines import finetune as finetuning
@@ -81,10 +83,12 @@ def _plan(config: Any, run: Run) -> Plan:
         tracker = Tracker()  # the training is not recorded
         tracker.wants_pictures = True  # but drawing pictures takes time
         measuring = Run(run.stage, Path(folder), tracker)
-        if isinstance(config, FinetunePlanConfig) and holds_slides(Manifest.read(config.dataset), config.label):
+        if isinstance(config, PretrainPlanConfig):
+            rows = _pretraining_rows(config, measuring)
+        elif holds_slides(Manifest.read(config.dataset), config.label):
             rows = _slide_rows(config, measuring)
         else:
-            rows = _rows(config, measuring)
+            rows = _finetuning_rows(config, measuring, run.folder)
     run.inputs |= measuring.inputs
     run.parents |= measuring.parents
     for line in measuring.failures:
@@ -92,7 +96,7 @@ def _plan(config: Any, run: Run) -> Plan:
     plan = Plan(run.folder, rows)
     plan.write()
     print(plan)
-    run.keep(TABLE)
+    run.keep(TABLE, FINGERPRINT)
     return plan
 
 
@@ -107,17 +111,25 @@ def _shortened(config: Any) -> Any:
     return config.model_copy(update=changes)
 
 
-def _rows(config: Any, run: Run) -> tuple[PlanRow, ...]:
-    """Return the table for training on images or volumes."""
-    short, models = _shortened(config), 1
-    if isinstance(config, PretrainPlanConfig):
-        parts: AssembledPretraining | AssembledFinetuning = pretraining.assemble(short, run)
-    elif (models := config.num_members(seeds=1)) > 1:
-        parts = finetuning.ensemble_training(short, run).first
-    else:
-        parts = finetuning.assemble(short, run)
+def _pretraining_rows(config: PretrainPlanConfig, run: Run) -> tuple[PlanRow, ...]:
+    """Return the table for pretraining."""
+    sizes, measured = try_images(pretraining.assemble(_shortened(config), run))
+    return image_rows(config.schedule, sizes, measured, models=1, output=config.output)
+
+
+def _finetuning_rows(config: FinetunePlanConfig, run: Run, folder: Path) -> tuple[PlanRow, ...]:
+    """Return the table for fine-tuning on images or volumes, and write their fingerprint and all proposals."""
+    short, models = _shortened(config), config.num_members(seeds=1)
+    parts = finetuning.ensemble_training(short, run).first if models > 1 else finetuning.assemble(short, run)
+    proposals = parts.proposals
+    trainer = config.trainer.model_copy(update={"accumulate": parts.schedule.trainer.accumulate})
+    images = trainer.over({}).step_images(parts.schedule.loader.batch_size)
+    duration = propose_duration(proposals, trainer, parts.task.kind, parts.num_images, images)
+    proposals.write(folder)
     sizes, measured = try_images(parts)
-    return image_rows(config.trainer, config.loader, sizes, measured, models=models, output=config.output)
+    schedule = Schedule(parts.schedule.loader, trainer.over(duration))
+    rows = image_rows(schedule, sizes, measured, models=models, output=config.output)
+    return (*lines_of(proposals.fingerprint), *proposals.rows(), *rows)
 
 
 def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
@@ -126,8 +138,7 @@ def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
     parts = finetuning.assemble_on_slides(short, run)
     found = try_slides(parts, short, seed=config.seed, folder=run.folder, tracker=run.tracker, failures=run.failures)
     return slide_rows(
-        config.trainer,
-        config.loader,
+        Schedule(config.loader.over({}), config.trainer.over({})),
         *found,
         heads=config.num_members(seeds=SEEDS),
         workers=config.tiles.num_workers,

@@ -13,10 +13,12 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
 from medvit.files.limits import allow_volumes
 from medvit.hardware import resolve_device
-from medvit.inference.jobs import make_job
+from medvit.inference.jobs import make_job, make_stack_job, names_of
 from medvit.inference.options import PredictionOptions, SeriesRule
-from medvit.inference.series_selection import studies
+from medvit.inference.series_selection import studies_by_rule
 from medvit.inference.slide_job import SlideJob, as_slides
+from medvit.inference.stack_job import StackJob
+from medvit.inference.study_job import StudyJob
 from medvit.inference.worklist import Worklist
 from medvit.readers import find
 from medvit.readers.options import GeometryConfig
@@ -38,13 +40,11 @@ class PredictConfig(PredictionOptions, StageConfig):
 @stage
 def predict(config: PredictConfig, run: Run) -> Predictions:
     """Run a model on a folder of studies and write results that a clinician can open."""
-    checkpoint = run.checkpoint(config.checkpoint).require(*get_args(ModelTask))
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
-    maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
-    job = make_job(config, checkpoint, names, maker)
-    rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
-    run.in_force(applies_to=rule, outputs=job.outputs.names, device=resolve_device(config.device).type)
+    job = _job(config, run, names) if len(config.checkpoint) == 1 else _stack_job(config, run, names)
+    run.in_force(device=resolve_device(config.device).type)
+    rules = job.rules if isinstance(job, StackJob) else [job.applies_to]
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 
@@ -52,10 +52,10 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
         images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
-        found = studies([*images, *local.refusals], local.root, names, job.applies_to)
-        num_ignored += found.num_ignored
+        indexes = studies_by_rule([*images, *local.refusals], local.root, names, rules)
+        num_ignored += indexes[0].num_ignored
         who = crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
-        worklist.run(found.studies, job)
+        worklist.run(indexes[0].studies, job.on(indexes) if isinstance(job, StackJob) else job)
         local.discard()
     if not worklist.lines:
         raise DataError(
@@ -74,6 +74,25 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
         who,
     )
     return Predictions(run.folder, counts["done"], counts["skipped"], counts["failed"], worklist.reasons)
+
+
+def _job(config: PredictConfig, run: Run, names: SiteNames) -> StudyJob | SlideJob:
+    (folder,) = config.checkpoint
+    checkpoint = run.checkpoint(folder).require(*get_args(ModelTask))
+    job = make_job(config, checkpoint, names, Maker(__version__, checkpoint.hash, run.tracker.run_id))
+    rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
+    run.in_force(applies_to=rule, outputs=job.outputs.names)
+    return job
+
+
+def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
+    """Return the job of several models, each of which selects series by the rule of its checkpoint."""
+    folders = dict(zip(names_of(config.checkpoint), config.checkpoint, strict=True))
+    checkpoints = {name: run.adapter(folder, f"checkpoint.{name}") for name, folder in folders.items()}
+    makers = {name: Maker(__version__, one.hash, run.tracker.run_id) for name, one in checkpoints.items()}
+    job = make_stack_job(config, checkpoints, names, makers)
+    run.in_force(applies_to=config.applies_to, outputs=job.output_names)
+    return job
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:

@@ -1,4 +1,4 @@
-"""Continued pretraining of a backbone on the unlabeled training images of a dataset, monitored by the guard."""
+"""Pretraining of a backbone on the training images of a dataset, monitored by the guard."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     )
     weights = parts.describe_weights()
     log.info("Weights: %s", weights)
-    config.report_exposure(parts.num_images)
+    config.schedule.report_exposure(parts.num_images)
 
     parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)
     run.leave_to_leader()
@@ -84,4 +84,5 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
 def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
     description = {"objective": parts.objective.name, "images": images, "patients": describe_patients(parts.rows)}
-    return {**description, **config.describe(parts.optim, num_images=parts.num_images), "seed": str(config.seed)}
+    settings = config.describe(parts.optim, config.schedule, num_images=parts.num_images)
+    return {**description, **settings, "seed": str(config.seed)}

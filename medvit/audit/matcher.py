@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int64
 from numpy import ndarray as Array
 
 from medvit.audit.needles import Needle
@@ -26,6 +26,10 @@ anywhere.
 WINDOW = 6
 """Length of a window in bytes. Needles shorter than a window are searched for only as whole words in texts."""
 TABLE_BITS = 22
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Odd number near 2^64 divided by the golden ratio: products with it spread over the table."""
+BLOCK = 2**16
+"""Number of windows that are looked up at once. Their keys fit into the processor's cache."""
 MIN_BYTES_IN_PIXELS = 8
 """Minimum bytes of a needle that is searched for in binary content; shorter ones would be found in compressed pixels by
 chance.
@@ -60,9 +64,8 @@ class Matcher:
             else:
                 self._starts.setdefault(encoded[:WINDOW], []).append((encoded, needle))
         self._table = np.zeros(2**TABLE_BITS, dtype=bool)
-        if self._starts:
-            starts = np.frombuffer(b"".join(self._starts), dtype=np.uint8).reshape(-1, WINDOW)
-            self._table[_slots(starts.T)] = True
+        for start in self._starts:
+            self._table[_slots(start)] = True
 
     def in_text(self, text: str) -> set[Needle]:
         """Return the needles that occur in a text."""
@@ -85,12 +88,9 @@ class Matcher:
         if len(content) < WINDOW or not self._starts:
             return set()
         found: set[Needle] = set()
-        array = np.frombuffer(content, dtype=np.uint8)
-        size = len(array) - WINDOW + 1
-        for begin in range(0, size, 2**22):
-            end = min(begin + 2**22, size)
-            windows = np.stack([array[begin + offset : end + offset] for offset in range(WINDOW)])
-            for place in np.flatnonzero(self._table[_slots(windows)]) + begin:
+        for begin in range(0, len(content) - WINDOW + 1, BLOCK):
+            slots = _slots(content[begin : begin + BLOCK + WINDOW - 1])
+            for place in np.flatnonzero(self._table.take(slots)) + begin:
                 found |= self._at(content, int(place), min_bytes)
         return found
 
@@ -122,11 +122,14 @@ class Trace:
         return f"{self.place}: a value of {self.source}"
 
 
-def _slots(windows: Array) -> UInt64[Array, "n"]:
-    key = np.zeros(windows.shape[1], dtype=np.uint64)
-    for row in windows:
-        key = key * np.uint64(1099511628211) ^ row.astype(np.uint64)
-    return (key ^ (key >> np.uint64(29))) & np.uint64(2**TABLE_BITS - 1)
+def _slots(content: bytes) -> Int64[Array, "windows"]:
+    """Return the index in the table for each window of `WINDOW` bytes in `content` (multiplicative hash, Knuth)."""
+    count = len(content) - WINDOW + 1
+    integers = np.ndarray(count, dtype="<u8", buffer=content.ljust(count + 7, b"\0"), strides=(1,))
+    keys = integers << np.uint64(64 - 8 * WINDOW)
+    keys *= MULTIPLIER
+    keys >>= np.uint64(64 - TABLE_BITS)
+    return keys.view(np.int64)
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:

@@ -20,8 +20,9 @@ _WRITTEN = """
 acqu acquired
 across action activations active adamw adapted adapter added address admin administrator affine after again against ages
 aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along alpha
-already also altogether always among analyze anatomical anchor anew angles annex annotations another answer answers
-anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
+already also altogether always among analyze anatomical anchor anew angles anisotropy annex annotated annotations
+another answer
+answers anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
 artificial ascii asctime asked asks assessment assessments association associations assume assumed attention attn
 attributes audit augment auroc auth authority auto autoindex automatic available average averages away axes axis b2nd
 backbone backend backoff backslash backup backward bags balance balanced base base64 batch batches been before began
@@ -45,18 +46,22 @@ decoder decompress decy defined definition definitions deflate deflated degrees 
 deidentificationmethodcodesequence deidentify demo dense depend depends deprecated depth depths derivationimagesequence
 descr described description descriptor descriptors destination detail deviation device devices diagnosis diagonal dice
 dicomweb
-dict died differ difference differences different differs digits dimmed dino dinov2 direction directions disable disk
-disks displayed distance distances distillation distinct distinguish distribution distributions divides divisor doctype
-does done doubtful down downloaded drawing drawings drawn draws drift drop dropout dtype duplicate duplicates duration
+dict died differ difference differences different differs digest digits dimmed dino dinov2 direction directions disable
+disk
+disks displayed distance distances distillation distinct distinguish distribution distributions divided divides divisor
+doctype
+does done doubtful down downloaded drawing drawings drawn draws drift drop dropout dtype dtypes duplicate duplicates
+duration
 earlier echoes effect effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded
 encoder encoding encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry
 environment epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error errors evaluate evaluated
 evaluating evenly event
-every exactly example examples excluded execution executor exist exists expansion expectations
+every exactly example examples excluded execution executor exist exists expansion expect expectations
 expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy fabric
 factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer fibers
-figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune finish finished
-finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font foreground
+figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune
+fingerprint fingerprints finish finished
+finite firewall fits flag flagged flags flatter flex flipped float flop fluid folders folds font foreground
 format fortran forward found
 fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze frequencies frequent
 frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson geometry gflop give given
@@ -80,15 +85,18 @@ measurements measures median mediastoragesopinstanceuid medical medvit members m
 method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
 mixes mixing mixup
 mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
-morphologically mosaics most move much multilabel multipart multiple must name named names ndim near nearest necrosis
+morphologically mosaics most move much multilabel multipart multiple multitask
+must name named names ndim near nearest necrosis
 need needed
-needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
+needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalization normalize
+normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
 numexpr object objective objecttype offer offered official offset offsets often older once ones opacities opened opens
 operation operations optic optim option options order ordinal organs orientation orientations origin others outer
 outlines
 outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette parameters
-parametric params parent parentfield parentrunid parents parm parquet parsed partial parts pass password past patch
+parametric params parent parentfield parentrunid parents parm parquet parsed partial parts pass passes password past
+patch
 patches path patience patientbirthdate patientid patientidentityremoved patientname patientorientation patientsex
 patientstate patientweight pattern peft percentile percentiles perceptual perframefunctionalgroupssequence perhaps
 permissions perpendicular phantoms philips phone photograph photographs photometricinterpretation picture pictures
@@ -97,9 +105,12 @@ planes planned point points polarity policies policy polygon poor port positions
 predicting predictions
 predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
 pretrainings private probabilities probability probable process processes progress proj project promises prompts
-properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
+properties proposals proposed prose protect protected prototypes provider pseudonym pseudonyms public purl
+pydicom pyramid python pytorch
+qform
 qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
-ramp random rank rare rates ratio rationale ratios reached read reader readers reading readings reads reason reasons
+ramp random rank rare rarest rates ratio rationale ratios reached read reader readers reading readings reads reason
+reasons
 recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regresses
 regression regularizer
@@ -114,14 +125,16 @@ sending sensitivities sensitivity sent sentence separate separated separately se
 seriesinstanceuid seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded
 shape shaped share shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent
 simdinov2 simmim since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides
-slope smaller smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
+slope smaller smallest smoothing software solarize solid some someone something sopclassuid sopinstanceuid
+sourceimagesequence
 spacingbetweenslices spacings spans speaks specialneeds specificity specimen spectrum speed split splits spool spread
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
 stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch
-structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior supplemental
+strides structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior
+supervised supplemental
 support supported supports surfaces surrogateescape survival
 suvbw suvtype swap swiglu symlog syntax system table tabular tags
-take taken takes taking target targets task teacher teaches telemetry tell tells temperature tensor tensors tenth
+take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature tensor tensors tenth
 terminal terms texts their theirs them then there they thickness things third those though threshold throughput tile
 tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance tool torch
 totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer
@@ -130,7 +143,8 @@ uids uint16 uint8 unable uncertainty unchanged undefined under underexposed unen
 unit unite united units unlabeled unless unmatched unpack unpacked unpacks unread unreadable unsupported untrusted
 update urfound usage used user username uses using usual usually value values variable variables variance variant vary
 vectors
-verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants warmup warn
+verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wanted wants warmup
+warn
 warning wasserstein ways webhooks weight weights what whatever when where whether which while whose widen width windows
 windowwidth wished within words work worker workers works workspace workspaces world worst would wrap write writes
 writing written wrong yaml years your yourself zero zone zscore zstd

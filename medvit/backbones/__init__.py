@@ -40,7 +40,7 @@ class Carried:
 
 
 class Backbone(nn.Module, ABC):
-    """Vision transformer that maps pixels (B, C, *S) to tokens."""
+    """Network, usually a vision transformer, that maps pixels (B, C, *S) to tokens."""
 
     width: int
     depth: int
@@ -132,10 +132,10 @@ class Backbone(nn.Module, ABC):
         """Return the weights of the patch embedding, which a 2D and a 3D backbone with the same blocks do not share."""
 
     def decoder(self, num_classes: int, num_supervised: int = 0) -> nn.Module:
-        """Return a new decoder that belongs to the network; it maps pixels and all levels, as maps, to logits.
+        """Return the network's own decoder, newly initialized.
 
-        The decoder returns a list: the logits, then those of `num_supervised` lower resolutions, highest resolution
-        first.
+        It maps pixels and the feature maps of all levels to a list: the logits, followed by those of `num_supervised`
+        lower resolutions, in descending resolution.
 
         Raises:
             ConfigError: If the network has no decoder, or does not support that many lower resolutions.
@@ -155,6 +155,8 @@ class BackboneConfig(Config, ABC):
 
     FOLLOWS_CROP: ClassVar[bool] = False
     """Whether options depend on the size of the crops. If they do, `planned` fills them in."""
+    PLANNED: ClassVar[tuple[str, ...]] = ()
+    """Options that `planned` fills in."""
 
     name: str
     ndim: int | None = None

@@ -17,7 +17,7 @@ def choose_attention(block: Any) -> nn.Module:
     """Return the timm block, changed so that it chooses the faster implementation of attention for each input.
 
     On a CPU in 16 bits, fused attention takes three times as long as matrix products (measured on AVX512-BF16, 257 and
-    50 tokens, forward and backward). Everywhere else it is faster and uses less memory.
+    50 tokens, forward and backward). In all other cases, fused attention is faster and uses less memory.
     """
     block.attn.register_forward_pre_hook(_choose)
     chosen: nn.Module = block

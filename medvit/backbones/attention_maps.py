@@ -29,7 +29,7 @@ class HeadMaps:
 
     @property
     def likeness(self) -> float:
-        """Mean correlation between two heads: 1 if all heads attend to the same patches."""
+        """Mean correlation between the maps of two heads: 1 if all heads attend to the same patches."""
         flat = self.maps.flatten(2) - self.maps.flatten(2).mean(dim=2, keepdim=True)
         unit = torch.nn.functional.normalize(flat, dim=2)
         cosines = unit @ unit.transpose(1, 2)  # (B, K, K)

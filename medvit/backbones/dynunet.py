@@ -21,9 +21,7 @@ from medvit.types import Tokens
 MIN_CELLS = 4
 """Minimum side of the smallest feature map, in cells."""
 MAX_RATIO = 2.0
-"""Ratio of the spacing of an axis to the smallest spacing from which a level neither pools nor convolves along the
-axis.
-"""
+"""A level neither pools nor convolves along an axis whose spacing is at least this many times the smallest spacing."""
 WIDTHS = {2: 512, 3: 320}
 """Maximum number of channels by default, by number of dimensions."""
 FIRST_WIDTH = 32
@@ -73,11 +71,12 @@ class DynUNetConfig(BackboneConfig):
     """U-Net of nnU-Net, usually with its own decoder (`head=own`), for segmentation of images and volumes."""
 
     FOLLOWS_CROP: ClassVar[bool] = True
+    PLANNED: ClassVar[tuple[str, ...]] = ("strides", "kernel_sizes")
 
     name: Literal["dynunet"] = "dynunet"
     strides: tuple[Sides, ...] | None = None
-    """Stride of each level along each axis, the first of which is 1, such as [[1, 1, 1], [2, 2, 1], [2, 2, 2]]. At
-    least three levels. Unset: planned for the crop and the spacing of the images, as in nnU-Net.
+    """Stride of each level along each axis, such as [[1, 1, 1], [2, 2, 1], [2, 2, 2]]: at least three levels, the
+    first with a stride of 1. Unset: planned for the crop and the spacing of the images, as in nnU-Net.
     """
     kernel_sizes: tuple[Sides, ...] | None = None
     """Kernel size of each level along each axis. Unset: planned for the crop and the spacing of the images, as in

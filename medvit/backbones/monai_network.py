@@ -68,7 +68,7 @@ class MonaiConfig(BackboneConfig):
         """Return the channels of the first feature map.
 
         Raises:
-            ConfigError: If they are not a multiple of `factor`.
+            ConfigError: If their number is not a multiple of `factor`.
         """
         size = self.feature_size or default
         if size % factor:

@@ -128,13 +128,20 @@ def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
         lines += [["(none)", *_by_split(unlabeled)]] if unlabeled else []
         yield "\n".join([f"## Classes of {code(key)}, images", "", *_table(["", "all", *SPLITS], lines)])
     if manifest.facts.mask_classes:
-        lines = [
-            [value, plain(name), f"{share:.3%}"]
-            for value, (name, share) in enumerate(zip(manifest.facts.mask_classes, measured.mask_shares, strict=True))
-        ]
-        yield "\n".join(
-            ["## Classes of label maps", "", *_table(["value", "name", f"voxels, {measured.num_images} images"], lines)]
-        )
+        names, shares = manifest.facts.mask_classes, measured.mask_shares
+        columns: dict[str, Sequence[object]] = {"value": range(len(names)), "name": [plain(name) for name in names]}
+        columns |= {f"voxels, {measured.num_images} images": [f"{share:.3%}" for share in shares]}
+        if any(row.annotated is not None for row in manifest):
+            columns |= {"annotated, images": [_num_annotated(manifest, name) for name in names]}
+        lines = [list(line) for line in zip(*columns.values(), strict=True)]
+        yield "\n".join(["## Classes of label maps", "", *_table(list(columns), lines)])
+
+
+def _num_annotated(manifest: Manifest, name: str) -> int:
+    """Return the number of label maps in which a class is annotated."""
+    background = manifest.facts.mask_classes[0]
+    each = (row.annotated for row in manifest if row.mask is not None)
+    return sum(annotated is None or name in (background, *annotated) for annotated in each)
 
 
 def _by_split(rows: Iterable[Row]) -> list[int]:

@@ -87,9 +87,10 @@ _COLUMNS = {
         "Whether the patient is assumed: no identifier was found, so an image, series or study counts as one",
     ),
     "patient_any_issuer": ("sc:Text", "Pseudonym of a PatientID that several issuers assigned, empty for others"),
+    "annotated": ("sc:Text", "Classes that are annotated in the label map, empty if all are"),
 }
 """Columns of the manifest, except `labels` and `attributes`, since the format has no maps."""
-_REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding")
+_REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding", "annotated")
 
 
 def write_croissant(manifest: Manifest) -> Path:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 
-from medvit.artifacts import MODEL_CARD, Checkpoint
+from medvit.artifacts import FIGURES, MODEL_CARD, Checkpoint
 from medvit.document import code, inert, plain
 from medvit.files.atomic import write_text
 
 
 def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
-    """Write `model_card.md` into the checkpoint folder, with training figures and provenance."""
+    """Write `model_card.md`, with training figures and provenance, and `figures.json` into the checkpoint folder.
+
+    A figure that is not finite is null in `figures.json`.
+    """
     model = checkpoint.model
     classes = model.get("classes")
     lines = [
@@ -28,13 +33,12 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         ),
         *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
         *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
-        *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
-        f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
-        + (
-            f", of which trained and kept apart {sum(w.numel() for w in checkpoint.adapter.values()):,}"
-            if checkpoint.adapter
-            else ""
+        *(
+            f"- Label {plain(one['label'])}: {one['task']}, weight {one['weight']:g}"
+            for one in model.get("tasks") or ()
         ),
+        *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
+        f"- Weights: {_sizes(checkpoint)}",
         f"- Preprocessing: `{_short(checkpoint.preprocess)}`",
         "",
         "## Training",
@@ -48,6 +52,17 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         _advice(figures),
     ]
     write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    write_text(checkpoint.folder / FIGURES, json.dumps(finite, indent=2) + "\n")
+
+
+def _sizes(checkpoint: Checkpoint) -> str:
+    number = f"{sum(weight.numel() for weight in checkpoint.state.values()):,}"
+    trained = f"{sum(weight.numel() for weight in (checkpoint.adapter or {}).values()):,}"
+    if checkpoint.is_adapter:
+        digest = checkpoint.model["base"]["sha256"]
+        return f"{trained}, without those of the backbone, whose weights have the SHA-256 {digest}"
+    return f"{number}, of which trained and kept apart {trained}" if checkpoint.adapter else number
 
 
 def _advice(figures: Mapping[str, float]) -> str:

@@ -56,8 +56,8 @@ def patients_by_amount(amounts: Iterable[LabelAmount], total: int, num_classes: 
     """Return the number of labeled patients of each amount, in ascending order.
 
     Raises:
-        ConfigError: If an amount needs more patients than there are, leaves no patient to choose settings by, or equals
-            another one.
+        ConfigError: If an amount needs more patients than there are, leaves no patients for choosing settings, or has
+            as many patients as another one.
     """
     found = {amount: num_labeled(amount, total, num_classes) for amount in amounts}
     for amount, number in found.items():
@@ -76,8 +76,9 @@ def patients_by_amount(amounts: Iterable[LabelAmount], total: int, num_classes: 
 
 
 def tuned_amount(amount: LabelAmount, by_amount: Iterable[LabelAmount]) -> LabelAmount:
-    """Return the amount of labels whose tuned settings apply to `amount`; `by_amount` are all amounts in order.
+    """Return the amount of labels whose tuned settings apply to `amount`; `by_amount` are all amounts, ascending.
 
-    This is `amount` itself. `all` leaves no patient to tune by; for it, the largest other amount is returned.
+    This is `amount` itself, except for `all`, which leaves no patients for tuning: its settings are those of the
+    largest other amount.
     """
     return amount if amount != ALL else [each for each in by_amount if each != ALL][-1]

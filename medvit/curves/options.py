@@ -56,8 +56,8 @@ class CurveOptions(Config):
     """
     arms: tuple[Arm, ...] | None = None
     """Initial weights to compare. scratch: random. pretrained: pretrained on all training images from random weights.
-    given: those in `finetune`. continued: the given ones, pretrained further on all training images. Unset: scratch,
-    and those for which files were given.
+    given: those in `finetune`. continued: the given weights after pretraining on all training images. Unset: scratch,
+    and all arms for which files were given.
     """
     ways: tuple[Method, ...] = ("full", "lora", "frozen")
     """Fine-tuning methods of each arm; frozen trains only the head (linear probe)."""
@@ -144,7 +144,8 @@ class CurveOptions(Config):
         """Return the options of fine-tuning in force, before an arm, a draw and settings are chosen.
 
         Raises:
-            ConfigError: If a task other than classification is requested; a curve infers it.
+            ConfigError: If the file sets a task other than classification; the dataset decides between classification
+                and segmentation.
         """
         options = FinetuningOptions.parse({**self.finetuning, **self._places}, source=str(self.finetune))
         if options.task not in (None, "classification"):

@@ -65,7 +65,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Design:
-    """Design of a curve: patients, initial weights and grid, with which scores become effects and intervals.
+    """Design of a curve: the facts that are needed to compute effects and intervals from scores.
 
     `num_patients` maps each amount of labels, in ascending order, to the number of patients. `num_weights` is the
     number of initial weights of each arm, over which the draws are distributed. `edges` returns which settings are at

@@ -25,9 +25,7 @@ SIMPLE = (PIXELS, DYNUNET)
 """Baselines without a vision transformer. An effect counts as a gain only if there are scores of one of them."""
 BASELINES = (*SIMPLE, EQUAL_STEPS)
 WHOLE_NETWORK, REGRESSION = "network", "regression"
-"""Names that stand for a fine-tuning method (`way`) of the two simple baselines: of DynUNet, and of the regression on
-pixels.
-"""
+"""Names in place of a fine-tuning method (`way`) for two baselines: DynUNet, and the regression on pixels."""
 FIRST_TUNING_DRAW = 1000
 """Number of the first draw that is used for tuning; draws for the test have smaller numbers."""
 
@@ -123,7 +121,7 @@ def chosen_settings(scores: Mapping[CurveRun, float], num_draws: int) -> dict[Ce
     """Return the best settings for each amount of labels, arm (initial weights) and method, and their score.
 
     The score of settings is their mean score over the tuning draws. Settings without a score for each of the
-    `num_draws` draws are not chosen, and a method without any others is omitted.
+    `num_draws` draws are not chosen; a method is omitted if this applies to all of its settings.
 
     Raises:
         DataError: If a score is undefined, as for images without a foreground.

@@ -95,6 +95,7 @@ class Trial:
                 "keep": "last",
                 "peft": _peft(tree, run),
                 "optim": {**(tree.get("optim") or {}), "lr": run.settings.lr},
+                "loader": {**_EQUAL_BATCHES, **(tree.get("loader") or {})},
                 "trainer": {**(tree.get("trainer") or {}), "epochs": 1, "steps_per_epoch": run.settings.steps},
             }
         )
@@ -114,6 +115,10 @@ class Trial:
             raise TrainingError(f"the training diverged with {run.settings}: {what}") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+_EQUAL_BATCHES = {"batch_size": 8}
+"""Default batch of all arms and methods: the one proposed for a device would depend on the weights that are trained."""
 
 
 def _peft(tree: Tree, run: CurveRun) -> Tree:

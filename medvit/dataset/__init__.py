@@ -6,6 +6,6 @@ model inputs; `export` writes files that other programs can open.
 """
 
 VERSION = 1
-"""Version of the data stored and drawn for an image. If it is increased, the next update of a dataset reads all images
-again.
+"""Version of the data that are stored for an image. If it is increased, the next update of a dataset reads all
+images again.
 """

@@ -147,7 +147,7 @@ class ExportImage:
             "mask_classes": list(self.mask_classes) if row.mask is not None else [],
             "sha256": {"pixels": row.sha256, "mask": row.mask},
             "files": {name: _hash(self.folder / name) for name in names},
-        }
+        } | ({} if row.annotated is None else {"annotated_classes": list(row.annotated)})
 
 
 def is_done(row: Row, folder: Path) -> bool:

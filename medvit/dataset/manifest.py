@@ -25,10 +25,10 @@ from medvit.patients import PatientCount
 from medvit.records import Flag, Row, Split
 from medvit.summary import Summary, counted, labeled
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, 4)
 """Schema versions that can be read. Version 1 lacks the columns part, flags, perceptual_hash, file_sha256 and
-attributes. Versions 1 and 2 lack padding, num_not_finite and patient_is_assumed.
+attributes. Versions 1 and 2 lack padding, num_not_finite and patient_is_assumed. Versions 1 to 3 lack annotated.
 """
 FILE_NAME = "manifest.parquet"
 FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
@@ -63,6 +63,7 @@ _SCHEMA = pa.schema(
         ("patient_is_assumed", pa.bool_()),
         ("patient_any_issuer", pa.string()),
         ("attributes", pa.map_(pa.string(), pa.string())),
+        ("annotated", pa.list_(pa.string())),
     ]
 )
 
@@ -302,12 +303,14 @@ def _hashed_row(row: Row) -> dict[str, Any]:
     }
     if not row.patient_is_assumed:
         del columns["patient_is_assumed"]
+    if row.annotated is None:
+        del columns["annotated"]
     return columns
 
 
 def _row(line: dict[str, Any]) -> Row:
     spacing, affine, flags = line["spacing_mm"], line["affine"], line.get("flags")
-    padding = line.get("padding")
+    padding, annotated = line.get("padding"), line.get("annotated")
     return Row(
         **{
             **line,
@@ -321,6 +324,7 @@ def _row(line: dict[str, Any]) -> Row:
             "fallback": line.get("fallback") or "",
             "flags": None if flags is None else tuple(flags),
             "attributes": dict(line.get("attributes") or ()),
+            "annotated": None if annotated is None else tuple(annotated),
         }
     )
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -94,7 +95,8 @@ class Samples(Dataset[Sample]):
         # The first and last slices of a volume may be outside the body, where SPM and FSL write NaN.
         prepared = self.preprocess.prepared(image) if isinstance(row, SliceRow) else self.preprocess(image)
         target = prepared.mask if self._targets is None else self._targets[index]
-        sample = Sample(prepared.pixels, row, target, prepared.affine, prepared.spacing)
+        annotated = annotated_classes(row, self.manifest.facts.mask_classes) if self._targets is None else None
+        sample = Sample(prepared.pixels, row, target, prepared.affine, prepared.spacing, annotated)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
         worker = get_worker_info()  # each process of a loader has its own cache
         if self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):
@@ -246,11 +248,24 @@ def _few(length: int, count: int, generator: np.random.Generator) -> list[int]:
     return sorted(int(index) for index in generator.permutation(length)[:count])
 
 
+def annotated_classes(row: Row, classes: Sequence[str]) -> Bool[Tensor, "l"] | None:
+    """Return whether each class, of which the first is the background, is annotated in the label map of a row.
+
+    The result is None if all are.
+    """
+    if row.annotated is None:
+        return None
+    return torch.tensor([index == 0 or name in row.annotated for index, name in enumerate(classes)])
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of equal shape into a batch."""
     targets = [sample.target for sample in samples if sample.target is not None]
+    partly = next((sample.annotated for sample in samples if sample.annotated is not None), None)
+    each = [torch.ones_like(partly) if s.annotated is None else s.annotated for s in samples if partly is not None]
     return Batch(
         pixels=torch.stack([sample.pixels for sample in samples]),
         targets=torch.stack(targets) if targets else None,
         rows=tuple(sample.row for sample in samples),
+        annotated=torch.stack(each) if each else None,
     )

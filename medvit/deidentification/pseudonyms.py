@@ -23,7 +23,7 @@ log = logging.getLogger("medvit")
 KEY_BYTES = 32
 READABLE_BY_OTHERS = 0o077
 MIN_DAYS, MAX_DAYS = 366, 3652
-"""Dates of a patient are shifted one to ten years into the past."""
+"""Range of the date shift of a patient in days: one to ten years into the past."""
 
 
 class Pseudonyms:

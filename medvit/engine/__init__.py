@@ -29,8 +29,8 @@ from medvit.hardware import one_blas_thread
 from medvit.progress import Progress
 
 AHEAD = 32
-"""Maximum number of items per worker, from the next one to be returned, that may be in progress or finished. It is
-large, so that workers rarely wait for one slow item.
+"""Maximum number of items per worker that may be in progress, or finished but not yet returned. It is large, so that
+workers rarely wait for one slow item.
 """
 
 

@@ -11,7 +11,7 @@ independent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -72,6 +72,8 @@ class Evaluation:
     """Positive class of a model with two classes, to which sensitivity, specificity and average precision refer."""
     horizons: tuple[float, ...] = ()
     """Times for metrics of single times, of a survival prediction."""
+    parts: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Evaluations of the labels of a multi-task model, each on the images with this label."""
 
     @property
     def truth(self) -> Int[Array, "n"]:

@@ -81,9 +81,8 @@ def at_level(
 ) -> Answers:
     """Merge the images of each group, which is an eye, a visit or a patient, into one item.
 
-    If classes are not ordered, a group whose images have different true classes is dropped.
-
-    `rank` is the severity of each class, from 0. None: the classes in their order.
+    If classes are not ordered, a group whose images have different true classes is dropped. `rank` is the severity of
+    each class, from 0; None if the classes are already in ascending order of severity.
     """
     if level == "image":
         return images

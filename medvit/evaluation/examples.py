@@ -34,7 +34,7 @@ def examples(
 
     The criterion is the mean Dice; for a classification, the probability of the true class; for a regression, the
     absolute error; for several labels, the mean distance of their probabilities from the truth; for survival, the
-    predicted risk.
+    predicted risk. For a multi-task model, there are three images for each label.
     """
     if isinstance(predictor, SlidePredictor):
         return slide_examples(manifest, predictor, evaluation, options)
@@ -46,6 +46,9 @@ def examples(
         return image_examples(manifest, _by_risk(evaluation))
     if evaluation.kind == "multilabel":
         return image_examples(manifest, _by_distance(evaluation))
+    if evaluation.kind == "multitask":
+        each = ((label, _chosen_for_label(part, label)) for label, part in evaluation.parts.items())
+        return image_examples(manifest, [(row, f"{label}, {text}") for label, found in each for row, text in found])
     return image_examples(manifest, _by_probability_of_truth(evaluation, predictor.config.label))
 
 
@@ -97,6 +100,11 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
         (row, f"{name}: {row.labels.get(label)}, given a probability of {score:.3f}, {row.image_id}")
         for name, score, row in chosen
     ]
+
+
+def _chosen_for_label(evaluation: Evaluation, label: str) -> list[tuple[Row, str]]:
+    """Return the best, the median and the worst image of one label of a multi-task model, with captions."""
+    return _by_error(evaluation) if evaluation.kind == "regression" else _by_probability_of_truth(evaluation, label)
 
 
 def _by_error(evaluation: Evaluation) -> list[tuple[Row, str]]:

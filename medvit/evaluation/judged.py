@@ -43,10 +43,13 @@ class Judged:
 
 
 def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:
-    """Return a model and the images of a split with a truth, without training patients of the model.
+    """Return the model of a checkpoint and the images to evaluate: those of a split that have a truth.
+
+    In the test split, `options.seen_patients` decides about patients that the model was trained on.
 
     Raises:
-        DataError: If there are no such images, or the classes of dataset and model differ.
+        DataError: If there are no such images, the classes of dataset and model differ, or training patients are
+            refused.
     """
     checkpoint.require(*get_args(TaskName), "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, options.device)
@@ -70,10 +73,10 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
 
 
 def judge_predictions(predictions: StoredPredictions, manifest: Manifest) -> Judged:
-    """Return predictions out of fold and their images.
+    """Return out-of-fold predictions and the images that they cover.
 
     Raises:
-        DataError: If they are of another dataset.
+        DataError: If the predictions were made on another dataset.
     """
     measured, notes = with_known_truth(predictions.images_of(manifest), predictions.config, predictions.kind)
     doubts = [*other_values(manifest, predictions.config), *assumed_patients_note(measured)]

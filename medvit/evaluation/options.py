@@ -12,7 +12,7 @@ from medvit.config import Config, Positive
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
-from medvit.evaluation.positive import choose_positive, index_of
+from medvit.evaluation.positive import choose_positive, choose_positives, index_of
 from medvit.evaluation.selection import SeenPatients
 from medvit.hardware import Device
 from medvit.models.image import ModelConfig
@@ -101,6 +101,8 @@ class EvaluationOptions(Config):
             ConfigError: If the requested positive class is not one of two classes, or a horizon is after the last time
                 of the model.
         """
+        if isinstance(model, ModelConfig) and model.tasks:
+            return self._resolved_for_labels(model, measured)
         positive, notes = choose_positive(
             model.classes if model.kind in (*OF_CLASSES, "slide") else (),
             asked=self.positive,
@@ -120,3 +122,14 @@ class EvaluationOptions(Config):
     def _horizons(self, model: ModelConfig | SlideModelConfig) -> tuple[float, ...]:
         require_horizons(self.horizons, model.kind, model.classes)
         return (self.horizons or default_horizons(model.classes)) if model.kind == "survival" else ()
+
+    def _resolved_for_labels(self, model: ModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
+        for key in ("positive", "order"):
+            if getattr(self, key):
+                raise ConfigError(
+                    f"{key} is for the classes of a single label, and the model predicts "
+                    f"{', '.join(one.label for one in model.tasks)}; remove {key}"
+                )
+        _, notes = choose_positives(model.tasks, measured.facts.positive)
+        have_eyes = any(LATERALITY in row.attributes for row in measured)
+        return self.model_copy(update={"levels": self.levels or (LEVELS if have_eyes else LEVELS[:1])}), notes

@@ -21,6 +21,8 @@ from medvit.metrics import MaskMetric, metric_of
 
 log = logging.getLogger("medvit")
 
+POOLED = ("overlap_voxels", "counted_voxels")
+"""Columns from which pooled metrics are computed; reports of earlier versions do not have them."""
 MetricTable = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
 
@@ -66,7 +68,7 @@ def paired_differences(
         other = with_times(other, classes)
     one, other = _comparable(one, other)
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
-    truths = [name for name in one if name.partition(".")[0] in ("truth", "event", "true_voxels")]
+    truths = [name for name in one if name.partition(".")[0] in ("truth", "event", "true_voxels", "counted_voxels")]
     if any(_differ(one[name][mine], other[name][theirs]) for name in truths):
         raise DataError(
             "the two reports contain different true labels for the same images; evaluate both models on the same "
@@ -104,7 +106,9 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
 
 
 def _mask_metric(column: str) -> str:
-    """Return the name of the segmentation metric that a column contains; empty for other columns."""
+    """Return the name of the segmentation metrics that a column contains; empty for other columns."""
+    if column.partition(".")[0] in POOLED:
+        return "pooled metrics"
     metric = metric_of(column)
     return metric.name if isinstance(metric, MaskMetric) else ""
 

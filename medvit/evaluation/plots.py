@@ -163,6 +163,8 @@ def volume_figure(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(3.4 * max(1, len(names)), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=True):
         given, true = (evaluation.columns[f"{key}.{name}"] for key in ("volume_ml", "true_volume_ml"))
+        is_known = ~np.isnan(true)
+        given, true = given[is_known], true[is_known]
         _agreement(axes, true, given)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("mean of both, mL")

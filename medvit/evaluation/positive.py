@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medvit.errors import ConfigError
+from medvit.tasks import LabelTask
 
 
 def choose_positive(
@@ -34,6 +35,26 @@ def choose_positive(
         f"no positive class was given: sensitivity, specificity and average precision refer to {last}, the last "
         f"of the classes; positive={classes[0]} refers them to the other"
     ]
+
+
+def choose_positives(tasks: Sequence[LabelTask], dataset: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the positive class of each label of a multi-task model, and a note for each that is named nowhere.
+
+    It is the class stored in the model, else that stored in the `dataset`, else the last one. It is empty if the label
+    does not have two classes.
+    """
+    found, notes = {}, []
+    for task in tasks:
+        classes = () if task.task == "regression" else task.classes
+        found[task.label], missing = choose_positive(
+            classes, asked="", worst="", model=task.positive, dataset=dataset.get(task.label, "")
+        )
+        if missing:
+            notes.append(
+                f"no positive class of {task.label} was given: sensitivity, specificity and average precision refer to "
+                f"{found[task.label]}, the last of its classes"
+            )
+    return found, notes
 
 
 def index_of(positive: str, classes: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +30,9 @@ INTERVALS = (
 )
 FEW_PATIENTS = 20
 """Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
+
+VALUE = "value [95 % interval]"
+"""Title of a column with metrics."""
 
 DPI = 192
 """Pixels per inch of the pictures: two per pixel of the page, so that they are sharp on high-resolution screens."""
@@ -105,15 +108,25 @@ def page(
 ) -> Document:
     """Return the report as a document of one page; `differences` are those from another report."""
     positive, title = evaluation.positive, "Difference from the other report"
+    parts = evaluation.parts or {"": evaluation}
     sections = [
-        _metric_tables("Results", evaluation.metrics, "value [95 % interval]", positive),
+        *(_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()),
         *([_metric_tables(title, differences, "this - other", positive)] if differences else []),
-        *(_breakdown(one, positive) for one in evaluation.breakdowns),
-        _figures("Curves", _pictures(evaluation)),
+        *(
+            _breakdown(replace(one, title=_of(label, one.title)), part.positive)
+            for label, part in parts.items()
+            for one in part.breakdowns
+        ),
+        *(_figures(_of(label, "Curves"), _pictures(one)) for label, one in parts.items()),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
         Section("Notes", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
     ]
     return Document(subject.title, subject.warning, sections, "warning", subject.facts)
+
+
+def _of(label: str, title: str) -> str:
+    """Return the title of a section, which names the label if there are several."""
+    return f"{label}: {title}" if label else title
 
 
 def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:

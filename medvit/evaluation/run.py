@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,20 +16,23 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.multilabel import evaluate_labels
+from medvit.evaluation.multitask import merged
 from medvit.evaluation.options import EvaluationOptions
-from medvit.evaluation.positive import index_of
+from medvit.evaluation.positive import choose_positives, index_of
 from medvit.evaluation.regression import evaluate_values
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
 from medvit.evaluation.survival import evaluate_survival
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predicted_rows import predicted
-from medvit.inference.predictor import Predictor
+from medvit.inference.predictor import Predictor, numbers_of
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.progress import with_progress
 from medvit.records import Row
+from medvit.tasks import LabelTarget
 from medvit.tasks.multilabel import known_labels
+from medvit.tasks.multitask import truth_of
 from medvit.tasks.regression import number
 from medvit.tasks.survival import outcome
 from medvit.types import Image, Prediction
@@ -68,6 +71,7 @@ class Measurement:
             "regression": self._of_values,
             "multilabel": self._of_labels,
             "survival": self._of_survival,
+            "multitask": self._of_tasks,
         }
         return of_task.get(predictor.config.kind, self._of_classes)(predictor)
 
@@ -95,8 +99,43 @@ class Measurement:
             rows, truth, np.stack(each), model.classes, horizons=horizons, notes=notes, **self._bootstrap
         )
 
+    def _of_tasks(self, predictor: ImagePredictor) -> Evaluation:
+        target = predictor.config.target
+        rows, each, notes = self._collected(self._image_numbers(predictor), "images")
+        predictions = np.stack(each)
+        truth = np.array([truth_of(row, target) for row in rows])
+        positives, _ = choose_positives(predictor.config.tasks, self.manifest.facts.positive)
+        parts = {}
+        for part, true in zip(target.parts, truth.T, strict=True):
+            label, known = part.target.label, np.flatnonzero(~np.isnan(true))
+            if known.size:
+                found = predictions[known][:, target.spans[label]]
+                own = [rows[index] for index in known]
+                parts[label] = self._of_label(own, true[known], found, part, positives[label])
+        return merged(rows, truth, predictions, target, parts, notes)
+
+    def _of_label(
+        self,
+        rows: Sequence[Row],
+        truth: Float[Array, "n"],
+        predictions: Float[Array, "n l"],
+        part: LabelTarget,
+        positive: str,
+    ) -> Evaluation:
+        if part.task == "regression":
+            return evaluate_values(rows, truth, predictions[:, 0], part.target.label, notes=(), **self._bootstrap)
+        classes = part.target.classes
+        index = index_of(positive, classes)
+        found = evaluate_classes(
+            rows, truth.astype(int), predictions, classes, notes=(), positive=index, **self._bootstrap
+        )
+        return self._with_breakdowns(found)
+
     def _of_classes(self, predictor: ImagePredictor) -> Evaluation:
         images = self._classified(self._image_probabilities(predictor), "images", predictor.config)
+        return self._with_breakdowns(images)
+
+    def _with_breakdowns(self, images: Evaluation) -> Evaluation:
         parts = breakdowns(
             images.rows,
             answers(images.rows, images.truth, images.probabilities),
@@ -136,7 +175,8 @@ class Measurement:
             assert image.mask is not None, "images without a truth are excluded"
             assert prediction.mask is not None, "a segmentation model predicts masks"
             masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
-            yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
+            how: dict[str, Any] = {"tolerance_mm": tolerance_mm, "unit": unit, "annotated": row.annotated}
+            yield row, score_case(*masks, prediction.classes, spacing_mm, **how)
 
     def _image_probabilities(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         for row, _, prediction in self._predicted(predictor):
@@ -147,6 +187,10 @@ class Measurement:
         for row, _, prediction in self._predicted(predictor):
             assert prediction.value is not None, "a regression model predicts a number"
             yield row, prediction.value
+
+    def _image_numbers(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
+        for row, _, prediction in self._predicted(predictor):
+            yield row, numbers_of(prediction)
 
     def _predicted(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Image, Prediction]]:
         return predicted(self.manifest, self.manifest.rows, predictor, self.failures, title="Evaluating")

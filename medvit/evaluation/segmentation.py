@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,7 +11,17 @@ from numpy import ndarray as Array
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
-from medvit.metrics import LengthUnit, MaskMetric, MaskPair, VolumeMetric, keys_of, metrics
+from medvit.metrics import (
+    COUNTED,
+    LengthUnit,
+    MaskMetric,
+    MaskPair,
+    PixelCounts,
+    PooledMetric,
+    VolumeMetric,
+    keys_of,
+    metrics,
+)
 from medvit.records import IGNORED, Row
 from medvit.types import Image
 
@@ -39,8 +49,9 @@ def score_case(
     *,
     tolerance_mm: float,
     unit: LengthUnit = "mm",
+    annotated: Sequence[str] | None = None,
 ) -> Scores:
-    """Return every `MaskMetric` and the number of voxels of each foreground class.
+    """Return every `MaskMetric` and the voxel counts of each foreground class (`COUNTED`).
 
     For volumes, the scores `volume_ml` and `true_volume_ml` are added.
 
@@ -49,9 +60,10 @@ def score_case(
 
     If neither truth nor prediction contains a class, Dice, NSD and HD95 of the class are undefined. If only one of the
     two contains the class, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not improve the mean.
-    Pixels where the truth is `IGNORED` do not count.
+    Pixels where the truth is `IGNORED` do not count. With `annotated`, the scores of all other classes are NaN.
     """
     found = without_ignored(truth, found, len(classes))
+    num_counted = float(truth.size if len(classes) > IGNORED else (truth != IGNORED).sum())
     scores: Scores = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):
@@ -59,9 +71,11 @@ def score_case(
         masks = MaskPair(true, given, spacing_mm, tolerance_mm)
         own = {metric.key(unit): metric.compute(masks) for metric in metrics(MaskMetric)}
         own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
+        own |= {"overlap_voxels": float((true & given).sum()), "counted_voxels": num_counted}
         if truth.ndim == 3 and unit == "mm":
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
-        scores |= {f"{metric}.{name}": value for metric, value in own.items()}
+        is_known = annotated is None or name in annotated
+        scores |= {f"{metric}.{name}": value if is_known else float("nan") for metric, value in own.items()}
     return scores
 
 
@@ -95,15 +109,34 @@ def evaluate_masks(
 
 
 def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
-    """Return the mean of every `MaskMetric` over the images for which it is defined, and every `VolumeMetric`."""
+    """Return every segmentation metric over the images.
+
+    These are the mean of every `MaskMetric` over the images for which it is defined, every `VolumeMetric`, and every
+    `PooledMetric` by class and as the mean over classes.
+    """
     known = keys_of(MaskMetric)
     found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
-    parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]
-    for metric in metrics(VolumeMetric):
-        for part in parts:
-            volumes = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
-            found[f"{metric.key()}.{part}"] = metric.compute(*volumes)
+    for volume in metrics(VolumeMetric):
+        for part in _parts(columns, "volume_ml"):
+            true, given = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
+            is_known = ~np.isnan(true)
+            found[f"{volume.key()}.{part}"] = volume.compute(true[is_known], given[is_known])
+    counts = {part: _pooled(columns, part) for part in _parts(columns, "overlap_voxels")}
+    for pooled in metrics(PooledMetric) if counts else ():
+        values = {part: pooled.compute(pixels) for part, pixels in counts.items()}
+        found[pooled.key()] = _mean(np.array(list(values.values())))
+        found |= {f"{pooled.key()}.{part}": value for part, value in values.items()}
     return found
+
+
+def _parts(columns: Iterable[str], name: str) -> list[str]:
+    """Return the classes for which there is a column of this name."""
+    return [column.partition(".")[2] for column in columns if column.startswith(f"{name}.")]
+
+
+def _pooled(columns: Mapping[str, Float[Array, "n"]], part: str) -> PixelCounts:
+    found, true, overlap, counted = (float(np.nansum(columns[f"{name}.{part}"])) for name in COUNTED)
+    return PixelCounts(overlap=overlap, true=true, found=found, counted=counted)
 
 
 def _mean_over_classes(columns: Mapping[str, Float[Array, "n"]], metric: str) -> Float[Array, "n"]:
@@ -119,10 +152,13 @@ def _mean(values: Float[Array, "n"]) -> float:
 
 
 def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
-    """Return notes on images in which the truth or the prediction lacks a class."""
+    """Return notes on images in which the truth or the prediction lacks a class, or in which it is not annotated."""
     notes = []
     for name in classes[1:]:
-        true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0
+        is_known = ~np.isnan(columns[f"true_voxels.{name}"])
+        if not is_known.all():
+            notes.append(f"{name} is annotated in {is_known.sum()} of {len(is_known)} images; others do not count")
+        true, found = (columns[f"{key}.{name}"][is_known] > 0 for key in ("true_voxels", "voxels"))
         for images, text in (
             (~true & ~found, "absent from truth and prediction; does not count for it"),
             (true & ~found, "missed completely; Dice and NSD are 0, HD95 is the diagonal of the image"),

@@ -22,6 +22,7 @@ def with_known_truth(
     """Return the images with a truth, and a note on the excluded ones.
 
     The truth is a label map, a label that is one of the model's classes, a number for a regression, or time and event.
+    For a multi-task model, an image needs one of its labels.
 
     Raises:
         DataError: If the dataset has no such images, if the classes of dataset and model differ, or if a label of a
@@ -36,6 +37,8 @@ def with_known_truth(
         )
     if model.kind == "multilabel":
         _require_same_labels(manifest, model.target)
+    elif model.kind == "multitask":
+        _require_same_tasks(manifest, model.target)
     elif model.kind not in OF_NUMBERS and tuple(known) != model.classes:
         raise DataError(
             f"{manifest.folder}: the model predicts classes {', '.join(model.classes)}, the dataset has "
@@ -56,6 +59,21 @@ def _require_same_labels(manifest: Manifest, target: Target) -> None:
             raise DataError(
                 f"{manifest.folder}: the model predicts {label} with the classes {pair[0]} and {pair[1]}, the dataset "
                 f"has {', '.join(found)}; evaluate it on a dataset with the same classes"
+            )
+
+
+def _require_same_tasks(manifest: Manifest, target: Target) -> None:
+    """Check that no label of a multi-task model has other classes in the dataset than in the model.
+
+    Labels that the dataset does not have are not evaluated.
+    """
+    for part in target.parts:
+        found = tuple(manifest.facts.classes.get(part.target.label, ()))
+        if found and part.task != "regression" and found != part.target.classes:
+            raise DataError(
+                f"{manifest.folder}: the model predicts {part.target.label} with the classes "
+                f"{', '.join(part.target.classes)}, the dataset has {', '.join(found)}; evaluate it on a dataset with "
+                "the same classes"
             )
 
 

@@ -33,6 +33,9 @@ def report_subject(
     }
     if evaluation.positive:
         facts["Positive class"] = evaluation.positive
+    positives = [f"{part.positive} ({label})" for label, part in evaluation.parts.items() if part.positive]
+    if positives:
+        facts["Positive classes"] = ", ".join(positives)
     if evaluation.kind == "segmentation":
         facts[TOLERANCE] = surface_tolerance(options, measured)
     if options.against is not None:

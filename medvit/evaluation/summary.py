@@ -14,6 +14,7 @@ from medvit.summary import counted
 
 MAIN = (
     "dice",
+    "dice_pooled",
     "nsd",
     "hd95_mm",
     "hd95_px",
@@ -32,7 +33,7 @@ MAIN = (
     "c_uno",
     "integrated_brier",
 )
-"""Metrics in a summary, over all classes together."""
+"""Metrics in a summary, over all classes together; of a multi-task model, those of each label."""
 
 
 def summary_lines(
@@ -40,7 +41,8 @@ def summary_lines(
 ) -> list[tuple[str, str]]:
     """Return the evaluated data, the main metrics with their intervals, and their differences from another report."""
     rows, positive = evaluation.rows, evaluation.positive
-    main = [name for name in MAIN if name in evaluation.metrics]
+    of_labels = [f"{name}.{label}" for label in evaluation.parts for name in MAIN]
+    main = [name for name in (*MAIN, *of_labels) if name in evaluation.metrics]
     return [
         ("split", f"{split}: {counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}"),
         *((metric_title(name, positive), str(evaluation.metrics[name])) for name in main),

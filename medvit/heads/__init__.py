@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -35,8 +36,21 @@ class Head(nn.Module, ABC):
         """Return logits of a batch; `tokens` are those after each block in `layers`, in the same order."""
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return the logits, then those of lower resolutions that the head trains as well, highest resolution first."""
+        """Return the logits, followed by those of lower resolutions that are trained too, in descending resolution."""
         return [self(tokens, pixels)]
+
+
+class SeparateHeads(Head):
+    """Several heads on the same tokens, whose logits (B, L) are concatenated: one head for each label."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.layers = heads[0].layers
+
+    def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
+        """Return the logits of all heads, in their order."""
+        return torch.cat([head(tokens, pixels) for head in self.heads], dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,14 @@ class HeadConfig(Config, ABC):
     @abstractmethod
     def build(self, backbone: Backbone, num_classes: int) -> Head:
         """Return the head, freshly initialized, for a backbone and a number of classes."""
+
+    def build_for_labels(self, backbone: Backbone, num_outputs: Sequence[int]) -> Head:
+        """Return a separate head for each of several labels, given the number of logits of each.
+
+        Raises:
+            ConfigError: If the head does not allow several labels.
+        """
+        return SeparateHeads([self.build(backbone, count) for count in num_outputs])
 
     def build_for_bags(self, width: int, num_classes: int) -> BagHead:
         """Return the head for bags of embeddings with the given width, such as the tiles of a slide.

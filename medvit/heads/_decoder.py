@@ -23,9 +23,9 @@ from medvit.types import Tokens
 class DecoderConfig(HeadConfig):
     """Options of every decoder for segmentation."""
 
-    num_supervised: int = Field(default=0, ge=0)
-    """Number of lower resolutions whose logits are also trained (deep supervision), from the second highest downward.
-    They do not affect predictions.
+    num_supervised: int | None = Field(default=None, ge=0)
+    """Number of resolutions below the highest whose logits are trained too (deep supervision), in descending order.
+    Predictions use only the highest resolution. Unset: 0, or for dynunet with head=own, all but the two lowest.
     """
 
 
@@ -49,7 +49,7 @@ class SegmentationDecoder(Head):
         return resized(self.logits(self.features(tokens, pixels)[-1]), pixels.shape[2:])
 
     def at_levels(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits for every pixel, then those of the lower resolutions that are trained, highest first."""
+        """Return logits for every pixel, followed by those of the trained lower resolutions, highest first."""
         features = self.features(tokens, pixels)
         lower = [read(each) for read, each in zip(self.auxiliary, features[-2::-1], strict=False)]
         return [resized(self.logits(features[-1]), pixels.shape[2:]), *lower]
@@ -88,9 +88,9 @@ def transposed_convolution(ndim: int) -> Any:
 
 
 def num_halvings(patch_size: Sequence[int]) -> int:
-    """Return how often the resolution is halved until a cell has the size of a patch on its shortest side.
+    """Return how often the resolution of an image is halved until a cell is as large as the shortest side of a patch.
 
-    If that size is not a power of two, it is rounded down to a power of two.
+    A side that is not a power of two is rounded down to one.
     """
     return int(math.log2(min(patch_size)))
 

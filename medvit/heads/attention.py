@@ -45,7 +45,7 @@ class AttentionConfig(HeadConfig):
 
 
 class AttentionHead(Head):
-    """Logits (B, L) from one pooled feature; its query attends to the prefix and patch tokens of each depth."""
+    """Logits (B, L) from one pooled feature: a learned query attends to the prefix and patch tokens of all depths."""
 
     def __init__(self, backbone: Backbone, num_classes: int, config: AttentionConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined by tokens of several depths at their resolutions."""
+"""Dense head: a convolutional pyramid for detail, joined with the tokens of several blocks at their resolution."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DenseConfig(DecoderConfig):
         if first > num_halvings(backbone.patch_size):
             raise ConfigError("head.stem=half needs patches of at least 2 pixels per side; set head.stem=full")
         head = DenseHead(backbone, num_classes, self.channels, self.num_depths, first=first)
-        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
+        head.supervise(self.num_supervised or 0, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

@@ -25,8 +25,8 @@ class LinearConfig(HeadConfig):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout rate of the features during training."""
     num_depths: Count = 1
-    """Number of last blocks whose class tokens are used, in addition to the mean patch token of the last block (1 or 4
-    blocks in DINOv2). Without prefix tokens, the mean patch tokens of these blocks are used.
+    """Number of last backbone blocks whose class tokens are used (DINOv2: 1 or 4), together with the mean patch token
+    of the last block. If the backbone has no class token, the mean patch tokens of all these blocks are used.
     """
 
     def build(self, backbone: Backbone, num_classes: int) -> LinearHead:

@@ -1,4 +1,4 @@
-"""MedDINOv3 decoder: tokens of several depths side by side, upsampled by transposed convolutions."""
+"""MedDINOv3 decoder: concatenated tokens of several blocks, upsampled by transposed convolutions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MedDinoV3Config(DecoderConfig):
         """
         require_halvings(backbone, self.name)
         head = MedDinoV3Head(backbone, num_classes, self.num_depths)
-        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
+        head.supervise(self.num_supervised or 0, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

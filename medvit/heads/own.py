@@ -18,7 +18,7 @@ from medvit.types import Tokens
 
 @register
 class OwnConfig(DecoderConfig):
-    """Segmentation by the decoder that belongs to the network: of dynunet, or of monai (swin_unetr, segresnet)."""
+    """Segmentation by the network's own decoder, for the backbones dynunet and monai (swin_unetr, segresnet)."""
 
     name: Literal["own"] = "own"
 
@@ -28,11 +28,11 @@ class OwnConfig(DecoderConfig):
         Raises:
             ConfigError: If the backbone has no decoder, or does not support deep supervision at that many resolutions.
         """
-        return OwnHead(backbone, num_classes, self.num_supervised)
+        return OwnHead(backbone, num_classes, self.num_supervised or 0)
 
 
 class OwnHead(Head):
-    """Logits (B, L, *S) at the resolution of the pixels, and those of lower resolutions of DynUNet."""
+    """Logits (B, L, *S) at the resolution of the pixels; DynUNet also gives logits at lower resolutions."""
 
     def __init__(self, backbone: Backbone, num_classes: int, num_supervised: int) -> None:
         super().__init__()

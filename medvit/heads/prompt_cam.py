@@ -42,6 +42,17 @@ class PromptCamConfig(HeadConfig):
             )
         return PromptCamHead(backbone.width, num_classes)
 
+    def build_for_labels(self, backbone: Backbone, num_outputs: Sequence[int]) -> PromptCamHead:
+        """Refuse several labels, because the prompts are the classes of one label.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"head=prompt_cam has prompts for the classes of one label, and tasks names {len(num_outputs)} labels; "
+            "give another head, such as linear or attention"
+        )
+
 
 class PromptCamHead(Head):
     """Logits (B, L) from the outputs (B, L, D) of the prompts after the last block, by one linear unit."""

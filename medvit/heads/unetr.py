@@ -42,7 +42,7 @@ class UnetrConfig(DecoderConfig):
         """
         require_halvings(backbone, self.name)
         head = UnetrHead(backbone, num_classes, self.channels)
-        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
+        head.supervise(self.num_supervised or 0, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 

@@ -39,7 +39,7 @@ class VitDetConfig(DecoderConfig):
             ConfigError: If `num_supervised` exceeds the number of lower resolutions.
         """
         head = VitDetHead(backbone, num_classes, self.channels)
-        head.supervise(self.num_supervised, num_classes=num_classes, ndim=backbone.ndim)
+        head.supervise(self.num_supervised or 0, num_classes=num_classes, ndim=backbone.ndim)
         return head
 
 
@@ -79,7 +79,7 @@ class VitDetHead(SegmentationDecoder):
         return [level(features) for level in self.pyramid]
 
     def features(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b d *t"]]:
-        """Return at each resolution the sum of this level of the pyramid and all lower ones."""
+        """Return features at each resolution: the sum of this level of the pyramid and all levels below."""
         lowest, *others = self.levels(tokens[-1])
         found = [lowest]
         for level in others:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from medvit.artifacts import Checkpoint
@@ -12,10 +15,13 @@ from medvit.inference.options import PredictionOptions
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_job import CutTiles, SlideJob
 from medvit.inference.slide_predictor import SlidePredictor
+from medvit.inference.stack_job import StackJob
+from medvit.inference.stack_predictor import StackPredictor, reading_of
 from medvit.inference.study_job import StudyJob
 from medvit.models.slide import TileSpec
 from medvit.readers.options import ValuesConfig
-from medvit.writers import Maker
+from medvit.types import Image, Prediction
+from medvit.writers import Maker, writer
 from medvit.writers.coded_terms import check_codes
 from medvit.writers.outputs import Outputs
 from medvit.wsi.locations import SlidesConfig
@@ -46,6 +52,63 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
     return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs)
+
+
+def make_stack_job(
+    options: PredictionOptions, checkpoints: Mapping[str, Checkpoint], names: SiteNames, makers: Mapping[str, Maker]
+) -> StackJob:
+    """Return the job that processes studies with several models on one backbone, by name.
+
+    Raises:
+        CheckpointError: If the checkpoints do not share one backbone.
+        ConfigError: As `make_job`, if an option fits none of the models.
+    """
+    predictor = StackPredictor(checkpoints, options.device, options.horizons)
+    check_codes(options.codes, tuple(dict.fromkeys(n for one in predictor.configs.values() for n in one.classes)))
+    readings: dict[str, dict[str, StudyJob]] = {}
+    for name, config in predictor.configs.items():
+        outputs = _outputs_of(options.outputs, config.kind, {one.kind for one in predictor.configs.values()})
+        codes = {label: code for label, code in options.codes.items() if label in config.classes}
+        values = values_as_trained(options.values, config.values)
+        job = StudyJob(
+            partial(_not_alone, name),
+            options.applies_to.over(config.applies_to),
+            names,
+            makers[name],
+            options.series,
+            codes,
+            values,
+            outputs,
+        )
+        readings.setdefault(reading_of(checkpoints[name]), {})[name] = job
+    return StackJob(predictor, tuple(readings.values()))
+
+
+def _not_alone(name: str, image: Image) -> Prediction:
+    raise AssertionError(f"{name} is predicted together with the other models")
+
+
+def _outputs_of(asked: Sequence[str] | None, kind: str, kinds: Collection[str]) -> Outputs:
+    """Return the writers for a model among models of several kinds; a writer that fits none of them is refused."""
+    if asked is None or not any(set(writer(name).tasks) & set(kinds) for name in asked):
+        return Outputs.of(asked, kind)
+    return Outputs.of([name for name in asked if kind in writer(name).tasks], kind)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each checkpoint folder: its own, with those above it if folders have the same name.
+
+    Raises:
+        ConfigError: If a folder is given twice.
+    """
+    parts = [folder.absolute().resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise ConfigError("checkpoint has a folder twice; give each once")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part.strip("/") for part in one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:

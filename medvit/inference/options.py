@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -36,8 +37,11 @@ class SeriesRule(Config):
 class PredictionOptions(Config):
     """Options of inference, without those common to all stages."""
 
-    checkpoint: Path
-    """Folder of the model, made by finetune."""
+    checkpoint: tuple[Path, ...] = Field(min_length=1)
+    """Folder of the model, made by finetune. Several, as checkpoint=[a,b], must be fine-tuned from one backbone: it is
+    loaded once, and images are encoded once for models with the same adapter or none. Each model writes into a folder
+    of its name.
+    """
     source: Location = Field(json_schema_extra={"private": True})
     """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for
     DICOMweb and as pacs://AET@HOST:PORT for DICOM.
@@ -55,8 +59,8 @@ class PredictionOptions(Config):
     series. all: all series. one: the only matching series; a study with several is refused.
     """
     values: ValuesConfig | None = None
-    """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in
-    training, or as stored if that is unknown.
+    """Pixel values to read from DICOM files, for checkpoints that do not record the `values` of training. Unset: as
+    recorded in the checkpoint or, if it records none, as stored in the files.
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""
@@ -77,6 +81,11 @@ class PredictionOptions(Config):
     device: Device = "auto"
     """Device to run the model on. auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Path) else value
 
     @field_validator("outputs")
     @classmethod

@@ -22,7 +22,7 @@ from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.files.atomic import replacing, write_text
 from medvit.inference.predicted_rows import predicted
-from medvit.inference.predictor import Predictor
+from medvit.inference.predictor import Predictor, numbers_of, prediction_of
 from medvit.models.ensemble import Ensemble
 from medvit.models.image import ModelConfig, has_truth
 from medvit.records import Kind, Row
@@ -77,7 +77,7 @@ def write_out_of_fold(
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """Predictions of images of a dataset, in place of the model that made them."""
+    """Stored predictions of the images of a dataset, used in place of the models that made them."""
 
     folder: Path
     config: ModelConfig
@@ -114,7 +114,7 @@ class StoredPredictions:
         """Return the images that were predicted.
 
         Raises:
-            DataError: If the predictions are of another dataset.
+            DataError: If the predictions were made on another dataset.
         """
         if manifest.hash != self.dataset:
             raise DataError(
@@ -139,6 +139,8 @@ class StoredPredictions:
         """Return the stored prediction of an image of the dataset."""
         assert image.row is not None, "images of a dataset have a row"
         line = self.lines[image.row.image_id]
+        if self.config.tasks:
+            return prediction_of(self.config.kind, self.config.target, np.array(line["of_labels"], dtype=np.float32))
         if line.get("value") is not None:  # earlier versions wrote no such column
             return Prediction(self.config.classes, value=line["value"])
         if line["mask"] is None:
@@ -164,7 +166,8 @@ def _has_truth(row: Row, predictor: Predictor) -> bool:
 
 
 def _line(row: Row, models: Sequence[int], found: Prediction, store: Store) -> dict[str, Any]:
-    return {
+    several = {"of_labels": numbers_of(found).tolist()} if found.by_label else {}
+    return several | {
         "image_id": row.image_id,
         "models": [number + 1 for number in models],
         "probabilities": None if found.probabilities is None else found.probabilities.tolist(),

@@ -1,4 +1,4 @@
-"""Prediction of images of a dataset, one after the other, of which some may fail."""
+"""Prediction of the images of a dataset, one after the other; an image that fails does not stop the others."""
 
 from __future__ import annotations
 

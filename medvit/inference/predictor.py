@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
-from medvit.dataset.slices import across_of, slices_of, stacked
+from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.errors import NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
@@ -24,7 +24,7 @@ from medvit.survival import (
     survival_times,
     time_text,
 )
-from medvit.tasks import is_image_task
+from medvit.tasks import Target, TaskName, is_image_task
 from medvit.types import Image, Prediction
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medvit.models.image import ModelConfig
+    from medvit.transforms.preprocess import Prepared
 
 
 class Predictor:
@@ -69,65 +70,91 @@ class Predictor:
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
-        """Return probabilities (L,) or a number, or a mask on the grid of the given image, with its affine.
+        """Return the prediction for an image: probabilities (L,), a number, or a label map on the grid of the image.
 
-        A model of slices predicts every slice of a volume. The result is the mean of their probabilities or numbers, or
-        their masks stacked to a volume.
+        A model of slices predicts every slice of a volume. The result is the mean of the probabilities or numbers of
+        the slices, or their label maps stacked to a volume.
 
         Raises:
             DataError: If the model does not accept the image, or its output is non-finite.
         """
         self.preprocess.require_finite(image)
-        slices = self.config.slices
-        if slices is None or image.kind != "volume":
-            return self._completed(self._one(image))
-        found = [self._one(part) for part in slices_of(image, slices)]
-        if is_image_task(self.config.kind):
-            return self._completed(_of_image(self.config, np.mean([_numbers(one) for one in found], axis=0)))
-        masks = [one.mask for one in found if one.mask is not None]
-        return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
-
-    def _completed(self, prediction: Prediction) -> Prediction:
-        """Return a survival curve at the horizons, with its mean and median; other predictions are unchanged."""
-        if self.config.kind != "survival":
-            return prediction
-        assert prediction.probabilities is not None, "a survival model predicts probabilities"
-        return survival_prediction(self.config.label, prediction.classes, prediction.probabilities, self.horizons)
-
-    def _one(self, image: Image) -> Prediction:
-        import torch
-
-        from medvit.transforms.components import keep_largest
-
-        prepared = self.preprocess.prepared(image)
-        with _precision(self.device):
-            found = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
-        # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
-        num_lost = int((~torch.isfinite(found)).sum())
-        if num_lost:
-            what = "numbers" if self.config.kind == "regression" else "probabilities"
-            raise NonFiniteError(
-                f"{num_lost} of {found.numel()} predicted {what} are not finite; expected finite "
-                "ones: check that the intensities of the image are like those of the training images"
-            )
-        if is_image_task(self.config.kind):
-            return _of_image(self.config, found.cpu().numpy())
-        shape, crop = image.pixels.shape[1:], prepared.crop
-        mask = mask_on_grid(found, shape if crop is None else (crop.side, crop.side))
-        mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
-        mask = keep_largest(mask, [self.config.classes.index(name) for name in self.config.largest_components])
-        return Prediction(self.config.classes, mask=mask, affine=image.affine)
+        found = []
+        for part in parts_of(image, self.config.slices):
+            prepared = self.preprocess.prepared(part)
+            with precision_on(self.device):
+                predicted = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
+            found.append(as_prediction(self.config, predicted, part, prepared))
+        return joined(self.config, found, image, self.horizons)
 
 
-def _of_image(config: ModelConfig, found: Float[Array, "l"]) -> Prediction:
-    """Return the prediction of a model with one result for each image."""
-    if config.kind == "regression":
-        return Prediction(config.classes, value=float(found[0]))
-    return Prediction(config.classes, probabilities=found)
+def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
+    """Return the slices of a volume that a model of slices predicts one by one, or the image itself."""
+    return [image] if slices is None or image.kind != "volume" else list(slices_of(image, slices))
 
 
-def _numbers(prediction: Prediction) -> Float[Array, "l"]:
-    """Return the probabilities or the number of a prediction as an array."""
+def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Image, prepared: Prepared) -> Prediction:
+    """Return the output of a model for an image or slice as a prediction, a mask on the grid of the given image.
+
+    Raises:
+        NonFiniteError: If the output is not finite.
+    """
+    import torch
+
+    from medvit.transforms.components import keep_largest
+
+    # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
+    num_lost = int((~torch.isfinite(found)).sum())
+    if num_lost:
+        what = "numbers" if config.kind in ("multitask", "regression") else "probabilities"
+        raise NonFiniteError(
+            f"{num_lost} of {found.numel()} predicted {what} are not finite; expected finite "
+            "ones: check that the intensities of the image are like those of the training images"
+        )
+    if is_image_task(config.kind):
+        return prediction_of(config.kind, config.target, found.cpu().numpy())
+    shape, crop = image.pixels.shape[1:], prepared.crop
+    mask = mask_on_grid(found, shape if crop is None else (crop.side, crop.side))
+    mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
+    mask = keep_largest(mask, [config.classes.index(name) for name in config.largest_components])
+    return Prediction(config.classes, mask=mask, affine=image.affine)
+
+
+def joined(
+    config: ModelConfig, found: Sequence[Prediction], image: Image, horizons: Sequence[float] = ()
+) -> Prediction:
+    """Return the prediction for an image from those for its parts: the mean of numbers, or the stacked masks.
+
+    A survival curve is returned at the horizons, if there are any, with its mean and median.
+    """
+    if config.kind == "survival":
+        curve = np.mean([numbers_of(one) for one in found], axis=0)
+        return survival_prediction(config.label, config.classes, curve, horizons)
+    if config.slices is None or image.kind != "volume":
+        (whole,) = found
+        return whole
+    if is_image_task(config.kind):
+        numbers = np.mean([numbers_of(one) for one in found], axis=0)
+        return prediction_of(config.kind, config.target, numbers)
+    masks = [one.mask for one in found if one.mask is not None]
+    return Prediction(config.classes, mask=stacked(masks, across_of(image, config.slices)), affine=image.affine)
+
+
+def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) -> Prediction:
+    """Return the prediction of a model with one result for each image, from the numbers that it predicts."""
+    if target.parts:
+        parts = {part.target.label: (part, numbers[target.spans[part.target.label]]) for part in target.parts}
+        found = {label: prediction_of(part.task, part.target, own) for label, (part, own) in parts.items()}
+        return Prediction(target.classes, by_label=found)
+    if task == "regression":
+        return Prediction(target.classes, value=float(numbers[0]))
+    return Prediction(target.classes, probabilities=numbers)
+
+
+def numbers_of(prediction: Prediction) -> Float[Array, "l"]:
+    """Return the probabilities or the number of a prediction as an array, those of all labels one after the other."""
+    if prediction.by_label:
+        return np.concatenate([numbers_of(one) for one in prediction.by_label.values()])
     return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities
 
 
@@ -168,7 +195,7 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
     return np.asarray(mask.cpu().numpy())
 
 
-def _precision(device: torch.device) -> AbstractContextManager[object]:
+def precision_on(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which the model computes in the 16-bit type that is fast on the device, as in training.
 
     On a device without such a type, the model computes in 32 bits.

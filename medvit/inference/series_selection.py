@@ -26,7 +26,7 @@ log = logging.getLogger("medvit")
 
 SeriesChoice = Literal["best", "all", "one"]
 DICOM = "dicom"
-"""Reader whose images name their study; any other image is a study of its own."""
+"""Name of the DICOM reader. Only its images name their study; any other image is a study by itself."""
 
 
 class NoSeriesError(DataError):
@@ -54,6 +54,17 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
     other image is a study by itself. A refused series that would fit the model is stored with its study. If no other
     series of the study fits, the study counts as failed, not as skipped.
     """
+    (index,) = studies_by_rule(found, source, names, [applies_to])
+    return index
+
+
+def studies_by_rule(
+    found: Iterable[Item | Refusal], source: Path, names: SiteNames, rules: Sequence[AppliesTo]
+) -> list[StudyIndex]:
+    """Group the items of `source` by study, as `studies`, once for each rule by which models select series.
+
+    The studies are the same for each rule, and in the same order; only their refused series differ.
+    """
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
     refusals = [entry for entry in entries if isinstance(entry, Refusal)]
@@ -64,22 +75,30 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
     for item in taken:
         items[StudyKey.of(item, source, next(patients))].append(item)
     of = [None if header is None else RefusedHeader(header, next(patients)) for header in headers]
-    belongings = Belongings.of(list(zip(images, of, strict=True)), items, source, applies_to)
-    keys = items.keys() | belongings.refused.keys()
+    pairs = list(zip(images, of, strict=True))
+    belongings = [Belongings.of(pairs, items, source, rule) for rule in rules]
+    keys = sorted(items.keys() | belongings[0].refused.keys())
+    grouped = [_grouped(keys, items, one, names) for one in belongings]
+    _warn_of(grouped[0], keys)
+    strays = [Study(names.study(_relative(stray.files[0], source)), (), (stray,)) for stray in belongings[0].strays]
+    num_ignored = len(refusals) - len(images)
+    return [StudyIndex(tuple(sorted([*one, *strays], key=lambda s: s.name)), num_ignored) for one in grouped]
+
+
+def _grouped(
+    keys: Sequence[StudyKey], items: Mapping[StudyKey, Sequence[Item]], belongings: Belongings, names: SiteNames
+) -> list[Study]:
     num_patients = Counter(key.study for key in keys)
-    grouped = [
+    return [
         Study(
             key.name(names, is_shared=num_patients[key.study] > 1),
-            tuple(items[key]),
-            tuple(belongings.refused[key]),
+            tuple(items.get(key, ())),
+            tuple(belongings.refused.get(key, ())),
             belongings.num_unreadable[key],
             num_others=num_patients[key.study] - 1,
         )
-        for key in sorted(keys)
+        for key in keys
     ]
-    strays = [Study(names.study(_relative(stray.files[0], source)), (), (stray,)) for stray in belongings.strays]
-    _warn_of(grouped, keys)
-    return StudyIndex(tuple(sorted([*grouped, *strays], key=lambda s: s.name)), len(refusals) - len(images))
 
 
 class StudyKey(NamedTuple):

@@ -27,6 +27,21 @@ UNKNOWN_VALUES = (
 )
 
 
+@dataclass
+class Collected:
+    """Results of a model for a study, collected series by series."""
+
+    notes: list[str]
+    has_several: bool
+    """Whether several series of the study are predicted."""
+    outputs: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def result(self) -> Result:
+        """Return the result of the study."""
+        return Result("done", reason="; ".join(self.notes), outputs=tuple(self.outputs), findings=tuple(self.findings))
+
+
 @dataclass(frozen=True)
 class StudyJob:
     """Job that processes studies with one model; call it with a study and the folder for its outputs."""
@@ -49,22 +64,30 @@ class StudyJob:
             DataError: If the series cannot be read or is not accepted by the model.
         """
         items = choose(study, self.applies_to, self.series)
-        outputs: list[str] = []
-        findings: list[Finding] = []
-        notes = [*notes_on_patients(study), *_notes_on(study, num_fitting(study, self.applies_to) - len(items))]
+        collected = self.begin(study, num_chosen=len(items))
         for item in items:
-            name = self._name(study, item, findings)
-            image = self._read(item)
-            notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
-            prediction = self.predict(image)
-            findings += findings_of(prediction, image, name)
-            series = name if len(items) > 1 else ""
-            context = ImageContext(item, self.maker, self.codes, series, image=image, prediction=prediction)
-            notes += self.outputs.write(context, folder)
-            outputs += sorted(path.name for path in folder.iterdir() if path.name not in outputs)
-        return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
+            image = self.read(item)
+            self.add(collected, study, item, image, self.predict(image), folder)
+        return collected.result()
 
-    def _read(self, item: Item) -> Image:
+    def begin(self, study: Study, *, num_chosen: int) -> Collected:
+        """Return the empty results of a study of which this many series are predicted."""
+        notes = [*notes_on_patients(study), *_notes_on(study, num_fitting(study, self.applies_to) - num_chosen)]
+        return Collected(notes, has_several=num_chosen > 1)
+
+    def add(
+        self, collected: Collected, study: Study, item: Item, image: Image, prediction: Prediction, folder: Path
+    ) -> None:
+        """Write the prediction for a series into a folder, and add it to the results of the study."""
+        name = self._name(study, item, collected.findings)
+        collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
+        collected.findings += findings_of(prediction, image, name)
+        series = name if collected.has_several else ""
+        context = ImageContext(item, self.maker, self.codes, series, image=image, prediction=prediction)
+        collected.notes += self.outputs.write(context, folder)
+        collected.outputs += sorted(path.name for path in folder.iterdir() if path.name not in collected.outputs)
+
+    def read(self, item: Item) -> Image:
         """Return the image with the pixel values that the model was trained on.
 
         A label map of the image is dropped.
@@ -89,8 +112,12 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
 
     For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
     class, and the background is omitted. For a regression, the only finding contains the number. For survival, the
-    classes are followed by a finding for each of the derived times.
+    classes are followed by a finding for each of the derived times. For a multi-task model, there are the findings of
+    each label, named `LABEL.CLASS` or, for a number, by the label.
     """
+    if prediction.by_label:
+        each = [one for own in prediction.by_label.values() for one in findings_of(own, image, series)]
+        return [replace(one, label=name) for one, name in zip(each, prediction.classes, strict=True)]
     if prediction.value is not None:
         return [Finding(series, prediction.classes[0], value=prediction.value)]
     if prediction.probabilities is not None:

@@ -28,7 +28,7 @@ log = logging.getLogger("medvit")
 
 PREDICTIONS = "predictions.csv"
 STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
-PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value")
+PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value", "model")
 
 SHOWN_REASONS = 8
 """Maximum number of reasons in a summary, the most frequent ones."""
@@ -85,7 +85,7 @@ class Worklist:
         )
         self._predictions = [row for row in self._predictions if row["study"] != name]
         for finding in result.findings:
-            values = (finding.probability, finding.volume_ml, finding.num_voxels, finding.value)
+            values = (finding.probability, finding.volume_ml, finding.num_voxels, finding.value, finding.model)
             texts = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
             row = (name, finding.series, finding.label, *texts)
             self._predictions.append(dict(zip(PREDICTION_COLUMNS, row, strict=True)))
@@ -144,24 +144,35 @@ class Worklist:
         partial, final = self.folder / f".{study.name}.partial", self.folder / study.name
         try:
             _fresh(partial)
-            result = perform(study, partial)
+            result = attempt(lambda: perform(study, partial))
             if result.status == "done":
                 shutil.rmtree(final, ignore_errors=True)
                 partial.replace(final)
             return result
-        except OutputError:
-            raise
-        except NoSeriesError as error:
-            return Result("skipped", error.code, str(error))
-        except MedvitError as error:
-            return Result("failed", error.code, str(error))
-        except Exception as error:  # one bad study must not stop the others, with any exception
-            if is_of_disk(error):
-                raise
-            log.debug("predict: a study failed", exc_info=True)
-            return Result("failed", "unexpected", f"{unexpected(error)}; --debug shows the traceback")
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def attempt(perform: Callable[[], Result]) -> Result:
+    """Return the result of a function, or an error of it as the result `skipped` or `failed`.
+
+    Raises:
+        OutputError: If results cannot be written, for example on a full disk.
+        OSError: Likewise.
+    """
+    try:
+        return perform()
+    except OutputError:
+        raise
+    except NoSeriesError as error:
+        return Result("skipped", error.code, str(error))
+    except MedvitError as error:
+        return Result("failed", error.code, str(error))
+    except Exception as error:  # one bad study must not stop the others, with any exception
+        if is_of_disk(error):
+            raise
+        log.debug("predict: a study failed", exc_info=True)
+        return Result("failed", "unexpected", f"{unexpected(error)}; --debug shows the traceback")
 
 
 def _fresh(folder: Path) -> None:

@@ -24,12 +24,14 @@ from medvit.errors import DataError
 log = logging.getLogger("medvit")
 
 DELIMITERS = ",;\t"
+SEPARATOR = ";"
+"""Separator of the classes in a cell that lists several."""
 SHOWN_LINES = 3
 ZIP = b"PK\3\4"
 """First bytes of an Excel file (.xlsx)."""
 
 MISSING = ("NA", "n/a", "nan", "NULL", "#N/A")
-"""Texts for a missing value, in any letter case, beside the empty one: of R, BIDS, pandas, SQL and Excel."""
+"""Texts for a missing value, in any letter case, in addition to the empty text (R, BIDS, pandas, SQL, Excel)."""
 AMBIGUOUS = frozenset(
     ("none", "-", "--", "+", ".", "?", "n.a.", "nil", "<na>", "nat")
     + ("#null!", "#value!", "#ref!", "#div/0!", "#name?", "#num!")
@@ -139,6 +141,11 @@ def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Seq
                 "%d cells of column %s are whole numbers written as 1.0; they are read as 1", num_whole[column], column
             )
     return Grid(grid.columns, tuple(lines))
+
+
+def classes_in(cell: str) -> tuple[str, ...]:
+    """Return the classes that a cell of the label table lists; an empty tuple for an empty cell."""
+    return tuple(filter(None, (name.strip() for name in cell.split(SEPARATOR))))
 
 
 def shown(numbers: Sequence[int]) -> str:

@@ -12,13 +12,22 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from medvit.deidentification.identifiers import PATIENT, SPLIT, is_personal
 from medvit.errors import DataError
-from medvit.ingest.label_cells import Grid, Line, look_alikes, read_grid, shown, without_missing
+from medvit.ingest.label_cells import (
+    SEPARATOR,
+    Grid,
+    Line,
+    classes_in,
+    look_alikes,
+    read_grid,
+    shown,
+    without_missing,
+)
 from medvit.ingest.label_keys import COLUMNS, KNOWN, ByFile, ByIdentifier, LabelBy, find_columns, nearest, plain
 from medvit.ingest.labels import warn_of_look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Split
@@ -51,6 +60,8 @@ class LabelTable:
     """Label -> its column."""
     split_column: str
     patient_column: str
+    annotated_column: str
+    """Column with the annotated classes of label maps; empty if there is none."""
     lines: tuple[Line, ...] = field(repr=False)
 
     @classmethod
@@ -61,10 +72,12 @@ class LabelTable:
         by: LabelBy = "file",
         columns: Sequence[str] = (),
         missing: Sequence[str] | None = None,
+        annotated: str = "",
     ) -> LabelTable:
         """Return the table in a file; `columns` are the labels, by default all columns but key, split and patient.
 
-        `missing` lists the texts that mean a missing value; if unset, `label_cells.MISSING` is used.
+        `annotated` is the column that lists the annotated classes of label maps, which is not a label. `missing` lists
+        the texts that mean a missing value; if unset, `label_cells.MISSING` is used.
 
         Raises:
             DataError: If a column is missing or personal, a line has an empty key or an unknown split, or a text may be
@@ -72,12 +85,19 @@ class LabelTable:
         """
         grid = read_grid(path)
         key = _key_column(grid.columns, by, path)
-        chosen = _label_columns(grid, path, columns, key)
+        of_maps = _column(grid, path, annotated, key) if annotated else ""
+        chosen = _label_columns(grid, path, columns, key, of_maps)
         rest = [column for column in grid.columns if column != key and column not in chosen.values()]
         split, patient = ("".join(find_columns(rest, [name])[:1]) for name in (SPLIT, PATIENT))
         lines = without_missing(grid, [*chosen.values(), *filter(None, (split, patient))], path, missing).lines
-        table = cls(path, by, key, chosen, split, patient, lines)
+        table = cls(path, by, key, chosen, split, patient, of_maps, lines)
         table._refuse([line.number for line in lines if not line.cells[key]], f"are empty in the column {key!r}")
+        empty = [line.number for line in lines if of_maps and not classes_in(line.cells[of_maps])]
+        if empty:
+            raise DataError(
+                f"{len(empty)} of the {len(lines)} lines of {path} are empty in the column {of_maps!r} (line "
+                f"{shown(empty)}); expected the annotated classes, separated by {SEPARATOR}"
+            )
         for line in lines:
             table._split(line)
         return table
@@ -134,10 +154,9 @@ class LabelTable:
         return labeled
 
     def _content(self, line: Line) -> list[str]:
-        """Return the labels, split and patient that a row assigns to its images."""
-        return [
-            line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)
-        ]
+        """Return the labels, split, patient and annotated classes that a row assigns to its images."""
+        others = (self.split_column, self.patient_column, self.annotated_column)
+        return [line.cells.get(column, "") for column in (*self.columns.values(), *others)]
 
     def _split(self, line: Line) -> Split | None:
         text = line.cells.get(self.split_column, "")
@@ -149,7 +168,10 @@ class LabelTable:
 
     def _labeled(self, candidate: Candidate, line: Line) -> Candidate:
         labels = {key: line.cells[column] for key, column in self.columns.items() if line.cells[column]}
-        return candidate.with_labels(labels, self._split(line), line.cells.get(self.patient_column, ""))
+        labeled = candidate.with_labels(labels, self._split(line), line.cells.get(self.patient_column, ""))
+        if not self.annotated_column:
+            return labeled
+        return replace(labeled, annotated=classes_in(line.cells[self.annotated_column]))
 
     def _refuse(self, numbers: Sequence[int], what: str, advice: str = "") -> None:
         if numbers:
@@ -196,27 +218,30 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
     )
 
 
-def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
+def _column(grid: Grid, path: Path, name: str, key: str) -> str:
+    """Return the column of a name, which is not the key column."""
+    there = [column for column in grid.columns if column != key]
+    found = find_columns(there, [name])
+    if len(found) != 1:
+        near = nearest(there, [name])
+        raise DataError(
+            f"the labels {path} have {'several columns' if found else 'no column'} {name!r}; found "
+            f"{', '.join(found or there)}" + (f"; nearest is {near!r}" if near and not found else "")
+        )
+    return found[0]
+
+
+def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str, of_maps: str = "") -> dict[str, str]:
     """Return the column of each label, by the name of the label.
 
-    The labels are those named in `columns`. If `columns` is empty, all columns are labels except the key column and the
-    columns for split and patient.
+    The labels are those named in `columns`. If `columns` is empty, all columns are labels except the key column, the
+    columns for split and patient, and `of_maps`.
     """
-    there = [column for column in grid.columns if column != key]
-    chosen = {}
-    for name in columns:
-        found = find_columns(there, [name])
-        if len(found) != 1:
-            near = nearest(there, [name])
-            raise DataError(
-                f"the labels {path} have {'several columns' if found else 'no column'} {name!r}; found "
-                f"{', '.join(found or there)}" + (f"; nearest is {near!r}" if near and not found else "")
-            )
-        chosen[name] = found[0]
     if columns:
-        return chosen
-    for column in there:
-        if plain(column) in KNOWN:
+        return {name: _column(grid, path, name, key) for name in columns}
+    chosen = {}
+    for column in grid.columns:
+        if column in (key, of_maps) or plain(column) in KNOWN:
             continue
         if is_personal(column) or _is_identifier(grid.lines, column):
             raise DataError(

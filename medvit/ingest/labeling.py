@@ -11,10 +11,18 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from medvit.config import Config
+from medvit.dataset.measures import Measure
 from medvit.deidentification.patient_ids import with_shared_uids
 from medvit.ingest.label_keys import LabelBy
 from medvit.ingest.label_table import LabelTable, Unmatched
-from medvit.ingest.labels import LABEL, LabelFrom, from_folders, positive_classes
+from medvit.ingest.labels import (
+    LABEL,
+    LabelFrom,
+    checked_classes,
+    from_folders,
+    positive_classes,
+    with_annotated,
+)
 from medvit.ingest.laterality import paired
 from medvit.ingest.mask_meaning import MaskClasses, MaskValues
 from medvit.ingest.scan import Scan
@@ -72,8 +80,22 @@ class LabelingConfig(Config):
     """Meaning of label-map values above 0. classes: each value is a class. instances: each value is one object, and all
     objects are stored as class 1.
     """
+    measures: tuple[Measure, ...] = ()
+    """Labels to measure from label maps, for each class except the background, such as volume_ml_liver for class liver.
+    present: yes or no. volume_ml: volume in mL. area_mm2: area in mm2, for 2D images. objects: number of connected
+    regions, or of instances with mask_values=instances.
+    """
     mask_ignore: IgnoredValues = ()
     """Label-map values to ignore. Pixels with these values count in neither the loss nor the metrics."""
+    annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Classes that are annotated in the label maps of a folder, such as {site-a: [liver], site-b: [liver, kidney]}.
+    Other classes are unknown there, and their pixels are stored as background; they count in neither the loss nor the
+    metrics of these images. Images in other folders have all classes.
+    """
+    annotated_column: str = ""
+    """Column of the label table that lists the annotated classes of an image, separated by semicolons, as an
+    alternative to labeling.annotated. Images without a row have all classes.
+    """
 
     @model_validator(mode="after")
     def _have_one_meaning(self) -> Self:
@@ -83,6 +105,26 @@ class LabelingConfig(Config):
                 "one of these options"
             )
         return self
+
+    @model_validator(mode="after")
+    def _annotates_named_classes(self) -> Self:
+        if (self.annotated or self.annotated_column) and not self.mask_classes:
+            raise ValueError("annotated classes need names; give mask_classes as well")
+        unknown = {name for names in self.annotated.values() for name in names} - set(self.class_names[1:])
+        if unknown:
+            found, expected = sorted(unknown)[0], ", ".join(self.class_names[1:])
+            raise ValueError(f"annotated names {found!r}; expected foreground classes of mask_classes: {expected}")
+        if self.annotated and self.annotated_column:
+            raise ValueError("annotated and annotated_column are both given; give only one of them")
+        if self.annotated_column and self.table is None:
+            raise ValueError("annotated_column is a column of the label table; give table as well")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of label maps, in the order of their numbers; empty if they are not given."""
+        given = self.mask_classes
+        return tuple(dict.fromkeys(given.values())) if isinstance(given, Mapping) else tuple(given)
 
 
 OF_A_TABLE = ("by", "unmatched", "missing", "columns")
@@ -127,7 +169,8 @@ class Labels:
         if config.from_folders != "off":
             folders = config.from_folders
             log.warning("labeling.from_folders=%s is ignored: the labels come from the table", folders)
-        return cls(config, LabelTable.read(config.table, by=config.by, columns=config.columns, missing=config.missing))
+        how: dict[str, Any] = {"by": config.by, "columns": config.columns, "missing": config.missing}
+        return cls(config, LabelTable.read(config.table, **how, annotated=config.annotated_column))
 
     def give(self, found: Scan, modality: str) -> Labeled:
         """Return the images of a source with their labels; `modality` applies to files that do not state one.
@@ -148,6 +191,10 @@ class Labels:
         self, candidates: Sequence[Candidate], found: Scan, folders: LabelFrom, columns: tuple[str, ...]
     ) -> Labeled:
         own = with_shared_uids(candidates, found.refused)
+        if self.config.annotated:
+            own = with_annotated(own, self.config.annotated)
+        if self.config.class_names:
+            own = checked_classes(own, self.config.class_names)
         return Labeled(own, folders, columns, positive_classes(own, self.config.positive))
 
 

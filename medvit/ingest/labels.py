@@ -1,4 +1,4 @@
-"""Labels from folders named after classes, or from a table.
+"""Labels from folders named after classes, or from a table, and annotated classes of label maps by folder.
 
 A class folder is a folder directly below the folder that contains all images, as in `benign/x.png` and
 `malignant/y.png`. Folders named after splits are skipped, as in `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`.
@@ -19,6 +19,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -107,6 +108,47 @@ def positive_classes(candidates: Iterable[Candidate], given: Mapping[str, str] |
     return dict(given)
 
 
+def with_annotated(candidates: Sequence[Candidate], folders: Mapping[str, Sequence[str]]) -> tuple[Candidate, ...]:
+    """Return the candidates with the annotated classes of the folders that contain them.
+
+    If several of the named folders contain an image, those of the innermost apply.
+
+    Raises:
+        DataError: If none of the images is in one of the folders.
+    """
+    named = {name.casefold(): tuple(classes) for name, classes in folders.items()}
+    found = [_annotated_folder(candidate, named) for candidate in candidates]
+    unused = [name for name in folders if name.casefold() not in found]
+    if unused:
+        raise DataError(f"labeling.annotated names the folder {unused[0]!r}, but no image of the source is in it")
+    return tuple(
+        candidate if folder is None else replace(candidate, annotated=named[folder])
+        for candidate, folder in zip(candidates, found, strict=True)
+    )
+
+
+def checked_classes(candidates: Sequence[Candidate], classes: Sequence[str]) -> tuple[Candidate, ...]:
+    """Return the candidates with `annotated` unset where it lists all classes; the first class is the background.
+
+    Raises:
+        DataError: If `annotated` lists a name that is not a foreground class.
+    """
+    foreground = tuple(classes[1:])
+    known = frozenset(foreground)
+    num_unknown = sum(not known >= set(one.annotated or ()) for one in candidates)
+    if num_unknown:  # the cells of a table are not shown, because a wrong column may name patients
+        raise DataError(
+            f"{num_unknown} images have an annotated class that is not a foreground class of labeling.mask_classes; "
+            f"expected some of {', '.join(foreground)}"
+        )
+    return tuple(
+        replace(one, annotated=None)
+        if one.annotated is None or known <= set(one.annotated)
+        else replace(one, annotated=tuple(name for name in foreground if name in one.annotated))
+        for one in candidates
+    )
+
+
 def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:
     """Report classes of a label that differ only in letter case, spaces or leading zeros."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -168,3 +210,9 @@ def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool
 
 def _is_of_one_patient(group: Sequence[Candidate]) -> bool:
     return len({candidate.patient for candidate in group}) == 1
+
+
+def _annotated_folder(candidate: Candidate, named: Mapping[str, object]) -> str | None:
+    """Return the name of the innermost folder of an image that is among `named`; None if there is none."""
+    parts = (part.casefold() for part in reversed(PurePosixPath(candidate.paths[0]).parts[:-1]))
+    return next((part for part in parts if part in named), None)

@@ -127,6 +127,22 @@ class MaskMeaning:
             changed[labels == value] = classes[value]
         return changed
 
+    def require_annotated(self, labels: Int[Array, "*s"], annotated: Sequence[str] | None) -> None:
+        """Check that a label map of class numbers contains only background, ignored pixels and annotated classes.
+
+        Raises:
+            DataError: If it contains another class.
+        """
+        if annotated is None:
+            return
+        others = {0, IGNORED} if self.ignored else {0}
+        for value in sorted(_pixels(labels).keys() - others):
+            if self.names[value] not in annotated:
+                raise DataError(
+                    f"the label map contains the class {self.names[value]}, but its annotated classes are "
+                    f"{', '.join(annotated)}; correct labeling.annotated or the label map"
+                )
+
     def _class(self, value: int) -> int:
         if value < 0:
             raise DataError(f"the label map contains the value {value}; expected class numbers from 0 upwards")
@@ -305,9 +321,9 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels (such as 0, 128 and 255) of which one may be an edge made by smoothing.
+    """Refuse gray levels (such as 0, 128 and 255) if one of them may be an edge made by smoothing.
 
-    This is a level of which nearly all pixels touch both a lower and a higher value.
+    A level may be an edge if nearly all of its pixels touch both a lower and a higher value.
     """
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:

@@ -12,6 +12,7 @@ from medvit.dataset.quarantine import Quarantined
 from medvit.deidentification.patient_ids import same_but_for_issuer, spelled_alike
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
+from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.patients import PatientCount
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Candidate, Refusal, Row, Taken
@@ -21,12 +22,10 @@ log = logging.getLogger("medvit")
 NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of refusals that are not failures; all others make the exit status 3."""
 MAX_MASK_CLASSES = 256
-NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
+NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "num_instances", "writing")
 """Fields of `Taken` that only ingest uses."""
 SHOWN_REASONS = 5
-"""Maximum number of refusal reasons in the error message of an ingest that stored no image; it cannot list them in a
-dataset.
-"""
+"""Maximum number of refusal reasons in the error message of an ingest that stored no image."""
 
 
 def rows(
@@ -151,6 +150,27 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
     return ("background", *(f"class {value}" for value in range(1, num_values)))
 
 
+def instances(
+    candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, meaning: MaskMeaning
+) -> dict[str, int]:
+    """Return the number of instances by image; empty if label-map values are classes.
+
+    Raises:
+        DataError: If an image was stored by an earlier version, which did not count instances.
+    """
+    if not meaning.are_instances:
+        return {}
+    masked = [one for one in candidates if one.key in taken and taken[one.key].mask is not None]
+    counts = {pseudonyms.image(one): taken[one.key].num_instances for one in masked}
+    known = {image: number for image, number in counts.items() if number is not None}
+    if len(known) < len(counts):
+        raise DataError(
+            f"the instances of {len(counts) - len(known)} images were not counted when an earlier version stored them; "
+            "ingest again without update"
+        )
+    return known
+
+
 def log_unlabeled(made: Sequence[Row]) -> None:
     """Report, by pseudonym, images without a label map in a dataset that has label maps."""
     images = [row for row in made if row.kind != "slide"]
@@ -193,5 +213,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         part=candidate.item.part,
         patient_is_assumed=candidate.patient.is_assumed,
         patient_any_issuer=_any_issuer(candidate, pseudonyms),
+        annotated=None if taken.mask is None else candidate.annotated,
         **fields,
     )

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvit import readers
 from medvit.config import Config, Positive
@@ -69,9 +69,23 @@ class ScanningConfig(Config):
     mask_folder: tuple[str, ...] = ()
     """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
     """
+    field_of_view_folder: tuple[str, ...] = ()
+    """Names of the folders with fields of view, next to the folders of images, such as mask in DRIVE. The files are 0
+    outside the field of view. Pixels outside count in neither the loss nor the metrics. Empty: all pixels count.
+    """
     eye: EyeConfig = Field(default_factory=EyeConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
+
+    @model_validator(mode="after")
+    def _fields_are_of_images(self) -> Self:
+        names = {name.casefold() for name in self.mask_folder}
+        both = sorted(name for name in self.field_of_view_folder if name.casefold() in names)
+        if both:
+            raise ValueError(f"mask_folder and field_of_view_folder both name {both[0]}; remove it from one of them")
+        if self.field_of_view_folder and self.stacks is not None:
+            raise ValueError("field_of_view_folder does not work with stacks; remove one of them")
+        return self
 
 
 NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)
@@ -141,6 +155,7 @@ def scan(
     refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
     how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "mask_folder": config.mask_folder}
+    how["field_of_view_folder"] = config.field_of_view_folder
     with few_collections():
         for found in readers.find(files, look=eye, **how):
             try:

@@ -3,7 +3,7 @@
 The patients are stored next to the weights as digests of their pseudonyms. At the same site, an evaluation of the model
 can thus detect patients that the model has seen. Nobody else can identify them. With the same site key, a patient known
 by PatientID has the same pseudonym in every dataset. A patient known only by a file name has a different pseudonym in
-each; for such datasets, `medvit leakage` can still compare pixels.
+each dataset; for such datasets, `medvit leakage` can still compare pixels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Correction of class imbalance: weights of classes, offsets of logits, and draw probabilities, from class counts.
 
-Each method changes one of the three. Published methods for long-tailed data are logit adjustment (Menon et al., ICLR
+Each method changes one of these three. Published methods for long-tailed data are logit adjustment (Menon et al., ICLR
 2021), deferred re-weighting (Cao et al., NeurIPS 2019, by the effective numbers of Cui et al., CVPR 2019) and
 repeat-factor sampling (Gupta et al., CVPR 2019).
 """
@@ -30,7 +30,7 @@ class ClassBalance:
     """Method of correction, and the number of training images of each class.
 
     Raises:
-        DataError: If the method changes the loss, and a class has no training image.
+        DataError: If the method changes the loss or the logits, and a class has no training image.
     """
 
     method: Balance
@@ -43,9 +43,10 @@ class ClassBalance:
             )
 
     def weights(self, progress: float) -> Float[Array, "l"] | None:
-        """Return the weight of each class in the loss after a share of the steps; None for equal weights.
+        """Return the weight of each class in the loss; None for equal weights.
 
-        The weights of `deferred` have the mean 1 over classes; those of `loss` have the mean 1 over images.
+        `progress` is the share of the training steps that are done. The weights of `deferred` have the mean 1 over
+        classes; those of `loss` have the mean 1 over images.
         """
         counts = np.array(self.counts, dtype=float)
         if self.method == "loss":
@@ -57,9 +58,9 @@ class ClassBalance:
 
     @property
     def offsets(self) -> Float[Array, "l"] | None:
-        """Offsets that training adds to the logits, the log frequencies of the classes; None without an offset.
+        """Offsets that are added to the logits in training: log frequencies of the classes; None for other methods.
 
-        A prediction does not add them: its probabilities are those of classes that are equally frequent.
+        They are not added in prediction: its probabilities are those of equally frequent classes.
         """
         counts = np.array(self.counts, dtype=float)
         return np.log(counts / counts.sum()) if self.method == "logits" else None
@@ -68,8 +69,9 @@ class ClassBalance:
     def odds(self) -> Float[Array, "l"] | None:
         """Relative probability of drawing an image of each class; None if all images are equally probable.
 
-        With `repeat`, it is the repeat factor max(1, sqrt(t / f)) of a class with the frequency f. The threshold t is
-        1 / L: classes that are rarer than in a balanced set of L classes are repeated.
+        With `sampler`, it is the inverse of the number of images of the class. With `repeat`, it is the repeat factor
+        max(1, sqrt(t / f)) of a class with the frequency f. The threshold t is 1 / L: classes that are rarer than in a
+        balanced set of L classes are repeated.
         """
         counts = np.maximum(np.array(self.counts, dtype=float), 1.0)  # a class without images is never drawn
         if self.method == "sampler":

@@ -11,10 +11,12 @@ from medvit.losses.supervised import Loss
 
 
 def over_levels(loss: Loss, logits: Sequence[Tensor], targets: Tensor, padded: Tensor) -> Tensor:
-    """Return the weighted mean of a loss over logits (B, L, *S) and those of lower resolutions (deep supervision).
+    """Return the weighted mean of a loss over logits of several resolutions (deep supervision).
 
-    The weight halves from each resolution to the next lower one (Isensee et al. 2021). The lower resolutions cover the
-    image padded to whole patches, whose classes are `padded` (B, *T). The class of a cell is that of its nearest pixel.
+    The first of `logits` (B, L, *S) has the resolution of the image and is compared with `targets` (B, *S). All others
+    have ever lower resolutions and cover the image padded to whole patches, with the classes `padded` (B, *T); the
+    class of a cell is that of its nearest pixel. The weight halves from each resolution to the next lower one (Isensee
+    et al. 2021).
     """
     highest, *lower = logits
     if not lower:

@@ -67,9 +67,9 @@ def cross_view_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy over pairs of a target view and a different student view.
 
-    The target views are the first student views. A view is never compared with itself: for 2 global and n local views,
-    2 + 2n pairs count. The result is NaN for a single view. Sums are computed row by row, because one float32 product
-    over B x K terms has an error of 6e-3 at 65,536 prototypes.
+    Target view i and student view i are the same view, and are not compared: for 2 global and n local views, 2 + 2n
+    pairs count. The result is NaN for a single view. Sums are computed row by row, because one float32 product over
+    B x K terms has an error of 6e-3 at 65,536 prototypes.
     """
     counted = different_views(len(targets), len(student), student.device)
     with exactly(student.device):
@@ -102,9 +102,10 @@ def masked_patch_loss(
     num_crops: int,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy over masked patches (Zhou et al. 2022), divided by the number of crops, masked or not.
+    """Return the cross-entropy over masked patches (Zhou et al. 2022), divided by the number of crops.
 
-    `weights` are 1 / (number of masked patches in the crop) for each patch.
+    `weights` contains 1 / (number of masked patches in its crop) for each patch. `num_crops` counts all crops, with or
+    without masked patches.
     """
     with exactly(student.device):
         per_patch = cross_entropy_rows(student, targets, temperature)
@@ -139,7 +140,7 @@ def masked_patch_alignment(
 ) -> Float[Tensor, ""]:
     """Return the mean cosine over masked patches (SimDINOv2: Wu et al., ICML 2025).
 
-    Patches are weighted, and the sum is divided by the number of crops, as in `masked_patch_loss`.
+    `weights` and `num_crops` are those of `masked_patch_loss`.
     """
     with exactly(student.device):
         cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)

@@ -12,10 +12,10 @@ from medvit.losses.supervised import Loss
 
 
 def ordinal_loss(balance: ClassBalance) -> Loss:
-    """Return the CORN loss for logits (B, L - 1) and grades (B,), numbered from 0 (Shi et al. 2023).
+    """Return the CORN loss function of logits (B, L - 1) and grades (B,), numbered from 0 (Shi et al. 2023).
 
-    Logit k is that of a grade above k, given a grade of at least k. It is trained by cross-entropy on the images with a
-    grade of at least k. `balance` may give each image the weight of its grade.
+    Logit k is that of a grade above k, given a grade of at least k. It is trained by binary cross-entropy on the images
+    with a grade of at least k. If `balance` has class weights, each image has the weight of its grade.
     """
 
     def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:

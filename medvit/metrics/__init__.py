@@ -5,7 +5,8 @@ A metric is a module of this package, or of another package that extends it (`me
 type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
 (`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `SurvivalMetric` times to an event
 (`medvit.metrics.survival`), a `MaskMetric` the masks of one class in one image, a `VolumeMetric` the volumes of one
-class in all images, and a `FeatureMetric` the features of images.
+class in all images, a `PooledMetric` the pixels of one class over all images together (`medvit.metrics.pooled`), and a
+`FeatureMetric` the features of images.
 Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
 metric, add a file and its test (docs/how-to/add-a-metric.md).
 
@@ -46,9 +47,11 @@ UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
 """Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
 """Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
-RESERVED = ("truth", "event", "p", "predicted", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
+COUNTED = ("voxels", "true_voxels", "overlap_voxels", "counted_voxels")
+"""Columns with the voxels of a class in the prediction, in the truth and in both, and all that are not ignored."""
+RESERVED = ("truth", "event", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
-ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.survival", f"{__name__}.values")
+ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.survival", f"{__name__}.values")
 """Packages with metrics."""
 LAST = 1000
 """Position in lists of a metric that does not set one: after all others."""
@@ -79,7 +82,7 @@ class Classified:
 
     @cached_property
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
-        """For each of `targets`, numbers of cases and controls at each distinct probability, in ascending order."""
+        """Numbers of cases and of controls at each distinct probability (ascending), one pair for each of `targets`."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
 
     @property
@@ -139,6 +142,20 @@ class MaskPair:
     spacing: tuple[float, ...]
     tolerance: float
     """Distance within which two surfaces count as one, in the unit of the spacing."""
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Numbers of pixels or voxels of a class, over all images together; ignored ones do not count."""
+
+    overlap: float
+    """Pixels of the class in truth and prediction."""
+    true: float
+    """Pixels of the class in the truth."""
+    found: float
+    """Pixels of the class in the prediction."""
+    counted: float
+    """All pixels that are not ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +268,16 @@ class VolumeMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n"], Float[Array, "n"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledMetric(Metric):
+    """Metric of the pixels of a class over all images together; large structures count more than small ones."""
+
+    task = "segmentation"
+    is_per_image = False
+
+    compute: Callable[[PixelCounts], float]
 
 
 @dataclass(frozen=True, kw_only=True)

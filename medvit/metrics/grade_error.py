@@ -17,7 +17,7 @@ from medvit.metrics.kappa_quadratic import are_grades
 
 
 def grade_error(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
-    """Compute the mean absolute error of a confusion matrix; `grades` are the numbers of the classes."""
+    """Compute the mean absolute error, in grades, of a confusion matrix; `grades` has the number of each class."""
     grade = np.array(grades)
     distance = np.abs(grade[:, None] - grade[None, :])
     return float((distance * counts).sum() / counts.sum()) if counts.sum() else float("nan")

@@ -40,7 +40,7 @@ class Ensemble(nn.Module):
         for number in range(int(checkpoint.model["members"])):
             start = f"{PREFIX}{number}."
             state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
-            members.append(Model.from_checkpoint(_of_member(checkpoint.member(state), number)))
+            members.append(Model.from_checkpoint(_of_member(checkpoint, number).member(state)))
         own = {key: tuple(one for member in members for one in getattr(member.config, key)) for key in OF_EACH_MODEL}
         config = members[0].config.model_copy(update={"members": len(members), **own})
         return cls(config, members).eval().requires_grad_(False)
@@ -64,8 +64,12 @@ def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
 
 
 def _of_member(checkpoint: Checkpoint, number: int) -> Checkpoint:
-    """Return the checkpoint of a model of an ensemble with its own values of `OF_EACH_MODEL`."""
-    own = {key: list((checkpoint.model.get(key) or ())[number : number + 1]) for key in OF_EACH_MODEL}
+    """Return the checkpoint of an ensemble with the values of `OF_EACH_MODEL` of one of its models."""
+    own = {}
+    for key in OF_EACH_MODEL:
+        values = checkpoint.model.get(key) or ()
+        count = len(values) // int(checkpoint.model["members"])
+        own[key] = list(values[number * count : (number + 1) * count])
     return replace(checkpoint, model={**checkpoint.model, **own})
 
 

@@ -17,11 +17,12 @@ from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
-from medvit.heads import HeadChoice, of_earlier_version
+from medvit.heads import Head, HeadChoice, of_earlier_version
+from medvit.models.base import Base, complete
 from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
-from medvit.tasks import Target, TargetScale, TaskName, image_task, is_image_task
+from medvit.tasks import LabelTarget, LabelTask, Target, TargetScale, TaskName, image_task, is_image_task
 from medvit.transforms.padding import pad_about, pad_to_multiple
 from medvit.types import Tokens
 
@@ -40,16 +41,16 @@ class AppliesTo(Config):
 
 
 class Predicting(Protocol):
-    """Configuration of a model of images or slides, as far as its task is concerned."""
+    """Part of the configuration of an image or slide model that concerns its task."""
 
     @property
     def image_task(self) -> TaskName:
-        """Task that gives targets and predictions."""
+        """Name of the task in `medvit.tasks` that defines targets and predictions."""
         ...
 
     @property
     def target(self) -> Target:
-        """Task of the model."""
+        """Target of the model: its label and classes."""
         ...
 
 
@@ -65,19 +66,24 @@ class ModelConfig(Config):
     head: HeadChoice
     """Head, from tokens to logits."""
     classes: tuple[str, ...]
-    """Class names in the order of the logits; of a segmentation, the first is the background; of a regression, the
-    label alone; of a multi-label classification, the labels; of a survival prediction, its probabilities by time.
+    """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
+    of the label. multilabel: the names of the labels. multitask: `LABEL.CLASS` for each class of a label, `LABEL` for a
+    number. survival: `LABEL > TIME` for each predicted probability.
     """
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
     scales: tuple[TargetScale, ...] = ()
-    """Standardization of the targets of a regression, for each model of an ensemble."""
+    """Standardization of the targets of a regression, for each model of an ensemble. Of a multi-task model: of each
+    regression, for one model after the other.
+    """
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""
     event: str = ""
     """Label of the event of a survival prediction."""
     intervals: tuple[tuple[float, ...], ...] = ()
     """Ends of the time intervals of a survival prediction, for each model of an ensemble."""
+    tasks: tuple[LabelTask, ...] = ()
+    """Labels of a multi-task model, each with its own task and head."""
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
@@ -100,17 +106,35 @@ class ModelConfig(Config):
     """Number of models in the ensemble, whose predictions are averaged."""
     slices: SlicesConfig | None = None
     """Cutting of volumes into slices, which the model predicts one by one. None: a model of images or whole volumes."""
+    base: Base | None = None
+    """Backbone that the adapter and the head apply to. None: training changed all weights, or the backbone was not a
+    checkpoint.
+    """
 
     @property
     def image_task(self) -> TaskName:
-        """Task that gives the targets and predictions of images."""
+        """Name of the task in `medvit.tasks` that defines the targets and predictions of images."""
         return self.kind
 
     @property
     def target(self) -> Target:
         """Target of the model, with the standardization or the time intervals of its only or first model."""
+        if self.tasks:
+            return Target("", self.classes, parts=self._parts)
         scale, ends = self.scales[0] if self.scales else None, self.intervals[0] if self.intervals else ()
         return Target(self.label, self.classes, scale, self.pairs, event=self.event, ends=ends)
+
+    @property
+    def _parts(self) -> tuple[LabelTarget, ...]:
+        scales = iter(self.scales)
+        return tuple(
+            LabelTarget(
+                one.task,
+                Target(one.label, one.classes, next(scales) if one.task == "regression" else None),
+                one.weight,
+            )
+            for one in self.tasks
+        )
 
 
 class Model(nn.Module):
@@ -123,16 +147,17 @@ class Model(nn.Module):
         self.peft = config.peft.adapt(backbone)
         self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
-        self.head = config.head.build(backbone, num_outputs(config))
+        self.head = head_of(config, backbone)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Model:
         """Return the model of a fine-tuned checkpoint, ready for inference.
 
         Raises:
-            CheckpointError: If the checkpoint is only a backbone, or if its weights do not match its description.
+            CheckpointError: If the checkpoint is only a backbone, if its weights do not match its description, or if it
+                is an adapter whose backbone is not found.
         """
-        checkpoint.require(*get_args(TaskName))
+        checkpoint = complete(checkpoint.require(*get_args(TaskName)))
         config = ModelConfig.parse_saved(of_earlier_version(checkpoint.model), source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
         model = cls(merged, config.backbone.without_weights().build())
@@ -142,16 +167,16 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        return _cut(self.head(self._tokens(padded), padded), pixels)
+        return cut(self.head(self._tokens(padded), padded), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
-        """Return logits, then those of lower resolutions that the head trains as well (deep supervision).
+        """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
 
-        Those of lower resolutions cover the image padded to whole patches.
+        Logits of lower resolutions cover the image padded to whole patches.
         """
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
         logits, *lower = self.head.at_levels(self._tokens(padded), padded)
-        return [_cut(logits, pixels), *lower]
+        return [cut(logits, pixels), *lower]
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
@@ -196,7 +221,7 @@ class Model(nn.Module):
         if self.is_trained_whole:
             return None
         prefix = "backbone."
-        state = self.adapter_state()
+        state = self.adapter_state() | {f"head.{name}": weight for name, weight in self.head.state_dict().items()}
         names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
         return state | {f"{prefix}{name}": weight for name, weight in self.peft.state_of(names).items()}
 
@@ -230,7 +255,7 @@ class Model(nn.Module):
         if is_image_task(self.config.kind):
             return torch.stack([self._activated(self(padded[window])) for window in self._windows(padded)]).mean(0)
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
-        return logits[inside].softmax(dim=1)
+        return self._activated(logits[inside])
 
     def _activated(self, logits: Tensor) -> Tensor:
         config = self.config
@@ -264,7 +289,7 @@ class Model(nn.Module):
 
 
 def has_truth(row: Row, config: Predicting) -> bool:
-    """Return whether an image has what a model predicts: a label map, or a label of its classes or a number.
+    """Return whether an image has a true value for a model: a label map, a class that the model has, or a number.
 
     Raises:
         DataError: If the model is a regression or survival prediction, and the label does not fit it.
@@ -274,12 +299,28 @@ def has_truth(row: Row, config: Predicting) -> bool:
     return image_task(config.image_task).has_truth(row, config.target)
 
 
+def head_of(config: ModelConfig, backbone: Backbone) -> Head:
+    """Return the freshly initialized head of a model; of a multi-task model, it consists of one head for each label.
+
+    Raises:
+        ConfigError: If the head does not fit the backbone, or does not allow several labels.
+    """
+    target = config.target
+    if target.parts:
+        counts = [image_task(part.task).num_outputs(part.target) for part in target.parts]
+        return config.head.build_for_labels(backbone, counts)
+    return config.head.build(backbone, num_outputs(config))
+
+
 def num_outputs(config: ModelConfig) -> int:
-    """Return the number of logits of a model."""
-    return image_task(config.kind).num_outputs(config.target) if is_image_task(config.kind) else len(config.classes)
+    """Return the number of logits of a model; of a multi-task model, that of all its labels."""
+    if not is_image_task(config.kind):
+        return len(config.classes)
+    return image_task(config.kind).num_outputs(config.target)
 
 
-def _cut(logits: Tensor, pixels: Tensor) -> Tensor:
+def cut(logits: Float[Tensor, "b l *t"], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *u"]:
+    """Return logits without the padding of the pixels at the end of each axis; those of whole images are unchanged."""
     inside: tuple[Any, ...] = (..., *(slice(n) for n in pixels.shape[2:]))
     return logits if logits.ndim == 2 else logits[inside]
 

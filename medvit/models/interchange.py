@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from medvit.artifacts import MODEL_CARD, PREPROCESS, Checkpoint
-from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
+from medvit.backbones import Backbone, BackboneConfig
 from medvit.backbones.timm_layout import TimmModel, timm_model
 from medvit.backbones.vit import VitConfig
-from medvit.config import Config, Tree
 from medvit.errors import CheckpointError, OutputError
 from medvit.files.atomic import write_text, write_weights
-from medvit.peft import HubAdapter, OptionalPeftChoice
+from medvit.models.base import Described, complete, of_backbone
+from medvit.peft import HubAdapter
 
 TIMM_WEIGHTS, TIMM_CONFIG = "model.safetensors", "config.json"
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -77,18 +74,6 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
     return folder
 
 
-class _Described(Config):
-    """Part of a checkpoint's configuration that describes the backbone."""
-
-    backbone: BackboneChoice
-    peft: OptionalPeftChoice = None
-
-
-def _described(checkpoint: Checkpoint) -> _Described:
-    tree: Tree = {key: checkpoint.model[key] for key in ("backbone", "peft") if key in checkpoint.model}
-    return _Described.parse_saved(tree, source=str(checkpoint.folder))
-
-
 def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
     """Return the description of the backbone of a checkpoint of any kind, and the backbone with its merged weights."""
     if checkpoint.is_ensemble:
@@ -96,27 +81,19 @@ def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
             f"{checkpoint.folder} is an ensemble of {checkpoint.model['members']} models, each with a backbone of its "
             "own; give the checkpoint of a single model, trained without folds and seeds"
         )
-    config = _described(checkpoint).backbone.without_weights()
+    config = Described.of(checkpoint).backbone.without_weights()
     backbone = config.build()
     try:
-        backbone.load_state_dict(_of_backbone(checkpoint, checkpoint.state))
+        backbone.load_state_dict(of_backbone(checkpoint, complete(checkpoint).state))
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
     return config, backbone.eval()
 
 
-def _of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the backbone weights among the weights of a checkpoint, under the names that the backbone uses."""
-    if checkpoint.kind == "backbone":
-        return dict(weights)
-    prefix = "backbone."
-    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-
-
 def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig, backbone: Backbone) -> HubAdapter:
-    way = _described(checkpoint).peft
-    weights = _of_backbone(checkpoint, checkpoint.stored_adapter() or {})
+    way = Described.of(checkpoint).peft
+    weights = of_backbone(checkpoint, checkpoint.stored_adapter() or {})
     if way is None:
         reason = "it does not name an adaptation; to_timm writes the model"
     else:

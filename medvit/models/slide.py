@@ -88,12 +88,12 @@ class SlideModelConfig(Config):
 
     @property
     def image_task(self) -> TaskName:
-        """Task that gives the targets and predictions of slides."""
+        """Name of the task in `medvit.tasks` that defines the targets and predictions of slides."""
         return "classification"
 
     @property
     def target(self) -> Target:
-        """Task of the model."""
+        """Target of the model: its label and classes."""
         return Target(self.label, self.classes)
 
 

@@ -166,7 +166,7 @@ def embed_slides(
     store: EmbeddingStore,
     config: TileLoaderConfig,
 ) -> Iterator[Outcome[Row, Embeddings]]:
-    """Return the embeddings of each slide, in order, with a progress bar over tiles.
+    """Yield the embeddings of each slide, in order, with a progress bar over tiles.
 
     Stored embeddings are reused. A slide that fails does not leave a file, and does not stop the others.
 

@@ -23,7 +23,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Add the weights after a step, counted from 1; the first ones are copied."""
+        """Update the averages with the weights after a step, counted from 1; the first weights are copied."""
         decay = min(self.decay, (1 + step) / (WARM_UP + step))
         for name, weight in self.live().items():
             average = self.state.get(name)

@@ -29,7 +29,7 @@ from medvit.types import Losses, Views
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
 """Indices of padding and of the mask token in the vocabulary, and number of special tokens."""
 PATIENCE = 20
-"""Number of batches at the start of training without any word after which it stops with an error."""
+"""Training stops with an error if none of this many first batches contains a word."""
 _WORD = re.compile(r"\w+")
 
 

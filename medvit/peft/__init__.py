@@ -54,6 +54,13 @@ class Peft(TrainingHooks, ABC):
         The adapted backbone is unusable afterwards.
         """
 
+    def attached(self) -> Backbone:
+        """Return the backbone for inference, without changing weights that it shares with other backbones.
+
+        Its output equals that of the merged backbone. Weights that the adapter does not change are not copied.
+        """
+        return self.merge()
+
     def described(self, config: BackboneConfig) -> BackboneConfig:
         """Return the backbone options that build the merged backbone.
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
@@ -64,6 +65,16 @@ class Tuned(Removable):
         merged: Backbone = self._model.merge_and_unload()
         return merged
 
+    def attached(self) -> Backbone:
+        """Return the backbone with the adapter merged into each layer only while the layer runs.
+
+        This needs memory for one merged layer instead of all, and takes as long as merging.
+        """
+        for name, layer in list(self.layers()):
+            parent, _, last = name.rpartition(".")
+            setattr(self.backbone.get_submodule(parent), last, MergedOnUse(layer))
+        return self.backbone
+
     def remove(self) -> Backbone:
         """Return the plain backbone without the adapter."""
         plain: Backbone = self._model.unload()
@@ -95,6 +106,32 @@ class Tuned(Removable):
         """Return the content of `adapter_config.json`, with sets as sorted lists."""
         tree = self._settings.to_dict()
         return {key: sorted(value) if isinstance(value, set) else value for key, value in tree.items()}
+
+
+class MergedOnUse(nn.Module):
+    """Linear layer of a shared backbone with an adapter of huggingface/peft, which is merged for each forward pass."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the output of the merged layer, whose weights are not changed."""
+        base = self.layer.get_base_layer()
+        shared = {name: weight.data for name, weight in base.named_parameters()}
+        try:
+            # Merged in full precision, as in a checkpoint, whatever the precision of the model.
+            with torch.autocast(features.device.type, enabled=False):
+                for _, weight in base.named_parameters():
+                    weight.data = weight.data.clone()
+                self.layer.merge()
+            output: Tensor = base(features)
+            return output
+        finally:
+            for name, weight in base.named_parameters():
+                weight.data = shared[name]
+            self.layer.merged_adapters.clear()
 
 
 class HubConfig(PeftConfig, ABC):

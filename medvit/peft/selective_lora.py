@@ -81,6 +81,11 @@ class SelectiveLora(Tuned):
         self._silence()
         return super().merge()
 
+    def attached(self) -> Backbone:
+        """Return the backbone with each active update merged only while its layer runs."""
+        self._silence()
+        return super().attached()
+
     def in_hub(self, weights: Mapping[str, Tensor]) -> HubAdapter:
         """Return the adapter as LoRA of the active layers in huggingface/peft.
 

@@ -30,7 +30,7 @@ class CtPhantom:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Volume being drawn: world coordinates of each voxel in mm, HU values, and labels."""
+    """Volume being drawn: world coordinates of each voxel in mm along its axes, HU values, labels."""
 
     generator: np.random.Generator
     points_mm: Float[Array, "i j k 3"]
@@ -50,9 +50,15 @@ class _Canvas:
         radii = np.array(radii_mm) * draw.uniform(0.82, 1.18, 3)
         center = np.array(center_mm) + draw.normal(0, 5, 3)
         rotation = _rotation(draw.normal(0, 0.15, 3))
-        distance = np.linalg.norm((self.points_mm - center) @ rotation / radii, axis=-1)
+        distance = self._distance(center, rotation / radii)
         surface = gaussian_filter(draw.standard_normal(distance.shape), 3)
         return distance + wobble * surface / surface.std() < 1
+
+    def _distance(self, center_mm: Float[Array, "3"], scaled: Float[Array, "3 3"]) -> Float[Array, "i j k"]:
+        """Return the length of `(point - center) @ scaled` for each voxel, from the coordinates along the axes."""
+        x, y, z = (self.points_mm[..., axis] for axis in range(3))
+        i, j, k = x[:, :1, :1] - center_mm[0], y[:1, :, :1] - center_mm[1], z[:1, :1, :] - center_mm[2]
+        return np.sqrt(sum((i * a + j * b + k * c) ** 2 for a, b, c in scaled.T))
 
     def tube(self, center_mm: tuple[float, float], radius_mm: float) -> Bool[Array, "i j k"]:
         """Return the mask of a slightly winding cylinder along the body."""

@@ -39,6 +39,7 @@ GRADES = (0.45, 1.0)
 CENTIMETER, MICRONS = 3, 1e4
 QUALITY = 85
 """JPEG quality."""
+LN_10 = np.float32(np.log(10))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def slide(
     # Channel by channel: all at once would take three times the memory.
     for channel, light in enumerate(generator.uniform(236, 248, 3)):
         noise = 1.5 * generator.standard_normal(shape, dtype=np.float32)
-        pixels[..., channel] = np.clip(np.float32(light) * np.float32(10) ** -density[channel] + noise, 0, 255)
+        pixels[..., channel] = np.clip(np.float32(light) * np.exp(-LN_10 * density[channel]) + noise, 0, 255)
     return SlidePhantom(pixels, labels)
 
 

@@ -15,10 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Bool
+from numpy import ndarray as Array
+
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.files.head import FileHead, read_head
 from medvit.geometry import check_grid
+from medvit.readers.fields_of_view import fields_among, inside, pair_fields
 from medvit.readers.image_stack import Slices, StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
 from medvit.readers.options import GeometryConfig
@@ -193,6 +197,7 @@ def find(
     look: ScanFiles = scan_each,
     stacks: StacksConfig | None = None,
     mask_folder: Sequence[str] = (),
+    field_of_view_folder: Sequence[str] = (),
 ) -> Iterator[Item | Refusal]:
     """Find the images in files with their label maps, and the refused files with reasons.
 
@@ -201,13 +206,19 @@ def find(
     `geometry` decides whether images that do not form a regular grid are refused, resampled to one, or kept as 2D
     images. With `stacks`, the 2D images of a folder form one volume. A multi-frame file may be part of several items.
     Label maps are in folders whose names are in `mask_folder`, or next to their images as `medvit.readers.label_maps`
-    defines.
+    defines. Fields of view of images are in folders whose names are in `field_of_view_folder`; every image with a label
+    map then needs one.
     """
-    yield from stacked(_each(files, GeometryConfig.of(geometry), look, mask_folder), stacks)
+    folders = mask_folder, field_of_view_folder
+    yield from stacked(_each(files, GeometryConfig.of(geometry), look, *folders), stacks)
 
 
 def _each(
-    files: Sequence[Path], geometry: GeometryConfig, look: ScanFiles, mask_folder: Sequence[str]
+    files: Sequence[Path],
+    geometry: GeometryConfig,
+    look: ScanFiles,
+    mask_folder: Sequence[str],
+    field_of_view_folder: Sequence[str],
 ) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
@@ -219,16 +230,21 @@ def _each(
         else:
             groups[seen.reader].append(seen.path)
     pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
-    pairing = pair_masks(sorted(pairable), mask_folder)
-    yield from pairing.refused
+    fields = fields_among(pairable, field_of_view_folder)
+    pairing = pair_masks(sorted(set(pairable) - fields), mask_folder)
+    images = [file for file in pairable if file not in fields | pairing.label_maps]
+    seen_parts = pair_fields(images, fields, field_of_view_folder)
+    yield from (*pairing.refused, *seen_parts.refused)
     for known in readers():
         if known.name in _series_readers():
             joining = _series_readers()[known.name].with_geometry(geometry.irregular)
             yield from joining.join(headers.pop(known.name))
             continue
         asked = known.with_grid(geometry) if isinstance(known, GridReader) else known
-        for found in asked.find([file for file in groups[known.name] if file not in pairing.label_maps]):
-            yield _with_mask(found, pairing.masks.get(found.files[0]))
+        no_images = pairing.label_maps | fields
+        for found in asked.find([file for file in groups[known.name] if file not in no_images]):
+            with_mask = _with_mask(found, pairing.masks.get(found.files[0]))
+            yield _with_field(with_mask, seen_parts.masks.get(found.files[0])) if fields else with_mask
 
 
 def read(item: Item) -> Image:
@@ -270,6 +286,22 @@ def read_masks(item: Item) -> list[LabelMap]:
         DataError: If the pixels cannot be used; the message names neither a path nor a patient.
     """
     return [_read_mask(file, item) for file in mask_files(item)]
+
+
+def read_field(item: Item, image: Image) -> Bool[Array, "*s"] | None:
+    """Return which pixels of an image are inside its field of view; None if it has no file of it.
+
+    Raises:
+        DataError: If the file cannot be used; the message names neither a path nor a patient.
+    """
+    if item.field_of_view is None:
+        return None
+    try:
+        stored = _read_mask(item.field_of_view, item)
+    except DataError as error:
+        raise DataError(f"the file of the field of view cannot be read as a label map: {error}") from None
+    with decoding("the field of view"):
+        return inside(image, stored)
 
 
 def mask_files(item: Item) -> tuple[Path, ...]:
@@ -332,3 +364,13 @@ def _with_mask(found: Item | Refusal, mask: Path | None) -> Item | Refusal:
     if isinstance(found, Item):
         return replace(found, mask=mask)
     return replace(found, files=(*found.files, mask), reason=f"{found.reason} (its label map is excluded with it)")
+
+
+def _with_field(found: Item | Refusal, field: Path | None) -> Item | Refusal:
+    """Return an item with its field of view; an item that has a label map but no field of view is refused."""
+    if isinstance(found, Refusal):
+        return found if field is None else replace(found, files=(*found.files, field))
+    if field is None and found.mask is not None:
+        reason = "the image has a label map but no field of view in the folders of scanning.field_of_view_folder"
+        return Refusal((*found.files, found.mask), DataError.code, f"{reason}; add the file, or remove the label map")
+    return replace(found, field_of_view=field)

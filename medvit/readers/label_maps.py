@@ -33,7 +33,10 @@ GRID_TOLERANCE_MM = 1e-2
 
 ORPHAN = "label_map"
 """Refusal code of a label map without an image, which is set aside and does not count as a failure."""
-FIELD = "in a folder named mask, and the label maps are in another one; scanning.mask_folder=mask uses these instead"
+FIELD = (
+    "in a folder named mask, and the label maps are in another one; scanning.field_of_view_folder=mask uses these as "
+    "fields of view, scanning.mask_folder=mask as label maps"
+)
 OTHER = "named as a label map, but scanning.mask_folder names others; rename or remove it"
 
 LABEL_FOLDERS = (
@@ -109,14 +112,11 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     in_folders = {_key(file, _IMAGE_FOLDER)[0] for file in files if _folder_index(file, _IMAGE_FOLDER) is not None}
     of_files = {file: _label_keys(file, in_folders) for file in files}
     aside: dict[Path, str] = {}
-    named = _pattern(folders) if folders else _FIELD_FOLDER
-    chosen = {file: _beside(file, named, in_folders if not folders else None) for file in files}
+    named = named_folders(folders) if folders else _FIELD_FOLDER
+    chosen = {file: keys_in_folder(file, named, in_folders if not folders else None) for file in files}
     chosen = {file: keys for file, keys in chosen.items() if keys}
     if folders and not chosen:
-        raise DataError(
-            f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the name "
-            "of the folders that contain label maps"
-        )
+        raise without_files(folders, "mask_folder", "label maps")
     if folders:
         aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}
         of_files = chosen
@@ -134,7 +134,7 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
             labels.setdefault(key, []).append(file)
     masks = {}
     for image in images:
-        keys = _keys_beside(image) if folders else list(_image_keys(image))
+        keys = keys_beside(image) if folders else list(_image_keys(image))
         label_map = next((labels[key][0] for key in keys if key in labels), None)
         if label_map is not None:
             masks[image] = label_map
@@ -190,18 +190,26 @@ def attach(image: Image, label_map: LabelMap) -> Image:
     Raises:
         GeometryError: If image and label map are not on the same grid, within `GRID_TOLERANCE_MM`.
     """
+    check_one_grid(image, label_map)
+    return replace(image, mask=label_map.labels)
+
+
+def check_one_grid(image: Image, label_map: LabelMap, noun: str = "label map") -> None:
+    """Check that an image and its label map are on the same grid; `noun` names the label map in messages.
+
+    Raises:
+        GeometryError: If they are not, within `GRID_TOLERANCE_MM`.
+    """
     shape = image.pixels.shape[1:]
     if label_map.labels.shape != shape:
-        raise GeometryError(f"the label map has shape {label_map.labels.shape}, its image {shape}; expected one grid")
+        raise GeometryError(f"the {noun} has shape {label_map.labels.shape}, its image {shape}; expected one grid")
     if image.affine is not None and label_map.affine is not None:
         corners = np.array(list(product(*((0, n - 1) for n in shape))))
         apart_mm = float(np.abs(image.affine(corners) - label_map.affine(corners)).max())
         if apart_mm > GRID_TOLERANCE_MM:
             raise GeometryError(
-                f"the label map is {apart_mm:.3f} mm away from its image; expected one grid within "
-                f"{GRID_TOLERANCE_MM} mm"
+                f"the {noun} is {apart_mm:.3f} mm away from its image; expected one grid within {GRID_TOLERANCE_MM} mm"
             )
-    return replace(image, mask=label_map.labels)
 
 
 def _refuse(file: Path, *, is_second: bool) -> Refusal:
@@ -241,22 +249,34 @@ def _lies_in_label_folder(file: Path, in_folders: set[str]) -> bool:
     return _folder_index(file, _LABEL_FOLDER) is not None and _key(file, _LABEL_FOLDER)[0] in in_folders
 
 
-def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
+def named_folders(folders: Sequence[str]) -> re.Pattern[str]:
+    """Return the pattern of the folder names that the user gave."""
     return re.compile(rf"({'|'.join(map(re.escape, folders))})()", re.IGNORECASE)
 
 
-def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -> list[_Key]:
+def without_files(folders: Sequence[str], option: str, contents: str) -> DataError:
+    """Return the error for folders that the user gave in an option of scanning, and that no file is in."""
+    return DataError(
+        f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.{option} is the name of the "
+        f"folders that contain {contents}"
+    )
+
+
+def keys_in_folder(
+    file: Path, pattern: re.Pattern[str], in_folders: set[str] | None = None, stem: re.Pattern[str] = _LABEL_STEM
+) -> list[_Key]:
     """Return the pairing keys of a label map in a folder of label maps; an empty list for any other file.
 
-    With `in_folders`, only files next to one of these image folders have keys.
+    With `in_folders`, only files next to one of these image folders have keys. The first group of `stem` is the name
+    of the image in the name of the file.
     """
-    suffixed = _LABEL_STEM.fullmatch(_stem(file))
+    suffixed = stem.fullmatch(_stem(file))
     stems = [_stem(file), suffixed[1]] if suffixed else [_stem(file)]
     keys = [_key(file, pattern, stem) for stem in stems]
     return keys if _folder_index(file, pattern) is not None and (in_folders is None or keys[0][0] in in_folders) else []
 
 
-def _keys_beside(file: Path) -> list[_Key]:
+def keys_beside(file: Path) -> list[_Key]:
     """Return the pairing keys of an image, one for each folder level at which its label map may be.
 
     The folder of label maps may be next to the folder of the image, or next to any folder above it.

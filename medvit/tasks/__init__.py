@@ -1,4 +1,4 @@
-"""Tasks with one result for each image, one per module: what is predicted, its loss, and the metric of validation.
+"""Tasks with one result for each image, one task per module: targets, loss, predictions and validation metric.
 
 A task is a module of this package with a constant `TASK`. It turns a row of a manifest into a target, logits into a
 prediction, and gives the loss between logits and targets. Fine-tuning, inference and evaluation use a task only through
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+import numpy as np
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
 from pydantic import Field
@@ -26,18 +27,21 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "multilabel", "ordinal", "regression", "survival"]
+ImageTaskName = Literal["classification", "multilabel", "multitask", "ordinal", "regression", "survival"]
 TaskName = Literal[ImageTaskName, "segmentation"]
+LabelTaskName = Literal["classification", "ordinal", "regression"]
+"""Tasks of one label, which a multi-task model can combine."""
 RegressionLoss = Literal["smooth_l1", "mse"]
 NOUNS: dict[str, str] = {
     "classification": "a classification",
     "multilabel": "a multi-label classification",
+    "multitask": "a multi-task model",
     "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
     "survival": "a survival prediction",
 }
-"""Task -> its name in a sentence."""
+"""Task -> its name in a sentence, with the article."""
 OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
 """Tasks in which each image has one class."""
 OF_NUMBERS: tuple[TaskName, ...] = ("regression", "survival")
@@ -57,10 +61,12 @@ class TargetScale(Config):
 
 @dataclass(frozen=True)
 class Target:
-    """Target of a model for each image.
+    """Description of the quantity that a model predicts for each image.
 
-    `classes` has one name per predicted number: the classes of the label, the label alone for a regression, the labels
-    of a multi-label classification, whose `label` is empty, or the names of survival probabilities.
+    `label` is the name of the label; it is empty for several labels. `classes` has one name per predicted number: the
+    classes of the label; for a regression, only the label; for a multi-label classification, all its labels; for a
+    multi-task model, `LABEL.CLASS` for each class of a label, and `LABEL` for a number;
+    for a survival prediction, `LABEL > TIME` for each probability.
     """
 
     label: str
@@ -73,6 +79,53 @@ class Target:
     """Label of the event of a survival prediction, whose `label` is that of the time; empty for other tasks."""
     ends: tuple[float, ...] = ()
     """Ends of the time intervals of a survival prediction; empty for other tasks."""
+    parts: tuple[LabelTarget, ...] = ()
+    """Targets of the labels of a multi-task model; empty for other tasks."""
+
+    @property
+    def scales(self) -> tuple[TargetScale, ...]:
+        """Standardizations of all regressions."""
+        own = () if self.scale is None else (self.scale,)
+        return own + tuple(scale for part in self.parts for scale in part.target.scales)
+
+    @property
+    def spans(self) -> dict[str, slice]:
+        """Positions in `classes` of each label of a multi-task model, by label."""
+        ends = np.cumsum([len(part.target.classes) for part in self.parts]).tolist()
+        starts = [0, *ends[:-1]]
+        labels = [part.target.label for part in self.parts]
+        return {label: slice(start, end) for label, start, end in zip(labels, starts, ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class LabelTarget:
+    """Target of one label of a multi-task model, its task, and the weight of its loss."""
+
+    task: LabelTaskName
+    target: Target
+    weight: float = 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the predicted numbers among those of all labels."""
+        label = self.target.label
+        is_number = self.task == "regression"
+        return (label,) if is_number else tuple(f"{label}.{name}" for name in self.target.classes)
+
+
+class LabelTask(Config):
+    """Label of a multi-task model, as its checkpoint stores it."""
+
+    label: str
+    """Key of the manifest's labels."""
+    task: LabelTaskName
+    """Task of the label."""
+    classes: tuple[str, ...]
+    """Class names in the order of the predictions; of a regression, the label alone."""
+    weight: float = 1.0
+    """Weight of the loss in the training."""
+    positive: str = ""
+    """Positive class of two; empty if not given."""
 
 
 class LabelFacts(Protocol):
@@ -85,7 +138,7 @@ class LabelFacts(Protocol):
 
     @property
     def positive(self) -> Mapping[str, str]:
-        """Positive class of labels of two classes, if it is set."""
+        """Positive class of each label for which one is set; only labels of two classes have one."""
         ...
 
 
@@ -109,9 +162,10 @@ class ImageTask(ABC):
 
     @abstractmethod
     def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
-        """Return the target of a model from its training images, each of which has one of the labels.
+        """Return the target of a model, given its training images, each of which has at least one of the labels.
 
-        A multi-label classification has several labels, and a survival prediction those of time and event.
+        A multi-label classification takes several labels, and a survival prediction those of time and event; all other
+        tasks take one.
 
         Raises:
             DataError: If the images do not allow the task.
@@ -119,18 +173,18 @@ class ImageTask(ABC):
 
     @abstractmethod
     def encoded(self, row: Row, target: Target) -> Tensor:
-        """Return the target of an image for the loss.
+        """Return the true value of an image, encoded as the loss expects it.
 
         Raises:
-            DataError: If the image has no such label, or its value does not fit the task.
+            DataError: If the image lacks the label, or if the value of the label does not fit the task.
         """
 
     @abstractmethod
     def has_truth(self, row: Row, target: Target) -> bool:
-        """Return whether an image has what the model predicts.
+        """Return whether an image has a label that the model predicts.
 
         Raises:
-            DataError: If a number is expected, and the value is not one.
+            DataError: If the task is a regression, and the label of the image is not a number.
         """
 
     def with_intervals(self, number: int) -> ImageTask:
@@ -138,15 +192,17 @@ class ImageTask(ABC):
         return self
 
     def num_outputs(self, target: Target) -> int:
-        """Return the number of logits."""
+        """Return the number of logits that the model needs for the target."""
         return len(target.classes)
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the loss between logits (B, O) and targets as encoded, given the training images.
+        """Return the loss function of logits (B, O) and encoded targets.
+
+        Class weights are computed from `rows`, the training images.
 
         Raises:
-            DataError: If the images do not allow the options.
+            DataError: If the options cannot be applied to these images.
         """
 
     @abstractmethod
@@ -155,7 +211,11 @@ class ImageTask(ABC):
 
     @abstractmethod
     def score(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the value of `metric` for targets as encoded for the loss; NaN if undefined."""
+        """Return the value of `metric` for encoded targets (`truth`) and predictions; NaN if undefined."""
+
+    def scores(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> dict[str, float]:
+        """Return `score` by the key of the metric, with further values to log, which select nothing."""
+        return {self.metric: self.score(truth, predictions, target)}
 
 
 def image_task(name: str) -> ImageTask:
@@ -164,5 +224,5 @@ def image_task(name: str) -> ImageTask:
 
 
 def is_image_task(name: str) -> bool:
-    """Return whether a task has one result for each image; a segmentation does not."""
+    """Return whether a task has one result for each image; false for segmentation."""
     return name != "segmentation"

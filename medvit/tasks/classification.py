@@ -61,7 +61,7 @@ class Classification(ImageTask):
         return logits.float().softmax(dim=1)
 
     def score(self, truth: Num[Array, "n"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the mean AUROC of each class against the others."""
+        """Return the mean over classes of the AUROC of each class against the others."""
         return mean_auroc(truth, predictions)
 
 

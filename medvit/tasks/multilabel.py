@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 
 class MultiLabel(ImageTask):
-    """Classification by one logit per label, of its positive class."""
+    """Classification by one logit per label: that of its positive class."""
 
     name = "multilabel"
     metric = AUROC_MACRO.key()
@@ -38,7 +38,7 @@ class MultiLabel(ImageTask):
         The positive class of a label is that of the dataset or, if it is not set, the last one.
 
         Raises:
-            DataError: If a label does not have two classes, or the training images have only one of them.
+            DataError: If a label does not have two classes, or if all training images have the same class of a label.
         """
         pairs = tuple(_pair(label, facts) for label in labels)
         for label, pair in zip(labels, pairs, strict=True):
@@ -61,7 +61,7 @@ class MultiLabel(ImageTask):
         """Return 1 for each positive label, 0 for each negative one, NaN for a missing one.
 
         Raises:
-            DataError: If a label has another class.
+            DataError: If the image has a class of a label that is neither the positive nor the negative one.
         """
         return torch.tensor(known_labels(row, target), dtype=torch.float32)
 
@@ -72,8 +72,8 @@ class MultiLabel(ImageTask):
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return binary cross-entropy, averaged over the known labels of a batch.
 
-        With balance=loss, the positive images of each label get weights by which they count as much as its negative
-        images.
+        With balance=loss, the positive images of a label are weighted so that, in total, they count as much as its
+        negative images.
 
         Raises:
             DataError: If another correction of class imbalance is requested, which needs one class for each image.
@@ -110,7 +110,7 @@ def known_labels(row: Row, target: Target) -> list[float]:
     """Return 1 for each positive label, 0 for each negative one, NaN for a missing one.
 
     Raises:
-        DataError: If a label has another class.
+        DataError: If the image has a class of a label that is neither the positive nor the negative one.
     """
     found = []
     for label, pair in zip(target.classes, target.pairs, strict=True):

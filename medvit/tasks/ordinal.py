@@ -21,7 +21,7 @@ from medvit.tasks.classification import Classification, class_counts
 
 
 class Ordinal(Classification):
-    """Classification by one logit for each grade but the first, of exceeding the grade before."""
+    """Classification of L grades by L - 1 logits, each for exceeding a grade, given that it is reached."""
 
     name = "ordinal"
     metric = KAPPA.key()
@@ -44,14 +44,14 @@ class Ordinal(Classification):
         return Target(label, classes)
 
     def num_outputs(self, target: Target) -> int:
-        """Return the number of grades but the first."""
+        """Return the number of grades minus one: the first grade needs no logit."""
         return len(target.classes) - 1
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
-        """Return the CORN loss, with weights of the grades if requested.
+        """Return the CORN loss, with weights for the grades if requested.
 
         Raises:
-            DataError: If logit adjustment is requested, which applies to one logit for each class.
+            DataError: If logit adjustment is requested, which needs one logit per class.
         """
         if options.balance == "logits":
             raise DataError(
@@ -65,7 +65,7 @@ class Ordinal(Classification):
         return grade_probabilities(logits)
 
     def score(self, truth: Num[Array, "n"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the quadratic kappa of the most probable grades."""
+        """Return the quadratic-weighted kappa of the most probable grades."""
         counts = confusion_matrix(truth, predictions.argmax(axis=1), len(target.classes))
         return quadratic_kappa(counts, _grades(target.classes))
 

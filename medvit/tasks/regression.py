@@ -21,13 +21,13 @@ from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target, TargetScale
 
 
 class Regression(ImageTask):
-    """Regression by one logit, the standardized number."""
+    """Regression by one output: the standardized number."""
 
     name = "regression"
     metric = R2.key()
 
     def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
-        """Return the label, with mean and standard deviation of the training images.
+        """Return the label, with the mean and standard deviation of its values in the training images.
 
         Raises:
             DataError: If a value is not a number, or all images have the same value.
@@ -53,7 +53,7 @@ class Regression(ImageTask):
         """Return whether the image has the label.
 
         Raises:
-            DataError: If its value is not a number.
+            DataError: If the value of the label is not a number.
         """
         return target.label in row.labels and math.isfinite(number(row, target.label))
 
@@ -73,7 +73,7 @@ class Regression(ImageTask):
         return logits.float() * deviation + mean
 
     def score(self, truth: Num[Array, "n"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the coefficient of determination."""
+        """Return the coefficient of determination, R^2."""
         return determination(truth.astype(np.float64), predictions[:, 0].astype(np.float64))
 
 

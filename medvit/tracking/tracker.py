@@ -1,4 +1,4 @@
-"""Trackers record the progress and results of a stage, without ever waiting for a store."""
+"""Trackers: they record the progress and results of a stage, and never wait for a store while the stage works."""
 
 from __future__ import annotations
 

@@ -14,24 +14,39 @@ from medvit.backbones import Backbone, BackboneConfig
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
+from medvit.heads import HeadConfig
+from medvit.heads.dense import DenseConfig
+from medvit.heads.linear import LinearConfig
 from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.readers.options import ValuesConfig
-from medvit.tasks import NOUNS, OF_CLASSES, LossOptions, image_task, is_image_task
+from medvit.tasks import NOUNS, OF_CLASSES, LabelTask, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
 from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
-from medvit.training.initialization import InitialModel
+from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.epochs import epoch_loader, whole_images
+from medvit.training.loading.schedule import Schedule
 from medvit.training.optim import FULL_LAYER_DECAY, OptimConfig
+from medvit.training.options import log_assumed_patients
+from medvit.training.proposals import Proposals
+from medvit.training.proposals.batches import propose_schedule
+from medvit.training.proposals.crops import (
+    ForegroundCrops,
+    propose_extent,
+    propose_foreground,
+    propose_levels,
+    record_plan,
+    round_up,
+)
+from medvit.training.proposals.preprocessing import propose_preprocess
 from medvit.training.resume import last_checkpoint, position_of
 from medvit.training.task import (
     TaskAssignment,
     assign,
-    crop_size,
     require_channels,
     require_fitting,
     require_turnable,
@@ -39,7 +54,6 @@ from medvit.training.task import (
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
-from medvit.transforms.preprocess import Preprocess
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
@@ -54,6 +68,9 @@ class AssembledFinetuning:
     model: Model
     optim: OptimConfig
     """Resolved optimizer options, before learning rates are scaled to the batch."""
+    schedule: Schedule
+    foreground: ForegroundCrops
+    proposals: Proposals
     module: Finetuning
     loader: DataLoader[object]
     validation: DataLoader[object] | None
@@ -87,10 +104,86 @@ def assemble_finetuning(
     folder: Path,
     tracker: Tracker,
 ) -> AssembledFinetuning:
-    """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached."""
+    """Return all components of a fine-tuning run; an interrupted run in the folder continues at the step it reached.
+
+    Options that are unset are proposed for the training images; what depends on the memory of the device remains as it
+    was proposed when the run began.
+    """
     manifest = images_of(config, manifest)
-    start = config.start(manifest, pretrained, config.crop)
-    task = assigned(config, manifest, start.preprocess, with_val=config.keep == "best")
+    log_assumed_patients(manifest)
+    followed = config.preprocess_for(manifest, pretrained)
+    task = assign(manifest, followed, config.label, **config.asked, with_val=config.keep == "best")
+    proposals = Proposals.of(task.train, folder)
+    if pretrained is None:
+        followed = propose_preprocess(proposals, config.preprocess, task.kind, task.train)
+    extent, reason = (config.crop, "") if config.crop else propose_extent(task.train, followed, task.kind)
+    start = start_from(pretrained, config.backbone, followed, task.train, extent)
+    record_plan(proposals, config.backbone, start.config, extent)
+    _require_usable(config, task, start)
+    crop = proposals.fill("crop", config.crop, lambda: (round_up(extent, start.backbone.patch_size), reason))
+    require_turnable(crop, config.turned_axes)
+    way = proposals.fill("peft", config.peft, lambda: _default_way(start))
+    require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
+    require_averageable(way.recorded(start.backbone), config)
+    positive = positive_of(task.train.facts, task.label_classes)
+    head = proposals.fill("head", config.head, lambda: _default_head(task))
+    head = propose_levels(proposals, head, start)
+    model = Model(_describe(config, task, start.config, crop, way, head, positive), start.backbone)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
+    num_trained = sum(size for size, is_trained in sizes if is_trained)
+    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
+    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
+    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
+    require_equal_rates(optim, start.backbone)
+    schedule = propose_schedule(proposals, config.loader, config.trainer, task, model, start.preprocess)
+    mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
+    if mixing is not None:
+        mixing.require_pairs(schedule.loader.batch_size)
+    foreground = propose_foreground(proposals, config, task)
+    resume_from = last_checkpoint(folder)
+    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
+    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
+    loader = epoch_loader(
+        schedule.loader,
+        train,
+        TrainingCrop(
+            config.augment,
+            crop,
+            start.preprocess.intensity,
+            masks=task.kind == "segmentation",
+            foreground=foreground.share or 0.0,
+            by_class=foreground.by == "class",
+        ),
+        collate,
+        num_batches=schedule.trainer.batches_per_epoch,
+        seed=seed,
+        start=position_of(resume_from),
+        weights=task.odds(config.balance),
+    )
+    module = Finetuning(
+        model,
+        _loss(config, task),
+        optim.for_batch(schedule.step_images),
+        length=schedule.run_length(len(train)),
+        seed=seed,
+        folder=folder,
+        keep=config.keep,
+        ema=config.ema,
+        mixing=mixing,
+    )
+    validation = whole_images(val) if config.keep == "best" else None
+    trainer = schedule.trainer.build(folder, tracker, optim.clip)
+    return AssembledFinetuning(
+        start, task, model, optim, schedule, foreground, proposals, module, loader, validation, trainer, resume_from
+    )
+
+
+def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: InitialModel) -> None:
+    """Check that options fit the images and the task, and warn about options that another task uses.
+
+    Raises:
+        ConfigError: If an option does not fit.
+    """
     require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
@@ -101,88 +194,31 @@ def assemble_finetuning(
             "augment.flipped_axes": config.augment.flipped_axes,
         },
     )
-    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel")
-    warn_of_ignored(task.kind, config.set_for_classification, "classification")
-    warn_of_ignored(task.kind, config.set_for_regression, "regression")
+    of_labels = [part.task for part in task.target.parts]
+    warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel", of_labels=of_labels)
+    warn_of_ignored(task.kind, config.set_for_classification, "classification", of_labels=of_labels)
+    warn_of_ignored(task.kind, config.set_for_regression, "regression", of_labels=of_labels)
     warn_of_ignored(task.kind, config.set_for_survival, "survival")
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
-    mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
-    if mixing is not None:
-        mixing.require_pairs(config.loader.batch_size)
     require_decidable(task, config)
-    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
-    require_turnable(crop, config.turned_axes)
-    way = config.peft or (LoraConfig() if start.is_trained and start.backbone.has_blocks else FullConfig())
-    require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
-    require_averageable(way.recorded(start.backbone), config)
-    positive = positive_of(task.train.facts, task.label_classes)
-    model = Model(_describe(config, task, start.config, crop, way, positive), start.backbone)
-    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
-    num_trained = sum(size for size, is_trained in sizes if is_trained)
-    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
-    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
-    require_equal_rates(optim, start.backbone)
-    resume_from = last_checkpoint(folder)
-    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
-    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
-    loader = epoch_loader(
-        config.loader,
-        train,
-        TrainingCrop(
-            config.augment,
-            crop,
-            start.preprocess.intensity,
-            masks=task.kind == "segmentation",
-            foreground=config.foreground,
-            by_class=config.foreground_by == "class",
-        ),
-        collate,
-        num_batches=config.trainer.batches_per_epoch,
-        seed=seed,
-        start=position_of(resume_from),
-        weights=task.odds(config.balance),
-    )
-    module = Finetuning(
-        model,
-        _loss(config, task),
-        optim.for_batch(config.step_images),
-        length=config.run_length(len(train)),
-        seed=seed,
-        folder=folder,
-        keep=config.keep,
-        ema=config.ema,
-        mixing=mixing,
-    )
-    validation = whole_images(val) if config.keep == "best" else None
-    trainer = config.build_trainer(folder, tracker, optim)
-    return AssembledFinetuning(start, task, model, optim, module, loader, validation, trainer, resume_from)
+
+
+def _default_way(start: InitialModel) -> tuple[PeftConfig, str]:
+    if start.is_trained and start.backbone.has_blocks:
+        return LoraConfig(), "the backbone is pretrained"
+    found = "is a network without transformer blocks" if start.is_trained else "has random weights"
+    return FullConfig(), f"the backbone {found}"
+
+
+def _default_head(task: TaskAssignment) -> tuple[HeadConfig, str]:
+    reason = f"the task is {NOUNS[task.kind]}"
+    return (DenseConfig() if task.kind == "segmentation" else LinearConfig()), reason
 
 
 def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
     """Return the images of a dataset for training: without skipped flags, and volumes cut into slices if configured."""
     manifest = manifest.without_flags(config.skip_flags)
     return manifest if config.slices is None else config.slices.single().of(manifest)
-
-
-def assigned(
-    config: FinetuningOptions, manifest: Manifest, preprocess: Preprocess, *, with_val: bool
-) -> TaskAssignment:
-    """Return the task that the options request, with its images.
-
-    Raises:
-        DataError: If the images do not allow the task.
-    """
-    return assign(
-        manifest,
-        preprocess,
-        config.label,
-        kind=config.task,
-        labels=config.labels,
-        event=config.event,
-        intervals=config.survival_intervals,
-        with_val=with_val,
-    )
 
 
 def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:
@@ -258,19 +294,20 @@ def _describe(
     backbone: BackboneConfig,
     crop: tuple[int, ...],
     way: PeftConfig,
+    head: HeadConfig,
     positive: str,
 ) -> ModelConfig:
     kind = "volume" if config.slices is not None else task.train.rows[0].kind
-    default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
     return ModelConfig(
         kind=task.kind,
         backbone=backbone,
         peft=way,
-        head=config.head or default_head,
+        head=head,
         classes=task.classes,
         label=task.target.label,
         pairs=task.target.pairs,
-        scales=() if task.target.scale is None else (task.target.scale,),
+        tasks=_label_tasks(task),
+        scales=task.target.scales,
         event=task.target.event,
         intervals=(task.target.ends,) if task.target.ends else (),
         positive=positive,
@@ -281,6 +318,21 @@ def _describe(
         applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
+    )
+
+
+def _label_tasks(task: TaskAssignment) -> tuple[LabelTask, ...]:
+    """Return the labels of a multi-task model, with the positive classes that the dataset names."""
+    positive = task.train.facts.positive
+    return tuple(
+        LabelTask(
+            label=part.target.label,
+            task=part.task,
+            classes=part.target.classes,
+            weight=part.weight,
+            positive=positive.get(part.target.label, "") if len(part.target.classes) == 2 else "",
+        )
+        for part in task.target.parts
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from medvit.files.atomic import write_weights
 from medvit.hardware import resolve_device
 from medvit.losses.deep_supervision import over_levels
+from medvit.losses.partial_labels import as_annotated, marginal
 from medvit.losses.supervised import Loss
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
@@ -84,6 +85,8 @@ class Finetuning(TrainingModule):
         if isinstance(self.model, BagModel):
             return self.loss(self.model(*batch.inputs), batch.targets, self.progress)
         logits, padded = self.model.at_levels(*batch.inputs), batch.targets
+        if isinstance(batch, Batch) and batch.annotated is not None:
+            logits = [marginal(level, batch.annotated) for level in logits]
         if len(logits) > 1:
             padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
         return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
@@ -120,16 +123,19 @@ class Finetuning(TrainingModule):
         assert batch.targets is not None
         predictions = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            counts = _counted_overlaps(batch.targets, predictions.argmax(dim=1), predictions.shape[1])
+            assert isinstance(batch, Batch)
+            counts = _counted_overlaps(batch, predictions.argmax(dim=1), predictions.shape[1])
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((predictions.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metric of the epoch and keep the weights if it is the best."""
-        name, metric = self.metric_name, self._metric()
+        name, scores = self.metric_name, self._scores()
+        metric = scores[name]
         self._validated.clear()
-        self.log(name, metric, prog_bar=True, sync_dist=True)
+        for key, score in scores.items():
+            self.log(key, score, prog_bar=key == name, sync_dist=True)
         if math.isnan(metric):
             if not self.best_step:
                 log.warning(
@@ -196,12 +202,15 @@ class Finetuning(TrainingModule):
         config = self.model.config
         return f"val_{DICE.key() if config.kind == 'segmentation' else image_task(config.image_task).metric}"
 
-    def _metric(self) -> float:
+    def _scores(self) -> dict[str, float]:
+        """Return the metric that selects the best epoch, with further ones to log, of the images validated so far."""
         first, second = zip(*self._validated, strict=True)
-        if self.model.config.kind == "segmentation":
-            return mean_dice(*torch.cat(first).unbind(dim=1))
         config = self.model.config
-        return image_task(config.image_task).score(torch.cat(second).numpy(), torch.cat(first).numpy(), config.target)
+        if config.kind == "segmentation":
+            return {self.metric_name: mean_dice(*torch.cat(first).unbind(dim=1))}
+        task, truth = image_task(config.image_task), torch.cat(second).numpy()
+        scores = task.scores(truth, torch.cat(first).numpy(), config.target)
+        return {f"val_{name}": score for name, score in scores.items()}
 
 
 def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tuple[str, ...]:
@@ -213,25 +222,25 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
 
 
 def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:
-    """Return the overlaps of predicted and true masks of validation images, before and after keeping the largest.
+    """Return the overlaps of predicted and true masks on validation images, twice.
 
-    The first axis is before and after, the second the images. After, only the largest component of each class is left.
+    The first axis has two entries: the overlaps of complete predicted masks, and those after only the largest component
+    of each class is kept. The second axis is that of the images.
     """
     device, classes = resolve_device("auto"), model.config.classes
     model.eval().to(device)
     before, after = [], []
     for batch in validation:
-        assert batch.targets is not None
         found = model.predict(batch.pixels.to(device)).argmax(dim=1).cpu()
         largest = [torch.from_numpy(keep_largest(mask.numpy(), range(1, len(classes)))) for mask in found]
-        before.append(_counted_overlaps(batch.targets.cpu(), found, len(classes)))
-        after.append(_counted_overlaps(batch.targets.cpu(), torch.stack(largest), len(classes)))
+        before.append(_counted_overlaps(batch.to("cpu"), found, len(classes)))
+        after.append(_counted_overlaps(batch.to("cpu"), torch.stack(largest), len(classes)))
     model.cpu()
     return torch.stack([torch.cat(before), torch.cat(after)])
 
 
 def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes whose Dice is higher after than before, from the result of `component_overlaps`."""
+    """Return the classes whose Dice is higher with only the largest component, from `component_overlaps`."""
     return tuple(
         name
         for index, name in enumerate(classes[1:])
@@ -239,8 +248,12 @@ def raised_by_largest(counted: Tensor, classes: Sequence[str]) -> tuple[str, ...
     )
 
 
-def _counted_overlaps(truth: Tensor, found: Tensor, num_classes: int) -> Tensor:
-    """Return the overlaps of masks, without ignored pixels."""
+def _counted_overlaps(batch: Batch, found: Tensor, num_classes: int) -> Tensor:
+    """Return the overlaps of masks, without ignored pixels and classes that are not annotated."""
+    truth = batch.targets
+    assert truth is not None
+    if batch.annotated is not None:
+        found = as_annotated(found, batch.annotated)
     if num_classes <= IGNORED:
         found = found.where(truth != IGNORED, IGNORED)
     return overlaps(truth, found, num_classes)

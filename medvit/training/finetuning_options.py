@@ -8,14 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Axis, Count, Share
+from medvit.config import Amount, Axis, Count, Share, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
-from medvit.tasks import NUM_INTERVALS, RegressionLoss, TaskName
+from medvit.tasks import NUM_INTERVALS, LabelTaskName, RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
@@ -36,24 +36,26 @@ class FinetuningOptions(TrainingOptions):
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
     block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
-    continue: those that the checkpoint was trained with. Unset: lora for a pretrained backbone, full for a randomly
-    initialized one.
+    continue: those of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized
+    one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the
-    decoder of a network of MONAI). For whole slides: abmil, mean, transformer_mil and transmil. prompt_cam requires
-    peft=vpt and has one prompt token per class. Unset: linear for classification, dense for segmentation, abmil for
-    whole slides.
+    decoder of backbone=dynunet or monai). For whole slides: abmil, mean, transformer_mil and transmil. prompt_cam
+    requires peft=vpt and has one prompt token per class. Unset: dense for segmentation, abmil for whole slides, else
+    linear.
     """
     task: TaskName | None = None
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
-    age, by `label`. multilabel: several labels with two classes, by `labels`. survival: the time to an event, by
-    `label` and `event`. segmentation: label maps. Unset: multilabel if `labels` is set, survival if `event` is set,
+    age, by `label`. multilabel: several labels with two classes, by `labels`. multitask: several labels, each with its
+    own task, by `tasks`. survival: the time to an event, by `label` and `event`. segmentation: label maps. Unset:
+    multilabel if `labels` is set, multitask if `tasks` is set, survival if `event` is set,
     else classification if images have the label, else segmentation.
     """
     label: str = "label"
-    """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
+    """Name of the label to predict. If no image has this label and `task` is unset, the model learns to predict label
+    maps (segmentation).
     """
     labels: tuple[str, ...] = ()
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
@@ -62,18 +64,26 @@ class FinetuningOptions(TrainingOptions):
     """Name of the label that is 1 if the event was observed at the time `label`, and 0 if the time is censored: the
     event was not observed up to it. For task=survival.
     """
+    tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
+    """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
+    {diagnosis: classification, density: ordinal, age: regression}. One model predicts all of them, with a head for
+    each. An image may lack some of the labels.
+    """
+    task_weights: dict[str, Amount] = Field(default_factory=dict)
+    """Weights of the losses of the labels in `tasks`, such as {age: 0.5}. Labels that are not named have the weight 1.
+    """
     positive: str = ""
     """Positive class of a label with two classes, to which sensitivity refers. The model stores this setting. Empty:
     the positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
-    """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or
-    96 voxels per side.
+    """Size of the training crops and of the sliding window. Unset: the median size of the training images for a
+    segmentation, that of the largest one for other tasks, up to 512 pixels or 96 voxels per side.
     """
     balance: Balance = "loss"
     """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw all classes equally often.
-    logits: logit adjustment, for many rare classes. deferred: weight the classes in the loss in the last fifth of the
-    steps. repeat: draw rare classes more often, by repeat factors. off: no correction.
+    logits: logit adjustment, for many rare classes. deferred: weight the classes only in the last fifth of the steps.
+    repeat: draw rare classes more often, by repeat factors. off: no correction.
     """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing for classification: share of each target that is spread evenly over all classes."""
@@ -101,14 +111,17 @@ class FinetuningOptions(TrainingOptions):
     averaged. Unset: 5 for whole slides if folds=0, else 1.
     """
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Decay of a moving average of the trained weights, such as 0.999. The averaged weights are then validated and
+    """Decay of a moving average of the trained weights, such as 0.999. If set, the averaged weights are validated and
     kept. In the first steps, the decay is smaller. Unset: no average.
     """
-    foreground: Share = 0.5
-    """Fraction of the training crops that are centered on a foreground voxel, for segmentation."""
-    foreground_by: Literal["voxel", "class"] = "voxel"
-    """Choice of that voxel. voxel: any foreground voxel, so that large classes are more frequent. class: a class in the
-    image, then a voxel of it, so that all classes are equally frequent.
+    foreground: Share | None = None
+    """Fraction of the training crops that are centered on a foreground voxel, for segmentation. Unset: 0.5 if less than
+    5 % of the voxels are foreground, else 0.33.
+    """
+    foreground_by: Literal["voxel", "class"] | None = None
+    """Choice of the foreground voxel on which a crop is centered. voxel: any foreground voxel, so that large classes
+    are more frequent. class: first a class in the image, then a voxel of it, so that all classes are equally frequent.
+    Unset: class if the rarest class has less than 10 % of the voxels of the most frequent one, else voxel.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
@@ -122,8 +135,8 @@ class FinetuningOptions(TrainingOptions):
     is left-right in a volume and up-down in an image.
     """
     turned_axes: tuple[Axis, Axis] | None = None
-    """Two axes; images are turned in their plane by 90, 180 and 270 degrees at inference (test-time augmentation), such
-    as [0,1]. The predictions are averaged, also over mirrored ones. Crops must be equally long on both axes.
+    """Two axes, such as [0,1], in whose plane images are turned by 90, 180 and 270 degrees at inference (test-time
+    augmentation). The predictions are averaged, also over mirrored images. Crops must be equally long on both axes.
     """
     applies_to: AppliesTo | None = None
     """Series of a study that the model applies to. Unset options: kind and modality of the training images."""
@@ -143,11 +156,14 @@ class FinetuningOptions(TrainingOptions):
     @model_validator(mode="before")
     @classmethod
     def _of_labels(cls, given: Any) -> Any:
-        """Set `task=multilabel` if labels are given and no task, and `task=survival` if an event is."""
+        """Set `task=multilabel` if labels are given, `multitask` if tasks, `survival` if an event, but no task."""
         if not isinstance(given, Mapping) or given.get("task") is not None:
             return given
-        implied = "multilabel" if given.get("labels") else "survival" if given.get("event") else None
-        return given if implied is None else {**given, "task": implied}
+        implied = {"labels": "multilabel", "tasks": "multitask", "event": "survival"}
+        found = [key for key in implied if given.get(key)]
+        if len(found) > 1:
+            raise ValueError(f"{' and '.join(found)} are both given, each of another task; remove one of them")
+        return {**given, "task": implied[found[0]]} if found else given
 
     @model_validator(mode="after")
     def _labels_of_task(self) -> Self:
@@ -172,15 +188,52 @@ class FinetuningOptions(TrainingOptions):
         return self
 
     @model_validator(mode="after")
+    def _tasks_of_labels(self) -> Self:
+        if (self.task == "multitask") != bool(self.tasks):
+            found = "no tasks" if self.task == "multitask" else f"tasks={{{', '.join(self.tasks)}}}"
+            raise ValueError(f"task={self.task} with {found}; give tasks={{LABEL: TASK, ...}} with task=multitask")
+        unknown = [label for label in self.task_weights if label not in self.tasks]
+        if unknown:
+            raise ValueError(f"task_weights names {unknown[0]}, which is not a label of tasks; remove it")
+        if self.tasks and not any(self.task_weights.get(label, 1.0) for label in self.tasks):
+            raise ValueError("all task_weights are 0, which leaves nothing to learn; give a label a weight above 0")
+        if self.tasks:
+            self._require_options_of_several()
+        return self
+
+    def _require_options_of_several(self) -> None:
+        if self.label != type(self).model_fields["label"].default:
+            raise ValueError(f"label={self.label} and tasks are both given; remove label, or name it in tasks")
+        if self.positive:
+            raise ValueError(
+                f"positive={self.positive} is for a single label; with tasks, give the positive classes to ingest "
+                "(labeling.positive)"
+            )
+        if self.balance in ("sampler", "repeat"):
+            raise ValueError(
+                f"balance={self.balance} draws images by their only class; use balance=loss, deferred, logits or off "
+                "with tasks"
+            )
+        if self.mixing.is_on:
+            raise ValueError("mixing.* is only for task=classification; remove it, or train on one label of tasks")
+
+    @model_validator(mode="after")
     def _of_two_folds(self) -> Self:
         if self.folds == 1:
             raise ValueError("folds=1 leaves nothing to train on; give folds=0, or at least 2")
         return self
 
     @property
-    def fold_labels(self) -> tuple[str, ...]:
-        """Labels whose classes are spread evenly over folds: the label, or the event of a survival prediction."""
-        return (self.event or self.label,)
+    def targets(self) -> tuple[str, ...]:
+        """Labels by which patients are divided into folds: label, event, or those of `tasks`, with numbers last."""
+        several = sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")
+        return tuple(several) or (self.event or self.label,)
+
+    @property
+    def asked(self) -> Tree:
+        """Task and labels as `assign` takes them, without `label`."""
+        several = {"labels": self.labels, "tasks": self.tasks, "weights": self.task_weights}
+        return {"kind": self.task, **several, "event": self.event, "intervals": self.survival_intervals}
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""
@@ -193,12 +246,12 @@ class FinetuningOptions(TrainingOptions):
 
     @property
     def set_for_balance(self) -> dict[str, object]:
-        """Options of tasks with one class for each image that are not at their default."""
+        """Options that apply only to tasks with one class per image and that differ from their defaults."""
         return self._set("balance")
 
     @property
     def set_for_regression(self) -> dict[str, object]:
-        """Options of regression that are not at their default."""
+        """Options that apply only to regression and that differ from their defaults."""
         return self._set("regression_loss")
 
     @property

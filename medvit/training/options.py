@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning
 from pydantic import Field
 
 from medvit.artifacts import Checkpoint
@@ -16,14 +15,13 @@ from medvit.dataset.manifest import Manifest
 from medvit.patients import PatientCount
 from medvit.records import Flag, Row
 from medvit.summary import counted
-from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
-from medvit.training.loading.epochs import LoaderConfig
+from medvit.training.loading.epochs import LoaderOptions
+from medvit.training.loading.schedule import Schedule
 from medvit.training.optim import OptimConfig, OptimOptions
 from medvit.training.task import choose_preprocess
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import TrainerOptions
 from medvit.transforms.preprocess import Preprocess
-from medvit.types import RunLength
 
 log = logging.getLogger("medvit")
 
@@ -32,6 +30,12 @@ def describe_patients(rows: Sequence[Row]) -> str:
     """Return a text for the model card on the patients the model was trained on, and on those that are only assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
+
+
+def log_assumed_patients(manifest: Manifest) -> None:
+    """Log how many patients of a dataset are only assumed, if any are."""
+    if note := PatientCount.of(manifest).note:
+        log.info("%s: %s", manifest.folder, note)
 
 
 def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
@@ -66,18 +70,17 @@ class TrainingOptions(Config):
     """
     preprocess: Preprocess | None = None
     """Preprocessing, stored in the checkpoint. Unset: the preprocessing of `checkpoint`, or one chosen from the images.
-    If only some of its options are set, the others are filled in the same way, unless `kind` is set.
+    If only some of its options are set, the others are filled in the same way; if `kind` is set, by their defaults.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
-    loader: LoaderConfig = Field(default_factory=LoaderConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    loader: LoaderOptions = Field(default_factory=LoaderOptions)
+    trainer: TrainerOptions = Field(default_factory=TrainerOptions)
 
     def start(
         self, manifest: Manifest, pretrained: Checkpoint | None, crop: tuple[int, ...] | None = None
     ) -> InitialModel:
         """Return the initial backbone and preprocessing, as `start_from` does."""
-        if note := PatientCount.of(manifest).note:
-            log.info("%s: %s", manifest.folder, note)
+        log_assumed_patients(manifest)
         preprocess = self.preprocess_for(manifest, pretrained)
         return start_from(pretrained, self.backbone, preprocess, manifest, crop)
 
@@ -102,37 +105,12 @@ class TrainingOptions(Config):
         tree = given.tree()
         return Preprocess.parse({**followed.tree(), **{key: tree[key] for key in given.model_fields_set}})
 
-    @property
-    def step_images(self) -> int:
-        """Number of images per step, over all devices."""
-        return self.trainer.step_images(self.loader.batch_size)
-
-    def run_length(self, num_images: int) -> RunLength:
-        """Return the length of the training in steps, images and passes over the training images."""
-        return RunLength(num_images, self.step_images, self.trainer.steps, self.trainer.accumulate)
-
-    def report_exposure(self, num_images: int) -> None:
-        """Log how often each training image is seen; warn if the training is too short to see each once."""
-        run = self.run_length(num_images)
-        seen, length = run.seen(run.num_steps), f"{run.num_steps} steps of {run.step_images} images"
-        if seen < num_images:
-            needed = -(-num_images // (self.step_images * self.trainer.steps_per_epoch))
-            once = f"trainer.epochs={needed} sees each once"
-            log.warning("%s see %d of %d training images: %s", length, seen, num_images, once)
-        else:
-            often = f"each of the {num_images} training images is seen {run.passes(run.num_steps):.3g} times"
-            log.info("%s, %d in all: %s", length, seen, often)
-
-    def build_trainer(self, folder: Path, tracker: Tracker, optim: OptimConfig) -> lightning.Trainer:
-        """Return the trainer, which stores the state to resume from in `folder`."""
-        return self.trainer.build(folder, tracker, optim.clip)
-
-    def describe(self, optim: OptimConfig, *, num_images: int) -> dict[str, str]:
+    def describe(self, optim: OptimConfig, schedule: Schedule, *, num_images: int) -> dict[str, str]:
         """Return the training settings for the model card."""
-        run = self.run_length(num_images)
+        run = schedule.run_length(num_images)
         public = getattr(self.backbone, "weights", None) or "scratch"
         return {
             "start": "a pretrained checkpoint" if self.checkpoint else public,
             "steps": f"{run.num_steps} of {run.step_images} images: {run.described(run.num_steps)}",
-            "learning rate": f"{optim.for_batch(self.step_images).lr:g}",
+            "learning rate": f"{optim.for_batch(schedule.step_images).lr:g}",
         }

@@ -128,7 +128,7 @@ def assemble_pretraining(
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
     samples = samples_of(manifest, start.preprocess, config.slides)
-    chosen = chosen.fitted(config.run_length(len(samples)))
+    chosen = chosen.fitted(config.schedule.run_length(len(samples)))
     optim = _optim(config, chosen, recorded, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)
     streams = [ViewStream.of(samples, start.preprocess, start.backbone, objective.views)]
@@ -146,8 +146,8 @@ def assemble_pretraining(
     )
     module = Pretraining(
         objective,
-        optim.for_batch(config.step_images),
-        length=config.run_length(sum(len(stream.samples) for stream in streams)),
+        optim.for_batch(config.schedule.step_images),
+        length=config.schedule.run_length(sum(len(stream.samples) for stream in streams)),
         seed=seed,
         probe=build_probe(
             config.monitors,
@@ -165,7 +165,7 @@ def assemble_pretraining(
         if teacher is None
         else SelfDistillation(teacher, config.self_distillation.weight, objective.trained),
     )
-    trainer = config.build_trainer(folder, tracker, optim)
+    trainer = config.trainer.build(folder, tracker, optim.clip)
     return AssembledPretraining(
         start, chosen, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams)
     )

@@ -13,8 +13,11 @@ from medvit.objectives import OptionalObjectiveChoice
 from medvit.peft import OptionalPeftChoice
 from medvit.training.guard import GuardConfig
 from medvit.training.guard.probes import ProbeConfig
+from medvit.training.loading.epochs import LoaderConfig
+from medvit.training.loading.schedule import Schedule
 from medvit.training.options import TrainingOptions
 from medvit.training.self_distillation import SelfDistillationConfig
+from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 from medvit.wsi.locations import MixedSlidesConfig
 
@@ -38,9 +41,9 @@ class PretrainingOptions(TrainingOptions):
     peft: OptionalPeftChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora: low-rank updates. vera, ia3:
     scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks. block_expansion: added
-    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: those that the
-    checkpoint was trained with. adalora and selective_lora are for fine-tuning only. Unset: explora for pretrained
-    initial weights, full for random initial weights.
+    blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. continue: those of the
+    checkpoint's adapter. adalora and selective_lora are for fine-tuning only. Unset: explora for pretrained initial
+    weights, full for random initial weights.
     """
     objective: OptionalObjectiveChoice = None
     """Pretraining objective. dino, dinov2, simdinov2: self-distillation. lejepa, swav: agreement of views. mae, simmim,
@@ -49,6 +52,13 @@ class PretrainingOptions(TrainingOptions):
     options. For public weights of the DINO family (backbone.weights): dinov2, dino or simdinov2, depending on their
     name. For all others: mae.
     """
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Batches and duration."""
+        return Schedule(self.loader, self.trainer)

@@ -49,7 +49,7 @@ class AssembledSlides:
             label=config.label,
             positive=self.positive,
         )
-        options = (config.bags, members, config.optim.over({}), config.loader, config.trainer)
+        options = (config.bags, members, config.optim.over({}), config.loader.over({}), config.trainer.over({}))
         return SlideTraining(model, slides, *options, config.balance, config.smoothing, seed)
 
 

@@ -36,7 +36,7 @@ from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
-from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.training.trainer import Trainer, TrainerConfig, TrainerOptions
 from medvit.types import RunLength
 from medvit.wsi.tiles import TileFlag
 
@@ -62,10 +62,13 @@ def require_task_of_slides(task: TaskName | None) -> None:
         ConfigError: If another task is requested.
     """
     if task not in (None, "classification"):
-        raise ConfigError(f"task={task}, and the images are whole slides, which can only be classified; remove task")
+        raise ConfigError(
+            f"task={task}, and the images are whole slides, which can only be classified by one label; remove task, "
+            "labels and tasks, and give label=..."
+        )
 
 
-def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
+def bag_head(head: HeadConfig | None, trainer: TrainerOptions) -> HeadConfig:
     """Return the head for slides: the given one, else gated attention.
 
     Call it before tiles are embedded, which takes long, so that errors are found early.
@@ -212,8 +215,8 @@ class SlideTraining:
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
         """Return the components for training one head.
 
-        If the folder contains an interrupted run, training continues where it stopped.
-        Each head has a folder of its own there, so that none resumes from another.
+        If the folder contains an interrupted run, training continues where it stopped. Each head has its own subfolder,
+        so that it never resumes from the state of another head.
 
         Raises:
             DataError: If training or validation slides are missing.

@@ -14,7 +14,8 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
-from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, Target, TaskName, image_task, is_image_task
+from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
+from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.transforms.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("medvit")
@@ -35,13 +36,13 @@ class TaskAssignment:
 
     kind: TaskName
     target: Target
-    """Label and classes; of a segmentation, the classes of the label map, of which the first is the background."""
+    """Label and classes. For a segmentation: the classes of the label map, the first of which is the background."""
     train: Manifest
     val: Manifest
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the logits; of a regression, the label."""
+        """Class names in the order of the logits; for a regression, only the name of the label."""
         return self.target.classes
 
     @property
@@ -120,9 +121,14 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
-def warn_of_ignored(task: TaskName, options: Mapping[str, object], *used_by: TaskName) -> None:
-    """Warn about options that only the tasks `used_by` use, if this is another task."""
-    if task not in used_by:
+def warn_of_ignored(
+    task: TaskName, options: Mapping[str, object], *used_by: TaskName, of_labels: Sequence[TaskName] = ()
+) -> None:
+    """Warn about options that only the tasks `used_by` use, if this is another task.
+
+    `of_labels` are the tasks of the labels of a multi-task model, of which one may use the options.
+    """
+    if not {task, *of_labels} & set(used_by):
         for key, value in options.items():
             log.warning(
                 "%s=%s is ignored: it is an option of %s, and this is %s",
@@ -140,15 +146,19 @@ def assign(
     *,
     kind: TaskName | None = None,
     labels: Sequence[str] = (),
+    tasks: Mapping[str, LabelTaskName] | None = None,
+    weights: Mapping[str, float] | None = None,
     event: str = "",
     intervals: int = NUM_INTERVALS,
     with_val: bool = True,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
-    `labels` are those of a multi-label classification. `event` is the label of the event of a survival prediction, and
-    `intervals` its number of time intervals. If `kind` is unset, the task is classification if images have the label,
-    else segmentation if they have masks. Without `with_val`, the manifest of validation images is empty.
+    `labels` are those of a multi-label classification. `tasks` are the labels of a multi-task model with their tasks,
+    and `weights` the weights of their losses, if they are not 1. `event` is the label of the event of a survival
+    prediction, and `intervals` its number of time intervals. If `kind` is unset, the task is classification if images
+    have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is
+    empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -156,7 +166,7 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    several = {"multilabel": tuple(labels), "survival": (label, event)}
+    several = {"multilabel": tuple(labels), "multitask": tuple(tasks or {}), "survival": (label, event)}
     asked = several.get(kind, (label,) if is_image_task(kind) else ())
     answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
@@ -165,7 +175,12 @@ def assign(
     val = answered.split("val") if with_val else answered.filter(lambda row: False)
     train = answered.split("train")
     try:
-        return TaskAssignment(kind, _target(kind, train, asked, intervals), train, val)
+        target = (
+            MULTITASK.target(train.rows, asked, train.facts, tasks=tasks or {}, weights=weights or {})
+            if kind == "multitask"
+            else _target(kind, train, asked, intervals)
+        )
+        return TaskAssignment(kind, target, train, val)
     except DataError as error:
         raise DataError(f"{manifest.folder}: {error}") from None
 
@@ -176,7 +191,19 @@ def _target(kind: TaskName, train: Manifest, labels: Sequence[str], intervals: i
     classes = train.facts.mask_classes
     if len(classes) < 2:
         raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")
+    _require_annotated(train, classes)
     return Target("", tuple(classes))
+
+
+def _require_annotated(train: Manifest, classes: Sequence[str]) -> None:
+    """Check that each foreground class is annotated in a training image."""
+    known = {name for row in train for name in (classes if row.annotated is None else row.annotated)}
+    missing = [name for name in classes[1:] if name not in known]
+    if missing:
+        raise DataError(
+            f"the class {missing[0]} is annotated in none of the {len(train)} training images; ingest images in which "
+            "it is annotated, or ingest again without it in labeling.mask_classes"
+        )
 
 
 def _log_missing(usable: Manifest, answered: Manifest, what: str) -> None:

@@ -30,16 +30,18 @@ BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
-class TrainerConfig(Config):
+class TrainerOptions(Config):
     """Duration, hardware and precision of training."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs", "round_steps": "steps_per_epoch"}
 
-    epochs: Count = 10
-    """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
-    steps_per_epoch: Count = 100
-    """Optimizer steps per epoch. After each epoch, the weights are saved and evaluated, by the probes in pretraining
-    and on the val split in fine-tuning.
+    epochs: Count | None = None
+    """Number of epochs. An epoch is a fixed number of steps, not a pass over all images. Unset: proposed from the
+    number of images and the task; 10 for whole slides.
+    """
+    steps_per_epoch: Count | None = None
+    """Optimizer steps per epoch. After each epoch, the weights are saved, and evaluated on the val split. Unset: about
+    one pass over the training images; 100 for whole slides.
     """
     precision: Precision = "auto"
     """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
@@ -51,12 +53,29 @@ class TrainerConfig(Config):
     """Parallel strategy. auto and ddp: all weights are on each device. fsdp (FSDP2): blocks and heads are sharded, for
     models that do not fit on one device. Other strategy names of Lightning are accepted.
     """
-    accumulate: Count = 1
-    """Number of batches whose gradients are accumulated in each step."""
+    accumulate: Count | None = None
+    """Number of batches whose gradients are accumulated in each step. Unset: 1, or more if the proposed batch does not
+    fit into the memory of the device.
+    """
     compile: bool = False
     """Compile each transformer block (torch.compile). The first steps are slow, later ones are faster on a GPU, and
     results differ by rounding. Needs a C++ compiler.
     """
+
+    def over(self, proposed: Mapping[str, object]) -> TrainerConfig:
+        """Return complete options: the given ones, then the proposed ones, then the defaults."""
+        return TrainerConfig.parse({**proposed, **self.model_dump(exclude_none=True)})
+
+
+class TrainerConfig(TrainerOptions):
+    """Duration, hardware and precision of training, with every option set."""
+
+    epochs: Count = 10
+    """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
+    steps_per_epoch: Count = 100
+    """Optimizer steps per epoch. After each epoch, the weights are saved, and evaluated by the probes."""
+    accumulate: Count = 1
+    """Number of batches whose gradients are accumulated in each step."""
 
     @property
     def steps(self) -> int:

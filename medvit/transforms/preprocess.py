@@ -13,6 +13,7 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.measured import not_finite, not_measured
+from medvit.records import IGNORED
 from medvit.transforms.field_of_view import FieldOfViewConfig, FieldSquare
 from medvit.transforms.stain import StainConfig
 from medvit.types import Image
@@ -93,7 +94,7 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing of inputs. Unless `kind` is set, unset options follow the checkpoint, or suit the images."""
+    """Preprocessing of inputs. Unset options follow checkpoint or images; if `kind` is set, the defaults apply."""
 
     kind: Literal["image", "volume"] = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""
@@ -309,7 +310,8 @@ def _check_labels(image: Image) -> None:
     if image.mask is None:
         return
     lost = not_finite(image.pixels)
-    num_labeled = 0 if lost is None else int((lost.any(axis=0) & (image.mask > 0)).sum())
+    is_labeled = (image.mask > 0) & (image.mask != IGNORED)
+    num_labeled = 0 if lost is None else int((lost.any(axis=0) & is_labeled).sum())
     if num_labeled:
         raise DataError(
             f"{_name(image)}: {num_labeled} voxels under its label map are NaN or infinite; expected a measurement "

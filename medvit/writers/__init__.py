@@ -71,6 +71,8 @@ class Finding:
     volume_ml: float | None = None
     num_voxels: int | None = None
     value: float | None = None
+    model: str = ""
+    """Name of the model; empty if there is only one."""
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,17 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
 def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
     if prediction.mask is not None:
         return [(name, COLORS[n % len(COLORS)]) for n, name in enumerate(prediction.classes[1:])]
+    if prediction.by_label:
+        return [line for label, one in prediction.by_label.items() for line in _legend_of_label(label, one)]
     if prediction.value is not None:
         return [(f"{prediction.classes[0]} {prediction.value:.4g}", None)]
     known = prediction.probabilities if prediction.probabilities is not None else ()
     return [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
+
+
+def _legend_of_label(label: str, prediction: Prediction) -> list[tuple[str, Color | None]]:
+    own = _legend(prediction)
+    return own if prediction.value is not None else [(f"{label}: {text}", color) for text, color in own]
 
 
 @dataclass(frozen=True)

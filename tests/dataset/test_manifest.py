@@ -57,6 +57,7 @@ FULL = replace(
     file_sha256="ef" * 32,
     patient_is_assumed=True,
     attributes={"sex": "F", "kvp": "120"},
+    annotated=("liver",),
 )
 
 
@@ -87,7 +88,16 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"split": "val"}, {"sha256": "00"}, {"labels": {"label": "no"}}, {"slope": 2.0}, {"flags": ()}]
+    "change",
+    [
+        {"split": "val"},
+        {"sha256": "00"},
+        {"labels": {"label": "no"}},
+        {"slope": 2.0},
+        {"flags": ()},
+        {"annotated": ("liver",)},
+        {"annotated": ()},
+    ],
 )
 def test_any_change_of_a_row_changes_the_hash(tmp_path: Path, change: dict[str, object]) -> None:
     assert Manifest((row(1),), FACTS, tmp_path).hash != Manifest((row(1, **change),), FACTS, tmp_path).hash

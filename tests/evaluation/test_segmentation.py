@@ -82,4 +82,48 @@ def test_pixels_that_do_not_count_change_no_score() -> None:
     truth[2:6, 2:6], found[2:7, 2:6] = 1, 1
     scores = score_case(truth, found, ("background", "a"), (1.0, 1.0), tolerance_mm=1.0)
     truth[10:], found[10:] = IGNORED, 1
-    assert score_case(truth, found, ("background", "a"), (1.0, 1.0), tolerance_mm=1.0) == scores
+    cut = score_case(truth, found, ("background", "a"), (1.0, 1.0), tolerance_mm=1.0)
+    assert cut == scores | {"counted_voxels.a": 10 * 16}
+
+
+def test_pooled_dice_is_that_of_all_counted_pixels_together() -> None:
+    large, small = np.zeros((2, 1, 20), np.uint8)
+    large[:, :10], small[:, :2] = 1, 1
+    found_large, found_small = np.roll(large, 2), np.roll(small, 1)
+    large[:, 15:], found_large[:, 15:] = IGNORED, 1
+    pairs = [(large, found_large), (small, found_small)]
+    scores = [score_case(*pair, CLASSES, (1.0, 1.0), tolerance_mm=1.0, unit="px") for pair in pairs]
+    rows = [Row(str(n), str(n), "", "", "OP", "image", "d", "test", (1, 1, 20), "uint8", "0") for n in range(2)]
+    metrics = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0).metrics
+    assert metrics["dice"].value == pytest.approx((2 * 8 / 20 + 2 * 1 / 4) / 2)
+    assert metrics["dice_pooled"].value == metrics["dice_pooled.organ"].value == pytest.approx(2 * 9 / 24)
+    assert metrics["sensitivity_pooled"].value == pytest.approx(9 / 12)
+    assert metrics["specificity_pooled"].value == pytest.approx(1 - 3 / (15 + 20 - 12))
+    assert metrics["dice_pooled"].low == pytest.approx(2 * 1 / 4)
+    assert metrics["dice_pooled"].high == pytest.approx(2 * 8 / 20)
+
+
+def test_classes_that_are_not_annotated_have_no_score() -> None:
+    truth, found = np.zeros((2, 4, 4, 4), np.uint8)
+    truth[0], found[0, :2], found[2:] = 1, 1, 2
+    classes = ("background", "a", "b")
+    how = {"tolerance_mm": 1.0}
+    full = score_case(truth, found, classes, SPACING_MM, **how)
+    only_a = score_case(truth, found, classes, SPACING_MM, **how, annotated=("a",))
+    assert only_a.keys() == full.keys()
+    assert {name: value for name, value in only_a.items() if name.endswith(".a")} == {
+        name: value for name, value in full.items() if name.endswith(".a")
+    }
+    assert all(math.isnan(value) for name, value in only_a.items() if name.endswith(".b"))
+    rows = [Row(str(n), str(n), "", "", "CT", "volume", "d", "test", (1, 4, 4, 4), "int16", "0") for n in range(2)]
+    both = score_case(truth, truth, classes, SPACING_MM, **how)
+    evaluation = evaluate_masks(rows, [only_a, both], classes, resamples=100, seed=0)
+    assert evaluation.metrics["dice.a"].value == pytest.approx((1 + 2 * 8 / 24) / 2)
+    assert evaluation.metrics["dice"].value == evaluation.metrics["dice.a"].value
+    assert math.isnan(evaluation.metrics["dice_pooled.b"].value)
+    assert math.isnan(evaluate_masks(rows[:1], [only_a], classes, resamples=100, seed=0).metrics["dice.b"].value)
+    assert evaluation.metrics["volume_bias_ml.a"].value == pytest.approx(-8 * 2.0 / 1000 / 2)
+    assert evaluation.notes == (
+        "b is annotated in 1 of 2 images; others do not count",
+        "b, in 1 of 1 images: absent from truth and prediction; does not count for it",
+    )

@@ -99,3 +99,26 @@ def test_a_column_with_another_text_on_every_line_is_taken_for_identifiers(candi
 def test_a_table_that_is_missing_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: No such file"):
         from_table([], tmp_path / "none.csv")
+
+
+def test_a_column_lists_the_annotated_classes_and_is_no_label(candidate: Make, table: Write) -> None:
+    images = [candidate("x.png"), candidate("y.png"), candidate("z.png")]
+    path = table("file,grade,Organs\nx,1,liver; spleen\ny,2,liver\n")
+    labeled = LabelTable.read(path, annotated="organs").labeled(images)
+    assert [one.annotated for one in labeled] == [("liver", "spleen"), ("liver",), None]
+    assert [dict(one.labels) for one in labeled] == [{"grade": "1"}, {"grade": "2"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,organs\nx,liver\ny, ;\n", r"1 of the 2 lines of .* are empty in the column 'organs' \(line 3\)"),
+        ("file,organ\nx,liver\n", "no column 'organs'; found organ; nearest is 'organ'"),
+        ("file,organs\nx,liver\nx,spleen\n", "contradict an earlier line"),
+    ],
+)
+def test_a_column_of_annotated_classes_that_is_incomplete_is_refused(
+    candidate: Make, table: Write, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        LabelTable.read(table(text), annotated="organs").labeled([candidate("x.png"), candidate("y.png")])

@@ -50,7 +50,7 @@ def test_a_preset_that_continues_has_a_small_constant_rate_few_steps_and_a_guard
     proposed = continued(config.objective.OPTIM, trains_whole_weights=True, has_new_head=config.objective.has_new_head)
     optim = config.optim.over(proposed)
     assert optim.schedule == "constant"
-    rate = optim.for_batch(config.step_images).lr
+    rate = optim.for_batch(config.schedule.step_images).lr
     assert 1e-4 <= rate <= 3e-4, "of LoRA factors"
     assert 1e-5 <= rate * optim.pretrained_scale <= 5e-5, "of whole blocks and norms"
     assert optim.freeze > 0, "heads first"

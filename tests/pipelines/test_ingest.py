@@ -19,6 +19,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
+from medvit.records import IGNORED
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
 from tests.plugins.tracking_template import MakeStore
@@ -313,3 +314,93 @@ class TestRealData:
         assert {"not_an_image", "unreadable"} <= codes
         assert finished.failures
         assert {row.kind for row in finished.artifact} == {"image", "slide", "volume"}
+
+
+def test_pixels_outside_the_field_of_view_are_ignored(tmp_path: Path) -> None:
+    source, labels, field = tmp_path / "source", np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
+    labels[2:4, 2:4], field[1:5, 1:7] = 255, 255
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (6, 8), dtype=np.uint8)
+        wrong = np.zeros((6, 7 + bool(number)), np.uint8)
+        wrong[: len(field), :7] = field[:, :7]
+        for folder, values in (("images", pixels), ("labels", labels), ("mask", wrong)):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(source / folder / f"{number}.png")
+    scanning = {"field_of_view_folder": ["mask"]}
+    manifest = ingest(
+        config(source, tmp_path / "out", scanning=scanning, labeling={"mask_classes": ["none", "lesion"]})
+    )
+    assert manifest.facts.mask_classes == ("none", "lesion")
+    for row in manifest:
+        assert np.array_equal(manifest.store.get(row.mask), np.where(field, labels // 255, IGNORED))
+    (refused,) = quarantine.read(manifest.folder)
+    assert "the field of view has shape (6, 7), its image (6, 8)" in refused.reason
+
+    Image.fromarray(np.full_like(field, 255)).save(source / "mask" / "1.png")
+    updated = ingest(config(source, tmp_path / "updated", scanning=scanning, update=manifest.folder))
+    assert sum(bool((updated.store.get(row.mask) == IGNORED).any()) for row in updated) == 2
+
+
+def write_parts(folder: Path) -> Path:
+    """Write images of two sites; the label maps of the first lack the second class."""
+    for number, site in enumerate(("a", "b", "b")):
+        labels = np.zeros((6, 8), np.uint8)
+        labels[1, 1:3], labels[4, 4:6] = 1, 2 * (site == "b")
+        pixels = np.random.default_rng(number).integers(0, 255, (6, 8), dtype=np.uint8)
+        for kind, values in (("images", pixels), ("labels", labels)):
+            (folder / site / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / site / kind / f"{number}.png")
+    return folder
+
+
+CLASSES = {"mask_classes": ["background", "liver", "spleen"]}
+
+
+def test_the_manifest_records_the_annotated_classes_of_a_folder(tmp_path: Path) -> None:
+    source = write_parts(tmp_path / "source")
+    annotated = {"A": ["liver"], "b": ["spleen", "liver"]}
+    manifest = ingest(config(source, tmp_path / "out", labeling={**CLASSES, "annotated": annotated}))
+    assert manifest.hash == Manifest.read(tmp_path / "out").hash
+    found = {row.annotated: int(manifest.store.get(row.mask).max()) for row in Manifest.read(tmp_path / "out")}
+    assert found == {("liver",): 1, None: 2}
+    assert "| 2 | spleen | 2.778% | 2 |" in (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+    full = ingest(config(source, tmp_path / "full", labeling=CLASSES))
+    same = ingest(config(source, tmp_path / "same", labeling={**CLASSES, "annotated": {"b": ["liver", "spleen"]}}))
+    assert same.hash == full.hash != manifest.hash
+
+
+def test_a_table_gives_the_annotated_classes_of_each_image(tmp_path: Path) -> None:
+    source, table = write_parts(tmp_path / "source"), tmp_path / "table.csv"
+    table.write_text("file,organs\n0,liver\n1,liver;spleen\n", encoding="utf-8")
+    labeling = {**CLASSES, "table": table, "annotated_column": "organs"}
+    manifest = ingest(config(source, tmp_path / "out", labeling=labeling))
+    assert sorted((row.annotated or ()) for row in manifest) == [(), (), ("liver",)]
+    assert not manifest.facts.classes
+
+
+def test_a_label_map_with_a_class_that_is_not_annotated_is_refused(tmp_path: Path) -> None:
+    source = write_parts(tmp_path / "source")
+    manifest = ingest(config(source, tmp_path / "out", labeling={**CLASSES, "annotated": {"b": ["liver"]}}))
+    assert [row.annotated for row in manifest] == [None]
+    reasons = {one.reason for one in quarantine.read(manifest.folder)}
+    assert reasons == {
+        "the label map contains the class spleen, but its annotated classes are liver; correct labeling.annotated or "
+        "the label map"
+    }
+
+
+@pytest.mark.parametrize(
+    ("labeling", "message"),
+    [
+        ({"annotated": {"a": ["liver"]}}, "annotated classes need names; give mask_classes as well"),
+        ({**CLASSES, "annotated": {"a": ["lung"]}}, "annotated names 'lung'; expected foreground classes"),
+        ({**CLASSES, "annotated": {"a": ["background"]}}, "annotated names 'background'"),
+        ({**CLASSES, "annotated_column": "organs"}, "give table as well"),
+        ({**CLASSES, "annotated": {"c": ["liver"]}}, "names the folder 'c', but no image of the source is in it"),
+    ],
+)
+def test_annotated_classes_that_make_no_sense_are_refused(
+    tmp_path: Path, labeling: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ingest(config(write_parts(tmp_path / "source"), tmp_path / "out", labeling=labeling))

@@ -12,6 +12,9 @@ from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.models.image import AppliesTo
 from medvit.training.assembly import _rule
+from medvit.training.loading.epochs import LoaderConfig
+from medvit.training.loading.schedule import Schedule
+from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 from medvit.types import RunLength
 from pipelines.finetune import FinetuneConfig
@@ -63,23 +66,17 @@ def test_the_grid_that_public_positions_were_taken_for_is_recorded_and_reads_ali
     assert again.backbone.pos_embed.equal(start.backbone.pos_embed)
 
 
-def test_a_training_that_does_not_see_every_image_once_is_warned_of(
-    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = finetune_options(
-        images, output=tmp_path, loader={"batch_size": 4}, trainer={"epochs": 2, "steps_per_epoch": 5}
-    )
-    config = FinetuneConfig.parse(options)
+def test_a_training_that_does_not_see_every_image_once_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    schedule = Schedule(LoaderConfig(batch_size=4), TrainerConfig(epochs=2, steps_per_epoch=5))
     with caplog.at_level(logging.INFO, "medvit"):
-        config.report_exposure(100)
-        config.report_exposure(20)
+        schedule.report_exposure(100)
+        schedule.report_exposure(20)
     assert "10 steps of 4 images see 40 of 100 training images: trainer.epochs=5 sees each once" in caplog.text
     assert "10 steps of 4 images, 40 in all: each of the 20 training images is seen 2 times" in caplog.text
 
 
-def test_batches_of_a_step_are_counted_one_by_one_where_every_batch_counts(images: Path, tmp_path: Path) -> None:
-    trainer = {"epochs": 2, "steps_per_epoch": 5, "accumulate": 3, "devices": 2}
-    config = FinetuneConfig.parse(finetune_options(images, output=tmp_path, loader={"batch_size": 4}, trainer=trainer))
-    length = config.run_length(100)
+def test_batches_of_a_step_are_counted_one_by_one_where_every_batch_counts() -> None:
+    trainer = TrainerConfig(epochs=2, steps_per_epoch=5, accumulate=3, devices=2)
+    length = Schedule(LoaderConfig(batch_size=4), trainer).run_length(100)
     assert (length.step_images, length.num_steps) == (24, 10)
     assert length.in_batches == RunLength(100, step_images=8, num_steps=30)

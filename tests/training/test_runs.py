@@ -234,7 +234,7 @@ def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
     assert tuned.backbone.width == 32
     assert tuned.preprocess.tree() == model.preprocess
     assert tuned.head.tree() == model.model["head"]
-    assert tuned.trainer == TrainerConfig.parse(options["trainer"]).in_force
+    assert tuned.trainer.tree() == TrainerConfig.parse(options["trainer"]).in_force.tree()
     assert list(tuned.crop) == list(model.model["roi"])
     assert tuned.applies_to.tree() == model.model["applies_to"]
     again = finetune(tuned)

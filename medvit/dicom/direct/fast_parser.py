@@ -12,7 +12,7 @@ SHORT_VRS = frozenset(
 LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
 PIXELS, UNDEFINED = 0x7FE00010, 0xFFFFFFFF
 OVERLAYS = 0x60
-"""The first half of the number of a group that contains an overlay, 6000 to 60FF (PS3.3 C.9.2)."""
+"""High byte of the numbers of groups that contain an overlay, 6000 to 60FF (PS3.3 C.9.2)."""
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 
 Bytes = bytes | memoryview

@@ -22,11 +22,12 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.attributes import OFFERED
+from medvit.dataset.measures import num_instances
 from medvit.dataset.store import Store
 from medvit.deidentification.burned_in import BurnedInConfig, checked
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
-from medvit.errors import MedvitError, OutputError
+from medvit.errors import DataError, MedvitError, OutputError
 from medvit.files.atomic import write_text
 from medvit.hardware import keep_freed_memory
 from medvit.ingest.curation import examined
@@ -65,15 +66,24 @@ class ReadAndStore:
         """Store a candidate; return its record.
 
         Raises:
-            DataError: If the image cannot be read, or its label map has a class without a name.
+            DataError: If the image or its field of view cannot be read, or its label map has a class without a name or
+                one that is not annotated.
             OutputError: If the store cannot be written.
         """
         from medvit import readers
 
         keep_freed_memory(KEPT_BYTES)
         read = readers.read(self.values.of(candidate.item))
+        has_ignored = bool(self.meaning.ignored)
+        counted = None
         if read.mask is not None:
-            read = replace(read, mask=self.meaning.of(read.mask))
+            if self.meaning.are_instances:
+                counted = num_instances(read.mask, self.meaning.ignored)
+            field, classes = readers.read_field(candidate.item, read), self.meaning.of(read.mask)
+            self.meaning.require_annotated(classes, candidate.annotated)
+            if field is not None:
+                classes, has_ignored = _ignored_outside(classes, field, has_ignored=has_ignored), True
+            read = replace(read, mask=classes)
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         modality = image.modality or candidate.item.modality or self.modality
         found = examined(replace(image, modality=modality), candidate, self.eye)
@@ -84,7 +94,8 @@ class ReadAndStore:
             dtype=image.pixels.dtype.name,
             modality=modality,
             mask=None if image.mask is None else store.put(image.mask),
-            num_mask_values=_num_classes(image.mask, has_ignored=bool(self.meaning.ignored)),
+            num_mask_values=_num_classes(image.mask, has_ignored=has_ignored),
+            num_instances=counted,
             spacing_mm=None if image.affine is None else image.affine.spacing_mm,
             affine=None if image.affine is None else tuple(map(float, image.affine.matrix.ravel())),
             mpp=image.mpp,
@@ -103,6 +114,16 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
     if mask is None:
         return 0
     return int(mask.max(initial=0, where=(mask != IGNORED) if has_ignored else np.True_)) + 1
+
+
+def _ignored_outside(labels: Array, inside: Array, *, has_ignored: bool) -> Array:
+    """Return a label map of class numbers with `IGNORED` outside the field of view."""
+    num_classes = _num_classes(labels, has_ignored=has_ignored)
+    if num_classes > IGNORED:
+        raise DataError(
+            f"the label map has {num_classes} classes; with scanning.field_of_view_folder, expected at most {IGNORED}"
+        )
+    return np.where(inside, labels, IGNORED).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -290,10 +311,11 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
     while its state is unchanged.
     """
     item = candidate.item
-    files = [*item.files, *mask_files(item)]
+    files = [*item.files, *mask_files(item), *filter(None, (item.field_of_view,))]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
     grid = (item.nifti_form, item.assumed_axes)
-    return [candidate.key, how, grid, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+    partly = [] if candidate.annotated is None else [["annotated", *candidate.annotated]]
+    return [candidate.key, how, grid, *partly, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:

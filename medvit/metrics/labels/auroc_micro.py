@@ -1,7 +1,7 @@
 """AUROC of all labels together: 0 to 1, higher is better, 0.5 for random scores.
 
-It applies to multi-label classification, over all images: each known label of an image is a case or a control, so that
-frequent labels count more, and probabilities must be comparable between labels.
+It applies to multi-label classification. All known labels of all images are pooled, each as a case or a control.
+Frequent labels therefore count more, and probabilities must be comparable between labels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Coefficient of determination (R2): at most 1, higher is better, 0 for always predicting the mean of the images.
 
-It applies to regression, over all images: 1 minus the squared errors over the squared distances of the truth from its
-mean (Kvalseth, The American Statistician 1985, equation 1).
+It applies to regression, over all images: 1 minus the sum of squared errors divided by the sum of squared differences
+of the true values from their mean (Kvalseth, The American Statistician 1985, equation 1).
 """
 
 from __future__ import annotations

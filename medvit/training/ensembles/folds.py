@@ -20,27 +20,27 @@ FIGURES = "figures.json"
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """Model number `number` (from 0) of an ensemble over `folds` folds.
+    """Model number `number` (from 0) of an ensemble that divides the patients into `folds` folds.
 
-    With 0 folds, the model uses the splits of the dataset.
+    With `folds` 0, every model uses the train and val splits of the dataset.
     """
 
     number: int
     folds: int
     seed: int
-    """Seed of the whole run, from which the folds and the own seed of each model are derived."""
+    """Seed of the whole run, from which the folds and the seed of each model (`own_seed`) are derived."""
 
     @property
     def own_seed(self) -> int:
-        """Seed of the initial weights, of augmentation and of the order of images."""
+        """Seed of this model, for its initial weights, augmentation and order of images."""
         return self.seed if self.number == 0 else mixed_seed(self.seed, 5, self.number) % 2**31
 
     def divide(self, rows: Sequence[Row], classes: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
 
         Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
-        and the model is not trained on one of them. After every `folds` models, patients are distributed again. If the
-        `classes` of the rows are given (-1: no target), each fold gets about the same share of each class, and of
+        and one fold is held out. After every `folds` models, patients are distributed again. If the class indices of
+        the rows are given in `classes` (-1: no target), each fold gets about the same share of each class, and of
         patients without a target.
         """
         if not self.folds:
@@ -58,8 +58,13 @@ class EnsembleMember:
             held_out = [row.patient_id in chosen for row in rows]
         return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]
 
-    def split(self, manifest: Manifest, label: str) -> Manifest:
-        """Return the manifest with the held-out patients in the val split, and the others of train and val in train.
+    def split(self, manifest: Manifest, *labels: str) -> Manifest:
+        """Return the manifest with the held-out patients of train and val in the val split, and all others in train.
+
+        Other splits, such as test, remain as they are.
+
+        Each fold gets about the same share of each class of the label. With several labels, this applies to the classes
+        of the first, within each of these to the classes of the second, and so on.
 
         Raises:
             DataError: If there are fewer patients than folds.
@@ -72,27 +77,37 @@ class EnsembleMember:
             raise DataError(
                 f"{manifest.folder}: train and val have {num_patients} patients, too few for folds={self.folds}"
             )
-        names = manifest.facts.classes.get(label, ())
-        has_labels = any(label in row.labels for row in rows)
-        known = {name: index for index, name in enumerate(names)}
-        classes = [
-            known.get(row.labels.get(label, ""), -1) if has_labels else 0 if row.mask else -1  # without a target: -1
-            for row in rows
-        ]
-        _, held_out = self.divide(rows, classes)
+        _, held_out = self.divide(rows, _strata(rows, labels, manifest.facts.classes))
         out = {rows[index].image_id for index in held_out}
         learned = {row.image_id for row in rows} - out
         new: dict[str, Literal["train", "val"]] = {**dict.fromkeys(learned, "train"), **dict.fromkeys(out, "val")}
         return replace(manifest, rows=tuple(replace(row, split=new.get(row.image_id, row.split)) for row in manifest))
 
 
+def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return a number for the classes that the labels of each row have, in lexicographic order; -1 without a target.
+
+    If the rows have none of the labels, their target is the mask.
+    """
+    if not any(label in row.labels for row in rows for label in labels):
+        return [0 if row.mask else -1 for row in rows]
+    found = [0] * len(rows)
+    for label in labels:
+        known = {name: index for index, name in enumerate(classes.get(label, ()), start=1)}
+        found = [
+            before * (len(known) + 1) + known.get(row.labels.get(label, ""), 0)
+            for before, row in zip(found, rows, strict=True)
+        ]
+    return [number - 1 for number in found]
+
+
 def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:
-    """Return the models of an ensemble: `number` of them in all, the same number for each fold."""
+    """Return the `number` models of an ensemble; the folds are held out one after the other."""
     return [EnsembleMember(index, folds, seed) for index in range(number)]
 
 
 class MemberTracker(Tracker):
-    """Logger that prefixes metrics with the name of a model of an ensemble."""
+    """Tracker that prefixes the names of metrics with that of one model of an ensemble."""
 
     def __init__(self, tracker: Tracker, name: str) -> None:
         self._tracker, self._prefix = tracker, f"{name}."

@@ -19,22 +19,26 @@ from medvit.files.atomic import write_text, write_weights
 from medvit.models.ensemble import ensemble_states, of_each_model
 from medvit.records import Row
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, assigned, images_of
+from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
 from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker, members_of
 from medvit.training.finetuning import component_overlaps, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
+from medvit.training.task import assign
 
 log = logging.getLogger("medvit")
 
 COMPONENTS = "components.safetensors"
-"""File with the overlaps of a model on its held-out images, with all and with only the largest components."""
+"""File with the overlaps of a model's masks with the truth on held-out images.
+
+Overlaps are computed twice: with all components of a predicted mask, and with only the largest one.
+"""
 
 
 @dataclass(frozen=True)
 class EnsembleTraining:
-    """Components for training the models of an ensemble on images; each has a folder of its own in `folder`."""
+    """Training of the models of an ensemble on images; each model has its own folder within `folder`."""
 
     options: FinetuningOptions
     manifest: Manifest
@@ -51,7 +55,7 @@ class EnsembleTraining:
 
     @cached_property
     def first(self) -> AssembledFinetuning:
-        """Components of the first model, whose crop, planned backbone, head and selection of series all models share.
+        """Components of the first model; all models share its crop, planned backbone, head and selection of series.
 
         Raises:
             ConfigError: If several devices are requested.
@@ -61,15 +65,18 @@ class EnsembleTraining:
                 "models of an ensemble are trained one after the other on one device; remove trainer.devices and "
                 "trainer.nodes, or folds and seeds"
             )
-        return self._assemble(self.members[0], self.options)
+        first = self._assemble(self.members[0], self.options)
+        first.proposals.write(self._home(self.members[0]))  # for a resumed run
+        return first
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Images from which a model learns, or on which it selects its epoch."""
+        """Images on which the models are trained, or on which they select their best epoch."""
         held_out = bool(self.options.folds) or self.options.keep == "best"
         options = self.options
-        images = images_of(options, self.members[0].split(self.manifest, *options.fold_labels))
-        task = assigned(options, images, self.first.start.preprocess, with_val=held_out)
+        images = images_of(options, self.members[0].split(self.manifest, *options.targets))
+        preprocess = self.first.start.preprocess
+        task = assign(images, preprocess, options.label, **options.asked, with_val=held_out)
         return [*task.train, *task.val]
 
     def train(self) -> Checkpoint:
@@ -78,10 +85,9 @@ class EnsembleTraining:
         Raises:
             DataError: If there are fewer patients than folds, or a split of a model is empty.
         """
-        model, start = self.first.model.config, self.first.start.config
-        fixed = {"crop": model.roi, "applies_to": model.applies_to, "head": model.head, "positive": model.positive}
+        start = self.first.start.config
         planned = {"backbone": start} if self.pretrained is None and start.FOLLOWS_CROP else {}
-        options = self.options.model_copy(update=fixed | planned)
+        options = self.options.model_copy(update=self._fixed | planned)
         self.first.start.backbone.cpu()
         for member in self.members:
             if not (self._home(member) / FIGURES).is_file():
@@ -112,7 +118,10 @@ class EnsembleTraining:
         }
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """Return, for a summary, the images and patients, and the best validation metric of models that have one."""
+        """Return, for a summary, the numbers of images and patients, and the best validation metric of each model.
+
+        A model without a validation metric is omitted.
+        """
         task, best = self.first.task, "best validation metric"
         found = {f"model {member.number + 1}": f"model {member.number + 1}: {best}" for member in self.members}
         texts = {name: f"{best} {figures[key]:.3f}" for name, key in found.items() if key in figures}
@@ -127,8 +136,9 @@ class EnsembleTraining:
             "images": f"{len(self.rows)}, {divided}",
             "patients": describe_patients(self.rows),
             "models": f"{len(self.members)}, whose predictions are averaged",
-            **self.options.describe(first.optim, num_images=first.num_images),
+            **self.options.describe(first.optim, first.schedule, num_images=first.num_images),
             "seed": str(self.seed),
+            **first.proposals.describe(),
         }
 
     @property
@@ -136,8 +146,27 @@ class EnsembleTraining:
         """Return the names of the folders for single models, which only an unfinished run needs."""
         return [self._home(member).name for member in self.members]
 
+    @property
+    def _fixed(self) -> dict[str, object]:
+        """Options of the first model that all models share."""
+        first, model = self.first, self.first.model.config
+        return {
+            "preprocess": first.start.preprocess,
+            "crop": model.roi,
+            "applies_to": model.applies_to,
+            "head": model.head,
+            "positive": model.positive,
+            "loader": first.schedule.loader,
+            "trainer": first.schedule.trainer,
+            "foreground": first.foreground.share,
+            "foreground_by": first.foreground.by,
+        }
+
     def _largest_components(self) -> list[str]:
-        """Return the classes whose Dice rises with the largest component only, on the held-out images of all models."""
+        """Return the classes whose Dice on held-out images rises if only the largest component is kept.
+
+        The held-out images of all models count together.
+        """
         if not self.options.largest_components:
             return []
         each = [load_file(self._home(member) / COMPONENTS)["overlaps"] for member in self.members]
@@ -162,7 +191,7 @@ class EnsembleTraining:
         self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
             options,
-            member.split(self.manifest, *options.fold_labels),
+            member.split(self.manifest, *options.targets),
             self.pretrained,
             self.positive_of,
             seed=member.own_seed,

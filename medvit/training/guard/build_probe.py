@@ -54,7 +54,7 @@ def build_probe(
     enough = len(asked) >= max(1, min(len(queries), FEWEST_LABELED))
     if enough and len({config.answer(row) for row in known.manifest}) > 1:
         return _class_probe(config, known, asked, views.size, seen)
-    if len(queries) and all(row.mask for part in (bank, queries) for row in part.manifest):
+    if len(queries) and all(row.mask and row.annotated is None for part in (bank, queries) for row in part.manifest):
         return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen, seed)
     return _study_probe(bank.of(usable.filter(lambda row: row.split == "train")), config, views, seen, seed)
 

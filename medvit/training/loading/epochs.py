@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,26 @@ from medvit.types import Sample
 START = Position()
 
 
-class LoaderConfig(Config):
+class LoaderOptions(Config):
     """Loading of images."""
+
+    batch_size: Count | None = None
+    """Number of images per batch on each device. Unset: proposed from the crop, the number of images and the memory of
+    the device; 8 for whole slides.
+    """
+    num_workers: int = Field(default=0, ge=0)
+    """Number of processes that prepare batches; 0 prepares them in the training process."""
+
+    def over(self, proposed: Mapping[str, object]) -> LoaderConfig:
+        """Return complete options: the given ones, then the proposed ones, then the defaults."""
+        return LoaderConfig.parse({**proposed, **self.model_dump(exclude_none=True)})
+
+
+class LoaderConfig(LoaderOptions):
+    """Loading of images, with every option set."""
 
     batch_size: Count = 8
     """Number of images per batch on each device."""
-    num_workers: int = Field(default=0, ge=0)
-    """Number of processes that prepare batches; 0 prepares them in the training process."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class EpochSampler(Sampler[Draw]):
     images are instead drawn with these probabilities and with replacement, as for rare classes. With `alternation`,
     batches of two kinds of images alternate. With `patients`, each random order spreads the images of a patient evenly,
     so that a batch contains as few images of one patient as possible. With `blocks`, orders are instead those of
-    `Blocks.order`, which reads the files of the samples fast.
+    `Blocks.order`, in which the files of the samples can be read fast.
     """
 
     def __init__(

@@ -6,44 +6,48 @@ import contextlib
 import resource
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from medvit.training.proposals.memory import StoredBytes, stored_for_backward
+
 WARMUP_STEPS = 2
-"""Warm-up steps that are not timed: operations are counted in the first, and the second still allocates memory."""
+"""Number of untimed warm-up steps: operations are counted in the first, and the second still allocates memory."""
 
 
 @dataclass
 class Measured:
-    """Cost of a training step: seconds, bytes of memory, and FLOPs (multiplications and additions)."""
+    """Measured cost of a training step; NaN for durations and FLOPs that are not measured yet."""
 
     step_s: float = float("nan")
-    """Median seconds of a step, including the loading of its images."""
+    """Median duration of a step in seconds, including the loading of its images."""
     epoch_end_s: float = float("nan")
     """Seconds for validation, probe evaluation and pictures at the end of an epoch."""
     flops: float = float("nan")
-    """Operations of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
+    """FLOPs of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
     activation_bytes: int = 0
     """Bytes of activations kept for the backward pass."""
     peak_bytes: int = 0
-    """Peak memory of the GPU, or without one, of this process with all its libraries."""
+    """Peak memory of the GPU in bytes; without a GPU, of this process with all its libraries."""
     _steps: list[float] = field(default_factory=list, repr=False)
 
 
 class Meter(Checkpoint):
-    """Profiler of the steps of a short run. Lightning runs it last in an epoch, because it is a checkpoint callback."""
+    """Callback that measures the steps of a short run.
+
+    It is a checkpoint callback, because Lightning calls these last: its times include those of all other callbacks.
+    """
 
     def __init__(self) -> None:
         self.measured = Measured()
         self._stack = contextlib.ExitStack()
         self._counter: FlopCounterMode | None = None
+        self._stored = StoredBytes()
         self._since = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -59,7 +63,7 @@ class Meter(Checkpoint):
         if batch_idx == 0:
             self._counter = FlopCounterMode(display=False, custom_mapping=attention_on_cpu())
             self._stack.enter_context(self._counter)
-            self._stack.enter_context(_kept(pl_module, self.measured))
+            self._stored = self._stack.enter_context(stored_for_backward(pl_module))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
@@ -70,6 +74,7 @@ class Meter(Checkpoint):
         if done == 1 and self._counter is not None:
             self._stack.close()
             self.measured.flops = float(self._counter.get_total_flops()) * accumulated
+            self.measured.activation_bytes = self._stored.num_bytes
         if done % accumulated == 0:
             synchronize()
             now = time.perf_counter()
@@ -77,27 +82,10 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compute the seconds of a step and of the end of the epoch, and the peak memory."""
+        """Compute the durations of a step and of the end of the epoch, and the peak memory."""
         self.measured.epoch_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
-
-
-@contextlib.contextmanager
-def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
-    """Return a context that sums the bytes that autograd stores for the backward pass, except weights."""
-    own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
-    seen: set[int] = set()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own | seen:
-            seen.add(storage.data_ptr())
-            measured.activation_bytes += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
 
 
 def attention_on_cpu() -> dict[Any, Any]:
@@ -123,7 +111,7 @@ def synchronize() -> None:
 
 
 def peak_bytes_held() -> int:
-    """Return the peak memory of the GPU or, without one, of this process with all its libraries."""
+    """Return the peak memory in bytes of the GPU or, without one, of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

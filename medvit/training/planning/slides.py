@@ -24,10 +24,10 @@ TIMED_BATCHES = 3
 
 @dataclass(frozen=True)
 class PlannedSlides:
-    """Training slides, and the cost of embedding those whose embeddings are missing.
+    """Training slides, and the cost of computing their missing embeddings.
 
-    `num_waiting` is the number of tiles to embed. `read_s` and `embed_s` are the seconds for one tile; NaN if there is
-    no tile to embed.
+    `num_waiting` is the number of tiles still to embed. Reading and embedding one tile takes `read_s` and `embed_s`
+    seconds; both are NaN if no tile is missing.
     """
 
     slides: Sequence[EmbeddedSlide]
@@ -47,7 +47,7 @@ class PlannedSlides:
 
     @property
     def waiting_bytes(self) -> int:
-        """Disk space of the missing embeddings."""
+        """Disk space that the missing embeddings will take, in bytes."""
         return self.num_waiting * self.slides[0].embeddings.width * DTYPE.itemsize
 
     def tile_s(self, num_workers: int) -> float:
@@ -66,12 +66,11 @@ def plan_slides(
 ) -> PlannedSlides:
     """Return the training slides and the time per tile, measured on a few tiles.
 
-    Missing embeddings are not computed: a sparse file in `work`, which reads as zeros, replaces them.
-
-    `failures` gets a line for each slide without tiles.
+    Missing embeddings are not computed: a sparse file in the folder `work`, which reads as zeros, replaces them. A line
+    is added to `failures` for each slide without tiles.
 
     Raises:
-        DataError: If no slide has tiles, or none can be read.
+        DataError: If no slide has tiles, or if embeddings are missing and none of their slides can be read.
     """
     rows, grids = listed_tiles(manifest, slides, failures)
     both = [(row, grid) for row, grid in zip(rows, grids, strict=True) if len(grid)]
@@ -96,7 +95,7 @@ def _timed(
 ) -> tuple[float, float]:
     """Return the seconds for reading and for embedding one tile.
 
-    They are measured on one slide: the largest one that can be read.
+    Both are measured on one of the `waiting` slides: the largest that can be read.
     """
     errors = []
     for row, grid in sorted(waiting, key=lambda pair: -len(pair[1])):

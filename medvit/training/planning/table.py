@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvit.artifacts import FINGERPRINT
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.summary import Summary
-from medvit.training.loading.epochs import LoaderConfig
+from medvit.training.loading.schedule import Schedule
 from medvit.training.planning.profiling import WARMUP_STEPS, Measured
 from medvit.training.planning.slides import PlannedSlides
 from medvit.training.trainer import TrainerConfig
@@ -18,7 +19,9 @@ from medvit.types import RunLength
 
 MEASURED_STEPS = WARMUP_STEPS + 3
 ADAM_BYTES = 8
-"""Bytes of AdamW's two float32 averages for each trained weight."""
+"""Bytes of AdamW's state for each trained weight: two float32 averages."""
+WIDE = 40
+"""Longest text with which the other rows of a table are aligned."""
 TABLE = "plan.csv"
 PlanRow = tuple[str, str, str]
 """Quantity, amount, and how it was obtained."""
@@ -26,18 +29,19 @@ PlanRow = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """Table of the resources of a training run: `plan.csv`."""
+    """Table of the resources that a training run needs; written as `plan.csv`."""
 
     folder: Path
     rows: tuple[PlanRow, ...]
 
     def __str__(self) -> str:
-        widths = [max(len(row[column]) for row in self.rows) for column in (0, 1)]
+        widths = [max(len(row[column]) for row in self.rows if len(row[column]) <= WIDE) for column in (0, 1)]
         return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}".rstrip() for row in self.rows)
 
     def summary(self) -> Summary:
         """Return the rows of the table."""
-        return Summary([(row[0], f"{row[1]}  {row[2]}".rstrip()) for row in self.rows], {TABLE: "table"})
+        lines = [(row[0], f"{row[1]}  {row[2]}".rstrip()) for row in self.rows]
+        return Summary(lines, {TABLE: "table", FINGERPRINT: "facts about the training images, and proposed options"})
 
     def write(self) -> None:
         """Write the table into the folder."""
@@ -46,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of parameters in a training run, and bytes that the run writes."""
+    """Numbers of parameters (backbone, all, trained) and images of a training run, and bytes of its checkpoint."""
 
     backbone: int
     module: int
@@ -56,18 +60,18 @@ class Sizes:
 
     @property
     def resume_bytes(self) -> int:
-        """Size of the file to resume from: all weights, and the optimizer state of trained weights."""
+        """Bytes of the file to resume from: all weights, and the optimizer state of trained weights."""
         return 4 * self.module + ADAM_BYTES * self.trained
 
 
 def image_rows(
-    trainer: TrainerConfig, loader: LoaderConfig, sizes: Sizes, measured: Measured, *, models: int, output: Path
+    schedule: Schedule, sizes: Sizes, measured: Measured, *, models: int, output: Path
 ) -> tuple[PlanRow, ...]:
     """Return the table for training `models` models on images or volumes, one after the other.
 
     `output` is the folder that the run would write to.
     """
-    images = trainer.step_images(loader.batch_size)
+    trainer, images = schedule.trainer, schedule.step_images
     length = RunLength(sizes.images, images, trainer.steps)
     training_s = models * (trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s)
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
@@ -103,8 +107,7 @@ def image_rows(
 
 
 def slide_rows(
-    trainer: TrainerConfig,
-    loader: LoaderConfig,
+    schedule: Schedule,
     sizes: Sizes,
     measured: Measured,
     planned: PlannedSlides,
@@ -117,7 +120,7 @@ def slide_rows(
 
     `workers` processes read tiles; `output` is the folder for embeddings.
     """
-    slides = trainer.step_images(loader.batch_size)
+    trainer, slides = schedule.trainer, schedule.step_images
     tile_s = planned.tile_s(workers)
     embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
     training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.epoch_end_s)

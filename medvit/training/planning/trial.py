@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 
@@ -17,20 +17,22 @@ from medvit.training.planning.slides import PlannedSlides, plan_slides
 from medvit.training.planning.table import MEASURED_STEPS, Sizes
 from medvit.training.pretraining_assembly import AssembledPretraining
 from medvit.training.slide_assembly import AssembledSlides
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import TrainerOptions
+
+TrainerT = TypeVar("TrainerT", bound=TrainerOptions)
 
 
-def shortened(trainer: TrainerConfig) -> TrainerConfig:
+def shortened(trainer: TrainerT) -> TrainerT:
     """Return the trainer options for a few steps on one device, without compilation.
 
-    The operations of compiled steps cannot be counted.
+    Compilation is off because the operations of compiled steps cannot be counted.
     """
     alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
     return trainer.model_copy(update=alone | {"epochs": 1, "steps_per_epoch": MEASURED_STEPS, "compile": False})
 
 
 def try_images(parts: AssembledPretraining | AssembledFinetuning) -> tuple[Sizes, Measured]:
-    """Run a shortened training on images or volumes; return its sizes and the cost of a step."""
+    """Run a shortened training on images or volumes; return the sizes of the full run and the cost of a step."""
     weights = list(parts.module.parameters())
     sizes = Sizes(
         backbone=sum(weight.numel() for weight in parts.backbone.parameters()),

@@ -40,7 +40,9 @@ class IntensityAugmentation(Config):
     blur_chances, solarize and erasing.
     """
     windows: tuple[tuple[float, Positive], ...] = ()
-    """Display windows as (center, width) in the unit of the image (HU for CT). One of them is drawn for each crop."""
+    """Display windows as (center, width) in the unit of the image (HU for CT). With the probability `chance`, a random
+    one of them replaces the window of the preprocessing.
+    """
     stain: Below = 0.0
     """Maximum relative change of hematoxylin, eosin and the residual stain in H&E images; 0.2 is strong."""
     gamma: Below = 0.0

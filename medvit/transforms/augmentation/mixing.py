@@ -47,7 +47,7 @@ class MixingConfig(Config):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Drawn mixture: the share of the own target, and the replaced box; without a box, images are averaged."""
+    """Drawn mixture: the share of each image's own target, and the replaced box; without a box, images are averaged."""
 
     share: float
     box: tuple[slice, ...] | None = None

@@ -53,6 +53,8 @@ def unlabeled(folder, studies=lambda number: f"s-{number}") -> tuple[Row, ...]:
 def test_labels_make_a_class_probe_and_masks_one_of_tissue(images, volumes):
     assert probe_of(images)[1].question == "class"
     assert probe_of(volumes)[1].question == "tissue"
+    partly = [replace(row, annotated=()) for row in Manifest.read(volumes).rows]
+    assert probe_of(volumes, partly)[1].question == "study", "background may be a class that is not annotated"
 
 
 def test_of_images_of_which_some_have_labels_only_those_are_asked_for_them(images):

@@ -5,7 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medvit.training.planning.profiling import Measured, _kept, attention_on_cpu
+from medvit.training.planning.profiling import attention_on_cpu
+from medvit.training.proposals.memory import stored_for_backward
 
 
 def test_operations_of_attention_on_a_cpu_are_counted():
@@ -17,7 +18,6 @@ def test_operations_of_attention_on_a_cpu_are_counted():
 
 def test_kept_activations_are_counted_once_and_without_weights():
     layer, pixels = nn.Linear(16, 16, bias=False), torch.randn(4, 16)
-    measured = Measured()
-    with _kept(layer, measured):
+    with stored_for_backward(layer) as stored:
         layer(pixels).exp().sum().backward()
-    assert measured.activation_bytes == 2 * 4 * 16 * 4  # the input of the layer, and the exponential
+    assert stored.num_bytes == 2 * 4 * 16 * 4  # the input of the layer, and the exponential

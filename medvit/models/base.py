@@ -1,0 +1,194 @@
+"""Backbone that several fine-tuned checkpoints share: its record in a checkpoint, its weights, and adapters on it.
+
+A fine-tuned checkpoint records the backbone that it started from by a digest of its weights. Adapter, head and these
+weights together restore the model, so the checkpoint does not need to contain them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medvit.artifacts import MODEL, WEIGHTS, Checkpoint
+from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.config import Config, Tree, read_yaml
+from medvit.errors import CheckpointError, ConfigError, MedvitError
+from medvit.files.tensors import digest_of, digest_of_stream
+from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
+
+PREFIX = "backbone."
+"""Start of the names of the backbone weights in a fine-tuned checkpoint."""
+ITSELF = "."
+"""Folder of the backbone of a model that was trained on its frozen features: its own."""
+
+
+class Base(Config):
+    """Backbone that a checkpoint was fine-tuned from. Adapter and head apply to its weights, which did not change."""
+
+    sha256: str
+    """SHA-256 of its weights (`medvit.files.tensors`)."""
+    folder: str
+    """Its folder, relative to that of the checkpoint; `.` if the checkpoint itself contains its weights unchanged."""
+
+
+class Described(Config):
+    """Part of a checkpoint's configuration that describes the backbone."""
+
+    backbone: BackboneChoice
+    peft: OptionalPeftChoice = None
+    base: Base | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Described:
+        """Return the description in a checkpoint of any kind."""
+        tree: Tree = {key: checkpoint.model[key] for key in cls.model_fields if key in checkpoint.model}
+        return cls.parse_saved(tree, source=str(checkpoint.folder))
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """Backbone without adapters: its description, and its weights, which every use of it shares."""
+
+    config: BackboneConfig
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> SharedWeights:
+        """Return the backbone that the adapter of a checkpoint belongs to.
+
+        It is the recorded folder, the checkpoint itself if its backbone was frozen, or a folder beside the checkpoint
+        that contains the same weights.
+
+        Raises:
+            CheckpointError: If none of them contains these weights.
+        """
+        described = Described.of(checkpoint)
+        assert described.base is not None
+        for folder in _places(checkpoint.folder, described):
+            prefix = PREFIX if folder == checkpoint.folder else ""
+            if (folder / WEIGHTS).is_file() and digest_of(folder / WEIGHTS, prefix) == described.base.sha256:
+                found = Checkpoint.load(folder)
+                return cls(Described.of(found).backbone.without_weights(), of_backbone(found, found.state))
+        raise CheckpointError(
+            f"{checkpoint.folder}: its backbone, with the SHA-256 {described.base.sha256[:12]}... of the weights, is "
+            f"neither in {_resolved(checkpoint.folder, described.base)} nor beside the checkpoint; copy the folder of "
+            "the backbone to one of these places"
+        )
+
+    def to(self, device: object) -> SharedWeights:
+        """Return the backbone with its weights on a device."""
+        return replace(self, state={name: weight.to(device) for name, weight in self.state.items()})  # type: ignore[call-overload]
+
+    def adapted(self, checkpoint: Checkpoint) -> Peft:
+        """Return the backbone with the adapter of a checkpoint; weights that the adapter does not change are shared.
+
+        Raises:
+            CheckpointError: If the adapter does not fit the backbone.
+        """
+        backbone = self.config.build()
+        try:
+            backbone.load_state_dict(dict(self.state), assign=True)
+        except RuntimeError as error:
+            last = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{checkpoint.folder}: the backbone does not fit its description: {last}") from None
+        way = Described.of(checkpoint).peft
+        assert way is not None
+        adapter = of_backbone(checkpoint, checkpoint.adapter or {})
+        peft = way.adapt(backbone)
+        for name, weight in peft.backbone.named_parameters():
+            if name in adapter:
+                weight.data = weight.data.clone()  # loading must not write into the shared weights
+        peft.load(adapter)
+        return peft
+
+
+def complete(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with all weights, the adapter merged; one that contains them is returned unchanged.
+
+    Raises:
+        CheckpointError: If the backbone is not found, or the adapter does not fit it.
+    """
+    if not checkpoint.is_adapter:
+        return checkpoint
+    merged = SharedWeights.of(checkpoint).adapted(checkpoint).merge()
+    state = {f"{PREFIX}{name}": weight for name, weight in merged.state_dict().items()}
+    return replace(checkpoint, state=state | of_head(checkpoint))
+
+
+def of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the backbone weights among the weights of a checkpoint, under the names that the backbone uses."""
+    if checkpoint.kind == "backbone":
+        return dict(weights)
+    return {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
+
+
+def of_head(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights of the head in a checkpoint that consists of adapter and head."""
+    return {name: weight for name, weight in (checkpoint.adapter or {}).items() if not name.startswith(PREFIX)}
+
+
+def recorded_base(pretrained: Path, folder: Path) -> Base:
+    """Return the record of a pretrained backbone for a checkpoint in `folder`."""
+    return Base(sha256=digest_of(pretrained / WEIGHTS), folder=Path(os.path.relpath(pretrained, folder)).as_posix())
+
+
+def recorded_itself(state: Mapping[str, Tensor]) -> Base:
+    """Return the record of a frozen backbone, from all weights of the model that contains it."""
+    from safetensors.torch import save
+
+    frozen = {name: weight.contiguous().clone() for name, weight in state.items() if name.startswith(PREFIX)}
+    return Base(sha256=digest_of_stream(BytesIO(save(frozen)), PREFIX), folder=ITSELF)
+
+
+def require_adapter(way: PeftConfig, backbone: nn.Module, *, is_pretrained: bool, is_continued: bool) -> None:
+    """Check that adapter and head alone, with the backbone in its folder, can restore a model.
+
+    Raises:
+        ConfigError: If training changes other weights, or there is no folder of the backbone.
+    """
+    reason = why_no_base(way, backbone, is_continued=is_continued)
+    if not is_pretrained:
+        reason = "the backbone does not come from checkpoint=FOLDER, where its weights would be read from"
+    if reason:
+        raise ConfigError(f"store=adapter is not possible: {reason}; give store=all")
+
+
+def why_no_base(way: PeftConfig, backbone: nn.Module, *, is_continued: bool) -> str:
+    """Return why a model is not its initial backbone with an adapter and a head; empty if it is."""
+    if way.name == "full":
+        return "peft=full trains every weight, so there is no adapter"
+    if is_continued:
+        return "peft=continue changes the adapter that is merged into the weights of the checkpoint"
+    if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
+        return "the backbone has batch norms, whose statistics change in training"
+    return ""
+
+
+def _resolved(folder: Path, base: Base) -> Path:
+    return Path(os.path.normpath(folder.absolute() / base.folder))
+
+
+def _places(folder: Path, described: Described) -> Iterator[Path]:
+    """Yield the folders that may contain a backbone, the recorded one first."""
+    assert described.base is not None
+    assert described.peft is not None
+    recorded = folder if described.base.folder == ITSELF else _resolved(folder, described.base)
+    yield recorded
+    if recorded != folder and described.peft.name == "frozen":
+        yield folder
+    for beside in sorted(folder.absolute().parent.iterdir()):
+        if beside != recorded and _is_backbone(beside):
+            yield beside
+
+
+def _is_backbone(folder: Path) -> bool:
+    try:
+        return (folder / WEIGHTS).is_file() and read_yaml(folder / MODEL).get("kind") == "backbone"
+    except (MedvitError, OSError):
+        return False

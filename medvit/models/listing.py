@@ -1,0 +1,159 @@
+"""List of the checkpoints below a folder, with the backbone that each one shares, without loading their weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medvit.artifacts import (
+    ADAPTER,
+    CHECKPOINT_FILES,
+    FIGURES,
+    METRICS,
+    MODEL,
+    PREPROCESS,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    Checkpoint,
+    Lineage,
+)
+from medvit.config import Tree, read_yaml
+from medvit.dataset.manifest import FILE_NAME as MANIFEST
+from medvit.errors import CheckpointError, ConfigError
+from medvit.files.tensors import digest_of
+
+BEST = "best validation metric"
+"""Name of the figure of a training by which its epoch was chosen."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Metrics of a checkpoint in a report of `medvit evaluate`, by name, each with its confidence interval."""
+
+    report: str
+    metrics: Mapping[str, Tree]
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A checkpoint: what it is made of, the space it takes, and how it scored."""
+
+    name: str
+    """Path of its folder, relative to the listed folder."""
+    task: str
+    """Task, or backbone if it is only pretrained, or slide."""
+    backbone: str
+    backbone_sha256: str
+    """Digest of the backbone weights that it shares with others; empty if training changed them all."""
+    peft: str
+    head: str
+    classes: tuple[str, ...]
+    num_bytes: int
+    """Size of all files of the checkpoint."""
+    has_all_weights: bool
+    """Whether it contains the weights of its backbone."""
+    members: int = 1
+    """Number of models in an ensemble, or of heads of a slide model."""
+    validation: float | None = None
+    """Validation metric of the epoch that was kept; the mean over the members of an ensemble."""
+    scores: tuple[Score, ...] = field(default_factory=tuple)
+
+
+def list_models(folder: Path, failures: list[str]) -> list[ListedModel]:
+    """Return the checkpoints in a folder and below it, those of one backbone together.
+
+    Datasets, hidden folders and unfinished runs are skipped. A damaged checkpoint adds a line to `failures`.
+    """
+    found: list[tuple[Path, Tree]] = []
+    reports: dict[str, list[Path]] = {}
+    for place, names in _folders(folder):
+        if MODEL in names:
+            try:
+                found.append((place, _described(place)))
+            except (CheckpointError, ConfigError, ValueError) as error:
+                failures.append(f"{_name(place, folder)}: {error}")
+        elif METRICS in names:
+            lineage = Lineage.read(place)
+            reports.setdefault(lineage.inputs.get("checkpoint", "") if lineage else "", []).append(place)
+    listed = [_listed(place, model, folder, reports) for place, model in found]
+    return sorted(listed, key=lambda one: (one.backbone_sha256 or "~", one.task != "backbone", one.name))
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    for place, folders, names in os.walk(folder):
+        is_dataset = MANIFEST in names
+        folders[:] = [] if is_dataset else sorted(n for n in folders if not n.startswith(".") and ".partial" not in n)
+        if not is_dataset:
+            yield Path(place), names
+
+
+def _described(folder: Path) -> Tree:
+    """Return the description of a checkpoint.
+
+    Raises:
+        CheckpointError: If the folder lacks weights or preprocessing, or has an unsupported schema.
+        ConfigError: If the description is not YAML.
+    """
+    model = read_yaml(folder / MODEL)
+    if model.get("schema") != SCHEMA_VERSION or "backbone" not in model or "kind" not in model:
+        raise CheckpointError(f"{MODEL} does not describe a model of schema {SCHEMA_VERSION}")
+    if not any((folder / name).is_file() for name in (WEIGHTS, ADAPTER)):
+        raise CheckpointError(f"there is neither {WEIGHTS} nor {ADAPTER}")
+    if not (folder / PREPROCESS).is_file():
+        raise CheckpointError(f"there is no {PREPROCESS}")
+    return {key: value for key, value in model.items() if key != "schema"}
+
+
+def _listed(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Path]]) -> ListedModel:
+    best = [value for name, value in _json(folder / FIGURES).items() if name.endswith(BEST) and value is not None]
+    sizes = [(folder / name).stat().st_size for name in CHECKPOINT_FILES if (folder / name).is_file()]
+    return ListedModel(
+        name=_name(folder, root),
+        task=str(model["kind"]),
+        backbone=_backbone(model["backbone"]),
+        backbone_sha256=_digest(folder, model),
+        peft=str((model.get("peft") or {}).get("name", "")),
+        head=str((model.get("head") or {}).get("name", "")),
+        classes=tuple(map(str, model.get("classes", ()))),
+        num_bytes=sum(sizes),
+        has_all_weights=(folder / WEIGHTS).is_file(),
+        members=int(model.get("members", 1)),
+        validation=sum(best) / len(best) if best else None,
+        scores=tuple(_scores(folder, model, root, reports)) if reports else (),
+    )
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.relative_to(root).as_posix() if folder != root else folder.absolute().name
+
+
+def _digest(folder: Path, model: Tree) -> str:
+    if model["kind"] == "backbone":
+        return digest_of(folder / WEIGHTS)
+    if model["kind"] == "slide":
+        return digest_of(folder / WEIGHTS, "backbone.")
+    return str((model.get("base") or {}).get("sha256", ""))
+
+
+def _backbone(options: Tree) -> str:
+    """Return a short description of a backbone, such as `vit small 2D, patch 16`."""
+    size = options.get("model") or options.get("size") or ""
+    if options.get("width"):
+        size = f"{options['width']} x {options.get('depth')}"
+    patch = options.get("patch_size")
+    patches = f", patch {'x'.join(map(str, patch)) if isinstance(patch, list) else patch}" if patch else ""
+    return f"{options['name']} {size} {options.get('ndim')}D{patches}".replace("  ", " ")
+
+
+def _scores(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Path]]) -> Iterator[Score]:
+    hashed = Checkpoint(folder, model, _json(folder / PREPROCESS), {}).hash
+    for report in reports.get(hashed, []):
+        yield Score(_name(report, root), _json(report / METRICS).get("metrics", {}))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
