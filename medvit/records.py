@@ -44,6 +44,10 @@ class number.
 """
 
 
+CHANNELS, CHANNEL_SEPARATOR = "channels", "+"
+"""Key of `Row.attributes` for the names of the channels of an image, and the character between two names."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Identifiers of an image, as its file states them. They are never printed or stored, only turned into pseudonyms.
@@ -145,8 +149,15 @@ class Item:
     field_of_view: Path | None = None
     """File that is 0 outside the field of view, on the grid of the image; pixels outside are ignored in its label map.
     """
+    channels: tuple[tuple[str, Item], ...] = ()
+    """Name and image of each channel, if several images form one image (`medvit.readers.channels`)."""
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     """Facts that the reader has already found about each file, which need not be found again when the image is read."""
+
+    @property
+    def parts(self) -> tuple[Item, ...]:
+        """Images that form this image as its channels; otherwise, the image itself."""
+        return tuple(item for _, item in self.channels) or (self,)
 
 
 @dataclass(frozen=True)
@@ -248,10 +259,16 @@ class Row:
     """
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
-    `medvit.ingest.fundus_quality`; nothing that identifies.
+    `medvit.ingest.fundus_quality`, and the names of the channels; nothing that identifies.
     """
     annotated: tuple[str, ...] | None = None
     """Foreground classes that are annotated in the label map, if it lacks some (partial labels); None: all classes."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in stored order; empty if the channels have no names, as in a color image."""
+        names = self.attributes.get(CHANNELS, "")
+        return tuple(names.split(CHANNEL_SEPARATOR)) if names else ()
 
     @property
     def patient_in_any_source(self) -> str:

@@ -105,6 +105,8 @@ class Run:
     """Training patients of the checkpoints that were read (`medvit.leakage.seen_patients`)."""
     tree: Tree = field(default_factory=dict)
     """Resolved options, as in `config.yaml`."""
+    notes: list[str] = field(default_factory=list)
+    """Comments at the end of `config.yaml`, such as the reasons for values that were not given."""
     leftovers: set[str] = field(default_factory=set)
     """Files and folders that only an unfinished run needs. They are removed once the folder has its final name, because
     the run may be interrupted until then and would need them to continue.
@@ -171,7 +173,7 @@ class Run:
             *groups, last = key.split(".")
             reduce(lambda tree, group: tree[group], groups, self.tree)[last] = value
         self.tracker.params(plain)
-        text = to_yaml(self.tree)
+        text = to_yaml(self.tree) + "".join(f"# {' '.join(each.split())}\n" for each in self.notes)
         write_text(self.folder / CONFIG, text)
         self.tracker.text(text, CONFIG)
 

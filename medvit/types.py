@@ -57,6 +57,8 @@ class Image:
     """Labels and units of the real-world value mappings in the file that were not applied."""
     plane_mm: tuple[float, float] | None = None
     """Distance between rows and between columns in mm, for slices of volumes."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels, such as T1 and FLAIR; empty if they have no names, as in a color image."""
 
     def without_gaps(self) -> Image:
         """Return the image with padding and non-finite voxels replaced by a background (`medvit.measured.filled`)."""
@@ -79,7 +81,7 @@ class Sample:
     `target` is a class index, a number, time and event (2,), a known class of each label (L,), or a mask (*S).
 
     `spacing` is the size of a pixel along each axis: in mm if known, else relative to the pixels of the source image.
-    If it is unset, pixels are assumed to be square.
+    If it is unset, pixels are assumed to be square. A channel that the image lacks is NaN (`medvit.channels`).
     """
 
     pixels: Float[Tensor, "c *s"]
@@ -93,7 +95,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked samples: `pixels` (B, C, *S); `targets` (B,), (B, L) or (B, *S)."""
+    """Stacked samples: `pixels` (B, C, *S); `targets` (B,), (B, L) or (B, *S). A channel that an image lacks is NaN."""
 
     pixels: Float[Tensor, "b c *s"]
     targets: Num[Tensor, "b *t"] | None = None
@@ -105,6 +107,13 @@ class Batch:
     def inputs(self) -> tuple[Tensor]:
         """Return the input of a model."""
         return (self.pixels,)
+
+    @property
+    def present(self) -> Bool[Tensor, "b c"]:
+        """Return which channels each image has."""
+        from medvit.channels import present_channels
+
+        return present_channels(self.pixels)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""

@@ -112,7 +112,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = training.train().save()
 
     if config.folds:
-        write_out_of_fold(checkpoint, training.manifest, training.members, config.targets, run.failures)
+        write_out_of_fold(checkpoint, training.manifest, training.members, config.fold_labels, run.failures)
     figures = training.figures()
     write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())
@@ -197,6 +197,7 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> None:
     """Record the options in force for training on pixels, including those inferred from the images."""
     made = parts.model.config
+    run.notes += [f"proposed: {each}" for each in parts.proposals.made]
     run.in_force(
         backbone=parts.start.config,
         preprocess=parts.start.preprocess,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, get_args
 
 from medvit import __version__
 from medvit.artifacts import STATUS, Predictions
 from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.errors import DataError
+from medvit.errors import ConfigError, DataError
 from medvit.files.limits import allow_volumes
 from medvit.hardware import resolve_device
 from medvit.inference.jobs import make_job, make_stack_job, names_of
@@ -20,7 +20,9 @@ from medvit.inference.slide_job import SlideJob, as_slides
 from medvit.inference.stack_job import StackJob
 from medvit.inference.study_job import StudyJob
 from medvit.inference.worklist import Worklist
+from medvit.models.image import AppliesTo
 from medvit.readers import find
+from medvit.readers.channels import ChannelsConfig, combined
 from medvit.readers.options import GeometryConfig
 from medvit.sources import fetch_studies
 from medvit.stage import Run, StageConfig, stage
@@ -34,7 +36,7 @@ class PredictConfig(PredictionOptions, StageConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
     IS_PRIVATE: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "outputs", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "channels", "outputs", "device")
 
 
 @stage
@@ -43,14 +45,16 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
     job = _job(config, run, names) if len(config.checkpoint) == 1 else _stack_job(config, run, names)
-    run.in_force(device=resolve_device(config.device).type)
     rules = job.rules if isinstance(job, StackJob) else [job.applies_to]
+    channels = _channels(config, rules)
+    run.in_force(channels=channels, device=resolve_device(config.device).type)
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
         images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
+        images = combined(images, channels, local.root)
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
         indexes = studies_by_rule([*images, *local.refusals], local.root, names, rules)
         num_ignored += indexes[0].num_ignored
@@ -93,6 +97,23 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
     job = make_stack_job(config, checkpoints, names, makers)
     run.in_force(applies_to=config.applies_to, outputs=job.output_names)
     return job
+
+
+def _channels(config: PredictConfig, rules: Sequence[AppliesTo]) -> ChannelsConfig | None:
+    """Return how images of the source are combined: as the option says or, if it is unset, as the checkpoints do.
+
+    Raises:
+        ConfigError: If several models were trained on different channels.
+    """
+    if config.channels is not None:
+        return config.channels
+    first, *others = (rule.channels for rule in rules)
+    if any(other != first for other in others):
+        raise ConfigError(
+            "the models of `checkpoint` were trained on images that are combined from different channels; predict "
+            "with each of them separately"
+        )
+    return first
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:

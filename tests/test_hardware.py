@@ -5,10 +5,12 @@ import gc
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import torch
 
-from medvit.hardware import few_collections
+from medvit.hardware import few_collections, memory_bytes
 
 PROGRAM = """
 import resource
@@ -45,3 +47,14 @@ def test_cycles_are_searched_for_less_often_meanwhile_and_as_before_then(before:
         assert meanwhile[0] > before[0] if before[0] else meanwhile == before
     finally:
         gc.set_threshold(*usual)
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, limit, no_limit = torch.device("cpu"), tmp_path / "memory.max", tmp_path / "limit_in_bytes"
+    monkeypatch.setattr("medvit.hardware.CGROUP_LIMITS", (limit, no_limit))
+    whole = memory_bytes(cpu)
+    assert whole > 2**26
+    no_limit.write_text("9223372036854771712\n")
+    for text, expected in (("max\n", whole), ("67108864\n", 2**26)):
+        limit.write_text(text)
+        assert memory_bytes(cpu) == expected

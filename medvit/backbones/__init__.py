@@ -6,6 +6,7 @@ the patch tokens; callers must not assume that there is one. To add a backbone, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Annotated, ClassVar, Self
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from medvit.channels import fill_missing
 from medvit.config import Config, Tree
 from medvit.errors import ConfigError
 from medvit.registry import Chosen
@@ -54,12 +56,22 @@ class Backbone(nn.Module, ABC):
     """Whether the backbone is a sequence of transformer blocks (`blocks`) on tokens of patches. Without blocks, as in
     convolutional networks, layers are levels of a pyramid, and methods that need tokens or blocks are refused.
     """
+    has_channel_tokens: bool = False
+    """Whether each channel of a patch has a token of its own inside the backbone. `Tokens.patches` have one token per
+    patch nevertheless.
+    """
+    channel_names: tuple[str, ...] = ()
+    """Names of the channels; if they have names, an image may lack some, which are NaN (`medvit.channels`)."""
+    patch_sizes: tuple[tuple[int, ...], ...] = ()
+    """Patch sizes of which one is drawn at random in each training step. Empty: the patch size is fixed."""
     fit: Fit | None = None
     """Report on the loading of public weights, if any."""
     new_weights: frozenset[str] = frozenset()
     """Names of randomly initialized weights among pretrained ones, such as tokens that a public file lacks."""
     mask_token: Tensor | None = None
     """Mask token (D) from pretraining; masking objectives continue to train it."""
+    sensitivity: Mapping[str, Tensor] | None = None
+    """Sum of squared gradients of the weights that `peft=spt` may choose, by name. None after it has chosen."""
     carried: Carried | None = None
     """Adapter from pretraining, if the checkpoint has one. None after `peft=continue` has resumed it."""
 
@@ -101,6 +113,33 @@ class Backbone(nn.Module, ABC):
     def stride_of(self, layer: int) -> tuple[int, ...]:
         """Return the number of pixels per token of a layer, along each axis; in a transformer, the patch size."""
         return self.patch_size
+
+    def use_patch_size(self, size: int | tuple[int, ...] | None) -> None:
+        """Set the patch size outside of training, for cheaper or finer features; None for the usual patch size.
+
+        Raises:
+            ConfigError: If the patch size is fixed.
+        """
+        raise ConfigError("the patch size of this backbone is fixed; choose backbone=vit with backbone.patch_sizes")
+
+    @property
+    def multiple(self) -> tuple[int, ...]:
+        """Number of pixels of which the sides of an image must be multiples; in a transformer, the patch size."""
+        return self.patch_size
+
+    @property
+    def crop_multiple(self) -> tuple[int, ...]:
+        """Number of pixels of which the sides of training crops must be multiples, so that all patch sizes fit."""
+        sizes = (self.patch_size, *self.patch_sizes)
+        return tuple(math.lcm(*sides) for sides in zip(*sizes, strict=True))
+
+    def filled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+        """Return pixels in which channels that an image lacks have the value `medvit.channels.FILL`."""
+        return fill_missing(pixels) if self.channel_names else pixels
+
+    def sampled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+        """Return pixels of a training batch, of which the backbone may hide some channels; by default, unchanged."""
+        return pixels
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
         """Return the number of patches along each axis."""
@@ -163,10 +202,24 @@ class BackboneConfig(Config, ABC):
     """Number of spatial axes: 2 for images, 3 for volumes. Unset: given by the preprocessing."""
     channels: int | None = None
     """Channels of the input. Unset: given by the preprocessing."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of the input, such as T1 and FLAIR, of which an image may lack some. Empty: the channels
+    have no names. Unset: given by the preprocessing.
+    """
 
-    def fitted(self, *, ndim: int, channels: int) -> Self:
-        """Return the options, with unset ones filled in from the data."""
-        return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
+    def fitted(self, *, ndim: int, channels: int, channel_names: tuple[str, ...] = ()) -> Self:
+        """Return the options, with unset ones filled in from the data.
+
+        Raises:
+            ConfigError: If the names of the channels are given, and differ from those of the data.
+        """
+        if self.channel_names is not None and self.channel_names != channel_names:
+            raise ConfigError(
+                f"backbone.channel_names is {list(self.channel_names)}, and the preprocessing gives "
+                f"{list(channel_names)}; leave it unset, and set preprocess.channel_names"
+            )
+        known = {"ndim": self.ndim or ndim, "channels": self.channels or channels}
+        return self.model_copy(update={**known, "channel_names": channel_names})
 
     def planned(self, crop: tuple[int, ...], spacing: tuple[float, ...]) -> Self:
         """Return the options, with unset ones planned for the crops and the spacing of the voxels along each axis.

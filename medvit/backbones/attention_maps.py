@@ -46,9 +46,11 @@ def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"], *, token: int | None = 
     `token` is the number of another prefix token, such as a prompt, counted from 0.
 
     Raises:
-        DataError: If the transformer has no class token and `token` is unset, or if it has rotary positions, which are
-            not supported.
+        DataError: If the transformer has no class token and `token` is unset, or if it has rotary positions or a token
+            for each channel, which are not supported.
     """
+    if vit.has_channel_tokens:
+        raise DataError("the backbone has a token for each channel of a patch, which attention maps do not support")
     if vit.positions == "rope":
         raise DataError("the backbone has rotary positions; attention maps require backbone.positions other than rope")
     if token is None:

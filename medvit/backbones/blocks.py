@@ -40,12 +40,18 @@ class PlainBlock(Block):
         super().__init__(*arguments, **options)
         self.adapter: Bottleneck | None = None
 
-    def forward(self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
+    def forward(
+        self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None, attn_mask: Float[Tensor, "b 1 1 t"] | None = None
+    ) -> Tensor:
+        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order.
+
+        `attn_mask` is added to the logits of attention.
+        """
+        masked = {} if attn_mask is None else {"attn_mask": attn_mask}
         if wanted is None and self.adapter is None:
-            every: Tensor = super().forward(x)
+            every: Tensor = super().forward(x, **masked)
             return every
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), **masked)))
         return _fed_forward(x, wanted, lambda some: self.ls2(self.mlp(self.norm2(some))), self.drop_path2, self.adapter)
 
 
@@ -58,12 +64,22 @@ class RotaryBlock(EvaBlock):
         self.attn.qkv_bias_separate = True
         self.adapter: Bottleneck | None = None
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        *,
+        wanted: Bool[Tensor, "b t"] | None = None,
+        attn_mask: Float[Tensor, "b 1 1 t"] | None = None,
+    ) -> Tensor:
+        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order.
+
+        `attn_mask` is added to the logits of attention.
+        """
         if wanted is None and self.adapter is None:
-            every: Tensor = super().forward(x, rope=rope)
+            every: Tensor = super().forward(x, rope=rope, attn_mask=attn_mask)
             return every
-        x = x + self.drop_path1(_scaled(self.attn(self.norm1(x), rope=rope), self.gamma_1))
+        x = x + self.drop_path1(_scaled(self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask), self.gamma_1))
         return _fed_forward(
             x, wanted, lambda some: _scaled(self.mlp(self.norm2(some)), self.gamma_2), self.drop_path2, self.adapter
         )

@@ -141,7 +141,12 @@ class DynUNetEncoder(FeaturePyramid):
         for step in strides:
             total.append(tuple(before * side for before, side in zip(total[-1], step, strict=True)))
         super().__init__(
-            label="backbone.name=dynunet", ndim=ndim, channels=config.channels or 1, widths=widths, strides=total[1:]
+            label="backbone.name=dynunet",
+            ndim=ndim,
+            channels=config.channels or 1,
+            channel_names=config.channel_names,
+            widths=widths,
+            strides=total[1:],
         )
         self._options: dict[str, Any] = {
             "kernel_size": kernels,

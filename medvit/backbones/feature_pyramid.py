@@ -30,10 +30,18 @@ class FeaturePyramid(Backbone):
     has_blocks = False
 
     def __init__(
-        self, *, label: str, ndim: int, channels: int, widths: Sequence[int], strides: Sequence[tuple[int, ...]]
+        self,
+        *,
+        label: str,
+        ndim: int,
+        channels: int,
+        widths: Sequence[int],
+        strides: Sequence[tuple[int, ...]],
+        channel_names: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
         self.label, self.ndim, self.channels = label, ndim, channels
+        self.channel_names = channel_names or ()
         self._widths, self._strides = tuple(widths), tuple(strides)
         self.width, self.depth = self._widths[-1], len(self._widths)
         self.patch_size = tuple(max(sides) for sides in zip(*self._strides, strict=True))
@@ -61,7 +69,7 @@ class FeaturePyramid(Backbone):
         self._require_fitting(pixels)
         self._hold_statistics()
         self._require_several_cells(pixels)
-        levels = self.levels(pixels)
+        levels = self.levels(self.filled(pixels))
         return [levels[layer] for layer in layers]
 
     def embed(

@@ -90,6 +90,7 @@ class MonaiEncoder(FeaturePyramid):
             label=f"backbone.model={config.model}",
             ndim=config.ndim or 3,
             channels=config.channels or 1,
+            channel_names=config.channel_names,
             widths=widths,
             strides=[(stride,) * (config.ndim or 3) for stride in strides],
         )

@@ -11,15 +11,20 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=32)
-def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
+def sincos_positions(
+    grid: tuple[int, ...], width: int, temperature: float = 1e4, *, step: tuple[float, ...] | None = None
+) -> Float[Tensor, "1 n d"]:
     """Return fixed sine-cosine position embeddings of a grid (He et al., CVPR 2022, here also in 3D).
 
     The features are divided equally among the axes, and for each axis into sines and cosines. Features left over by the
-    division are zero.
+    division are zero. `step` is the side of a patch along each axis, in sides of the usual patch, in which positions
+    are counted; unset, it is 1.
     """
     num_frequencies = width // (2 * len(grid))
     frequencies = temperature ** -(torch.arange(num_frequencies) / num_frequencies)
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
+    sides = zip(grid, step or (1.0,) * len(grid), strict=True)
+    centers = ((torch.arange(n, dtype=torch.float32) + 0.5) * side - 0.5 for n, side in sides)
+    axes = torch.meshgrid(*centers, indexing="ij")
     parts = [wave(axis.flatten()[:, None] * frequencies) for axis in axes for wave in (torch.sin, torch.cos)]
     positions = torch.cat(parts, dim=1)
     return torch.nn.functional.pad(positions, (0, width - positions.shape[1]))[None]

@@ -101,6 +101,11 @@ def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int
     if not isinstance(backbone, ViT) or not isinstance(config, VitConfig):
         raise CheckpointError(f"timm has no equivalent of the backbone {config.name!r}; expected vit")
     _refuse_volumes(backbone)
+    if backbone.has_channel_tokens:
+        raise CheckpointError(
+            "the backbone has a token for each channel of a patch, unlike the transformers of timm; load the backbone "
+            "through medvit"
+        )
     if config.deep_prompts or config.adapter_width:
         added = "prompts of each block" if config.deep_prompts else "bottlenecks beside the MLP of each block"
         raise CheckpointError(f"the backbone has {added}, which timm does not; load the backbone through medvit")

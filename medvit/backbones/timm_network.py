@@ -80,6 +80,7 @@ class TimmNetwork(FeaturePyramid):
             label=f"backbone.model={config.model}",
             ndim=2,
             channels=channels,
+            channel_names=config.channel_names,
             widths=[*(level["num_chs"] for level in levels[:-1]), network.num_features],
             strides=[(level["reduction"],) * 2 for level in levels],
         )

@@ -17,6 +17,7 @@ from pydantic import Field
 from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig, Hidden
@@ -27,7 +28,7 @@ from medvit.config import Count
 from medvit.errors import ConfigError, DataError
 from medvit.registry import register
 from medvit.types import Tokens
-from medvit.weights import Fit, adapt_positions
+from medvit.weights import Fit, adapt_positions, resize_kernel
 from medvit.weights.hub import load_public
 
 SIZES = {
@@ -55,6 +56,11 @@ class VitConfig(BackboneConfig):
     """Number of attention heads in each block. Unset: given by `size`."""
     patch_size: int | tuple[int, ...] | None = None
     """Side of a patch in pixels or voxels: one number, or one per axis. Unset: 16 in 2D and 8 in 3D."""
+    patch_sizes: tuple[Count | tuple[Count, ...], ...] = ()
+    """Patch sizes of which one is drawn at random in each training step (FlexiViT), such as [8,16,32]: sides as in
+    patch_size. Only sizes that divide the sides of the images are drawn. The weights are stored for patch_size, which
+    is used outside of training, and resized for the others. Empty: the patch size is fixed.
+    """
     class_token: bool = True
     """Prepend a class token to the patch tokens."""
     registers: int = Field(default=0, ge=0)
@@ -141,6 +147,9 @@ class ViT(Backbone):
         self.ndim, self.channels = config.ndim or 3, config.channels or 1
         patch_size = config.patch_size or (16 if self.ndim == 2 else 8)
         self.patch_size = _sides(patch_size, self.ndim, "backbone.patch_size")
+        self.patch_sizes = tuple(_sides(size, self.ndim, "backbone.patch_sizes") for size in config.patch_sizes)
+        self.fixed_patch_size: tuple[int, ...] | None = None
+        self.channel_names = config.channel_names or ()
         self.num_prefix_tokens = int(config.class_token) + config.registers
         self.positions, self.save_memory = config.positions, config.save_memory
 
@@ -205,23 +214,56 @@ class ViT(Backbone):
 
         Patches in `hidden` are replaced by the mask token before the position embeddings are added.
         """
-        shape = tuple(pixels.shape[2:])
-        if len(shape) != self.ndim or pixels.shape[1] != self.channels:
-            raise DataError(
-                f"found pixels of shape {shape} with {pixels.shape[1]} channels; the backbone expects {self.ndim}D "
-                f"images with {self.channels} channels: set backbone.ndim and backbone.channels, or the preprocessing"
-            )
-        if any(side % patch for side, patch in zip(shape, self.patch_size, strict=True)):
-            raise DataError(
-                f"found pixels of shape {shape}; each side must be a multiple of the patch size {self.patch_size}"
-            )
-        features = self.patch_embed["proj"](pixels)
+        self._require_channels(pixels)
+        size = self._patch_size_for(pixels)
+        features = self._projected(self.filled(pixels), size)
         grid = tuple(features.shape[2:])
         patches = features.flatten(2).transpose(1, 2)
         if hidden is not None:
             patches = torch.where(hidden.mask[..., None], hidden.token.to(patches.dtype), patches)
-        added = self.added_positions(grid)
+        added = self.added_positions(grid, size)
         return (patches if added is None else patches + added.to(patches)), grid
+
+    def use_patch_size(self, size: int | tuple[int, ...] | None) -> None:
+        """Set the patch size outside of training, for cheaper or finer features; None for the usual patch size."""
+        self.fixed_patch_size = None if size is None else _sides(size, self.ndim, "patch_size")
+
+    @property
+    def multiple(self) -> tuple[int, ...]:
+        """Number of pixels of which the sides of an image must be multiples: the patch size in use."""
+        return self.fixed_patch_size or self.patch_size
+
+    def _require_channels(self, pixels: Tensor) -> None:
+        if pixels.ndim - 2 != self.ndim or pixels.shape[1] != self.channels:
+            raise DataError(
+                f"found pixels of shape {tuple(pixels.shape[2:])} with {pixels.shape[1]} channels; the backbone "
+                f"expects {self.ndim}D images with {self.channels} channels: set backbone.ndim and backbone.channels, "
+                "or the preprocessing"
+            )
+
+    def _patch_size_for(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the patch size for images: drawn at random in training if there are several, else the one in use.
+
+        Random numbers come from torch's global generator.
+        """
+        shape = tuple(pixels.shape[2:])
+        flexible = self.training and self.patch_sizes
+        sizes = self.patch_sizes if flexible else (self.multiple,)
+        fitting = [size for size in sizes if not any(n % side for n, side in zip(shape, size, strict=True))]
+        if not fitting:
+            what = "one of the patch sizes" if flexible else "the patch size"
+            known = ", ".join(map(str, sizes))
+            raise DataError(f"found pixels of shape {shape}; each side must be a multiple of {what} {known}")
+        return fitting[int(torch.randint(len(fitting), ()))] if len(fitting) > 1 else fitting[0]
+
+    def _projected(self, pixels: Float[Tensor, "b c *s"], size: tuple[int, ...]) -> Float[Tensor, "b d *g"]:
+        """Return the embeddings of patches of a given size."""
+        projection: Any = self.patch_embed["proj"]
+        if size == self.patch_size:
+            features: Tensor = projection(pixels)
+            return features
+        convolve = F.conv3d if self.ndim == 3 else F.conv2d
+        return convolve(pixels, resize_kernel(projection.weight, size), projection.bias, stride=size)
 
     def encode_layers(
         self,
@@ -268,8 +310,16 @@ class ViT(Backbone):
         """Return the weights of the patch embedding."""
         return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
-    def added_positions(self, grid: tuple[int, ...]) -> Float[Tensor, "1 n d"] | None:
-        """Return the positions added to the patches of a grid; None for rotary positions."""
+    def added_positions(
+        self, grid: tuple[int, ...], size: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "1 n d"] | None:
+        """Return the positions added to the patches of a grid; None for rotary positions.
+
+        `size` is the patch size in use, if it is not the usual one: patches at the same place have the same positions.
+        """
+        if self.positions == "sincos" and size not in (None, self.patch_size):
+            step = tuple(side / usual for side, usual in zip(size or (), self.patch_size, strict=True))
+            return sincos_positions(grid, self.width, step=step)
         if self.positions == "sincos":
             return sincos_positions(grid, self.width)
         return None if self.pos_embed is None else adapt_positions(self.pos_embed, self.grid, grid)
@@ -281,16 +331,18 @@ class ViT(Backbone):
         ids: Tensor | None,
         layers: Sequence[int],
         wanted: Tensor | None = None,
+        seen: Bool[Tensor, "b m"] | None = None,
     ) -> list[Tensor]:
         """Return tokens after each of the blocks `layers`, before the norm.
 
-        With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible.
+        With `wanted`, only the selected tokens of the last of these blocks are returned, and computed if possible. With
+        `seen`, all tokens attend only to the patches for which it is True, and to the prefix.
         """
         prompts = None if self.prompts is None else self.prompts[:1]
         every = (self.cls_token, self.reg_token, prompts)
         prefix = [token.expand(len(patches), -1, -1) for token in every if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
-        options = self._rotations(grid, ids, patches)
+        options = {**self._rotations(grid, ids, patches), **_attention_mask(seen, self.num_prefix_tokens, tokens)}
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(layers) + 1]):
             tokens = self._with_prompts_of(number, tokens)
@@ -327,6 +379,15 @@ class ViT(Backbone):
             return {}
         rope = rotations(grid, self.width // self.heads).to(patches.device)
         return {"rope": rope if ids is None else rope[ids][:, None]}
+
+
+def _attention_mask(seen: Bool[Tensor, "b m"] | None, num_prefix: int, tokens: Tensor) -> dict[str, Tensor]:
+    """Return the option of blocks that excludes patches from attention: numbers (B, 1, 1, T) to add to the logits."""
+    if seen is None:
+        return {}
+    added = torch.zeros(len(seen), tokens.shape[1], dtype=tokens.dtype, device=tokens.device)
+    added[:, num_prefix:].masked_fill_(~seen, -torch.inf)
+    return {"attn_mask": added[:, None, None]}
 
 
 def transformer_block(width: int, heads: int) -> nn.Module:

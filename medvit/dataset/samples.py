@@ -58,6 +58,7 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
         row=row,
         padding=row.padding,
         plane_mm=row.plane_mm if isinstance(row, SliceRow) else None,
+        channels=row.channels,
     )
 
 

@@ -38,6 +38,7 @@ log = logging.getLogger("medvit")
 
 Fate = Literal["", "masked", "kept"]
 """Treatment of an image that seems to have burned-in text; empty if none was found."""
+FATES: tuple[Fate, ...] = ("", "kept", "masked")
 
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.3",

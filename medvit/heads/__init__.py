@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -94,6 +94,9 @@ class BagHead(Head):
 
 class HeadConfig(Config, ABC):
     """Options of a head."""
+
+    IS_DECODER: ClassVar[bool] = False
+    """Whether the logits are those of pixels (B, L, *S), for segmentation."""
 
     name: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -22,6 +22,8 @@ from medvit.types import Tokens
 
 class DecoderConfig(HeadConfig):
     """Options of every decoder for segmentation."""
+
+    IS_DECODER: ClassVar[bool] = True
 
     num_supervised: int | None = Field(default=None, ge=0)
     """Number of resolutions below the highest whose logits are trained too (deep supervision), in descending order.

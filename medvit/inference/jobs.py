@@ -42,12 +42,14 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
         log.warning("codes is ignored: no DICOM output is written")
     if checkpoint.kind == "slide":
         slides = SlidePredictor(checkpoint, options.device)
+        if options.patch_size is not None:
+            log.warning("patch_size is ignored: the embeddings of slides have the patch size of their backbone")
         check_codes(options.codes, slides.config.classes)
         rule = options.applies_to.over(slides.config.applies_to)
         series: Literal["all", "one"] = "one" if options.series == "one" else "all"
         cut_tiles = tiles_as_trained(slides.config.tiles)
         return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs)
-    predictor = Predictor(checkpoint, options.device, options.horizons)
+    predictor = Predictor(checkpoint, options.device, options.horizons, patch_size=options.patch_size)
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)

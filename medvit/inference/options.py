@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from medvit.config import Config, Positive
+from medvit.config import Config, Count, Positive
 from medvit.files.limits import MAX_VOLUME_GIB
 from medvit.hardware import Device
 from medvit.inference.series_selection import SeriesChoice, check_rule
 from medvit.inference.slide_job import SlideOptions
 from medvit.models.image import AppliesTo
+from medvit.readers.channels import ChannelsConfig
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig
@@ -51,6 +52,10 @@ class PredictionOptions(Config):
     """New folder for the predictions."""
     stacks: StacksConfig | None = None
     """Folders whose images form one volume each, such as B-scans of OCT. Unset: each image is a separate item."""
+    channels: ChannelsConfig | None = None
+    """Separate images, such as the sequences of an MR study, that form one image with named channels. Unset: as in the
+    training dataset.
+    """
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
@@ -61,6 +66,10 @@ class PredictionOptions(Config):
     values: ValuesConfig | None = None
     """Pixel values to read from DICOM files, for checkpoints that do not record the `values` of training. Unset: as
     recorded in the checkpoint or, if it records none, as stored in the files.
+    """
+    patch_size: Count | tuple[Count, ...] | None = None
+    """Patch size, for a model that was trained with `backbone.patch_sizes`: a large one is faster, a small one finer.
+    Unset: `backbone.patch_size` of the model.
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""

@@ -12,7 +12,7 @@ from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
-from medvit.errors import NonFiniteError
+from medvit.errors import ConfigError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
 from medvit.survival import (
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Model with the preprocessing of its checkpoint, loaded once.
 
+    `patch_size` is used instead of the usual patch size, if the model was trained with several.
+
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
     >>> predictor.kind, predictor.config.classes
@@ -46,10 +48,18 @@ class Predictor:
 
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
-        ConfigError: If a GPU is requested but not available, or a horizon is after the last time of the model.
+        ConfigError: If a GPU is requested but not available, a horizon is after the last time of the model, or a patch
+            size is requested that the model does not support.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: Device = "auto", horizons: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: Device = "auto",
+        horizons: Sequence[float] = (),
+        *,
+        patch_size: int | tuple[int, ...] | None = None,
+    ) -> None:
         from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
 
@@ -60,6 +70,20 @@ class Predictor:
         require_horizons(horizons, self.config.kind, self.config.classes)
         self.horizons = tuple(horizons)
         """Times of the probabilities of a survival prediction; empty: those of the model."""
+        if patch_size is not None:
+            self._use_patch_size(patch_size)
+
+    def _use_patch_size(self, size: int | tuple[int, ...]) -> None:
+        from medvit.backbones import Backbone
+
+        backbones = [module for module in self.model.modules() if isinstance(module, Backbone) and module.patch_sizes]
+        if not backbones:
+            raise ConfigError(
+                f"found patch_size={size}, but the model was trained with patches of one size; leave patch_size unset, "
+                "or train with backbone.patch_sizes"
+            )
+        for backbone in backbones:
+            backbone.use_patch_size(size)
 
     @property
     def kind(self) -> Kind:

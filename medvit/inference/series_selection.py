@@ -15,6 +15,7 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.dicom.header import Header, read_header
 from medvit.errors import ConfigError, DataError, MedvitError, NotAnImageError
 from medvit.files.guard import decoding
+from medvit.readers.channels import UNUSED
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Item, Refusal, patients_of
 from medvit.writers import Study
@@ -68,7 +69,7 @@ def studies_by_rule(
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
     refusals = [entry for entry in entries if isinstance(entry, Refusal)]
-    images = [refusal for refusal in refusals if refusal.code not in (NotAnImageError.code, ORPHAN)]
+    images = [refusal for refusal in refusals if refusal.code not in (NotAnImageError.code, ORPHAN, UNUSED)]
     headers = [_header(refusal.files[0]) for refusal in images]
     patients = iter(patients_of([*(item.identity for item in taken), *filter(None, headers)]))
     items: dict[StudyKey, list[Item]] = defaultdict(list)
@@ -117,7 +118,7 @@ class StudyKey(NamedTuple):
         if item.identity.study:
             return cls(item.identity.study, patient)
         first = _relative(item.files[0], source)
-        if item.reader == DICOM:
+        if item.parts[0].reader == DICOM:
             return cls(f"{Path(first).parent}/", patient)
         return cls(f"{first}#{item.index or 0}")
 
@@ -176,7 +177,7 @@ class Belongings:
         """
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
         for key, group in items.items():
-            for path in (path for item in group if item.reader == DICOM for path in item.files):
+            for path in (path for item in group if item.parts[0].reader == DICOM for path in item.files):
                 folders[path.parent].add(key)
         belongings = cls(defaultdict(list), Counter(), [])
         for refusal, found in refusals:
@@ -243,7 +244,7 @@ def _fits(item: Item, applies_to: AppliesTo) -> bool:
     if item.kind != applies_to.kind:
         return False
     # A PNG or NIfTI file states neither modality nor description: the user is responsible for the choice.
-    return item.reader != DICOM or _described(item.modality, item.description, applies_to)
+    return item.parts[0].reader != DICOM or _described(item.modality, item.description, applies_to)
 
 
 def _described(modality: str, description: str, applies_to: AppliesTo) -> bool:

@@ -83,7 +83,8 @@ class StudyJob:
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
         collected.findings += findings_of(prediction, image, name)
         series = name if collected.has_several else ""
-        context = ImageContext(item, self.maker, self.codes, series, image=image, prediction=prediction)
+        # A prediction is on the grid of the first channel, if the image is made of several.
+        context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)
         collected.notes += self.outputs.write(context, folder)
         collected.outputs += sorted(path.name for path in folder.iterdir() if path.name not in collected.outputs)
 

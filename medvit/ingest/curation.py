@@ -16,7 +16,8 @@ from medvit.ingest.laterality import EyeConfig, eye_attributes
 from medvit.ingest.quality_flags import flags
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.measured import not_finite
-from medvit.records import Candidate, Item, Refusal, Taken
+from medvit.readers.channels import names_text
+from medvit.records import CHANNELS, Candidate, Item, Refusal, Taken
 from medvit.types import Image
 
 MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0", "b1", "fraction", "hz", "ppm"))
@@ -62,13 +63,20 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
         "file_sha256": _file_hash(item),
         "num_not_finite": None if lost is None else int(lost.sum()),
         "attributes": {
-            **attributes(item),
+            **_shared_attributes(item),
+            **({CHANNELS: names_text(image.channels)} if image.channels else {}),
             **({MAPPING: _label(image.mapping)} if image.mapping else {}),
             **({OFFERED: _labels(image.offered)} if image.offered else {}),
             **eye_attributes(candidate, known.modality, eye),
             **quality.attributes,
         },
     }
+
+
+def _shared_attributes(item: Item) -> dict[str, str]:
+    """Return the acquisition attributes of an image; of an image with named channels, those that all channels share."""
+    first, *others = (attributes(part) for part in item.parts)
+    return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
 
 
 def _label(text: str) -> str:
@@ -86,7 +94,7 @@ def _labels(offered: str) -> str:
 
 
 def _file_hash(item: Item) -> str | None:
-    if item.reader == "dicom" or item.index is not None or len(item.files) != 1:
+    if item.parts[0].reader == "dicom" or item.index is not None or len(item.files) != 1:
         return None
     with item.files[0].open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,8 +119,13 @@ def curate(
         dropped = {**dropped, **_no_fundus(candidates, taken)}
     stay = {key: found for key, found in taken.items() if key not in dropped}
     if not config.attributes:
-        stay = {key: replace(found, attributes={}) for key, found in stay.items()}
+        stay = {key: replace(found, attributes=_of_channels(found)) for key, found in stay.items()}
     return Curated(tuple(c for c in candidates if c.key not in dropped), stay, tuple(dropped.values()))
+
+
+def _of_channels(taken: Taken) -> dict[str, str]:
+    """Return the names of the channels, without which the pixels cannot be used."""
+    return {key: text for key, text in taken.attributes.items() if key == CHANNELS}
 
 
 def _no_fundus(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> dict[str, Refusal]:

@@ -302,7 +302,10 @@ def _is_dicom(candidate: Candidate) -> bool:
 
     A slide is DICOM if it has a series identifier, which no other slide format states.
     """
-    return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
+    item = candidate.item
+    if item.kind == "slide":
+        return item.reader == "dicom" or bool(item.identity.series)
+    return all(part.reader == "dicom" for part in item.parts)
 
 
 def _jobs(

@@ -14,12 +14,13 @@ from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
 from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.patients import PatientCount
+from medvit.readers.channels import UNUSED
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Candidate, Refusal, Row, Taken
 
 log = logging.getLogger("medvit")
 
-NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
+NO_FAILURE = (NotAnImageError.code, ORPHAN, UNUSED, "leakage", "duplicate", "burned_in")
 """Codes of refusals that are not failures; all others make the exit status 3."""
 MAX_MASK_CLASSES = 256
 NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "num_instances", "writing")

@@ -39,6 +39,7 @@ from medvit.ingest.header_cache import HeaderCache
 from medvit.ingest.label_cells import composed
 from medvit.ingest.laterality import EyeConfig, GroupPattern
 from medvit.readers import ScannedFile
+from medvit.readers.channels import ChannelsConfig, combined
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.label_maps import ORPHAN
 from medvit.readers.options import GeometryConfig
@@ -66,6 +67,10 @@ class ScanningConfig(Config):
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
     """Folders whose images form one volume each, such as B-scans of OCT. Unset: each image is a separate item."""
+    channels: ChannelsConfig | None = None
+    """Separate images, such as the sequences of an MR study, that form one image with named channels. Unset: each image
+    is a separate item.
+    """
     mask_folder: tuple[str, ...] = ()
     """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
     """
@@ -157,7 +162,7 @@ def scan(
     how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "mask_folder": config.mask_folder}
     how["field_of_view_folder"] = config.field_of_view_folder
     with few_collections():
-        for found in readers.find(files, look=eye, **how):
+        for found in combined(readers.find(files, look=eye, **how), config.channels, root):
             try:
                 if isinstance(found, Refusal):
                     refusals.append(found)

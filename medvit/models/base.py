@@ -99,13 +99,7 @@ class SharedWeights:
             raise CheckpointError(f"{checkpoint.folder}: the backbone does not fit its description: {last}") from None
         way = Described.of(checkpoint).peft
         assert way is not None
-        adapter = of_backbone(checkpoint, checkpoint.adapter or {})
-        peft = way.adapt(backbone)
-        for name, weight in peft.backbone.named_parameters():
-            if name in adapter:
-                weight.data = weight.data.clone()  # loading must not write into the shared weights
-        peft.load(adapter)
-        return peft
+        return way.restored(backbone, of_backbone(checkpoint, checkpoint.adapter or {}))
 
 
 def complete(checkpoint: Checkpoint) -> Checkpoint:

@@ -11,15 +11,17 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
 from medvit.peft import PeftChoice
+from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind, Row
 from medvit.tasks import LabelTarget, LabelTask, Target, TargetScale, TaskName, image_task, is_image_task
@@ -38,6 +40,8 @@ class AppliesTo(Config):
     """Kind of the series. If you do not set it, the kind of the training images replaces the default."""
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
+    channels: ChannelsConfig | None = None
+    """Separate images that form one image with named channels. If you do not set it, that of the training dataset."""
 
 
 class Predicting(Protocol):
@@ -166,16 +170,16 @@ class Model(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
-        padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        return cut(self.head(self._tokens(padded), padded), pixels)
+        padded = self._padded(pixels)
+        return cut(self.head(self._tokens(padded), self.backbone.filled(padded)), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
         """Return logits, followed by those of lower resolutions that are trained too (deep supervision).
 
         Logits of lower resolutions cover the image padded to whole patches.
         """
-        padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        logits, *lower = self.head.at_levels(self._tokens(padded), padded)
+        padded = self._padded(pixels)
+        logits, *lower = self.head.at_levels(self._tokens(padded), self.backbone.filled(padded))
         return [cut(logits, pixels), *lower]
 
     @torch.no_grad()
@@ -230,9 +234,18 @@ class Model(nn.Module):
         self.backbone = self.peft.merge()
         return self.state_dict()
 
+    def _padded(self, pixels: Tensor) -> Tensor:
+        """Return the input of the backbone: padded to whole patches and, in training, without hidden channels."""
+        return self.backbone.sampled(pad_to_multiple(pixels, self.backbone.multiple))
+
     def _tokens(self, padded: Tensor) -> list[Tokens]:
         depths = self.head.layers
-        return self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+        found = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+        if self.config.kind != "segmentation" or not self.backbone.patch_sizes:
+            return found
+        # Decoders expect patches of the usual size.
+        grid = tuple(-(-side // patch) for side, patch in zip(padded.shape[2:], self.backbone.patch_size, strict=True))
+        return [on_grid(tokens, grid) for tokens in found]
 
     def _mirrors(self) -> Iterator[tuple[int, ...]]:
         plane = self.config.turned_axes or ()
@@ -306,6 +319,11 @@ def head_of(config: ModelConfig, backbone: Backbone) -> Head:
         ConfigError: If the head does not fit the backbone, or does not allow several labels.
     """
     target = config.target
+    if config.head.IS_DECODER and is_image_task(config.kind):
+        raise ConfigError(
+            f"head={config.head.name} gives a result for each pixel, and task={config.kind} one for each image; give "
+            "another head, such as linear or attention"
+        )
     if target.parts:
         counts = [image_task(part.task).num_outputs(part.target) for part in target.parts]
         return config.head.build_for_labels(backbone, counts)
@@ -317,6 +335,16 @@ def num_outputs(config: ModelConfig) -> int:
     if not is_image_task(config.kind):
         return len(config.classes)
     return image_task(config.kind).num_outputs(config.target)
+
+
+def on_grid(tokens: Tokens, grid: tuple[int, ...]) -> Tokens:
+    """Return tokens with their patches interpolated linearly to another grid over the same image."""
+    if tokens.grid == grid:
+        return tokens
+    table = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
+    mode = "trilinear" if len(grid) == 3 else "bilinear"
+    table = F.interpolate(table, size=grid, mode=mode, align_corners=False)
+    return Tokens(tokens.prefix, table.flatten(2).transpose(1, 2), grid)
 
 
 def cut(logits: Float[Tensor, "b l *t"], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *u"]:

@@ -20,7 +20,6 @@ from medvit.models.base import PREFIX, SharedWeights, of_backbone, of_head
 from medvit.models.image import Model, ModelConfig, cut, num_outputs
 from medvit.peft.full import FullConfig
 from medvit.tasks import TaskName, is_image_task
-from medvit.transforms.padding import pad_to_multiple
 from medvit.types import Tokens
 
 
@@ -55,9 +54,9 @@ class HeadStack(Model):
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return the logits of all heads, one after the other."""
-        padded = pad_to_multiple(pixels, self.backbone.patch_size)
-        tokens = self.encoder(padded)
-        logits = [model.head([tokens[layer] for layer in layers_of(model)], padded) for model in self._models()]
+        padded = self._padded(pixels)
+        tokens, filled = self.encoder(padded), self.backbone.filled(padded)
+        logits = [model.head([tokens[layer] for layer in layers_of(model)], filled) for model in self._models()]
         return torch.cat([cut(each, pixels) for each in logits], dim=1)
 
     def predict_each(self, pixels: Float[Tensor, "b c *s"]) -> dict[str, Float[Tensor, "b l *t"]]:

@@ -8,15 +8,18 @@ file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
+from medvit.channels import mark_missing, present_channels
 from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.transforms.views import ViewsConfig
@@ -57,6 +60,23 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
         """Return the losses of a batch of views at a training progress in [0, 1]."""
+
+    def received(self, views: Views) -> Views:
+        """Return the views that the loss is computed from.
+
+        Channels that an image lacks are filled. If the backbone has tokens of channels, they remain missing, and in
+        training other channels are hidden as well, the same in all views of an image.
+        """
+        backbone = self.trained
+        if not backbone.channel_names:
+            return views
+        every: list[Tensor | None] = [views.crops, views.local, views.fine]
+        change: Callable[[Tensor], Tensor] = backbone.filled
+        if backbone.has_channel_tokens:
+            change = partial(mark_missing, present=present_channels(backbone.sampled(views.crops[0])))
+        crops, local, fine = (None if some is None else torch.stack([change(each) for each in some]) for some in every)
+        assert crops is not None
+        return replace(views, crops=crops, local=local, fine=fine)
 
     def before_step(self, progress: float) -> None:
         """Act before an optimizer step, for example drop gradients of frozen weights; by default, do nothing."""
@@ -100,6 +120,10 @@ class ObjectiveConfig(Config, ABC):
     OPTIM: ClassVar[Mapping[str, object]] = {}
     """Optimizer options (`optim.*`) for pretraining from scratch, where they differ from the defaults of fine-tuning.
     """
+    TRAINS_PATCHES: ClassVar[bool] = True
+    """Whether the loss is on single patches, which must have a fixed size."""
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = False
+    """Whether the objective supports a backbone with a token for each channel of a patch."""
     HAS_TEACHER: ClassVar[bool] = False
     """Whether the objective belongs to the DINO family: a student is trained on the outputs of a teacher."""
 

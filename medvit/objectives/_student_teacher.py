@@ -199,6 +199,10 @@ def seen_of(
     token.
     """
     num_prefix = backbone.num_prefix_tokens
+    if backbone.has_channel_tokens:
+        assert mask is None, "objectives on single patches do not accept tokens of channels"
+        whole: Tokens = backbone(pixels)
+        return summary(whole), whole.patches[:, :0].flatten(0, 1)
     if not num_prefix:
         tokens = tokens_of(backbone, pixels, hidden)
         return summary(tokens), tokens.patches[:, :0].flatten(0, 1) if mask is None else tokens.patches[mask]

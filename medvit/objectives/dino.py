@@ -80,6 +80,8 @@ class PrototypesConfig(DistillationConfig):
 class DinoConfig(PrototypesConfig):
     """Options of DINO: from a crop, the student predicts the teacher's output for another crop of the image."""
 
+    TRAINS_PATCHES: ClassVar[bool] = False
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = True
     OPTIM: ClassVar[Mapping[str, object]] = {
         "lr": 5e-4,
         "scaling": "linear",

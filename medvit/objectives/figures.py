@@ -39,9 +39,9 @@ def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
 def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
     """Return an image for display: RGB, the first channel of any other image, or the middle axial slice of a volume.
 
-    The top of the slice is anterior.
+    The top of the slice is anterior. A channel that the image lacks is shown as zero.
     """
-    values = pixels.detach().cpu().numpy()
+    values = pixels.detach().nan_to_num().cpu().numpy()
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
     return values.transpose(1, 2, 0) if values.shape[0] == 3 else values[0]

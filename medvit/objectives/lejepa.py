@@ -26,6 +26,8 @@ from medvit.types import Losses, Views
 class LeJepaConfig(AgreementConfig):
     """Options of LeJEPA: views predict the mean of the global views, with features kept standard normal."""
 
+    TRAINS_PATCHES: ClassVar[bool] = False
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = True
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 2e-3, "scaling": "linear", "betas": (0.9, 0.999)}
 
     name: Literal["lejepa"] = "lejepa"

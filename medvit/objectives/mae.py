@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.backbones.position_embeddings import sincos_positions
 from medvit.backbones.vit import transformer_block
+from medvit.channels import present_channels
 from medvit.config import Count
 from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives.figures import masked_figure
@@ -37,6 +38,7 @@ class MaeConfig(ObjectiveConfig):
     """Options of MAE: reconstruction of masked patches from visible ones."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3}
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = True
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
@@ -58,7 +60,10 @@ class MaeConfig(ObjectiveConfig):
 
 @dataclass(frozen=True)
 class Masking:
-    """Random masking: `ids_keep` (B, N_keep), `ids_restore` (B, N), and `mask` (B, N), 1 for hidden patches."""
+    """Random masking: `ids_keep` (B, N_keep), `ids_restore` (B, N), and `mask` (B, N), 1 for patches to reconstruct.
+
+    If the backbone has a token for each channel, these are the N tokens of all channels.
+    """
 
     ids_keep: Int[Tensor, "b m"]
     ids_restore: Int[Tensor, "b n"]
@@ -74,18 +79,21 @@ class VisibleTokens:
     grid: tuple[int, ...]
 
 
-def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
+def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float, known: Bool[Tensor, "b n"] | None = None) -> Masking:
     """Keep the patches with the lowest noise: `int(N * (1 - mask_ratio))` of them, but at least one.
 
-    The product is truncated as in the original code: of 100 patches, a ratio of 0.9 keeps 9.
+    The product is truncated as in the original code: of 100 patches, a ratio of 0.9 keeps 9. With `known`, only patches
+    for which it is True are kept or reconstructed, and N is the smallest number of them in an image.
     """
-    num_patches = noise.shape[1]
+    num_patches = noise.shape[1] if known is None else int(known.sum(dim=1).min())
+    noise = noise if known is None else noise.masked_fill(~known, torch.inf)
     num_keep = max(1, int(num_patches * (1 - mask_ratio)))
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
     mask = torch.ones_like(noise)
     mask[:, :num_keep] = 0
-    return Masking(ids_shuffle[:, :num_keep], ids_restore, mask.gather(1, ids_restore))
+    mask = mask.gather(1, ids_restore)
+    return Masking(ids_shuffle[:, :num_keep], ids_restore, mask if known is None else mask * known)
 
 
 def masked_loss(
@@ -112,9 +120,12 @@ class Mae(Objective):
         self.backbone, self.config = backbone, config
         self.views = config.views
         width = config.decoder_width
-        patch_values = backbone.channels * math.prod(self.target_patch)
+        num_channels = 1 if backbone.has_channel_tokens else backbone.channels
+        patch_values = num_channels * math.prod(self.target_patch)
         self.embed = nn.Linear(backbone.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        of_channels = torch.zeros(1, backbone.channels, width)
+        self.channel_embed = nn.Parameter(of_channels) if backbone.has_channel_tokens else None
         self.blocks = nn.Sequential(
             *(transformer_block(width, config.decoder_heads) for _ in range(config.decoder_depth))
         )
@@ -143,13 +154,17 @@ class Mae(Objective):
     def see(self, pixels: Float[Tensor, "b c *s"]) -> VisibleTokens:
         """Encode a random subset of the patches."""
         patches, grid = self.backbone.embed(pixels)
-        masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
+        known = None
+        if self.backbone.has_channel_tokens:
+            known = present_channels(pixels).repeat_interleave(math.prod(grid), dim=1)
+        noise = torch.rand(patches.shape[:2], device=patches.device)
+        masking = random_masking(noise, self.config.mask_ratio, known)
         kept = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
         return VisibleTokens(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
 
     def target(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
-        """Return the reconstruction target of every patch."""
-        target = patchify(pixels.float(), self.target_patch)
+        """Return the reconstruction target of every token."""
+        target = self._patchified(pixels)
         return normalized(target) if self.config.normalize_targets else target
 
     def decode(
@@ -163,18 +178,40 @@ class Mae(Objective):
         hidden = self.mask_token.to(seen.dtype).expand(seen.shape[0], num_hidden, -1)
         ids = masking.ids_restore[..., None].expand(-1, -1, seen.shape[-1])
         patches = torch.cat([seen, hidden], dim=1).gather(1, ids)
-        patches = patches + sincos_positions(grid, patches.shape[-1]).to(patches)
+        patches = patches + self._decoder_positions(grid, patches.shape[-1]).to(patches)
         decoded = self.blocks(torch.cat([prefix, patches], dim=1))
         return self.predict(self.norm(decoded))[:, num_prefix:]
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Draw the original, the visible part and the reconstruction of up to four images."""
+        """Draw the original, the visible part and the reconstruction of up to four images.
+
+        If the backbone has a token for each channel, the first channel is drawn.
+        """
         pixels = views.crops[0][:4]
         predicted, _, masking = self.reconstruct(pixels)
-        predicted = predicted.float()
+        predicted, hidden = predicted.float(), masking.mask.bool()
         if self.config.normalize_targets:
-            patches = patchify(pixels.float(), self.target_patch)
+            patches = self._patchified(pixels)
             mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
             predicted = predicted * (var + PIXEL_EPSILON).sqrt() + mean
-        return {"reconstruction": masked_figure(pixels, predicted, masking.mask.bool(), self.target_patch)}
+        if self.backbone.has_channel_tokens:
+            pixels, num_patches = self.backbone.filled(pixels)[:, :1], predicted.shape[1] // self.backbone.channels
+            predicted, hidden = predicted[:, :num_patches], hidden[:, :num_patches]
+        return {"reconstruction": masked_figure(pixels, predicted, hidden, self.target_patch)}
+
+    def _patchified(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
+        """Return the pixels of every token: those of all channels of a patch, or of one channel."""
+        filled = self.backbone.filled(pixels).float()
+        if not self.backbone.has_channel_tokens:
+            return patchify(filled, self.target_patch)
+        of_channels = patchify(filled.flatten(0, 1)[:, None], self.target_patch)  # (B C, N, P)
+        return of_channels.unflatten(0, (len(pixels), -1)).flatten(1, 2)
+
+    def _decoder_positions(self, grid: tuple[int, ...], width: int) -> Float[Tensor, "1 n d"]:
+        """Return the positions of the tokens, with the embeddings of their channels if they have some."""
+        positions = sincos_positions(grid, width)
+        if self.channel_embed is None:
+            return positions
+        of_channels = self.channel_embed[:, :, None]  # (1, C, 1, D)
+        return (positions.to(of_channels)[:, None] + of_channels).flatten(1, 2)

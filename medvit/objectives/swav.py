@@ -50,6 +50,8 @@ class SwavProjectorConfig(ProjectorConfig):
 class SwavConfig(AgreementConfig):
     """Options of SwAV: crops predict each other's assignment to prototypes."""
 
+    TRAINS_PATCHES: ClassVar[bool] = False
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = True
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "betas": (0.9, 0.999)}
 
     name: Literal["swav"] = "swav"

@@ -38,6 +38,7 @@ class UrFoundConfig(MaeConfig):
     """Options of UrFound: reconstruction of hidden patches at a higher resolution, and prediction of hidden words."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"told": "text_keys"}
+    TAKES_CHANNEL_TOKENS: ClassVar[bool] = False
 
     name: Literal["urfound"] = "urfound"  # type: ignore[assignment]
     normalize_targets: bool = False

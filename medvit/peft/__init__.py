@@ -137,6 +137,10 @@ class PeftConfig(Config, ABC):
     """Whether the method has a penalty or a schedule, which pretraining and training with sharded weights do not
     support.
     """
+    NEEDS_SENSITIVITY: ClassVar[bool] = False
+    """Whether the method chooses weights by their gradients (`Backbone.sensitivity`), which fine-tuning measures on
+    training batches before `adapt`. Pretraining and training with sharded weights do not support it.
+    """
     TRAINS_WHOLE_WEIGHTS: ClassVar[bool] = False
     """Whether whole pretrained blocks, or copies of them, are trained; continued pretraining lowers their learning
     rate.
@@ -154,6 +158,21 @@ class PeftConfig(Config, ABC):
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Peft:
         """Prepare a backbone in place; afterwards, the trainable parameters are those that require a gradient."""
+
+    def restored(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
+        """Return a backbone with an adapter, as `Peft.state_of` returns it, on the weights that it was trained on.
+
+        Weights of the backbone that the adapter replaces are not written to, because other backbones may share them.
+
+        Raises:
+            CheckpointError: If the adapter does not fit the backbone.
+        """
+        peft = self.adapt(backbone)
+        for name, weight in peft.backbone.named_parameters():
+            if name in weights:
+                weight.data = weight.data.clone()
+        peft.load(weights)
+        return peft
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
         """Prepare a backbone for continued training of the weights that this method trained before.

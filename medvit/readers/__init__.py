@@ -257,6 +257,15 @@ def read(item: Item) -> Image:
         image = reader(item.reader).read(item)
         if image.affine is not None:
             check_grid(image.affine, image.pixels.shape)
+    return with_mask(image, item)
+
+
+def with_mask(image: Image, item: Item) -> Image:
+    """Return the image of an item with the label map of the item, if it has one.
+
+    Raises:
+        DataError: If the label map cannot be used.
+    """
     if item.mask is None:
         return image
     labels = _read_mask(item.mask, item)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medvit import readers
 from medvit.errors import DataError, NotAnImageError
+from medvit.readers.channels import ChannelsConfig, combined
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GeometryConfig, ValuesConfig
 from medvit.records import Item, Refusal
@@ -19,16 +20,21 @@ log = logging.getLogger("medvit")
 
 
 def find(
-    path: str | Path, *, geometry: GeometryConfig | Geometry = "refuse", stacks: StacksConfig | None = None
+    path: str | Path,
+    *,
+    geometry: GeometryConfig | Geometry = "refuse",
+    stacks: StacksConfig | None = None,
+    channels: ChannelsConfig | None = None,
 ) -> tuple[Item, ...]:
     """Return the images in a file, or in a folder and its subfolders, without reading pixels.
 
-    Refused files are logged as warnings with the reason. `geometry` and `stacks` mean the same as in `medvit ingest`.
+    Refused files are logged as warnings with the reason. `geometry`, `stacks` and `channels` mean the same
+    as in `medvit ingest`.
 
     Raises:
         DataError: If the path does not exist, or the folder contains no files.
     """
-    items, refusals = _found(path, geometry, stacks)
+    items, refusals = _found(path, geometry, stacks, channels)
     _warn(refusals)
     return items
 
@@ -56,7 +62,7 @@ def read(image: str | Path | Item, *, values: ValuesConfig | None = None) -> Ima
 
 
 def _only(path: str | Path) -> Item:
-    items, refusals = _found(path, "refuse", None)
+    items, refusals = _found(path, "refuse", None, None)
     if len(items) > 1:
         raise DataError(
             f"the path contains {len(items)} images; expected one: list them with medvit.find(path) and read each"
@@ -80,9 +86,12 @@ def _warn(refusals: Iterable[Refusal]) -> None:
 
 
 def _found(
-    path: str | Path, geometry: GeometryConfig | Geometry, stacks: StacksConfig | None
+    path: str | Path,
+    geometry: GeometryConfig | Geometry,
+    stacks: StacksConfig | None,
+    channels: ChannelsConfig | None,
 ) -> tuple[tuple[Item, ...], tuple[Refusal, ...]]:
     local = folder.local(Path(path))
-    found = list(readers.find(local.files, geometry=geometry, stacks=stacks))
+    found = list(combined(readers.find(local.files, geometry=geometry, stacks=stacks), channels, local.root))
     refusals = [*local.refusals, *(one for one in found if isinstance(one, Refusal))]
     return tuple(one for one in found if isinstance(one, Item)), tuple(refusals)

@@ -47,10 +47,12 @@ class ValuesConfig(Config):
     @staticmethod
     def matter_for(item: Item) -> bool:
         """Return whether the file of an item may offer pixel values other than the stored ones."""
-        return item.reader == "dicom" and item.modality in ("PT", *RADIOGRAPHS)
+        return any(part.reader == "dicom" and part.modality in ("PT", *RADIOGRAPHS) for part in item.parts)
 
     def of(self, item: Item) -> Item:
         """Return the item, marked to be read with the pixel values that these options select for its modality."""
+        if item.channels:
+            return replace(item, channels=tuple((name, self.of(part)) for name, part in item.channels))
         if item.modality == "PT" and self.pet != "stored":
             return replace(item, values=self.pet)
         if item.modality in RADIOGRAPHS and self.radiographs != "stored":

@@ -63,24 +63,27 @@ class MultiTask(ImageTask):
         A label without a task is a classification, and one without a weight has the weight 1.
 
         Raises:
-            DataError: If a training image of a label is missing, a label does not allow its task, or two predicted
-                numbers have the same name.
+            DataError: If no training image has a label, a label does not allow its task, or two labels give results
+                of the same name.
         """
         parts = []
         for label in labels:
             task = tasks.get(label, "classification")
             parts.append(LabelTarget(task, _own_target(rows, label, task, facts), weights.get(label, 1.0)))
-        names = Counter(name for part in parts for name in part.names)
-        twice = [name for name, count in names.items() if count > 1]
+        taken = Counter(name for part in parts for name in {part.target.label, *part.names})
+        twice = [name for name, count in taken.items() if count > 1]
         if twice:
-            raise DataError(f"two labels of tasks have predictions named {twice[0]}; rename one of the labels")
+            raise DataError(
+                f"two labels of tasks have predictions or metrics named {twice[0]}, a label with a class; rename one "
+                "of the labels"
+            )
         for label in labels:
             missing = sum(label not in row.labels for row in rows)
             if missing:
                 log.info(
                     "%d of %d training images have no %s, which does not count for them", missing, len(rows), label
                 )
-        return Target("", tuple(names), parts=tuple(parts))
+        return Target("", tuple(name for part in parts for name in part.names), parts=tuple(parts))
 
     def encoded(self, row: Row, target: Target) -> Tensor:
         """Return the target of each label as a number, the index of a class for instance; NaN for a missing label.

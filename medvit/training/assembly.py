@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import Checkpoint
+from medvit.artifacts import CONFIG, Checkpoint
 from medvit.backbones import Backbone, BackboneConfig
+from medvit.dataset.made_with import MadeWith
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.errors import ConfigError
@@ -19,9 +20,12 @@ from medvit.heads.dense import DenseConfig
 from medvit.heads.linear import LinearConfig
 from medvit.losses.supervised import Loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
+from medvit.models.sensitivity import measure_sensitivity
 from medvit.peft import PeftConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.peft.spt import SptConfig
+from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
 from medvit.tasks import NOUNS, OF_CLASSES, LabelTask, LossOptions, image_task, is_image_task
 from medvit.tracking import Tracker
@@ -50,10 +54,12 @@ from medvit.training.task import (
     require_channels,
     require_fitting,
     require_turnable,
+    require_whole_patches,
     warn_of_ignored,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
+from medvit.transforms.preprocess import Preprocess
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Function that returns the positive class among the given classes, from the facts of a dataset; empty if not set."""
@@ -112,7 +118,7 @@ def assemble_finetuning(
     manifest = images_of(config, manifest)
     log_assumed_patients(manifest)
     followed = config.preprocess_for(manifest, pretrained)
-    task = assign(manifest, followed, config.label, **config.asked, with_val=config.keep == "best")
+    task = assigned(config, manifest, followed, with_val=config.keep == "best")
     proposals = Proposals.of(task.train, folder)
     if pretrained is None:
         followed = propose_preprocess(proposals, config.preprocess, task.kind, task.train)
@@ -120,7 +126,8 @@ def assemble_finetuning(
     start = start_from(pretrained, config.backbone, followed, task.train, extent)
     record_plan(proposals, config.backbone, start.config, extent)
     _require_usable(config, task, start)
-    crop = proposals.fill("crop", config.crop, lambda: (round_up(extent, start.backbone.patch_size), reason))
+    crop = proposals.fill("crop", config.crop, lambda: (round_up(extent, start.backbone.crop_multiple), reason))
+    require_whole_patches(start.backbone, {"crop": crop})
     require_turnable(crop, config.turned_axes)
     way = proposals.fill("peft", config.peft, lambda: _default_way(start))
     require_whole_weights(way.recorded(start.backbone), config.trainer.strategy)
@@ -128,38 +135,39 @@ def assemble_finetuning(
     positive = positive_of(task.train.facts, task.label_classes)
     head = proposals.fill("head", config.head, lambda: _default_head(task))
     head = propose_levels(proposals, head, start)
-    model = Model(_describe(config, task, start.config, crop, way, head, positive), start.backbone)
+    foreground = propose_foreground(proposals, config, task)
+    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
+    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
+    transform = TrainingCrop(
+        config.augment,
+        crop,
+        start.preprocess.intensity,
+        masks=task.kind == "segmentation",
+        foreground=foreground.share or 0.0,
+        by_class=foreground.by == "class",
+    )
+    load = partial(
+        epoch_loader, samples=train, transform=transform, stack=collate, seed=seed, weights=task.odds(config.balance)
+    )
+    described = partial(_describe, config, task, start.config, crop, head=head, positive=positive)
+    model = Model(described(FullConfig() if isinstance(way, SptConfig) else way), start.backbone)
+    schedule = propose_schedule(proposals, config.loader, config.trainer, task, model, start.preprocess)
+    if isinstance(way, SptConfig):
+        batches = load(schedule.loader, num_batches=way.num_batches)
+        start.backbone.sensitivity = measure_sensitivity(model, _loss(config, task), batches, seed)
+        model = Model(described(way), start.backbone)
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
     is_public = start.is_trained and pretrained is None and start.backbone.has_blocks
     optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
     require_equal_rates(optim, start.backbone)
-    schedule = propose_schedule(proposals, config.loader, config.trainer, task, model, start.preprocess)
     mixing = config.mixing if config.mixing.is_on and task.kind == "classification" else None
     if mixing is not None:
         mixing.require_pairs(schedule.loader.batch_size)
-    foreground = propose_foreground(proposals, config, task)
+        require_all_channels(task.train, start.preprocess)
     resume_from = last_checkpoint(folder)
-    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
-    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
-    loader = epoch_loader(
-        schedule.loader,
-        train,
-        TrainingCrop(
-            config.augment,
-            crop,
-            start.preprocess.intensity,
-            masks=task.kind == "segmentation",
-            foreground=foreground.share or 0.0,
-            by_class=foreground.by == "class",
-        ),
-        collate,
-        num_batches=schedule.trainer.batches_per_epoch,
-        seed=seed,
-        start=position_of(resume_from),
-        weights=task.odds(config.balance),
-    )
+    loader = load(schedule.loader, num_batches=schedule.trainer.batches_per_epoch, start=position_of(resume_from))
     module = Finetuning(
         model,
         _loss(config, task),
@@ -221,6 +229,28 @@ def images_of(config: FinetuningOptions, manifest: Manifest) -> Manifest:
     return manifest if config.slices is None else config.slices.single().of(manifest)
 
 
+def assigned(
+    config: FinetuningOptions, manifest: Manifest, preprocess: Preprocess, *, with_val: bool
+) -> TaskAssignment:
+    """Return the task that the options request, with its images.
+
+    Raises:
+        DataError: If the images do not allow the task.
+    """
+    return assign(
+        manifest,
+        preprocess,
+        config.label,
+        kind=config.task,
+        labels=config.labels,
+        tasks=config.tasks,
+        weights=config.task_weights,
+        event=config.event,
+        intervals=config.survival_intervals,
+        with_val=with_val,
+    )
+
+
 def _loss(config: FinetuningOptions, task: TaskAssignment) -> Loss:
     if not is_image_task(task.kind):
         return segmentation_loss()
@@ -234,7 +264,7 @@ def require_whole_weights(way: PeftConfig, strategy: str) -> None:
     Raises:
         ConfigError: If the weights are sharded, but the method needs whole weights and gradients.
     """
-    if way.FINETUNING_ONLY and strategy == "fsdp":
+    if (way.FINETUNING_ONLY or way.NEEDS_SENSITIVITY) and strategy == "fsdp":
         raise ConfigError(
             f"peft={way.name} needs whole weights and gradients, which trainer.strategy=fsdp shards; choose "
             "trainer.strategy=ddp, or peft=lora"
@@ -253,6 +283,20 @@ def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
         raise ConfigError(
             f"found {found[0]}, which sets rates by transformer block, but this backbone has none; "
             "leave it unset, and use optim.pretrained_scale for a lower rate of the backbone"
+        )
+
+
+def require_all_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Check that no image lacks a named channel, because two images are mixed in all channels.
+
+    Raises:
+        ConfigError: If an image lacks a channel.
+    """
+    num_lacking = sum(bool(set(preprocess.channel_names) - set(row.channels)) for row in manifest)
+    if num_lacking:
+        raise ConfigError(
+            f"mixing needs images with all channels, and {num_lacking} of {len(manifest)} training images lack some; "
+            "set mixing.mixup=0 and mixing.cutmix=0"
         )
 
 
@@ -315,7 +359,9 @@ def _describe(
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         turned_axes=config.turned_axes,
-        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
+        applies_to=_rule(
+            config.applies_to, AppliesTo(kind=kind, modality=task.modality, channels=_combination(task.train))
+        ),
         values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
     )
@@ -334,6 +380,14 @@ def _label_tasks(task: TaskAssignment) -> tuple[LabelTask, ...]:
         )
         for part in task.target.parts
     )
+
+
+def _combination(manifest: Manifest) -> ChannelsConfig | None:
+    """Return how ingest combined images into images with named channels; None without them, or if it is unknown."""
+    if not any(row.channels for row in manifest) or not (manifest.folder / CONFIG).is_file():
+        return None
+    tree = MadeWith.read(manifest.folder).option("scanning.channels")
+    return None if tree is None else ChannelsConfig.parse(tree)
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:

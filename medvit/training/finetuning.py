@@ -88,7 +88,7 @@ class Finetuning(TrainingModule):
         if isinstance(batch, Batch) and batch.annotated is not None:
             logits = [marginal(level, batch.annotated) for level in logits]
         if len(logits) > 1:
-            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.patch_size)[:, 0]
+            padded = pad_to_multiple(batch.targets[:, None].float(), self.model.backbone.multiple)[:, 0]
         return over_levels(partial(self.loss, progress=self.progress), logits, batch.targets, padded)
 
     def _mixed_loss(self, mixing: MixingConfig, pixels: Tensor, targets: Tensor) -> Tensor:

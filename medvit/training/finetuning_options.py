@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medvit.config import Amount, Axis, Count, Share, Tree
+from medvit.config import Amount, Axis, Count, Share
 from medvit.dataset.slices import SlicesConfig
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.class_balance import Balance
@@ -35,9 +35,9 @@ class FinetuningOptions(TrainingOptions):
     peft: OptionalLoraChoice = None
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
-    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases.
-    continue: those of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized
-    one.
+    block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. spt:
+    the weights with the largest gradients, within a budget. taps: whole layers, those that need it. continue: those of
+    the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
     """Head that computes logits from tokens. For segmentation: dense, meddinov3, unetr, vitdet, or own (the
@@ -214,6 +214,8 @@ class FinetuningOptions(TrainingOptions):
                 f"balance={self.balance} draws images by their only class; use balance=loss, deferred, logits or off "
                 "with tasks"
             )
+        if self.balance == "logits" and "ordinal" in self.tasks.values():
+            raise ValueError("balance=logits does not work with ordinal labels in tasks; use loss, deferred or off")
         if self.mixing.is_on:
             raise ValueError("mixing.* is only for task=classification; remove it, or train on one label of tasks")
 
@@ -224,16 +226,10 @@ class FinetuningOptions(TrainingOptions):
         return self
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """Labels by which patients are divided into folds: label, event, or those of `tasks`, with numbers last."""
+    def fold_labels(self) -> tuple[str, ...]:
+        """Labels whose classes are spread evenly over folds: label, event, or those of `tasks`, with numbers last."""
         several = sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")
         return tuple(several) or (self.event or self.label,)
-
-    @property
-    def asked(self) -> Tree:
-        """Task and labels as `assign` takes them, without `label`."""
-        several = {"labels": self.labels, "tasks": self.tasks, "weights": self.task_weights}
-        return {"kind": self.task, **several, "event": self.event, "intervals": self.survival_intervals}
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""

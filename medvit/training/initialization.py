@@ -73,7 +73,9 @@ def start_from(
     """
     if checkpoint is None:
         chosen = preprocess or choose_preprocess(manifest)
-        fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
+        fitted = config.fitted(
+            ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels, channel_names=chosen.channel_names
+        )
         if fitted.FOLLOWS_CROP:
             fitted = _planned(fitted, chosen, manifest, crop)
         backbone = fitted.build()

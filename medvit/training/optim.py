@@ -17,7 +17,17 @@ from medvit.config import Amount, Config, Positive, Share
 
 log = logging.getLogger("medvit")
 
-ADAPTERS = ("lora_", "ia3_", "vera_", "selection_score", ".adapter.", ".prompts")
+ADAPTERS = (
+    "lora_",
+    "ia3_",
+    "vera_",
+    "selection_score",
+    ".adapter.",
+    ".prompts",
+    ".sparse_update",
+    ".layer_update",
+    ".layer_score",
+)
 """Parts of the names of adapter weights, which are new and not pretrained."""
 LORA_B = re.compile(r"\.lora_B\.\w+\.weight$")
 """Pattern of the names of LoRA's second factors, which are zero at the start. It does not match AdaLoRA's factors."""

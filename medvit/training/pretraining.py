@@ -69,6 +69,7 @@ class Pretraining(TrainingModule):
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         """Return the total loss of a batch of views."""
+        views = self.objective.received(views)
         if self.global_step == batch_idx == 0 and self._is_shown:
             self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
         terms = self._losses(views)

@@ -124,9 +124,15 @@ def assemble_pretraining(
             f"peft={recorded.name} changes its adapter during fine-tuning, which pretraining does not support; choose "
             "explora, lora or full"
         )
+    if recorded.NEEDS_SENSITIVITY:
+        raise ConfigError(
+            f"peft={recorded.name} chooses weights by the gradients of a task, which pretraining does not have; choose "
+            "explora, lora or full"
+        )
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = _objective(config, start, pretrained)
+    require_patch_tokens(start.backbone, chosen)
     samples = samples_of(manifest, start.preprocess, config.slides)
     chosen = chosen.fitted(config.schedule.run_length(len(samples)))
     optim = _optim(config, chosen, recorded, is_continued=start.is_trained)
@@ -181,6 +187,24 @@ def require_blocks(backbone: Backbone) -> None:
         raise ConfigError(
             "pretraining needs the tokens of a vision transformer, and this backbone has feature maps instead; "
             "pretrain backbone.name=vit, or fine-tune the network with `medvit finetune`"
+        )
+
+
+def require_patch_tokens(backbone: Backbone, objective: ObjectiveConfig) -> None:
+    """Check that an objective supports the tokens of a backbone: random patch sizes, and tokens of channels.
+
+    Raises:
+        ConfigError: If the objective does not support the backbone.
+    """
+    if backbone.patch_sizes and objective.TRAINS_PATCHES:
+        raise ConfigError(
+            f"objective={objective.name} predicts patches of a fixed size, but backbone.patch_sizes varies it; leave "
+            "backbone.patch_sizes unset, or choose objective=dino, lejepa or swav"
+        )
+    if backbone.has_channel_tokens and not objective.TAKES_CHANNEL_TOKENS:
+        raise ConfigError(
+            f"objective={objective.name} needs one token per patch, and backbone=channel_vit has one per channel; "
+            "choose objective=mae, dino, lejepa or swav, or backbone=vit"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from medvit.backbones import Backbone
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import ConfigError, DataError
@@ -103,16 +104,36 @@ def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> Non
         )
 
 
+def require_whole_patches(backbone: Backbone, crops: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that all patch sizes of a backbone that draws them at random divide the sides of crops, by option name.
+
+    Raises:
+        ConfigError: If one does not, and would thus never be drawn.
+    """
+    for key, crop in crops.items():
+        for size in backbone.patch_sizes:
+            if any(side % patch for side, patch in zip(crop, size, strict=True)):
+                raise ConfigError(
+                    f"backbone.patch_sizes has the size {' x '.join(map(str, size))}, which does not divide "
+                    f"{key}={list(crop)}; give multiples of {list(backbone.crop_multiple)}, or other patch sizes"
+                )
+
+
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
     """Check that a slice and its neighboring slices remain separate channels after preprocessing.
 
     Averaging them would lose depth.
 
     Raises:
-        ConfigError: If the preprocessing makes another number of channels.
+        ConfigError: If the preprocessing makes another number of channels, or the channels have names.
     """
     if slices is None or not slices.neighbors:
         return
+    if preprocess.channel_names:
+        raise ConfigError(
+            f"slices.neighbors={slices.neighbors} adds channels, which images with named channels do not support; set "
+            "slices.neighbors=0"
+        )
     found = manifest.rows[0].shape[0]
     if found != preprocess.channels:
         raise ConfigError(
@@ -235,13 +256,18 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
 
     Images are resized to 224 x 224. If all images have 8 bits, they are scaled by the 8-bit range; otherwise, each
     image is normalized by its own statistics. Tiles of slides are not resized. Volumes keep their spacing. If all
-    volumes are CT, a soft tissue window is applied; otherwise, each volume is normalized by its own statistics.
+    volumes are CT, a soft tissue window is applied; otherwise, each volume is normalized by its own statistics. Named
+    channels, such as sequences of MR, are normalized each by its own statistics.
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:
         raise DataError(f"{manifest.folder} has no image; ingest some")
     kind = "image" if kinds["image"] >= kinds["volume"] else "volume"
     rows = [row for row in manifest if row.kind == kind or (kind == "image" and row.kind == "slide")]
+    names = _channel_names(manifest, rows)
+    if names:
+        whole = {"size": IMAGE_SIZE} if kind == "image" else {}
+        return Preprocess(kind=kind, channels=len(names), channel_names=names, **whole)
     channels = max(row.shape[0] for row in rows)
     if any(row.kind == "slide" for row in rows):  # tiles have one scale, on which cells have their size
         return Preprocess(kind="image", channels=channels, intensity=Normalization(method="range"))
@@ -252,6 +278,21 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
         return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=intensity)
     is_ct = all(row.modality == "CT" and row.unit == "HU" for row in rows)
     return Preprocess(kind=kind, channels=channels, intensity=CT_WINDOW if is_ct else Normalization())
+
+
+def _channel_names(manifest: Manifest, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the names of all channels of the images, in alphabetical order; empty if they have no names.
+
+    Raises:
+        DataError: If only some of the images have named channels.
+    """
+    num_named = sum(bool(row.channels) for row in rows)
+    if 0 < num_named < len(rows):
+        raise DataError(
+            f"{manifest.folder}: {num_named} of {len(rows)} images have named channels; expected all or none: ingest "
+            "them separately, or all with scanning.channels"
+        )
+    return tuple(sorted({name for row in rows for name in row.channels}))
 
 
 def crop_size(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from medvit.channels import mark_missing, present_channels
 
 
 def pad_about(
@@ -14,14 +18,19 @@ def pad_about(
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """Return pixels padded on all sides to at least `shape`, and the location of the original pixels in the result.
 
-    The padding value is `value`, or the lowest pixel if unset. Training pads crops in the same way, because padding
-    affects a model that normalizes over the image.
+    The padding value is `value`, or the lowest pixel if unset; missing channels remain missing. Training pads crops in
+    the same way, because padding affects a model that normalizes over the image.
     """
     missing = [max(0, want - have) for want, have in zip(shape, pixels.shape[2:], strict=True)]
     before = [n // 2 for n in missing]
     pads = [p for n, start in zip(reversed(missing), reversed(before), strict=True) for p in (start, n - start)]
     inside = (..., *(slice(start, start + n) for start, n in zip(before, pixels.shape[2:], strict=True)))
-    return F.pad(pixels, pads, value=float(pixels.min()) if value is None else value), inside
+    if value is None:
+        value = float(pixels.min())
+        if math.isnan(value):
+            value = float(pixels.nan_to_num(nan=torch.inf).min())
+            return mark_missing(F.pad(pixels, pads, value=value), present_channels(pixels)), inside
+    return F.pad(pixels, pads, value=value), inside
 
 
 def pad_to_multiple(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b c *t"]:

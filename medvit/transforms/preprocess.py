@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -102,6 +102,11 @@ class Preprocess(Config):
     """Channels of the model input. If there are several, the channel of a gray image is repeated. If there is one, the
     channels of a color image are averaged.
     """
+    channel_names: tuple[str, ...] = ()
+    """Names of the channels of the model input, in their order, for images with named channels such as T1 and FLAIR.
+    Channels that an image lacks are marked as missing; its other channels are not used. Empty: the channels have no
+    names. Unset: the named channels of the images, in alphabetical order.
+    """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Spacing (R, A, S) in mm to which volumes are resampled. The actual spacing may differ slightly, because a whole
     number of voxels must cover the unchanged field of view. Unset: volumes keep their spacing.
@@ -122,6 +127,25 @@ class Preprocess(Config):
     Above it, the image is refused.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_named_channels(cls, given: Any) -> Any:
+        """Set the number of channels to the number of names, if only the names are given."""
+        names = given.get("channel_names") if isinstance(given, dict) else None
+        if not names or isinstance(names, str) or "channels" in given:
+            return given
+        return {**given, "channels": len(names)}
+
+    @model_validator(mode="after")
+    def _names_every_channel_once(self) -> Self:
+        names = self.channel_names
+        if names and (len(names) != self.channels or len(set(names)) != len(names)):
+            raise ValueError(
+                f"channel_names names {', '.join(names)}, and channels is {self.channels}; expected one name, and "
+                "another one, for each channel"
+            )
+        return self
+
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:
         if self.field_of_view is not None and (self.kind != "image" or self.size is None):
@@ -140,7 +164,7 @@ class Preprocess(Config):
             DataError: If the image is not of the required kind, lacks the geometry for a requested spacing or the field
                 of view for a requested crop, has too many non-finite voxels, or has a label on a non-finite voxel.
         """
-        self.require_finite(image)
+        self.require_finite(self._arranged(image)[0])
         return self.prepared(image)
 
     def require_finite(self, image: Image) -> None:
@@ -169,6 +193,7 @@ class Preprocess(Config):
 
         if image.kind != self.kind:
             raise DataError(f"found an {image.kind}, expected a {self.kind}: this model accepts {self.kind}s")
+        image, present = self._arranged(image)
         lost = not_measured(image.pixels, image.padding)
         _check_labels(image)
         image, crop = self._cropped(image.without_gaps())
@@ -183,7 +208,38 @@ class Preprocess(Config):
                 gaps = torch.from_numpy(self._channels(lost.astype(np.float32))) > 0.0
                 pixels = resize_measured(pixels, gaps, shape, self.interpolation)
             mask = None if mask is None else resize_mask(mask, shape)
+        for number, is_present in enumerate(present):
+            if not is_present:
+                pixels[number] = torch.nan
         return Prepared(pixels, affine, mask, crop, _spacing(image, shape))
+
+    def _arranged(self, image: Image) -> tuple[Image, tuple[bool, ...]]:
+        """Return the image with the channels that the model takes, in their order, and which of them it has.
+
+        Missing channels are zero until the end of the preprocessing, which marks them.
+
+        Raises:
+            DataError: If the image has named channels and the model does not, or conversely, or no channel is present.
+        """
+        names = self.channel_names
+        if not names and not image.channels:
+            return image, ()
+        if not names:
+            raise DataError(
+                f"{_name(image)} has the named channels {', '.join(image.channels)}, but the model does not take named "
+                "channels; give preprocess.channel_names, or ingest the images without scanning.channels"
+            )
+        if not set(image.channels) & set(names):
+            found = f"has the channels {', '.join(image.channels)}" if image.channels else "has no named channels"
+            raise DataError(
+                f"{_name(image)} {found}; this model takes {', '.join(names)}: name the channels in ingest by "
+                "scanning.channels, and in predict by channels"
+            )
+        pixels = np.zeros((len(names), *image.pixels.shape[1:]), image.pixels.dtype)
+        for name, channel in zip(image.channels, image.pixels, strict=True):
+            if name in names:
+                pixels[names.index(name)] = channel
+        return replace(image, pixels=pixels, channels=names), tuple(name in image.channels for name in names)
 
     def _cropped(self, image: Image) -> tuple[Image, FieldSquare | None]:
         if self.field_of_view is None:

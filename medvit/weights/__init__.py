@@ -5,10 +5,12 @@ Files are read without running any code in them. `medvit.weights.layouts` define
 
 from __future__ import annotations
 
+import math
 import re
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -223,7 +225,7 @@ def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...
     kernel = _adapt_channels(kernel.float(), shape[1])
     size = shape[2 : kernel.ndim]
     if kernel.shape[2:] != size:
-        kernel = _resize_kernel(kernel, size)
+        kernel = resize_kernel(kernel, size)
     if kernel.ndim == 4 and len(shape) == 5:
         kernel = kernel[..., None].expand(*kernel.shape, shape[4]) / shape[4]
     return kernel
@@ -243,15 +245,25 @@ def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Ten
     return F.interpolate(table, size=size, mode="trilinear", align_corners=False)
 
 
-def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
+def resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
     """Return the kernel that maps a resized patch to the same token as the old kernel maps the original patch.
 
-    The tokens are equal in the least-squares sense.
+    The tokens are equal if the patch is enlarged, and in the least-squares sense if it is reduced, which loses detail
+    (PI-resize; Beyer et al., CVPR 2023, FlexiViT). A kernel of this size is returned unchanged.
     """
-    before = kernel.shape[2:]
-    resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
-    solved = torch.linalg.pinv(resize) @ kernel.flatten(2).movedim(-1, 0).flatten(1)
+    before = tuple(kernel.shape[2:])
+    if before == tuple(size):
+        return kernel
+    inverse = _inverse_resize(before, tuple(size)).to(kernel)
+    solved = inverse @ kernel.flatten(2).movedim(-1, 0).flatten(1)
     return solved.T.reshape(*kernel.shape[:2], *size)
+
+
+@lru_cache(maxsize=64)
+def _inverse_resize(before: tuple[int, ...], after: tuple[int, ...]) -> Float[Tensor, "q p"]:
+    """Return the pseudo-inverse of the operator that resizes patches from one size to another."""
+    resize = _resized(torch.eye(math.prod(before)).reshape(-1, 1, *before), after).flatten(1)
+    return torch.linalg.pinv(resize)
 
 
 def adapt_positions(

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from medvit.artifacts import ADAPTER, WEIGHTS, Checkpoint
 from medvit.errors import CheckpointError
 from medvit.files.tensors import digest_of
-from medvit.models.base import SharedWeights, complete, recorded_itself
+from medvit.models.base import SharedWeights, complete, recorded_itself, why_no_base
 from medvit.models.ensemble import load_model
 from medvit.models.interchange import to_timm
+from medvit.peft.full import FullConfig
+from medvit.peft.lora import LoraConfig
 from medvit.registry import names
 from tests.models.tuned import backbone_in, move, tuned_in
 
@@ -115,3 +118,11 @@ def test_timm_gets_the_whole_backbone_of_an_adapter(backbone: Path, tmp_path: Pa
         made = Checkpoint.load(tuned_in(tmp_path / store, backbone, store=store))
         to_timm(made, tmp_path / f"timm-{store}")
     assert digest_of(tmp_path / "timm-all" / WEIGHTS) == digest_of(tmp_path / "timm-adapter" / WEIGHTS)
+
+
+def test_models_whose_training_changes_other_weights_have_no_base() -> None:
+    plain, normalized = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.BatchNorm2d(2))
+    assert why_no_base(LoraConfig(), plain, is_continued=False) == ""
+    assert "peft=full trains every weight" in why_no_base(FullConfig(), plain, is_continued=False)
+    assert "peft=continue changes the adapter" in why_no_base(LoraConfig(), plain, is_continued=True)
+    assert "batch norms, whose statistics" in why_no_base(LoraConfig(), normalized, is_continued=False)

@@ -16,7 +16,10 @@ from medvit.models.base import recorded_base
 from medvit.models.image import Model, ModelConfig
 from medvit.peft.full import FullConfig
 from medvit.transforms.preprocess import Preprocess
+from tests.peft.small import random_sensitivity
 
+METHODS = {"spt": {"name": "spt", "budget": 0.08, "rank": 2}}
+"""Options of methods whose defaults suit only larger backbones."""
 PREPROCESS = {"kind": "image", "size": (16, 16)}
 
 
@@ -51,13 +54,15 @@ def tuned_in(
         "kind": "classification",
         "classes": ("background", "liver", "spleen") if is_dense else ("normal", "effusion"),
         "backbone": start.model["backbone"],
-        "peft": {"name": peft} if isinstance(peft, str) else peft,
+        "peft": METHODS.get(peft, {"name": peft}) if isinstance(peft, str) else peft,
         "head": {"name": head} if isinstance(head, str) else head,
         "applies_to": {"kind": "image" if start.model["backbone"]["ndim"] == 2 else "volume"},
     }
     config = ModelConfig.parse(given | options)
     built = config.backbone.build()
     built.load_state_dict(dict(start.state))
+    if config.peft.NEEDS_SENSITIVITY:
+        built.sensitivity = random_sensitivity(built)
     model = Model(config, built)
     torch.manual_seed(seed)  # two heads of one seed get the same adapter
     _disturb(model.backbone, 0.1)

@@ -19,8 +19,10 @@ from medvit.peft import Peft, PeftConfig, Removable
 from medvit.peft.continue_adapter import ContinueConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.peft.spt import SptConfig
 from medvit.registry import find, names
 from medvit.training.optim import is_adapter
+from tests.peft.small import random_sensitivity
 
 
 def ways() -> list[PeftConfig]:
@@ -37,6 +39,10 @@ def ways() -> list[PeftConfig]:
     return found
 
 
+SOME_MATRICES = SptConfig(budget=0.08, rank=2)
+"""A budget that some matrices use for low-rank updates, and the others for single weights."""
+
+
 def label(way: PeftConfig) -> str:
     return "-".join(str(getattr(way, key)) for key in ("name", *sorted(way.model_fields_set)))
 
@@ -50,7 +56,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 ROUNDING = 1e-5
 
-every_way = pytest.mark.parametrize("way", ways(), ids=label)
+every_way = pytest.mark.parametrize("way", [*ways(), SOME_MATRICES], ids=label)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -65,6 +71,8 @@ def start(way: PeftConfig, layout: dict[str, Any]) -> Backbone:
     with torch.no_grad():  # initial biases and scales are 0 or 1, which hides errors
         for weight in backbone.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
+    if isinstance(way, SptConfig):
+        backbone.sensitivity = random_sensitivity(backbone)
     return pretrained(LoraConfig(), backbone) if isinstance(way, ContinueConfig) else backbone
 
 
@@ -174,8 +182,8 @@ def test_the_stored_adapter_alone_restores_the_model(way: PeftConfig, layout: di
     train(peft)
     expected, adapter = features(peft.backbone), peft.state_of(peft.trained())
     torch.manual_seed(99)
-    restored = way.adapt(again)
-    restored.load(adapter)
+    again.sensitivity = None
+    restored = way.restored(again, adapter)
     same(features(restored.backbone), expected)
     same(features(restored.merge()), expected)
 

@@ -29,6 +29,7 @@ def test_every_format_of_the_room_is_found_by_its_file():
     assert [reader.name for reader in readers.readers()] == [
         "slide",
         "array",
+        "channels",
         "dicom",
         "heyex",
         "image",
@@ -37,7 +38,7 @@ def test_every_format_of_the_room_is_found_by_its_file():
         "stack",
     ]
     assert all(isinstance(reader, readers.Reader) for reader in readers.readers())
-    with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are slide, array, dicom"):
+    with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are slide, array, channels, dicom"):
         readers.reader("nifty")
 
 

@@ -24,7 +24,7 @@ from numpy import ndarray as Array
 from medvit.attributes import OFFERED
 from medvit.dataset.measures import num_instances
 from medvit.dataset.store import Store
-from medvit.deidentification.burned_in import BurnedInConfig, checked
+from medvit.deidentification.burned_in import FATES, BurnedInConfig, Fate, checked
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
@@ -37,8 +37,10 @@ from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.ingest.storing import PROGRESS, Stored, Workplace
 from medvit.ingest.storing.masks import mask_state
 from medvit.readers import mask_files
+from medvit.readers.channels import joined
 from medvit.readers.options import ValuesConfig
-from medvit.records import IGNORED, Candidate, Kind, Refusal, Row, Taken
+from medvit.records import IGNORED, Candidate, Item, Kind, Refusal, Row, Taken
+from medvit.types import Image
 
 log = logging.getLogger("medvit")
 
@@ -73,18 +75,17 @@ class ReadAndStore:
         from medvit import readers
 
         keep_freed_memory(KEPT_BYTES)
-        read = readers.read(self.values.of(candidate.item))
+        image, fate = self._read(self.values.of(candidate.item))
         has_ignored = bool(self.meaning.ignored)
         counted = None
-        if read.mask is not None:
+        if image.mask is not None:
             if self.meaning.are_instances:
-                counted = num_instances(read.mask, self.meaning.ignored)
-            field, classes = readers.read_field(candidate.item, read), self.meaning.of(read.mask)
+                counted = num_instances(image.mask, self.meaning.ignored)
+            field, classes = readers.read_field(candidate.item, image), self.meaning.of(image.mask)
             self.meaning.require_annotated(classes, candidate.annotated)
             if field is not None:
                 classes, has_ignored = _ignored_outside(classes, field, has_ignored=has_ignored), True
-            read = replace(read, mask=classes)
-        image, fate = checked(read, candidate.item, self.burned_in, self.modality)
+            image = replace(image, mask=classes)
         modality = image.modality or candidate.item.modality or self.modality
         found = examined(replace(image, modality=modality), candidate, self.eye)
         store = Store(self.store)
@@ -107,6 +108,16 @@ class ReadAndStore:
             **found,
             writing=fate,
         )
+
+    def _read(self, item: Item) -> tuple[Image, Fate]:
+        """Return an image after the check for burned-in text; each named channel is checked by itself."""
+        from medvit import readers
+
+        if not item.channels:
+            return checked(readers.read(item), item, self.burned_in, self.modality)
+        parts = [checked(readers.read(part), part, self.burned_in, self.modality) for part in item.parts]
+        image = joined(item, [image for image, _ in parts])
+        return readers.with_mask(image, item), max((fate for _, fate in parts), key=FATES.index)
 
 
 def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
@@ -315,7 +326,9 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
     grid = (item.nifti_form, item.assumed_axes)
     partly = [] if candidate.annotated is None else [["annotated", *candidate.annotated]]
-    return [candidate.key, how, grid, *partly, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+    channels = [(name, *facts_of(replace(candidate, item=part), stamps)) for name, part in item.channels]
+    stamped = ((file.name, *(stamps.get(file) or stamp(file))) for file in files)
+    return [candidate.key, how, grid, *partly, *stamped, *channels]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:

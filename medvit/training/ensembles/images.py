@@ -19,13 +19,12 @@ from medvit.files.atomic import write_text, write_weights
 from medvit.models.ensemble import ensemble_states, of_each_model
 from medvit.records import Row
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, images_of
+from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, assigned, images_of
 from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker, members_of
 from medvit.training.finetuning import component_overlaps, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
-from medvit.training.task import assign
 
 log = logging.getLogger("medvit")
 
@@ -74,9 +73,8 @@ class EnsembleTraining:
         """Images on which the models are trained, or on which they select their best epoch."""
         held_out = bool(self.options.folds) or self.options.keep == "best"
         options = self.options
-        images = images_of(options, self.members[0].split(self.manifest, *options.targets))
-        preprocess = self.first.start.preprocess
-        task = assign(images, preprocess, options.label, **options.asked, with_val=held_out)
+        images = images_of(options, self.members[0].split(self.manifest, *options.fold_labels))
+        task = assigned(options, images, self.first.start.preprocess, with_val=held_out)
         return [*task.train, *task.val]
 
     def train(self) -> Checkpoint:
@@ -191,7 +189,7 @@ class EnsembleTraining:
         self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
             options,
-            member.split(self.manifest, *options.targets),
+            member.split(self.manifest, *options.fold_labels),
             self.pretrained,
             self.positive_of,
             seed=member.own_seed,

@@ -169,7 +169,7 @@ class Probe:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             for number, views in enumerate(self.views if is_rebuilt else self.views[:1]):
-                total = float(objective(views.to(device), progress).total)
+                total = float(objective(objective.received(views.to(device)), progress).total)
                 errors += [total] * views.crops.shape[1]
                 if number == 0:
                     entropy = float(objective.readings().get("teacher_entropy", NAN))

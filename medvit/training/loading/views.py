@@ -18,7 +18,7 @@ from medvit.records import Kind
 from medvit.training.loading.epochs import LoaderConfig, TwoKinds, epoch_loader
 from medvit.training.loading.study_views import ViewsOfStudy
 from medvit.training.resume import Position
-from medvit.training.task import LARGEST_VIEW, choose_preprocess, crop_size, require_fitting
+from medvit.training.task import LARGEST_VIEW, choose_preprocess, crop_size, require_fitting, require_whole_patches
 from medvit.transforms.preprocess import Preprocess
 from medvit.transforms.views import ImageViews, MakeViews, ViewsConfig, collate_views
 from medvit.types import Sample
@@ -51,14 +51,18 @@ class ViewStream:
         `asked` are the options that the user has set; `key` is their name in messages.
 
         Raises:
-            ConfigError: If crop options do not have as many axes as the backbone.
+            ConfigError: If crop options do not have as many axes as the backbone, or one of its patch sizes does not
+                fit them.
         """
         own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
         require_fitting(
             backbone.ndim, sizes=own, axes={f"objective.{key}.augment.flipped_axes": asked.augment.flipped_axes}
         )
-        size = crop_size(samples.examples, preprocess, backbone.patch_size, LARGEST_VIEW)
-        return cls(samples, preprocess, asked.fitted(size, backbone.patch_size), key)
+        size = crop_size(samples.examples, preprocess, backbone.crop_multiple, LARGEST_VIEW)
+        fitted = asked.fitted(size, backbone.crop_multiple)
+        crops = {name: size for name, size in fitted.sizes.items() if not name.endswith("region")}
+        require_whole_patches(backbone, {name.replace(".views.", f".{key}."): size for name, size in crops.items()})
+        return cls(samples, preprocess, fitted, key)
 
     @classmethod
     def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> ViewStream:

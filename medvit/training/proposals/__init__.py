@@ -69,7 +69,7 @@ class Proposals:
         """
         path = folder / FINGERPRINT
         tree = _read(path)
-        if tree.get("fingerprint", {}).get("digest") != digest_of(training):
+        if not tree or tree["fingerprint"]["digest"] != digest_of(training):
             return cls(training)
         earlier = {one["key"]: Proposal(**one) for one in tree["proposals"]}
         return cls(training, Fingerprint.parse_saved(tree["fingerprint"], source=str(path)), earlier)
@@ -119,9 +119,9 @@ def _read(path: Path) -> Tree:
         return {}
     try:
         tree: Tree = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise OutputError(f"{path} is damaged ({error}); remove it and resume again") from None
-    return tree
+        return {"fingerprint": dict(tree["fingerprint"]), "proposals": list(tree["proposals"])}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is damaged ({type(error).__name__}); remove it and resume again") from None
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ its median (Isensee et al. 2021).
 """
 MIN_DEVIATION = 1e-3
 """Smallest standard deviation of scaled intensities by which they are divided."""
+EACH_CHANNEL = "each named channel gets zero mean and unit variance, since channels have intensities of their own"
 Proposed = tuple[Any, str]
 """Value and reason."""
 
@@ -41,6 +42,8 @@ def propose_preprocess(
     base = choose_preprocess(training)
     keys = frozenset() if given is None else given.model_fields_set
     found = {"kind": _kind(base, training), "channels": _channels(base, training)}
+    if base.channel_names:
+        found["channel_names"] = base.channel_names, "the training images have these named channels"
     if base.kind == "image":
         found["size"] = _size(task, training, is_square="field_of_view" in keys)
         found["intensity"] = _intensity_of_images(base, training, proposals.fingerprint)
@@ -94,6 +97,8 @@ def _spacing(training: Manifest) -> Proposed:
 
 
 def _intensity_of_images(base: Preprocess, training: Manifest, fingerprint: Fingerprint) -> Proposed:
+    if base.channel_names:
+        return base.intensity, EACH_CHANNEL
     if base.intensity.method != "range":
         return base.intensity, "not all images have 8 bits: each gets zero mean and unit variance"
     whole = [(group.intensity, group.num_images) for group in fingerprint.of_kind("image")]
@@ -111,6 +116,8 @@ def _intensity_of_images(base: Preprocess, training: Manifest, fingerprint: Fing
 
 
 def _intensity_of_volumes(base: Preprocess, fingerprint: Fingerprint) -> Proposed:
+    if base.channel_names:
+        return base.intensity, EACH_CHANNEL
     if base.intensity.method != "window":
         return base.intensity, "not all volumes are CT in HU: each gets zero mean and unit variance"
     found = [group.foreground for group in fingerprint.of_kind("volume")]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medvit.channels import present_channels
 from medvit.transforms.augmentation.erasing import Erasure, apply_erasure, draw_erasure
 from medvit.transforms.augmentation.intensity import IntensityChange, apply_intensity, draw_intensity
 from medvit.transforms.augmentation.options import Augmentation
@@ -55,6 +57,14 @@ def draw_change(
 def apply_change(
     image: Float[Tensor, "c *s"], sampler: CropSampler, change: Change, scale: UnitScale | None = None
 ) -> Float[Tensor, "c *t"]:
-    """Return the augmented crop of an image, cut by the sampler."""
-    crop = apply_intensity(sampler.pixels(image), change.intensity, scale=scale, spacing=sampler.crop_spacing)
-    return apply_erasure(crop, change.erasure)
+    """Return the augmented crop of an image, cut by the sampler. Missing channels remain missing."""
+    cut = sampler.pixels(image)
+    present = present_channels(cut[None])[0]
+    intensity = change.intensity.of_channels(present.tolist())
+    crop = apply_intensity(cut[present], intensity, scale=scale, spacing=sampler.crop_spacing)
+    crop = apply_erasure(crop, change.erasure)
+    if present.all():
+        return crop
+    whole = torch.full_like(cut, torch.nan)
+    whole[present] = crop
+    return whole

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -99,6 +99,11 @@ class IntensityChange:
     is_solarized: bool = False
     noise: float = 0.0
     noise_seed: int = 0
+
+    def of_channels(self, kept: Sequence[bool]) -> IntensityChange:
+        """Return the augmentation of an image with only the channels that are `kept`."""
+        gains = tuple(gain for gain, is_kept in zip(self.gains, kept, strict=False) if is_kept)
+        return replace(self, gains=gains) if self.gains else self
 
 
 def draw_intensity(

@@ -81,6 +81,8 @@ def test_a_model_records_what_was_proposed_and_why(volumes: Path, tmp_path: Path
     assert proposals.keys() == {"crop", "loader.batch_size"}
     assert proposals["crop"]["value"] == [16, 16, 16]
     config, card = read_yaml(made.folder / "config.yaml"), (made.folder / "model_card.md").read_text(encoding="utf-8")
+    comments = (made.folder / "config.yaml").read_text(encoding="utf-8").splitlines()[-2:]
+    assert comments[0] == f"# proposed: crop=[16, 16, 16], because {proposals['crop']['reason']}"
     assert (config["crop"], config["loader"]["batch_size"]) == ([16, 16, 16], proposals["loader.batch_size"]["value"])
     assert f"proposed crop: [16, 16, 16], because {proposals['crop']['reason']}" in card
     assert stored["fingerprint"]["groups"][0]["num_images"] == 8, "of the training split"
@@ -113,12 +115,14 @@ def test_a_batch_that_does_not_fit_is_accumulated_and_kept_on_another_machine(
     for parts in (first, again):
         assert (parts.schedule.loader.batch_size, parts.schedule.trainer.accumulate) == (1, 3)
         assert parts.schedule.step_images == 3
-    assert again.proposals.made == first.proposals.made
+    again.proposals.write(tmp_path)
+    assert (tmp_path / "fingerprint.json").read_bytes() == (tmp_path / "run" / "fingerprint.json").read_bytes()
     elsewhere = assembled(volumes, tmp_path / "other", **rest)
     assert (elsewhere.schedule.loader.batch_size, elsewhere.schedule.trainer.accumulate) == (3, 1)
-    (tmp_path / "run" / "fingerprint.json").write_text("{", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"fingerprint\.json is damaged"):
-        assembled(volumes, tmp_path / "run", **rest)
+    for text in ("{", "[]", '{"fingerprint": {}}'):
+        (tmp_path / "run" / "fingerprint.json").write_text(text, encoding="utf-8")
+        with pytest.raises(OutputError, match=r"fingerprint\.json is damaged .*; remove it"):
+            assembled(volumes, tmp_path / "run", **rest)
 
 
 def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes: Path, tmp_path: Path) -> None:

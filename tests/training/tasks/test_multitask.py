@@ -27,6 +27,7 @@ from medvit.tasks import LossOptions, image_task
 from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.training.ensembles.folds import members_of
 from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.slide_heads import require_task_of_slides
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from tests.training.ensembles.test_folds import QUICK
@@ -319,6 +320,7 @@ def test_folds_divide_the_classes_of_every_label(columns):
         ({"label": "tone", "tasks": TASKS}, "label=tone and tasks are both given"),
         ({"tasks": TASKS, "positive": "dark"}, "positive=dark is for a single label"),
         ({"tasks": TASKS, "balance": "sampler"}, "balance=sampler draws images by their only class"),
+        ({"tasks": TASKS, "balance": "logits"}, "balance=logits does not work with ordinal labels in tasks"),
         ({"tasks": TASKS, "mixing": {"mixup": 0.2}}, "mixing.* is only for task=classification"),
         ({"tasks": TASKS, "task_weights": {"grade": 1}}, "task_weights names grade"),
         ({"tasks": {"age": "regression"}, "task_weights": {"age": 0}}, "all task_weights are 0"),
@@ -344,10 +346,11 @@ def test_labels_that_do_not_fit_their_task_are_refused(tasks, message):
 
 
 def test_predictions_of_the_same_name_are_refused():
-    facts = replace(FACTS, classes={"a": ("b.c", "d"), "a.b": ("c", "e")})
-    rows = [row(0, **{"a": "d", "a.b": "c"})]
-    with pytest.raises(DataError, match=r"two labels of tasks have predictions named a\.b\.c"):
-        MULTITASK.target(rows, ("a", "a.b"), facts)
+    facts = replace(FACTS, classes={"a": ("b.c", "d"), "a.b": ("c", "e"), "a.d": ("f", "g")})
+    rows = [row(0, **{"a": "d", "a.b": "c", "a.d": "f"})]
+    for other, name in (("a.b", "a.b.c"), ("a.d", "a.d")):
+        with pytest.raises(DataError, match=f"two labels of tasks have predictions or metrics named {name}, "):
+            MULTITASK.target(rows, ("a", other), facts)
 
 
 def test_prompts_of_classes_are_refused_for_several_labels(columns, tmp_path):
@@ -355,6 +358,17 @@ def test_prompts_of_classes_are_refused_for_several_labels(columns, tmp_path):
     tasks = {"tone": "classification", "age": "regression"}
     with pytest.raises(ConfigError, match="head=prompt_cam has prompts for the classes of one label"):
         finetune(dataset=columns, output=tmp_path / "m", tasks=tasks, head={"name": "prompt_cam"}, peft=peft, **QUICK)
+
+
+def test_whole_slides_are_refused():
+    with pytest.raises(ConfigError, match=r"task=multitask, .* whole slides, .* remove task, labels and tasks"):
+        require_task_of_slides("multitask")
+
+
+@pytest.mark.parametrize("given", [{"tasks": TASKS}, {"label": "tone"}])
+def test_decoders_are_refused_for_results_of_images(columns, tmp_path, given):
+    with pytest.raises(ConfigError, match="head=dense gives a result for each pixel, and task="):
+        finetune(dataset=columns, output=tmp_path / "m", head={"name": "dense"}, **given, **QUICK)
 
 
 def test_reports_without_a_label_are_not_compared(tuned, columns, tmp_path):
