@@ -78,7 +78,7 @@ class Image:
 class Sample:
     """Preprocessed image, ready for a model: `pixels` (C, *S) as float32.
 
-    `target` is a class index, a number, or a mask (*S).
+    `target` is a class index, a number, time and event (2,), a known class of each label (L,), or a mask (*S).
 
     `spacing` is the size of a pixel along each axis: in mm if known, else relative to the pixels of the source image.
     If it is unset, pixels are assumed to be square. A channel that the image lacks is NaN (`medvit.channels`).
@@ -95,7 +95,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked samples: `pixels` (B, C, *S); `targets` (B,) or (B, *S). A channel that an image lacks is NaN."""
+    """Stacked samples: `pixels` (B, C, *S); `targets` (B,), (B, L) or (B, *S). A channel that an image lacks is NaN."""
 
     pixels: Float[Tensor, "b c *s"]
     targets: Num[Tensor, "b *t"] | None = None
@@ -194,6 +194,7 @@ class Prediction:
     """Prediction of a model for one image.
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
+    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and `times` by name.
     Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
     prediction of each label.
 
@@ -211,6 +212,8 @@ class Prediction:
     mask: Int[Array, "*s"] | None = None
     affine: Affine | None = None
     value: float | None = None
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it is reached."""
     by_label: Mapping[str, Prediction] = field(default_factory=dict)
 
 

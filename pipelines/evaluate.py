@@ -25,7 +25,7 @@ log = logging.getLogger("medvit")
 class EvaluateConfig(EvaluationOptions, StageConfig):
     """Options of `medvit evaluate`."""
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "horizons", "device")
 
 
 @stage
@@ -38,7 +38,13 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, measured))
 
     config, unnamed = config.resolved(predictor.config, measured)
-    run.in_force(positive=config.positive, levels=config.levels, order=config.order, device=predictor.device.type)
+    run.in_force(
+        positive=config.positive,
+        levels=config.levels,
+        order=config.order,
+        horizons=config.horizons,
+        device=predictor.device.type,
+    )
     for doubt in (*unnamed, *judged.doubts):
         log.warning("%s", doubt)
     notes = [*judged.notes, *unnamed, *judged.doubts]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning for classification, regression or segmentation, in 2D or 3D, with PEFT."""
+"""Supervised fine-tuning for classification, regression, survival or segmentation, in 2D or 3D, with PEFT."""
 
 from __future__ import annotations
 

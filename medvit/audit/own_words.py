@@ -55,7 +55,8 @@ duration
 earlier echoes effect effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded
 encoder encoding encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry
 environment epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error errors evaluate evaluated
-evaluating evenly every exactly example examples excluded execution executor exist exists expansion expect expectations
+evaluating evenly event
+every exactly example examples excluded execution executor exist exists expansion expect expectations
 expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy fabric
 factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer fibers
 figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune
@@ -67,7 +68,8 @@ frozen fsdp functional further gamma gaps gate gaussian gelu gems generated gene
 gives goes grades gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half handed
 harmonic
 hash hashes hashing have hd95 header headers heads heat heatmap height help here hexadecimal hidden highbit highdicom
-higher highest hints hits hold holds honest hospital hours however html http https identical identification identified
+higher highest hints hits hold holds honest horizons
+hospital hours however html http https identical identification identified
 identifier identifies identify ignore ignored illumination imagelaterality imageorientationpatient imageorientationslide
 imagepositionpatient imagetype immutable includes incomplete infinity inflated info information ingest ingested inputs
 insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
@@ -130,7 +132,8 @@ sqlite sqrt square squared stable stacks stage stages stain stand standardized s
 stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch
 strides structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior
 supervised supplemental
-support supported supports surfaces surrogateescape suvbw suvtype swap swiglu symlog syntax system table tabular tags
+support supported supports surfaces surrogateescape survival
+suvbw suvtype swap swiglu symlog syntax system table tabular tags
 take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature tensor tensors tenth
 terminal terms texts their theirs them then there they thickness things third those though threshold throughput tile
 tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance tool torch

@@ -33,8 +33,8 @@ def examples(
     """Return the best, the median and the worst image.
 
     The criterion is the mean Dice; for a classification, the probability of the true class; for a regression, the
-    absolute error; for several labels, the mean distance of their probabilities from the truth. For a multi-task model,
-    there are three images for each label.
+    absolute error; for several labels, the mean distance of their probabilities from the truth; for survival, the
+    predicted risk. For a multi-task model, there are three images for each label.
     """
     if isinstance(predictor, SlidePredictor):
         return slide_examples(manifest, predictor, evaluation, options)
@@ -42,6 +42,8 @@ def examples(
         return mask_examples(manifest, predictor, evaluation)
     if evaluation.kind == "regression":
         return image_examples(manifest, _by_error(evaluation))
+    if evaluation.kind == "survival":
+        return image_examples(manifest, _by_risk(evaluation))
     if evaluation.kind == "multilabel":
         return image_examples(manifest, _by_distance(evaluation))
     if evaluation.kind == "multitask":
@@ -112,6 +114,21 @@ def _by_error(evaluation: Evaluation) -> list[tuple[Row, str]]:
         (row, f"{name}: {truth[index]:.4g}, predicted {predicted[index]:.4g}, {row.image_id}")
         for name, index in examples_to_show(-np.abs(predicted - truth)).items()
         for row in (evaluation.rows[index],)
+    ]
+
+
+def _by_risk(evaluation: Evaluation) -> list[tuple[Row, str]]:
+    """Return the images with the lowest, the median and the highest predicted risk, with captions."""
+    columns, label = evaluation.columns, evaluation.classes[0].rpartition(" > ")[0]
+    chosen = examples_to_show(columns["predicted"])
+    return [
+        (
+            evaluation.rows[index],
+            f"{name} predicted risk: {columns['predicted'][index]:.4g} {label} expected, "
+            f"{columns['truth'][index]:.4g} observed ({'event' if columns['event'][index] else 'censored'}), "
+            f"{evaluation.rows[index].image_id}",
+        )
+        for name, index in zip(("lowest", "median", "highest"), chosen.values(), strict=True)
     ]
 
 

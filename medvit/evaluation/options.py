@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field
 
 from medvit.attributes import LATERALITY
-from medvit.config import Config
+from medvit.config import Config, Positive
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
@@ -19,6 +19,7 @@ from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.records import Split
+from medvit.survival import default_horizons, require_horizons
 from medvit.tasks import OF_CLASSES
 from medvit.wsi.locations import SlidesConfig
 
@@ -55,6 +56,10 @@ class EvaluationOptions(Config):
     """Tolerance of the normalized surface Dice (NSD), in mm. Surfaces closer than this count as equal. For images
     without a physical scale, the tolerance is in pixels.
     """
+    horizons: tuple[Positive, ...] = ()
+    """Times for which Brier score, AUROC and calibration of a survival prediction are reported, in the unit of its
+    label. Empty: three times of the model, near the quartiles of the times of events in its training.
+    """
     levels: tuple[AggregationLevel, ...] | None = None
     """Aggregation levels to report for a classification: per image, eye, visit or patient. Unset: all of them if the
     images state their laterality, else only per image.
@@ -87,13 +92,14 @@ class EvaluationOptions(Config):
             )
 
     def resolved(self, model: ModelConfig | SlideModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
-        """Return the options, with positive class, aggregation levels and order of classes filled in, and notes.
+        """Return the options, with positive class, levels, order of classes and horizons filled in, and notes.
 
         There is a note if there are two classes, and neither the options, the model nor the dataset name the positive
         one.
 
         Raises:
-            ConfigError: If the requested positive class is not one of two classes.
+            ConfigError: If the requested positive class is not one of two classes, or a horizon is after the last time
+                of the model.
         """
         if isinstance(model, ModelConfig) and model.tasks:
             return self._resolved_for_labels(model, measured)
@@ -110,7 +116,12 @@ class EvaluationOptions(Config):
             levels = levels or (LEVELS if have_eyes else LEVELS[:1])
             if len(levels) > 1 and not order and are_ordered(model.classes):
                 order = from_harmless(model.classes, index_of(positive, model.classes))
-        return self.model_copy(update={"positive": positive, "levels": levels, "order": order}), notes
+        found = {"positive": positive, "levels": levels, "order": order, "horizons": self._horizons(model)}
+        return self.model_copy(update=found), notes
+
+    def _horizons(self, model: ModelConfig | SlideModelConfig) -> tuple[float, ...]:
+        require_horizons(self.horizons, model.kind, model.classes)
+        return (self.horizons or default_horizons(model.classes)) if model.kind == "survival" else ()
 
     def _resolved_for_labels(self, model: ModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
         for key in ("positive", "order"):

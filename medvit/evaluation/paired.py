@@ -16,6 +16,7 @@ from medvit.evaluation.multilabel import multilabel_metrics
 from medvit.evaluation.positive import index_of
 from medvit.evaluation.regression import regression_metrics
 from medvit.evaluation.segmentation import mask_metrics
+from medvit.evaluation.survival import outcomes_of, survival_metrics, with_times
 from medvit.metrics import MaskMetric, metric_of
 
 log = logging.getLogger("medvit")
@@ -33,11 +34,26 @@ def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed:
         DataError: If they share no image, have different metrics, or disagree about the truth.
     """
     classes, positive = evaluation.classes, index_of(evaluation.positive, evaluation.classes)
-    return paired_differences(evaluation.table, other, classes, resamples=resamples, seed=seed, positive=positive)
+    return paired_differences(
+        evaluation.table,
+        other,
+        classes,
+        resamples=resamples,
+        seed=seed,
+        positive=positive,
+        horizons=evaluation.horizons,
+    )
 
 
 def paired_differences(
-    one: MetricTable, other: MetricTable, classes: Sequence[str], *, resamples: int, seed: int, positive: int = 1
+    one: MetricTable,
+    other: MetricTable,
+    classes: Sequence[str],
+    *,
+    resamples: int,
+    seed: int,
+    positive: int = 1,
+    horizons: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Return metrics of `one` minus those of `other`, on the images that both predict.
 
@@ -48,9 +64,11 @@ def paired_differences(
     mine = np.array([index for index, image in enumerate(one["image_id"]) if image in places], dtype=int)
     if mine.size == 0:
         raise DataError("the two reports share no image; evaluate both models on the same split of the same dataset")
+    if "event" in one and "event" in other:
+        other = with_times(other, classes)
     one, other = _comparable(one, other)
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
-    truths = [name for name in one if name.partition(".")[0] in ("truth", "true_voxels", "counted_voxels")]
+    truths = [name for name in one if name.partition(".")[0] in ("truth", "event", "true_voxels", "counted_voxels")]
     if any(_differ(one[name][mine], other[name][theirs]) for name in truths):
         raise DataError(
             "the two reports contain different true labels for the same images; evaluate both models on the same "
@@ -59,8 +77,8 @@ def paired_differences(
     patients = [str(patient) for patient in one["patient_id"][mine]]
 
     def difference(drawn: Array) -> dict[str, float]:
-        first = _metrics(one, mine[drawn], classes, positive)
-        second = _metrics(other, theirs[drawn], classes, positive)
+        first = _metrics(one, mine[drawn], classes, positive, horizons)
+        second = _metrics(other, theirs[drawn], classes, positive, horizons)
         return {name: first[name] - second[name] for name in first}
 
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
@@ -95,7 +113,12 @@ def _mask_metric(column: str) -> str:
     return metric.name if isinstance(metric, MaskMetric) else ""
 
 
-def _metrics(table: MetricTable, indices: Array, classes: Sequence[str], positive: int) -> dict[str, float]:
+def _metrics(
+    table: MetricTable, indices: Array, classes: Sequence[str], positive: int, horizons: Sequence[float]
+) -> dict[str, float]:
+    if "event" in table:
+        drawn = {name: values[indices] for name, values in table.items()}
+        return survival_metrics(outcomes_of(drawn, classes, horizons))
     if "predicted" in table:
         return regression_metrics(table["truth"][indices], table["predicted"][indices])
     if any(name.startswith("truth.") for name in table):

@@ -15,10 +15,17 @@ from medvit.metrics.confusion import confusion_matrix
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.ece import reliability
 from medvit.records import IGNORED
+from medvit.survival import KaplanMeier, survival_at, survival_times, time_text
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
 MAX_CURVES = 10
 """Maximum number of classes drawn as curves, which remain distinguishable."""
+RISKS = {"low": TRUTH, "middle": INK, "high": FOUND}
+"""Thirds of the images by predicted risk, with their colors."""
+NUM_GROUPS = 5
+"""Maximum number of groups of a calibration plot of survival."""
+MIN_GROUP = 5
+"""Minimum number of images in such a group."""
 
 
 def roc_figure(evaluation: Evaluation) -> Figure:
@@ -112,6 +119,44 @@ def agreement_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def risk_group_figure(evaluation: Evaluation) -> Figure:
+    """Plot observed (Kaplan-Meier) and mean predicted survival of thirds of the images by predicted risk."""
+    figure, axes = _square()
+    times, events, curves = _outcomes(evaluation)
+    ends = survival_times(evaluation.classes)
+    shown = np.linspace(0.0, ends[-1], 101)[1:]
+    for name, those in _thirds(evaluation.columns["predicted"]).items():
+        observed = KaplanMeier.of(times[those], events[those])
+        steps = np.append(0.0, observed.times[observed.times <= ends[-1]])
+        label = f"{name} ({len(those)}, events {int(events[those].sum())})"
+        axes.step(steps, observed.at(steps), where="post", color=RISKS[name], linewidth=1.6, label=label)
+        expected = survival_at(ends, curves[those], shown).mean(axis=0)
+        axes.plot(np.append(0.0, shown), np.append(1.0, expected), color=RISKS[name], linestyle="--", linewidth=1)
+    axes.set_xlabel(evaluation.classes[0].rpartition(" > ")[0])
+    axes.set_ylabel("survival: observed, predicted (dashed)")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(title="predicted risk (images)", fontsize=8, title_fontsize=8)
+    return figure
+
+
+def calibration_figure(evaluation: Evaluation, horizon: float) -> Figure:
+    """Plot observed (Kaplan-Meier, with 95 % intervals) against mean predicted survival at a time, by risk group."""
+    figure, axes = _square()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
+    times, events, curves = _outcomes(evaluation)
+    predicted = survival_at(survival_times(evaluation.classes), curves, [horizon])[:, 0]
+    num_groups = max(1, min(NUM_GROUPS, len(times) // MIN_GROUP))
+    for those in np.array_split(np.argsort(predicted, kind="stable"), num_groups):
+        observed = KaplanMeier.of(times[those], events[those])
+        if observed.times[-1] < horizon and observed.survival[-1] > 0.0:  # the rest was not followed up to then
+            continue
+        value, (low, high) = float(observed.at(horizon)), observed.interval(horizon)
+        spread = [[value - low], [high - value]]
+        axes.errorbar(predicted[those].mean(), value, yerr=spread, fmt="o", color=INK, markersize=5, linewidth=1)
+    return _finished(figure, axes, f"predicted survival at {time_text(horizon)}", "observed survival")
+
+
 def volume_figure(evaluation: Evaluation) -> Figure:
     """Plot volumes as Bland and Altman do: difference from the truth against the mean of both, in mL."""
     names = [name for name in evaluation.classes[1:] if f"volume_ml.{name}" in evaluation.columns]
@@ -125,6 +170,18 @@ def volume_figure(evaluation: Evaluation) -> Figure:
         axes.set_xlabel("mean of both, mL")
         axes.set_ylabel("predicted - true, mL")
     return figure
+
+
+def _outcomes(evaluation: Evaluation) -> tuple[Array, Array, Array]:
+    """Return times, events and predicted survival at the times of the model."""
+    table = evaluation.columns
+    return table["truth"], table["event"] == 1.0, evaluation.probabilities
+
+
+def _thirds(expected: Array) -> dict[str, Array]:
+    """Return the indices of the images with a low, middle and high predicted risk."""
+    parts = np.array_split(np.argsort(-expected, kind="stable"), 3)
+    return {name: part for name, part in zip(RISKS, parts, strict=True) if len(part)}
 
 
 def _agreement(axes: Axes, true: Array, given: Array) -> None:

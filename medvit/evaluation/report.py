@@ -18,8 +18,9 @@ from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
 from medvit.evaluation.paired import MetricTable
 from medvit.files.atomic import write_text
-from medvit.metrics import ClassMetric, Metric, is_of_positive, metric_of, metric_title
+from medvit.metrics import ClassMetric, Metric, SurvivalMetric, is_of_positive, metric_of, metric_title
 from medvit.patients import PatientCount
+from medvit.survival import time_text
 
 HTML, TABLE = "report.html", "predictions.parquet"
 
@@ -139,6 +140,12 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
             ("Predicted against true value", plots.scatter_figure(evaluation)),
             ("Mean difference and 95 % limits of agreement", plots.agreement_figure(evaluation)),
         ]
+    if evaluation.kind == "survival":
+        calibration = [
+            (f"Survival at {time_text(time)}", plots.calibration_figure(evaluation, time))
+            for time in evaluation.horizons
+        ]
+        return [("Survival by predicted risk", plots.risk_group_figure(evaluation)), *calibration]
     curves = [
         ("ROC", plots.roc_figure(evaluation)),
         ("Precision and recall", plots.precision_recall_figure(evaluation)),
@@ -195,7 +202,8 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, posit
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
-        tables.append(Table(["class", *map(metric_title, columns)], cells))
+        of_times = all(isinstance(metric_of(key), SurvivalMetric) for key in columns)
+        tables.append(Table(["time" if of_times else "class", *map(metric_title, columns)], cells))
     return Section(title, tables)
 
 

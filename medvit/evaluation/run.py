@@ -21,6 +21,7 @@ from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.positive import choose_positives, index_of
 from medvit.evaluation.regression import evaluate_values
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
+from medvit.evaluation.survival import evaluate_survival
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor, numbers_of
@@ -33,6 +34,7 @@ from medvit.tasks import LabelTarget
 from medvit.tasks.multilabel import known_labels
 from medvit.tasks.multitask import truth_of
 from medvit.tasks.regression import number
+from medvit.tasks.survival import outcome
 from medvit.types import Image, Prediction
 
 MAX_EXCLUDED = 20
@@ -68,6 +70,7 @@ class Measurement:
             "segmentation": self._of_masks,
             "regression": self._of_values,
             "multilabel": self._of_labels,
+            "survival": self._of_survival,
             "multitask": self._of_tasks,
         }
         return of_task.get(predictor.config.kind, self._of_classes)(predictor)
@@ -89,6 +92,14 @@ class Measurement:
         rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
         truth = np.array([known_labels(row, model.target) for row in rows])
         return evaluate_labels(rows, truth, np.stack(each), model.classes, notes=notes, **self._bootstrap)
+
+    def _of_survival(self, predictor: ImagePredictor) -> Evaluation:
+        model, horizons = predictor.config, self.options.horizons
+        rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
+        truth = np.array([outcome(row, model.label, model.event) for row in rows])
+        return evaluate_survival(
+            rows, truth, np.stack(each), model.classes, horizons=horizons, notes=notes, **self._bootstrap
+        )
 
     def _of_tasks(self, predictor: ImagePredictor) -> Evaluation:
         target = predictor.config.target

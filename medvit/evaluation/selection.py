@@ -11,7 +11,7 @@ from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig, has_truth
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
-from medvit.tasks import Target
+from medvit.tasks import OF_NUMBERS, Target
 
 SeenPatients = Literal["refuse", "leave_out", "keep"]
 
@@ -21,16 +21,16 @@ def with_known_truth(
 ) -> tuple[Manifest, list[str]]:
     """Return the images with a truth, and a note on the excluded ones.
 
-    The truth is a label map, a label that is one of the model's classes or, for a regression, a number. For a
-    multi-task model, an image needs one of its labels.
+    The truth is a label map, a label that is one of the model's classes, a number for a regression, or time and event.
+    For a multi-task model, an image needs one of its labels.
 
     Raises:
         DataError: If the dataset has no such images, if the classes of dataset and model differ, or if a label of a
-            regression is not a number.
+            regression or survival prediction does not fit it.
     """
     facts = manifest.facts
     known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())
-    if model.kind == "regression" and not known:
+    if model.kind in OF_NUMBERS and not known:
         raise DataError(
             f"{manifest.folder}: the model predicts {model.label}, the dataset has no such label; evaluate it on a "
             "dataset with this label"
@@ -39,7 +39,7 @@ def with_known_truth(
         _require_same_labels(manifest, model.target)
     elif model.kind == "multitask":
         _require_same_tasks(manifest, model.target)
-    elif model.kind != "regression" and tuple(known) != model.classes:
+    elif model.kind not in OF_NUMBERS and tuple(known) != model.classes:
         raise DataError(
             f"{manifest.folder}: the model predicts classes {', '.join(model.classes)}, the dataset has "
             f"{', '.join(known) or 'no such label'}; evaluate it on a dataset with the same classes"

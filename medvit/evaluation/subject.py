@@ -13,6 +13,7 @@ from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.report import ReportSubject, read_facts, read_table
 from medvit.evaluation.segmentation import unit_of
 from medvit.patients import PatientCount
+from medvit.tasks import NOUNS
 
 TOLERANCE = "Surface tolerance"
 """Name of the report's entry for the tolerance of normalized surface Dice."""
@@ -40,8 +41,7 @@ def report_subject(
     if options.against is not None:
         other = read_facts(options.against).get("Model", "unknown")
         facts["Compared with"] = f"model {other}, on the images of both"
-    what = "multi-task model" if evaluation.kind == "multitask" else evaluation.kind
-    title = f"Evaluation of a {what} on {manifest.facts.name}"
+    title = f"Evaluation of {NOUNS[evaluation.kind]} on {manifest.facts.name}"
     return ReportSubject(title, facts, judged.warning)
 
 

@@ -29,6 +29,9 @@ MAIN = (
     "mae",
     "rmse",
     "r2",
+    "c_index",
+    "c_uno",
+    "integrated_brier",
 )
 """Metrics that a summary contains, over all classes together; for a multi-task model, the summary contains these
 metrics for each label.

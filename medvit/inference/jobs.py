@@ -49,7 +49,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
         series: Literal["all", "one"] = "one" if options.series == "one" else "all"
         cut_tiles = tiles_as_trained(slides.config.tiles)
         return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs)
-    predictor = Predictor(checkpoint, options.device, patch_size=options.patch_size)
+    predictor = Predictor(checkpoint, options.device, options.horizons, patch_size=options.patch_size)
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
@@ -65,7 +65,7 @@ def make_stack_job(
         CheckpointError: If the checkpoints do not share one backbone.
         ConfigError: As `make_job`, if an option fits none of the models.
     """
-    predictor = StackPredictor(checkpoints, options.device)
+    predictor = StackPredictor(checkpoints, options.device, options.horizons)
     check_codes(options.codes, tuple(dict.fromkeys(n for one in predictor.configs.values() for n in one.classes)))
     readings: dict[str, dict[str, StudyJob]] = {}
     for name, config in predictor.configs.items():

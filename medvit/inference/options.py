@@ -73,6 +73,8 @@ class PredictionOptions(Config):
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""
+    horizons: tuple[Positive, ...] = ()
+    """Times at which survival is predicted, in the unit of the label. Empty: the ends of the model's time intervals."""
     outputs: tuple[str, ...] | None = None
     """Output formats. For images and volumes: dicom_seg, nifti, png, preview. For slides: dicom_ann, geojson, heatmap,
     preview. Unset: all that apply. []: only tables of the results.

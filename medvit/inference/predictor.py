@@ -15,6 +15,15 @@ from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.errors import ConfigError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
+from medvit.survival import (
+    median_time,
+    require_horizons,
+    restricted_means,
+    survival_at,
+    survival_names,
+    survival_times,
+    time_text,
+)
 from medvit.tasks import Target, TaskName, is_image_task
 from medvit.transforms.regions import PRESENT, Regions
 from medvit.types import Image, Prediction
@@ -40,12 +49,17 @@ class Predictor:
 
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
-        ConfigError: If a GPU is requested but not available, or a patch size is requested that the model does not
-            support.
+        ConfigError: If a GPU is requested but not available, a horizon is after the last time of the model, or a patch
+            size is requested that the model does not support.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: Device = "auto", *, patch_size: int | tuple[int, ...] | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: Device = "auto",
+        horizons: Sequence[float] = (),
+        *,
+        patch_size: int | tuple[int, ...] | None = None,
     ) -> None:
         from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
@@ -54,6 +68,9 @@ class Predictor:
         self.preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
         self.model = load_model(checkpoint).to(self.device)
         self.config = self.model.config
+        require_horizons(horizons, self.config.kind, self.config.classes)
+        self.horizons = tuple(horizons)
+        """Times of the probabilities of a survival prediction; empty: those of the model."""
         if patch_size is not None:
             self._use_patch_size(patch_size)
 
@@ -93,7 +110,7 @@ class Predictor:
             with precision_on(self.device):
                 predicted = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
             found.append(as_prediction(self.config, predicted, part, prepared))
-        return joined(self.config, found, image)
+        return joined(self.config, found, image, self.horizons)
 
 
 def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
@@ -129,8 +146,16 @@ def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Imag
     return Prediction(config.classes, mask=mask, affine=image.affine)
 
 
-def joined(config: ModelConfig, found: Sequence[Prediction], image: Image) -> Prediction:
-    """Join the predictions for the parts of an image into one: the mean of numbers, or the stacked label maps."""
+def joined(
+    config: ModelConfig, found: Sequence[Prediction], image: Image, horizons: Sequence[float] = ()
+) -> Prediction:
+    """Join the predictions for the parts of an image into one: the mean of numbers, or the stacked label maps.
+
+    A survival curve is returned at the horizons, if there are any, with its mean and median.
+    """
+    if config.kind == "survival":
+        curve = np.mean([numbers_of(one) for one in found], axis=0)
+        return survival_prediction(config.label, config.classes, curve, horizons)
     if config.slices is None or image.kind != "volume":
         (whole,) = found
         return whole
@@ -157,6 +182,20 @@ def numbers_of(prediction: Prediction) -> Float[Array, "l"]:
     if prediction.by_label:
         return np.concatenate([numbers_of(one) for one in prediction.by_label.values()])
     return np.array([prediction.value]) if prediction.probabilities is None else prediction.probabilities
+
+
+def survival_prediction(
+    label: str, names: Sequence[str], curve: Float[Array, "l"], horizons: Sequence[float]
+) -> Prediction:
+    """Return the prediction of a survival curve, at the horizons if there are any, with its mean and median."""
+    times = survival_times(names)
+    means, median = restricted_means(times, curve[None]), median_time(times, curve)
+    derived = {f"mean {label} up to {time_text(times[-1])}": float(means[0])}
+    derived |= {} if median is None else {f"median {label}": median}
+    if not horizons:
+        return Prediction(tuple(names), probabilities=curve, times=derived)
+    shown = survival_at(times, curve[None], horizons)[0].astype(np.float32)
+    return Prediction(survival_names(label, horizons), probabilities=shown, times=derived)
 
 
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from medvit.errors import MedvitError, NonFiniteError
 from medvit.hardware import Device, resolve_device
 from medvit.inference.predictor import as_prediction, joined, parts_of, precision_on
 from medvit.models.stack import Stack
+from medvit.survival import require_horizons
 from medvit.transforms.preprocess import Prepared, Preprocess
 from medvit.types import Image, Prediction
 
@@ -31,10 +32,12 @@ class StackPredictor:
 
     Raises:
         CheckpointError: If the checkpoints do not share one backbone, or it is not found.
-        ConfigError: If a GPU is requested but not available.
+        ConfigError: If a GPU is requested but not available, or a horizon is after the last time of a model.
     """
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint], device: Device = "auto") -> None:
+    def __init__(
+        self, checkpoints: Mapping[str, Checkpoint], device: Device = "auto", horizons: Sequence[float] = ()
+    ) -> None:
         self.device = resolve_device(device)
         inputs = {name: reading_of(checkpoint) for name, checkpoint in checkpoints.items()}
         prepared = {
@@ -43,6 +46,10 @@ class StackPredictor:
         }
         self.stack = Stack.of(checkpoints, {name: inputs[name] + prepared[name] for name in checkpoints}, self.device)
         self.configs: Mapping[str, ModelConfig] = {name: model.config for name, model in self.stack.models.items()}
+        for config in self.configs.values():
+            require_horizons(horizons, config.kind, config.classes)
+        self.horizons = tuple(horizons)
+        """Times of the probabilities of survival predictions; empty: those of each model."""
         self._preprocess = {
             name: Preprocess.parse_saved(one.preprocess, source=str(one.folder)) for name, one in checkpoints.items()
         }
@@ -76,7 +83,8 @@ class StackPredictor:
                         failed[name] = one
         except MedvitError as error:
             return dict.fromkeys(names, error)
-        return failed | {name: joined(self.configs[name], parts[name], image) for name in names if name not in failed}
+        done = [name for name in names if name not in failed]
+        return failed | {name: joined(self.configs[name], parts[name], image, self.horizons) for name in done}
 
     def _outcomes(self, part: Image, prepared: Prepared, names: list[str]) -> dict[str, PredictionOrError]:
         with precision_on(self.device), torch.no_grad():

@@ -112,8 +112,9 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
     """Return one finding per class.
 
     For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
-    class, and the background is omitted. For a regression, the only finding contains the number. For a multi-task
-    model, there are the findings of each label, named `LABEL.CLASS` or, for a number, by the label.
+    class, and the background is omitted. For a regression, the only finding contains the number. For survival, the
+    classes are followed by a finding for each of the derived times. For a multi-task model, there are the findings of
+    each label, named `LABEL.CLASS` or, for a number, by the label.
     """
     if prediction.by_label:
         each = [one for own in prediction.by_label.values() for one in findings_of(own, image, series)]
@@ -122,7 +123,8 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
         return [Finding(series, prediction.classes[0], value=prediction.value)]
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-        return [Finding(series, name, probability=float(value)) for name, value in pairs]
+        found = [Finding(series, name, probability=float(value)) for name, value in pairs]
+        return found + [Finding(series, name, value=time) for name, time in prediction.times.items()]
     assert prediction.mask is not None
     counts = np.bincount(prediction.mask.ravel(), minlength=len(prediction.classes))
     voxel_ml = prediction.affine.voxel_ml if prediction.affine is not None and image.kind == "volume" else None

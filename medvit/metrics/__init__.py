@@ -3,9 +3,10 @@
 A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
 type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
-(`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `MaskMetric` the masks of one class in
-one image, a `VolumeMetric` the volumes of one class in all images, a `PooledMetric` the pixels of one class over all
-images together (`medvit.metrics.pooled`), and a `FeatureMetric` the features of images.
+(`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `SurvivalMetric` times to an event
+(`medvit.metrics.survival`), a `MaskMetric` the masks of one class in one image, a `VolumeMetric` the volumes of one
+class in all images, a `PooledMetric` the pixels of one class over all images together (`medvit.metrics.pooled`), and a
+`FeatureMetric` the features of images.
 Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
 metric, add a file and its test (docs/how-to/add-a-metric.md).
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
@@ -31,9 +32,11 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from medvit.errors import ConfigError
+from medvit.metrics._event_pairs import EventPairs, pairs_of_events
 from medvit.metrics._thresholds import counts_by_score
 from medvit.metrics.confusion import confusion_matrix
 from medvit.registry import occupants
+from medvit.survival import KaplanMeier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +49,9 @@ PATIENT_PREFIX = "patient_"
 """Prefix of the key of a metric computed over patients; without the prefix, it is computed over images."""
 COUNTED = ("voxels", "true_voxels", "overlap_voxels", "counted_voxels")
 """Columns with numbers of voxels: of a class in the prediction, in the truth and in both, and of all not ignored."""
-RESERVED = ("truth", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
+RESERVED = ("truth", "event", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
-ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.values")
+ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.survival", f"{__name__}.values")
 """Packages with metrics."""
 LAST = 1000
 """Position in lists of a metric that does not set one: after all others."""
@@ -86,6 +89,48 @@ class Classified:
     def targets(self) -> Sequence[int]:
         """Classes for one-vs-rest metrics: the positive class if there are two classes, else every class."""
         return [self.positive] if len(self.classes) == 2 else range(len(self.classes))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Times (N,) of N images, whether the event was observed at them, and predicted survival curves.
+
+    Images without the event are censored: they were without it up to their time.
+    """
+
+    times: Float[Array, "n"]
+    events: Bool[Array, "n"]
+    expected: Float[Array, "n"]
+    """Predicted mean time without the event, up to the last time of the model."""
+    grid: Float[Array, "t"]
+    """Equally spaced times up to the last time of the model."""
+    curves: Float[Array, "n t"]
+    """Predicted survival at the times of the grid."""
+    horizons: Float[Array, "h"]
+    """Times at which metrics of single times are computed."""
+    at_horizons: Float[Array, "n h"]
+    """Predicted survival at the horizons."""
+
+    def at(self, indices: Int[Array, "m"]) -> Outcomes:
+        """Return the outcomes of the images at these indices."""
+        return replace(
+            self,
+            times=self.times[indices],
+            events=self.events[indices],
+            expected=self.expected[indices],
+            curves=self.curves[indices],
+            at_horizons=self.at_horizons[indices],
+        )
+
+    @cached_property
+    def uncensored(self) -> KaplanMeier:
+        """Probability of not being censored up to each time."""
+        return KaplanMeier.of_censoring(self.times, self.events)
+
+    @cached_property
+    def pairs(self) -> EventPairs:
+        """Pairs of images of which one is known to have the event before the other."""
+        return pairs_of_events(self.times, self.events, self.expected)
 
 
 @dataclass(frozen=True)
@@ -131,7 +176,7 @@ class Metric:
     place: int = LAST
     """Position in lists, which are sorted by ascending position, then by name."""
 
-    task: ClassVar[Literal["classification", "multilabel", "regression", "segmentation", "representation"]]
+    task: ClassVar[Literal["classification", "multilabel", "regression", "survival", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
     """Whether the metric is computed per image (reports then show the mean) instead of over all images together."""
 
@@ -190,6 +235,19 @@ class LabelMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n l"], Float[Array, "n l"]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurvivalMetric(Metric):
+    """Metric of predicted survival curves and the outcomes of N images, of which some are censored."""
+
+    task = "survival"
+    is_per_image = False
+
+    of_all: Callable[[Outcomes], float] | None = None
+    """Function that computes one value over all times."""
+    of_each: Callable[[Outcomes], Float[Array, "h"]] | None = None
+    """Function that computes a value for each horizon."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from medvit.artifacts import Checkpoint
 from medvit.models.image import Model, ModelConfig
 
 PREFIX = "members."
+OF_EACH_MODEL = ("scales", "intervals")
+"""Keys of `model.yaml` that have one value for each model of an ensemble: standardizations and time intervals."""
 
 
 class Ensemble(nn.Module):
@@ -38,9 +40,9 @@ class Ensemble(nn.Module):
         for number in range(int(checkpoint.model["members"])):
             start = f"{PREFIX}{number}."
             state = {name.removeprefix(start): one for name, one in checkpoint.state.items() if name.startswith(start)}
-            members.append(Model.from_checkpoint(_with_own_scales(checkpoint, number).member(state)))
-        scales = tuple(scale for member in members for scale in member.config.scales)
-        config = members[0].config.model_copy(update={"members": len(members), "scales": scales})
+            members.append(Model.from_checkpoint(_of_member(checkpoint, number).member(state)))
+        own = {key: tuple(one for member in members for one in getattr(member.config, key)) for key in OF_EACH_MODEL}
+        config = members[0].config.model_copy(update={"members": len(members), **own})
         return cls(config, members).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -61,12 +63,19 @@ def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     return Ensemble.from_checkpoint(checkpoint) if checkpoint.is_ensemble else Model.from_checkpoint(checkpoint)
 
 
-def _with_own_scales(checkpoint: Checkpoint, number: int) -> Checkpoint:
-    """Return the checkpoint of an ensemble with the standardizations of one of its models, if there are any."""
-    scales = checkpoint.model.get("scales") or ()
-    count = len(scales) // int(checkpoint.model["members"])
-    own = list(scales[number * count : (number + 1) * count])
-    return replace(checkpoint, model={**checkpoint.model, "scales": own})
+def _of_member(checkpoint: Checkpoint, number: int) -> Checkpoint:
+    """Return the checkpoint of an ensemble with the values of `OF_EACH_MODEL` of one of its models."""
+    own = {}
+    for key in OF_EACH_MODEL:
+        values = checkpoint.model.get(key) or ()
+        count = len(values) // int(checkpoint.model["members"])
+        own[key] = list(values[number * count : (number + 1) * count])
+    return replace(checkpoint, model={**checkpoint.model, **own})
+
+
+def of_each_model(checkpoints: Sequence[Checkpoint]) -> dict[str, list[object]]:
+    """Return the values of `OF_EACH_MODEL` in the description of an ensemble, from its models."""
+    return {key: [one for checkpoint in checkpoints for one in checkpoint.model.get(key, ())] for key in OF_EACH_MODEL}
 
 
 def ensemble_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

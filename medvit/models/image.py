@@ -73,7 +73,7 @@ class ModelConfig(Config):
     classes: tuple[str, ...]
     """Class names in the order of the logits. segmentation: the first one is the background. regression: only the name
     of the label. multilabel: the names of the labels. multitask: `LABEL.CLASS` for each class of a label, `LABEL` for a
-    number.
+    number. survival: `LABEL > TIME` for each predicted probability.
     """
     label: str = ""
     """Key of the manifest's labels that is predicted; empty for a segmentation and for several labels."""
@@ -83,6 +83,10 @@ class ModelConfig(Config):
     """
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification."""
+    event: str = ""
+    """Label of the event of a survival prediction."""
+    intervals: tuple[tuple[float, ...], ...] = ()
+    """Ends of the time intervals of a survival prediction, for each model of an ensemble."""
     tasks: tuple[LabelTask, ...] = ()
     """Labels of a multi-task model, each with its own task and head."""
     positive: str = ""
@@ -128,10 +132,11 @@ class ModelConfig(Config):
 
     @property
     def target(self) -> Target:
-        """Target of the model, with the standardization of its only or first model."""
+        """Target of the model, with the standardization or the time intervals of its only or first model."""
         if self.tasks:
             return Target("", self.classes, parts=self._parts)
-        return Target(self.label, self.classes, self.scales[0] if self.scales else None, self.pairs)
+        scale, ends = self.scales[0] if self.scales else None, self.intervals[0] if self.intervals else ()
+        return Target(self.label, self.classes, scale, self.pairs, event=self.event, ends=ends)
 
     @property
     def _parts(self) -> tuple[LabelTarget, ...]:
@@ -317,7 +322,7 @@ def has_truth(row: Row, config: Predicting) -> bool:
     """Return whether an image has a true value for a model: a label map, a class that the model has, or a number.
 
     Raises:
-        DataError: If the model is a regression, and the label is not a number.
+        DataError: If the model is a regression or survival prediction, and the label does not fit it.
     """
     if config.image_task == "segmentation":
         return bool(row.mask)

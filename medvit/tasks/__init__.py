@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from medvit.losses.supervised import Loss
 
-ImageTaskName = Literal["classification", "multilabel", "multitask", "ordinal", "regression"]
+ImageTaskName = Literal["classification", "multilabel", "multitask", "ordinal", "regression", "survival"]
 TaskName = Literal[ImageTaskName, "segmentation"]
 LabelTaskName = Literal["classification", "ordinal", "regression"]
 """Tasks of one label, which a multi-task model can combine."""
@@ -39,10 +39,15 @@ NOUNS: dict[str, str] = {
     "ordinal": "an ordinal classification",
     "regression": "a regression",
     "segmentation": "a segmentation",
+    "survival": "a survival prediction",
 }
 """Task -> its name in a sentence, with the article."""
 OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
 """Tasks in which each image has one class."""
+OF_NUMBERS: tuple[TaskName, ...] = ("regression", "survival")
+"""Tasks whose label is a number."""
+NUM_INTERVALS = 10
+"""Default number of time intervals of a survival prediction."""
 
 
 class TargetScale(Config):
@@ -60,7 +65,8 @@ class Target:
 
     `label` is the name of the label; it is empty for several labels. `classes` has one name per predicted number: the
     classes of the label; for a regression, only the label; for a multi-label classification, all its labels; for a
-    multi-task model, `LABEL.CLASS` for each class of a label, and `LABEL` for a number.
+    multi-task model, `LABEL.CLASS` for each class of a label, and `LABEL` for a number;
+    for a survival prediction, `LABEL > TIME` for each probability.
     """
 
     label: str
@@ -69,6 +75,10 @@ class Target:
     """Standardization of a regression; unset for other tasks."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Negative and positive class of each label of a multi-label classification; empty for other tasks."""
+    event: str = ""
+    """Label of the event of a survival prediction, whose `label` is that of the time; empty for other tasks."""
+    ends: tuple[float, ...] = ()
+    """Ends of the time intervals of a survival prediction; empty for other tasks."""
     parts: tuple[LabelTarget, ...] = ()
     """Targets of the labels of a multi-task model; empty for other tasks."""
 
@@ -154,7 +164,8 @@ class ImageTask(ABC):
     def target(self, rows: Sequence[Row], labels: Sequence[str], facts: LabelFacts) -> Target:
         """Return the target of a model, given its training images, each of which has at least one of the labels.
 
-        Only a multi-label classification takes several labels; all other tasks take one.
+        A multi-label classification takes several labels, and a survival prediction those of time and event; all other
+        tasks take one.
 
         Raises:
             DataError: If the images do not allow the task.
@@ -175,6 +186,10 @@ class ImageTask(ABC):
         Raises:
             DataError: If the task is a regression, and the label of the image is not a number.
         """
+
+    def with_intervals(self, number: int) -> ImageTask:
+        """Return the task with a number of time intervals; tasks without intervals are unchanged."""
+        return self
 
     def num_outputs(self, target: Target) -> int:
         """Return the number of logits that the model needs for the target."""

@@ -208,6 +208,7 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
     warn_of_ignored(task.kind, config.set_for_balance, *OF_CLASSES, "multilabel", of_labels=of_labels)
     warn_of_ignored(task.kind, config.set_for_classification, "classification", of_labels=of_labels)
     warn_of_ignored(task.kind, config.set_for_regression, "regression", of_labels=of_labels)
+    warn_of_ignored(task.kind, config.set_for_survival, "survival")
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     require_decidable(task, config)
     require_whole_labels(task, config)
@@ -247,6 +248,8 @@ def assigned(
         labels=config.labels,
         tasks=config.tasks,
         weights=config.task_weights,
+        event=config.event,
+        intervals=config.survival_intervals,
         with_val=with_val,
     )
 
@@ -372,6 +375,8 @@ def _describe(
         pairs=task.target.pairs,
         tasks=_label_tasks(task),
         scales=task.target.scales,
+        event=task.target.event,
+        intervals=(task.target.ends,) if task.target.ends else (),
         positive=positive,
         roi=crop,
         overlap=config.overlap,

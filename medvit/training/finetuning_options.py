@@ -15,7 +15,7 @@ from medvit.losses.class_balance import Balance
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
-from medvit.tasks import LabelTaskName, RegressionLoss, TaskName
+from medvit.tasks import NUM_INTERVALS, LabelTaskName, RegressionLoss, TaskName
 from medvit.training.loading.bags import EARLIER_KEYS, BagConfig, folds_of_bags
 from medvit.training.options import TrainingOptions
 from medvit.transforms.augmentation.mixing import MixingConfig
@@ -50,8 +50,9 @@ class FinetuningOptions(TrainingOptions):
     """Task of the model. classification: the class of an image, by `label`. ordinal: the same for classes that are
     ordered grades, such as 0, 1, 2, so that an error by several grades costs more. regression: a number, such as an
     age, by `label`. multilabel: the several labels in `labels`, each with two classes. multitask: the several labels in
-    `tasks`, each with its own task. segmentation: label maps. Unset: multilabel if `labels` is set, multitask if
-    `tasks` is set, else classification if images have the label named in `label`, else segmentation.
+    `tasks`, each with its own task. survival: the time to an event, by `label` and `event`. segmentation: label maps.
+    Unset: multilabel if `labels` is set, multitask if `tasks` is set, survival if `event` is set, else classification
+    if images have the label named in `label`, else segmentation.
     """
     label: str = "label"
     """Name of the label to predict. If no image has this label and `task` is unset, the model learns to predict label
@@ -59,6 +60,10 @@ class FinetuningOptions(TrainingOptions):
     """
     labels: tuple[str, ...] = ()
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
+    """
+    event: str = ""
+    """Name of the label that is 1 if the event was observed at the time `label`, and 0 if the time is censored: the
+    event was not observed up to it. For task=survival.
     """
     tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
     """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
@@ -87,6 +92,10 @@ class FinetuningOptions(TrainingOptions):
     """Loss of a regression, in standard deviations of the training targets. smooth_l1: the squared error for small
     errors, but linear for errors above one standard deviation, so that outliers have less influence. mse: squared
     error.
+    """
+    survival_intervals: int = Field(default=NUM_INTERVALS, ge=2)
+    """Number of time intervals of a survival prediction, which have about equally many events of training patients.
+    Each has its own hazard.
     """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: the weights of the epoch with the best metric on the val split. last: the weights of the
@@ -158,13 +167,13 @@ class FinetuningOptions(TrainingOptions):
     @model_validator(mode="before")
     @classmethod
     def _of_labels(cls, given: Any) -> Any:
-        """Set an unset `task` to multilabel if `labels` is set, and to multitask if `tasks` is set."""
+        """Set an unset `task`: multilabel if `labels` is set, multitask if `tasks` is, survival if `event` is."""
         if not isinstance(given, Mapping) or given.get("task") is not None:
             return given
-        implied = {"labels": "multilabel", "tasks": "multitask"}
+        implied = {"labels": "multilabel", "tasks": "multitask", "event": "survival"}
         found = [key for key in implied if given.get(key)]
         if len(found) > 1:
-            raise ValueError("labels and tasks are both given; name all labels in tasks, or all in labels")
+            raise ValueError(f"{' and '.join(found)} are both given, each of another task; remove one of them")
         return {**given, "task": implied[found[0]]} if found else given
 
     @model_validator(mode="after")
@@ -176,6 +185,17 @@ class FinetuningOptions(TrainingOptions):
             raise ValueError("labels has a label twice; list each once")
         if self.labels and self.balance not in ("loss", "off"):
             raise ValueError(f"balance={self.balance} is for images of one class; use balance=loss or off with labels")
+        return self
+
+    @model_validator(mode="after")
+    def _event_of_survival(self) -> Self:
+        if (self.task == "survival") != bool(self.event):
+            found = f"event={self.event}" if self.event else "no event"
+            raise ValueError(
+                f"task={self.task} with {found}; give label=TIME event=EVENT, the labels of both, with task=survival"
+            )
+        if self.event and self.event == self.label:
+            raise ValueError(f"label and event are both {self.label}; give the label of the time and that of the event")
         return self
 
     @model_validator(mode="after")
@@ -235,8 +255,9 @@ class FinetuningOptions(TrainingOptions):
 
     @property
     def fold_labels(self) -> tuple[str, ...]:
-        """Labels whose classes are spread evenly over folds: the label, or those of `tasks`, with numbers last."""
-        return tuple(sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")) or (self.label,)
+        """Labels whose classes are spread evenly over folds: label, event, or those of `tasks`, with numbers last."""
+        several = sorted(self.tasks, key=lambda label: self.tasks[label] == "regression")
+        return tuple(several) or (self.event or self.label,)
 
     def num_members(self, *, seeds: int) -> int:
         """Return the number of models to train; `seeds` is the default number of seeds without folds."""
@@ -256,6 +277,11 @@ class FinetuningOptions(TrainingOptions):
     def set_for_regression(self) -> dict[str, object]:
         """Options that apply only to regression and that differ from their defaults."""
         return self._set("regression_loss")
+
+    @property
+    def set_for_survival(self) -> dict[str, object]:
+        """Options of survival predictions that are not at their default."""
+        return self._set("survival_intervals")
 
     @property
     def set_for_segmentation(self) -> dict[str, object]:

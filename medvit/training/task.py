@@ -15,7 +15,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
-from medvit.tasks import NOUNS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
+from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
 from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.transforms.preprocess import Normalization, Preprocess
 
@@ -169,14 +169,17 @@ def assign(
     labels: Sequence[str] = (),
     tasks: Mapping[str, LabelTaskName] | None = None,
     weights: Mapping[str, float] | None = None,
+    event: str = "",
+    intervals: int = NUM_INTERVALS,
     with_val: bool = True,
 ) -> TaskAssignment:
     """Return the task of a dataset, with the images that have its target.
 
     `labels` are the labels of a multi-label classification. `tasks` are the labels of a multi-task model with their
-    tasks, and `weights` the weights of their losses, if they are not 1. If `kind` is unset, the task is classification
-    if images have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation
-    images is empty.
+    tasks, and `weights` the weights of their losses, if they are not 1. `event` is the label of the event of a survival
+    prediction, and `intervals` its number of time intervals. If `kind` is unset, the task is classification if images
+    have the label, else segmentation if they have masks. Without `with_val`, the manifest of validation images is
+    empty.
 
     Raises:
         DataError: If no image has the target, a split is empty, the dataset has fewer than two classes, or a target
@@ -184,7 +187,7 @@ def assign(
     """
     usable = manifest.filter(lambda row: row.kind == preprocess.kind)
     kind = kind or _inferred(usable, label)
-    several = {"multilabel": tuple(labels), "multitask": tuple(tasks or {})}
+    several = {"multilabel": tuple(labels), "multitask": tuple(tasks or {}), "survival": (label, event)}
     asked = several.get(kind, (label,) if is_image_task(kind) else ())
     answered = usable.filter(lambda row: any(name in row.labels for name in asked) if asked else bool(row.mask))
     if not answered.rows:
@@ -196,16 +199,16 @@ def assign(
         target = (
             MULTITASK.target(train.rows, asked, train.facts, tasks=tasks or {}, weights=weights or {})
             if kind == "multitask"
-            else _target(kind, train, asked)
+            else _target(kind, train, asked, intervals)
         )
         return TaskAssignment(kind, target, train, val)
     except DataError as error:
         raise DataError(f"{manifest.folder}: {error}") from None
 
 
-def _target(kind: TaskName, train: Manifest, labels: Sequence[str]) -> Target:
+def _target(kind: TaskName, train: Manifest, labels: Sequence[str], intervals: int) -> Target:
     if is_image_task(kind):
-        return image_task(kind).target(train.rows, labels, train.facts)
+        return image_task(kind).with_intervals(intervals).target(train.rows, labels, train.facts)
     classes = train.facts.mask_classes
     if len(classes) < 2:
         raise DataError(f"{kind} needs at least two classes; found {', '.join(classes) or 'none'}")

@@ -61,7 +61,8 @@ class Finding:
     """One line of `predictions.csv`: the result for one class in one series.
 
     A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`. A
-    regression has a `value` in the unit of the label, which `label` names.
+    regression has a `value` in the unit of the label, which `label` names. A survival prediction has a `probability`
+    for each time, and a `value` for its mean and median time.
     """
 
     series: str

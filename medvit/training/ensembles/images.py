@@ -16,7 +16,7 @@ from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.files.atomic import write_text, write_weights
-from medvit.models.ensemble import ensemble_states
+from medvit.models.ensemble import ensemble_states, of_each_model
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, assigned, images_of
@@ -101,7 +101,7 @@ class EnsembleTraining:
                 **saved[0].model,
                 "members": len(saved),
                 "largest_components": self._largest_components(),
-                "scales": [scale for one in saved for scale in one.model.get("scales", ())],
+                **of_each_model(saved),
             },
             state=ensemble_states([one.state for one in saved]),
             adapter=ensemble_states(kept) if len(kept) == len(saved) else None,

@@ -1,0 +1,58 @@
+"""Loss for the time to an event with censoring, by the hazard of each time interval (logistic hazard).
+
+Times are divided into intervals (0, t1], (t1, t2] and so on. The sigmoid of logit k is the hazard of interval k: the
+probability of the event in it, given none before (Gensheimer and Narasimhan, PeerJ 2019). Within an interval, the
+hazard rate is constant. A person who is censored within an interval therefore counts with the share of it that was
+observed, where the paper counts the whole interval after its middle, and nothing before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.losses.supervised import Loss
+
+
+def survival_loss(ends: Sequence[float]) -> Loss:
+    """Return the mean negative log likelihood for logits (B, K) and targets (B, 2) of time and event (1 or 0).
+
+    `ends` are the ends of the K intervals. An event after the last one counts as none.
+    """
+
+    def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
+        times, observed = targets.float().unbind(dim=1)
+        edges = torch.tensor(ends, dtype=torch.float32, device=logits.device)
+        number = torch.arange(len(edges), device=logits.device)
+        interval = torch.searchsorted(edges, times.contiguous())[:, None]  # the first that does not end before
+        happens = (number == interval) & (observed[:, None] == 1)
+        survived = torch.where(observed[:, None] == 1, (number < interval).float(), exposures(times, edges))
+        hazards = logits.float()
+        return (survived * F.softplus(hazards) + happens * F.softplus(-hazards)).sum(dim=1).mean()
+
+    return loss
+
+
+def survival_curves(
+    logits: Float[Tensor, "b k"], ends: Sequence[float], times: Sequence[float]
+) -> Float[Tensor, "b t"]:
+    """Return the probability of being without the event at each time; after the last end, its hazard continues."""
+    asked, edges = (torch.tensor(each, dtype=torch.float32, device=logits.device) for each in (times, ends))
+    lengths = exposures(asked, edges)
+    lengths[:, -1] += ((asked - edges[-1]) / _lengths(edges)[-1]).clamp(min=0.0)
+    # Not by a matrix product, which autocast would compute in 16 bits.
+    return torch.exp(-(F.softplus(logits.float())[:, None] * lengths).sum(dim=2))
+
+
+def exposures(times: Float[Tensor, "b"], ends: Float[Tensor, "k"]) -> Float[Tensor, "b k"]:
+    """Return the share of each interval that lies before each time."""
+    lengths = _lengths(ends)
+    return ((times[:, None] - (ends - lengths)) / lengths).clamp(0.0, 1.0)
+
+
+def _lengths(ends: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+    return torch.diff(ends, prepend=ends.new_zeros(1))
