@@ -162,8 +162,8 @@ def combined(found: Iterable[Item | Refusal], config: ChannelsConfig | None, roo
 def joined(item: Item, images: Sequence[Image]) -> Image:
     """Return one image from the images of the channels of an item, without its label map.
 
-    The grid is that of the first channel. Pixels keep their stored type if all channels have the same type, slope and
-    intercept; otherwise, they become real intensities in float32.
+    Channels are in alphabetical order; the grid is that of the first channel of the item. Pixels keep their stored type
+    if all channels have the same type, slope and intercept; otherwise, they become real intensities in float32.
 
     Raises:
         GeometryError: If the channels are on different grids, unless the item is to be resampled.
@@ -178,17 +178,18 @@ def joined(item: Item, images: Sequence[Image]) -> Image:
         images = [_in_real_units(one) for one in images]
     first = images[0]
     pixels = [_on_grid(image, first, name, item) for name, image in zip(names, images, strict=True)]
+    order = sorted(range(len(names)), key=names.__getitem__)
     units, offered = {one.unit for one in images}, dict.fromkeys(one.offered for one in images if one.offered)
     return replace(
         first,
-        pixels=np.concatenate(pixels),
+        pixels=np.concatenate([pixels[number] for number in order]),
         modality=item.modality or first.modality,
         unit=first.unit if len(units) == 1 else "",
         fallback=next((one.fallback for one in images if one.fallback), ""),
         mapping=first.mapping if len({one.mapping for one in images}) == 1 else "",
         offered=", ".join(offered),
         mask=None,
-        channels=names,
+        channels=tuple(names[number] for number in order),
     )
 
 

@@ -150,7 +150,7 @@ def test_the_label_map_of_any_channel_is_that_of_the_image_and_gives_the_grid(tm
     write(tmp_path / "a_t1.nii", volume(0))
     image = read(only(found(tmp_path)))
     np.testing.assert_array_equal(image.mask, mask)
-    assert image.channels == ("T2", "T1")
+    assert image.channels == ("T1", "T2")
 
 
 def test_series_of_a_study_are_channels_by_a_dicom_element(make_series):
@@ -163,7 +163,7 @@ def test_series_of_a_study_are_channels_by_a_dicom_element(make_series):
     assert [entry.code for entry in entries if isinstance(entry, Refusal)] == [UNUSED]
     assert item.identity.study == "1.2.3"
     assert item.modality == "MR"
-    assert read(item).channels == ("T1", "FLAIR")
+    assert read(item).channels == ("FLAIR", "T1")
     assert all(part.values == "mapped" for part in ValuesConfig(mapping="R2").of(item).parts)
 
 
