@@ -113,7 +113,9 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = training.train().save()
 
     if config.folds:
-        write_out_of_fold(checkpoint, training.manifest, training.members, config.fold_labels, run.failures)
+        write_out_of_fold(
+            checkpoint, training.manifest, training.members, config.fold_labels, run.failures, run.learned
+        )
     figures = training.figures()
     write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())

@@ -80,6 +80,11 @@ def judge_predictions(predictions: StoredPredictions, manifest: Manifest) -> Jud
     """
     measured, notes = with_known_truth(predictions.images_of(manifest), predictions.config, predictions.kind)
     doubts = [*other_values(manifest, predictions.config), *assumed_patients_note(measured)]
+    if predictions.num_pretrained:
+        doubts.append(
+            f"the initial weights of the models were trained on images of {predictions.num_pretrained} of these "
+            "patients: the metrics may be better than for new patients"
+        )
     trained_on = "the other folds of the same dataset"
     return Judged(
         predictions, measured, OUT_OF_FOLD, (*notes, SELECTED), tuple(doubts), predictions.model_hash, trained_on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from medvit.errors import DataError
 from medvit.files.atomic import replacing, write_text
 from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor, numbers_of, prediction_of
+from medvit.leakage.seen_patients import patients_among
 from medvit.models.ensemble import Ensemble
 from medvit.models.image import ModelConfig, has_truth
 from medvit.records import Kind, Row
@@ -40,11 +41,13 @@ def write_out_of_fold(
     members: Sequence[EnsembleMember],
     labels: Sequence[str],
     failures: list[str],
+    learned: Collection[str] = (),
 ) -> Path:
     """Predict the images of the train and val splits that have a truth, and write the folder of the predictions.
 
     The predictions of the models that were not trained on a patient, one for each seed, are averaged. A line is
-    added to `failures` for each image that fails.
+    added to `failures` for each image that fails. `learned` are the digests of the patients that the initial weights
+    were trained on (`medvit.leakage.seen_patients`); the number of those that are predicted is recorded.
 
     Raises:
         DataError: If all images fail.
@@ -63,12 +66,19 @@ def write_out_of_fold(
         predictor.model.active = holders[image.row.image_id]
         return predictor(image)
 
-    found = predicted(manifest, rows, predict, failures, title="Predicting out of fold")
-    lines = [_line(row, holders[row.image_id], prediction, store) for row, _, prediction in found]
+    lines, done = [], []
+    for row, _, prediction in predicted(manifest, rows, predict, failures, title="Predicting out of fold"):
+        lines.append(_line(row, holders[row.image_id], prediction, store))
+        done.append(row)
     if not lines:
         raise DataError(f"{manifest.folder}: out-of-fold prediction of all {len(rows)} images failed")
     folder.mkdir(exist_ok=True)
-    description = {"dataset": manifest.hash, "checkpoint": checkpoint.hash, "model": checkpoint.model}
+    description = {
+        "dataset": manifest.hash,
+        "checkpoint": checkpoint.hash,
+        "model": checkpoint.model,
+        "num_pretrained": len(patients_among(learned, done)),
+    }
     write_text(folder / DESCRIPTION, json.dumps(description, indent=2, sort_keys=True) + "\n")
     with replacing(folder / TABLE) as partial:
         pq.write_table(pa.Table.from_pylist(lines), partial)
@@ -87,6 +97,8 @@ class StoredPredictions:
     """Hash of the checkpoint of the ensemble."""
     lines: Mapping[str, Mapping[str, Any]]
     """Image id -> line of the table."""
+    num_pretrained: int = 0
+    """Number of predicted patients that the initial weights of the models were trained on; 0 in earlier versions."""
     device = torch.device("cpu")
 
     @classmethod
@@ -108,7 +120,8 @@ class StoredPredictions:
             model, hashes = description["model"], (description["dataset"], description["checkpoint"])
         except (json.JSONDecodeError, KeyError, TypeError, pa.ArrowException, OSError):
             raise DataError(f"{folder} is damaged and cannot be read; run finetune again") from None
-        return cls(folder, ModelConfig.parse_saved(model, source=str(folder)), *hashes, lines)
+        config = ModelConfig.parse_saved(model, source=str(folder))
+        return cls(folder, config, *hashes, lines, int(description.get("num_pretrained", 0)))
 
     def images_of(self, manifest: Manifest) -> Manifest:
         """Return the images that were predicted.

@@ -9,7 +9,7 @@ a different pseudonym in each dataset; for such datasets, `medvit leakage` can s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medvit.artifacts import PATIENTS
@@ -39,7 +39,11 @@ def training_patients(folder: Path) -> frozenset[str]:
 
 def seen_patients(folder: Path, rows: Iterable[Row]) -> frozenset[str]:
     """Return the patients of `rows` that the model in a folder was trained on."""
-    known = training_patients(folder)
+    return patients_among(training_patients(folder), rows)
+
+
+def patients_among(known: Collection[str], rows: Iterable[Row]) -> frozenset[str]:
+    """Return the patients of `rows` whose digests are in `known`."""
     return frozenset(row.patient_id for row in rows if any(_digest(name) in known for name in _names(row)))
 
 

@@ -24,6 +24,7 @@ from medvit.training.ensembles.folds import EnsembleMember, members_of
 from medvit.training.ensembles.images import EnsembleTraining
 from pipelines.evaluate import evaluate
 from pipelines.finetune import FinetuneConfig, finetune
+from pipelines.pretrain import pretrain
 from tests.training.test_runs import TINY, interrupt
 
 QUICK = {
@@ -163,6 +164,24 @@ def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble
 
 def dict_of(member: EnsembleMember, manifest: Manifest) -> dict[str, str]:
     return {row.image_id: row.split for row in member.split(manifest, "label")}
+
+
+def test_a_report_tells_that_the_initial_weights_know_the_patients(images, tmp_path):
+    shared = {key: QUICK[key] for key in ("tracking", "backbone", "preprocess", "loader")}
+    trainer = {"epochs": 1, "steps_per_epoch": 1, "precision": "32-true"}
+    objective = {"name": "mae", "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+    backbone = pretrain(
+        dataset=images, output=tmp_path / "backbone", trainer=trainer, objective=objective, guard="off", **shared
+    )
+    manifest = Manifest.read(images)
+    known = seen_patients(backbone.folder, manifest)
+    assert known
+    options = {key: value for key, value in QUICK.items() if key != "backbone"}
+    model = finetune(dataset=images, output=tmp_path / "model", folds=2, checkpoint=backbone.folder, **options)
+    given = {"dataset": images, "tracking": {"enabled": False}, "resamples": 100}
+    report = evaluate(predictions=model.folder / "out_of_fold", output=tmp_path / "report", **given)
+    text = (report.folder / "report.html").read_text(encoding="utf-8")
+    assert f"initial weights of the models were trained on images of {len(known)} of these patients" in text
 
 
 def test_patients_of_all_folds_are_training_patients_with_the_last_weights(images, tmp_path):
