@@ -39,6 +39,7 @@ EVERYTHING = {
     "blur": 1.0,
     "blur_chances": [1.0],
     "solarize": 1.0,
+    "one_of": [],
     "noise": 0.1,
     "erasing": 1.0,
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from medvit.config import Amount, Below, Config, Positive, Share
 from medvit.transforms.augmentation.smoothing import smoothed
 from medvit.transforms.augmentation.units import UnitScale
 from medvit.transforms.stain import StainChange, draw_stain
+
+Degradation = Literal["grayscale", "solarize", "blur"]
 
 FIELD_DEGREE = 3
 """Degree of the polynomial whose exponential is the bias field."""
@@ -67,6 +69,11 @@ class IntensityAugmentation(Config):
     """
     solarize: Share = 0.0
     """Probability of inverting the intensities above the middle of the crop's range (solarization)."""
+    one_of: tuple[Degradation, ...] = ()
+    """Degradations of which exactly one, drawn with equal probabilities, is applied to each crop, such as
+    [grayscale,solarize,blur] (3-Augment of DeiT III). The probabilities of the named ones must be unset. Empty: each
+    has its own probability.
+    """
     noise: Amount = 0.0
     """Maximum standard deviation of Gaussian noise, in standard deviations of the crop."""
 
@@ -76,6 +83,20 @@ class IntensityAugmentation(Config):
             raise ValueError(
                 f"blur_chances has {len(self.blur_chances)} numbers; expected an empty list, one number or three"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_probability_of_each(self) -> Self:
+        given = {"grayscale": self.grayscale, "solarize": self.solarize}
+        given["blur"] = self.blur_chances if "blur_chances" in self.model_fields_set else 0
+        twice = [name for name in self.one_of if given[name]]
+        if twice:
+            key = "blur_chances" if twice[0] == "blur" else twice[0]
+            raise ValueError(f"one_of has {twice[0]}, which {key} applies as well; remove one of the two")
+        if len(set(self.one_of)) < len(self.one_of):
+            raise ValueError(f"one_of has a degradation twice: {', '.join(self.one_of)}; name each once")
+        if "blur" in self.one_of and not self.blur:
+            raise ValueError("one_of has blur, but blur, its maximum sigma, is 0; set blur, or remove it from one_of")
         return self
 
     def blur_chance(self, kind: int) -> float:
@@ -120,6 +141,12 @@ def draw_intensity(
     gray, blurred, solarized = generator.random(3) < (config.grayscale, config.blur_chance(kind), config.solarize)
     sigma = generator.uniform(min(SMALLEST_BLUR, config.blur), config.blur)
     noise = generator.random() * config.noise
+    if config.one_of:
+        only = config.one_of[int(generator.integers(len(config.one_of)))]
+        gray, blurred, solarized = (
+            name == only if name in config.one_of else drawn
+            for name, drawn in (("grayscale", gray), ("blur", blurred), ("solarize", solarized))
+        )
     return IntensityChange(
         window=config.windows[number % len(config.windows)] if config.windows and windowed else None,
         stain=stain if config.stain and stained else None,
