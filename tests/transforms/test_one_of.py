@@ -37,6 +37,17 @@ def test_other_degradations_keep_their_probability_and_the_draw_is_that_of_the_s
     assert drawn(3, **THREE) == drawn(3, **THREE)
 
 
+def test_the_other_draws_are_as_without_it() -> None:
+    for seed in range(20):
+        generators = [np.random.default_rng(seed) for _ in range(2)]
+        with_it, without = (
+            draw_intensity(IntensityAugmentation.parse(options), generator, ndim=2, channels=3)
+            for options, generator in zip((THREE, {**THREE, "one_of": []}), generators, strict=True)
+        )
+        assert (with_it.gamma, with_it.noise_seed, with_it.gains) == (without.gamma, without.noise_seed, without.gains)
+        assert generators[0].random() == generators[1].random()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -87,7 +87,7 @@ class IntensityAugmentation(Config):
 
     @model_validator(mode="after")
     def _has_one_probability_of_each(self) -> Self:
-        given = {"grayscale": self.grayscale, "solarize": self.solarize}
+        given: dict[str, object] = {"grayscale": self.grayscale, "solarize": self.solarize}
         given["blur"] = self.blur_chances if "blur_chances" in self.model_fields_set else 0
         twice = [name for name in self.one_of if given[name]]
         if twice:
@@ -142,7 +142,7 @@ def draw_intensity(
     sigma = generator.uniform(min(SMALLEST_BLUR, config.blur), config.blur)
     noise = generator.random() * config.noise
     if config.one_of:
-        only = config.one_of[int(generator.integers(len(config.one_of)))]
+        only = config.one_of[seed % len(config.one_of)]  # without a draw, which would change the draws that follow
         gray, blurred, solarized = (
             name == only if name in config.one_of else drawn
             for name, drawn in (("grayscale", gray), ("blur", blurred), ("solarize", solarized))
