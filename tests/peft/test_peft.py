@@ -13,6 +13,7 @@ from medvit.peft.frozen import FrozenConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.registry import find, names
+from tests.peft.small import random_sensitivity
 
 WAYS = names("medvit.peft")
 
@@ -50,7 +51,9 @@ def test_every_file_of_the_folder_is_one_way():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_merged_equals_adapted(way):
-    peft = find("medvit.peft", way)().adapt(backbone(way))
+    plain = backbone(way)
+    plain.sensitivity = random_sensitivity(plain)  # for SPT
+    peft = find("medvit.peft", way)().adapt(plain)
     for weight in peft.backbone.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.05)
