@@ -62,6 +62,8 @@ class Backbone(nn.Module, ABC):
     """
     channel_names: tuple[str, ...] = ()
     """Names of the channels; if they have names, an image may lack some, which are NaN (`medvit.channels`)."""
+    channel_sampling: bool = False
+    """Whether training hides random channels (`sampled`)."""
     patch_sizes: tuple[tuple[int, ...], ...] = ()
     """Patch sizes of which one is drawn at random in each training step. Empty: the patch size is fixed."""
     fit: Fit | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvit.backbones import Backbone
 from medvit.errors import ConfigError
 from medvit.hardware import memory_bytes, resolve_device
 from medvit.models.image import Model
@@ -72,6 +74,7 @@ def stored_for_backward(module: torch.nn.Module) -> Iterator[StoredBytes]:
 def measure_memory(model: Model, crop: tuple[int, ...], trainer: TrainerOptions) -> DeviceMemory:
     """Return the memory that a training with these crops needs, from two forward passes on the device.
 
+    What training draws at random, patch sizes and channels, is that of the steps that need most.
     Neither weights, statistics of batch norms nor random numbers change.
 
     Raises:
@@ -105,9 +108,21 @@ def _stored_bytes(model: Model, count: int, crop: tuple[int, ...], trainer: Trai
     pixels = torch.zeros(count, model.backbone.channels, *crop, device=device)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(trainer.precision))
     half = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-    with _unchanged(model), half, stored_for_backward(model) as stored:
+    with _unchanged(model), _costliest(model.backbone), half, stored_for_backward(model) as stored:
         model.train().at_levels(pixels)
     return stored.num_bytes
+
+
+@contextlib.contextmanager
+def _costliest(backbone: Backbone) -> Iterator[None]:
+    """Return a context in which each step needs as much memory as any: with the smallest patches and all channels."""
+    before = {"patch_sizes": backbone.patch_sizes, "channel_sampling": backbone.channel_sampling}
+    backbone.patch_sizes, backbone.channel_sampling = tuple(sorted(backbone.patch_sizes, key=math.prod)[:1]), False
+    try:
+        yield
+    finally:  # a batch may not fit
+        for key, value in before.items():
+            setattr(backbone, key, value)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from medvit.backbones.channel_vit import ChannelVitConfig
+from medvit.backbones.vit import VitConfig
 from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.errors import OutputError
 from medvit.hardware import memory_bytes
+from medvit.models.image import Model, ModelConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.assembly import AssembledFinetuning
@@ -139,6 +142,29 @@ def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert 6 < more.image_bytes / few.image_bytes < 10, "in proportion to eight times as many voxels, about"
     assert 0 < few.usable_bytes <= memory_bytes(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "costliest"),
+    [
+        (
+            VitConfig(ndim=2, channels=4, patch_size=8, patch_sizes=(16, 4, 8)),
+            VitConfig(ndim=2, channels=4, patch_size=4),
+        ),
+        (ChannelVitConfig(ndim=2, channels=4), ChannelVitConfig(ndim=2, channels=4, channel_sampling=False)),
+    ],
+)
+def test_the_memory_is_that_of_the_steps_that_need_most(drawn: VitConfig, costliest: VitConfig) -> None:
+    def image_bytes(config: VitConfig) -> int:
+        made = config.model_copy(update={"width": 32, "depth": 2, "heads": 2})
+        described = {"kind": "classification", "peft": {"name": "full"}, "head": {"name": "linear"}, "label": "finding"}
+        model = Model(ModelConfig.parse({**described, "classes": ("a", "b"), "backbone": made}), made.build())
+        return measure_memory(model, (32, 32), TrainerOptions(precision="32-true")).image_bytes
+
+    wanted = image_bytes(costliest)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert image_bytes(drawn) == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.parametrize(
