@@ -70,6 +70,8 @@ class Evaluation:
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity, specificity and average precision refer."""
+    is_graded: bool = False
+    """Whether this is an ordinal classification, whose predicted class is the median grade."""
     horizons: tuple[float, ...] = ()
     """Times for metrics of single times, of a survival prediction."""
     parts: Mapping[str, Evaluation] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -144,11 +144,12 @@ def breakdowns(
     seed: int,
     order: Sequence[str] = (),
     positive: int = 1,
+    is_graded: bool = False,
 ) -> tuple[Breakdown, ...]:
     """Return metrics with intervals by aggregation level, by quality if images have a score, and by uncertainty.
 
     `order` names all classes from harmless to worst. If there are two classes, `positive` is the index of the positive
-    one.
+    one. `is_graded` is true for an ordinal classification.
 
     Raises:
         ConfigError: If `order` does not name exactly the classes.
@@ -156,7 +157,7 @@ def breakdowns(
     assumed = assumed_patients(rows)
 
     def line(name: str, part: Answers) -> MetricRow:
-        estimates = _estimates(part, classes, positive, resamples=resamples, seed=seed)
+        estimates = _estimates(part, classes, positive, is_graded=is_graded, resamples=resamples, seed=seed)
         return MetricRow(name, len(part), PatientCount.among(part.patients, assumed), estimates)
 
     found = []
@@ -236,7 +237,8 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
     if len(everyone) == len(images.rows) or not len(patients):
         return images
     positive = index_of(images.positive, images.classes)
-    estimates = _estimates(patients, images.classes, positive, resamples=resamples, seed=seed)
+    how: dict[str, Any] = {"is_graded": images.is_graded, "resamples": resamples, "seed": seed}
+    estimates = _estimates(patients, images.classes, positive, **how)
     counted = PatientCount.among(patients.patients, assumed)
     notes = [f"{counted}: each has the mean of the probabilities of its images"]
     if mixed := everyone - set(patients.patients):
@@ -246,10 +248,12 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
 
 
 def _estimates(
-    parts: Answers, classes: Sequence[str], positive: int, *, resamples: int, seed: int
+    parts: Answers, classes: Sequence[str], positive: int, *, is_graded: bool, resamples: int, seed: int
 ) -> dict[str, Estimate]:
     return bootstrap(
-        lambda drawn: classification_metrics(parts.truth[drawn], parts.probabilities[drawn], classes, positive),
+        lambda drawn: classification_metrics(
+            parts.truth[drawn], parts.probabilities[drawn], classes, positive, is_graded=is_graded
+        ),
         parts.patients,
         resamples=resamples,
         seed=seed,

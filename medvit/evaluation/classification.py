@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
@@ -10,6 +11,7 @@ from numpy import ndarray as Array
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics import Classified, ClassMetric, metrics
+from medvit.metrics.confusion import median_grade
 from medvit.records import Row
 
 
@@ -23,32 +25,44 @@ def evaluate_classes(
     seed: int,
     notes: Sequence[str] = (),
     positive: int = 1,
+    is_graded: bool = False,
 ) -> Evaluation:
     """Return all classification metrics with intervals over patients.
 
-    If there are two classes, `positive` is the index of the positive one.
+    If there are two classes, `positive` is the index of the positive one. If the classification is ordinal
+    (`is_graded`), there is a column with the predicted class.
     """
     estimates = bootstrap(
-        lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
+        lambda drawn: classification_metrics(
+            truth[drawn], probabilities[drawn], classes, positive, is_graded=is_graded
+        ),
         [row.patient_id for row in rows],
         resamples=resamples,
         seed=seed,
     )
-    columns = {"truth": truth} | {f"p.{name}": probabilities[:, index] for index, name in enumerate(classes)}
+    columns = {"truth": truth} | ({"predicted": median_grade(probabilities)} if is_graded else {})
+    columns |= {f"p.{name}": probabilities[:, index] for index, name in enumerate(classes)}
     named = classes[positive] if len(classes) == 2 else ""
-    return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes), positive=named)
+    how: dict[str, Any] = {"positive": named, "is_graded": is_graded}
+    return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes), **how)
 
 
 def classification_metrics(
-    truth: Int[Array, "n"], probabilities: Float[Array, "n l"], classes: Sequence[str], positive: int = 1
+    truth: Int[Array, "n"],
+    probabilities: Float[Array, "n l"],
+    classes: Sequence[str],
+    positive: int = 1,
+    *,
+    is_graded: bool = False,
 ) -> dict[str, float]:
     """Return the value of every `ClassMetric`, keyed by metric, for true class indices and probabilities.
 
     Some metrics compare one class with the rest. With two classes, such a metric is that of the class `positive`. With
     more classes, `KEY.CLASS` is the metric of each class, and `KEY` is their mean (as in MedMNIST's evaluator). The
-    mean is undefined if the metric of any class is undefined: it always covers the same classes.
+    mean is undefined if the metric of any class is undefined: it always covers the same classes. `is_graded` is true
+    for an ordinal classification.
     """
-    images = Classified(truth, probabilities, classes, positive)
+    images = Classified(truth, probabilities, classes, positive, is_graded)
     known = metrics(ClassMetric)
     found = {one.key(): one.of_all(images) for one in known if one.of_all is not None and one.applies(classes)}
     if len(classes) == 2:

@@ -13,6 +13,7 @@ from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.paired import MetricTable, paired_differences
 from medvit.evaluation.positive import index_of
+from medvit.metrics.confusion import median_grade
 from medvit.records import Row
 from medvit.tasks import Target
 
@@ -41,6 +42,8 @@ def merged(
         columns[f"truth.{label}"] = true
         prefix = "predicted" if part.task == "regression" else "p"
         span = target.spans[label]
+        if part.task == "ordinal":
+            columns[f"predicted.{label}"] = median_grade(predictions[:, span])
         columns |= {f"{prefix}.{name}": predictions[:, span][:, n] for n, name in enumerate(part.names)}
         num_missing = int(np.isnan(true).sum())
         if num_missing:

@@ -66,7 +66,8 @@ def paired_differences(
         raise DataError("the two reports share no image; evaluate both models on the same split of the same dataset")
     if "event" in one and "event" in other:
         other = with_times(other, classes)
-    one, other = _comparable(one, other)
+    graded = [_is_graded(table) for table in (one, other)]
+    one, other = _comparable(*(_without_class(table) for table in (one, other)))
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
     truths = [name for name in one if name.partition(".")[0] in ("truth", "event", "true_voxels", "counted_voxels")]
     if any(_differ(one[name][mine], other[name][theirs]) for name in truths):
@@ -77,8 +78,8 @@ def paired_differences(
     patients = [str(patient) for patient in one["patient_id"][mine]]
 
     def difference(drawn: Array) -> dict[str, float]:
-        first = _metrics(one, mine[drawn], classes, positive, horizons)
-        second = _metrics(other, theirs[drawn], classes, positive, horizons)
+        first = _metrics(one, mine[drawn], classes, positive, horizons, is_graded=graded[0])
+        second = _metrics(other, theirs[drawn], classes, positive, horizons, is_graded=graded[1])
         return {name: first[name] - second[name] for name in first}
 
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
@@ -105,6 +106,16 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
     return {name: one[name] for name in shared}, {name: other[name] for name in shared}
 
 
+def _is_graded(table: MetricTable) -> bool:
+    """Return whether a table is of an ordinal classification, which alone has predicted classes and probabilities."""
+    return "predicted" in table and "event" not in table and any(name.startswith("p.") for name in table)
+
+
+def _without_class(table: MetricTable) -> MetricTable:
+    """Return a table without predicted classes, so that ordinal and other classifications can be compared."""
+    return {name: table[name] for name in table if name != "predicted"} if _is_graded(table) else table
+
+
 def _mask_metric(column: str) -> str:
     """Return the name of the segmentation metric whose values a column contains; empty for other columns."""
     if column.partition(".")[0] in POOLED:
@@ -114,7 +125,13 @@ def _mask_metric(column: str) -> str:
 
 
 def _metrics(
-    table: MetricTable, indices: Array, classes: Sequence[str], positive: int, horizons: Sequence[float]
+    table: MetricTable,
+    indices: Array,
+    classes: Sequence[str],
+    positive: int,
+    horizons: Sequence[float],
+    *,
+    is_graded: bool,
 ) -> dict[str, float]:
     if "event" in table:
         drawn = {name: values[indices] for name, values in table.items()}
@@ -128,5 +145,6 @@ def _metrics(
         return multilabel_metrics(truth, probabilities, classes)
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
-        return classification_metrics(table["truth"][indices].astype(int), probabilities, classes, positive)
+        truth = table["truth"][indices].astype(int)
+        return classification_metrics(truth, probabilities, classes, positive, is_graded=is_graded)
     return mask_metrics({name: values[indices] for name, values in table.items()})

@@ -11,7 +11,7 @@ from numpy import ndarray as Array
 from sklearn import metrics
 
 from medvit.evaluation import Evaluation
-from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics import Classified
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.ece import reliability
 from medvit.records import IGNORED
@@ -63,9 +63,9 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
 
 def confusion_figure(evaluation: Evaluation) -> Figure:
     """Plot the number of images of each class by predicted class."""
-    truth, probabilities = evaluation.truth, evaluation.probabilities
     labels = list(range(len(evaluation.classes)))
-    counts = confusion_matrix(truth, probabilities.argmax(axis=1), len(labels))
+    found = Classified(evaluation.truth, evaluation.probabilities, evaluation.classes, is_graded=evaluation.is_graded)
+    counts = found.counts
     figure, axes = _square()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -129,7 +129,14 @@ class Measurement:
         classes = part.target.classes
         index = index_of(positive, classes)
         found = evaluate_classes(
-            rows, truth.astype(int), predictions, classes, notes=(), positive=index, **self._bootstrap
+            rows,
+            truth.astype(int),
+            predictions,
+            classes,
+            notes=(),
+            positive=index,
+            is_graded=part.task == "ordinal",
+            **self._bootstrap,
         )
         return self._with_breakdowns(found)
 
@@ -145,6 +152,7 @@ class Measurement:
             self.options.levels or LEVELS[:1],
             order=self.options.order,
             positive=index_of(images.positive, images.classes),
+            is_graded=images.is_graded,
             **self._bootstrap,
         )
         return replace(images, breakdowns=parts)
@@ -163,7 +171,14 @@ class Measurement:
         truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
         positive = index_of(self.options.positive, model.classes)
         return evaluate_classes(
-            rows, truth, np.stack(each), model.classes, notes=notes, positive=positive, **self._bootstrap
+            rows,
+            truth,
+            np.stack(each),
+            model.classes,
+            notes=notes,
+            positive=positive,
+            is_graded=model.kind == "ordinal",
+            **self._bootstrap,
         )
 
     @property

@@ -157,7 +157,8 @@ class StoredPredictions:
         if line.get("value") is not None:  # earlier versions wrote no such column
             return Prediction(self.config.classes, value=line["value"])
         if line["mask"] is None:
-            return Prediction(self.config.classes, probabilities=np.array(line["probabilities"], dtype=np.float32))
+            numbers = np.array(line["probabilities"], dtype=np.float32)
+            return prediction_of(self.config.kind, self.config.target, numbers)
         return Prediction(self.config.classes, mask=Store(self.folder / MASKS).get(line["mask"]), affine=image.affine)
 
 

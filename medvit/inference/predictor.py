@@ -14,6 +14,7 @@ from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.errors import ConfigError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
+from medvit.metrics.confusion import median_grade
 from medvit.records import Kind
 from medvit.survival import (
     median_time,
@@ -174,6 +175,9 @@ def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) ->
         return Prediction(target.classes, by_label=found)
     if task == "regression":
         return Prediction(target.classes, value=float(numbers[0]))
+    if task == "ordinal":
+        grade = int(target.classes[int(median_grade(numbers[None])[0])])
+        return Prediction(target.classes, probabilities=numbers, grades={target.label: grade})
     return Prediction(target.classes, probabilities=numbers)
 
 

@@ -111,20 +111,26 @@ class StudyJob:
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
     """Return one finding per class.
 
-    For a classification, it contains the probability of the class. For a segmentation, it contains the volume of the
-    class, and the background is omitted. For a regression, the only finding contains the number. For survival, the
+    For a classification, it contains the probability of the class. For an ordinal classification, the classes are
+    followed by a finding with the predicted grade, named by the label. For a segmentation, it contains the volume of
+    the class, and the background is omitted. For a regression, the only finding contains the number. For survival, the
     classes are followed by a finding for each of the derived times. For a multi-task model, there are the findings of
     each label, named `LABEL.CLASS` or, for a number, by the label.
     """
     if prediction.by_label:
-        each = [one for own in prediction.by_label.values() for one in findings_of(own, image, series)]
-        return [replace(one, label=name) for one, name in zip(each, prediction.classes, strict=True)]
+        names = iter(prediction.classes)
+        return [
+            one if one.label in own.grades and one.value is not None else replace(one, label=next(names))
+            for own in prediction.by_label.values()
+            for one in findings_of(own, image, series)
+        ]
     if prediction.value is not None:
         return [Finding(series, prediction.classes[0], value=prediction.value)]
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         found = [Finding(series, name, probability=float(value)) for name, value in pairs]
-        return found + [Finding(series, name, value=time) for name, time in prediction.times.items()]
+        derived = {**prediction.times, **prediction.grades}
+        return found + [Finding(series, name, value=value) for name, value in derived.items()]
     assert prediction.mask is not None
     counts = np.bincount(prediction.mask.ravel(), minlength=len(prediction.classes))
     voxel_ml = prediction.affine.voxel_ml if prediction.affine is not None and image.kind == "volume" else None

@@ -27,14 +27,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from medvit.errors import ConfigError
 from medvit.metrics._event_pairs import EventPairs, pairs_of_events
 from medvit.metrics._thresholds import counts_by_score
-from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics.confusion import confusion_matrix, median_grade, most_probable_class
 from medvit.registry import occupants
 from medvit.survival import KaplanMeier
 
@@ -62,18 +61,20 @@ class Classified:
     """True classes (N,) and predicted probabilities (N, L) of N images.
 
     If there are two classes, `positive` is the index of the positive one. The predicted class of an image is the most
-    probable one; of two classes, the one with a probability above 0.5.
+    probable one; of two classes, the one with a probability above 0.5. `is_graded` is true for an ordinal
+    classification, whose predicted class is the median grade (`medvit.metrics.confusion`).
     """
 
     truth: Int[Array, "n"]
     probabilities: Float[Array, "n l"]
     classes: Sequence[str]
     positive: int = 1
+    is_graded: bool = False
 
     @cached_property
     def chosen(self) -> Int[Array, "n"]:
         """Predicted class of each image."""
-        return np.asarray(self.probabilities.argmax(axis=1))
+        return (median_grade if self.is_graded else most_probable_class)(self.probabilities)
 
     @cached_property
     def counts(self) -> Int[Array, "l l"]:

@@ -21,7 +21,8 @@ METRIC = ClassMetric(
     name="accuracy",
     title="Accuracy",
     meaning="Accuracy: the share of images whose class is predicted correctly; always predicting the most frequent "
-    "class can score high.",
+    "class can score high. The predicted class is the most probable one; of an ordinal classification, it is the "
+    "median grade.",
     higher_is_better=True,
     of_all=lambda found: accuracy(found.truth, found.chosen),
     in_breakdowns=True,

@@ -1,7 +1,7 @@
 """Expected calibration error (ECE) and the reliability bins it is computed from: 0 to 1, lower is better.
 
 It applies to classification, over all images (Guo et al., ICML 2017). The confidence is the probability of the most
-probable class.
+probable class, and accuracy that of this class, also for an ordinal classification, which predicts the median grade.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mean error in grades: 0 or more, lower is better.
 
-It applies to classification of ordered grades, over all images: the mean absolute difference of the predicted grade,
-the most probable one, from the true grade.
+It applies to classification of ordered grades, over all images: the mean absolute difference of the predicted grade
+from the true grade. The predicted grade is that of `medvit.metrics.confusion`.
 """
 
 from __future__ import annotations

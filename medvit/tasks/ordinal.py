@@ -1,4 +1,7 @@
-"""Ordinal classification: one of several ordered grades for each image, by the CORN loss."""
+"""Ordinal classification: one of several ordered grades for each image, by the CORN loss.
+
+The predicted grade is the median grade, not the most probable one (`medvit.metrics.confusion`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from medvit.errors import DataError
 from medvit.losses.class_balance import ClassBalance
 from medvit.losses.ordinal import grade_probabilities, ordinal_loss
 from medvit.losses.supervised import Loss
-from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics.confusion import confusion_matrix, median_grade
 from medvit.metrics.kappa_quadratic import METRIC as KAPPA
 from medvit.metrics.kappa_quadratic import are_grades, quadratic_kappa
 from medvit.records import Row
@@ -65,8 +68,8 @@ class Ordinal(Classification):
         return grade_probabilities(logits)
 
     def score(self, truth: Num[Array, "n"], predictions: Float[Array, "n l"], target: Target) -> float:
-        """Return the quadratic-weighted kappa of the most probable grades."""
-        counts = confusion_matrix(truth, predictions.argmax(axis=1), len(target.classes))
+        """Return the quadratic-weighted kappa of the median grades."""
+        counts = confusion_matrix(truth, median_grade(predictions), len(target.classes))
         return quadratic_kappa(counts, _grades(target.classes))
 
 

@@ -62,7 +62,8 @@ class Finding:
 
     A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`. A
     regression has a `value` in the unit of the label, which `label` names. A survival prediction has a `probability`
-    for each time, and a `value` for its mean and median time.
+    for each time, and a `value` for its mean and median time; an ordinal classification has one for each grade, and
+    the predicted grade as a `value`.
     """
 
     series: str

@@ -60,12 +60,14 @@ def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
     if prediction.value is not None:
         return [(f"{prediction.classes[0]} {prediction.value:.4g}", None)]
     known = prediction.probabilities if prediction.probabilities is not None else ()
-    return [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
+    grades = [(f"{name} {grade}", None) for name, grade in prediction.grades.items()]
+    return grades + [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
 
 
 def _legend_of_label(label: str, prediction: Prediction) -> list[tuple[str, Color | None]]:
     own = _legend(prediction)
-    return own if prediction.value is not None else [(f"{label}: {text}", color) for text, color in own]
+    num_named = len(prediction.grades) if prediction.value is None else len(own)  # which begin with the label
+    return own[:num_named] + [(f"{label}: {text}", color) for text, color in own[num_named:]]
 
 
 @dataclass(frozen=True)

@@ -218,8 +218,9 @@ def test_each_label_is_predicted_by_its_own_task(tuned, columns, tmp_path):
         assert age.value == pytest.approx(float(image.pixels.mean()), abs=35)  # of 100 and 200
         assert prediction.by_label["density"].probabilities.sum() == pytest.approx(1.0)
         findings = findings_of(prediction, image, "e-1")
-        assert tuple(finding.label for finding in findings) == TARGET.classes
-        assert (findings[0].probability, findings[5].value) == (tone.probabilities[0], age.value)
+        assert [finding.label for finding in findings] == [*TARGET.classes[:5], "density", "age"]
+        assert (findings[0].probability, findings[6].value) == (tone.probabilities[0], age.value)
+        assert findings[5].value == prediction.by_label["density"].grades["density"]
 
 
 def test_each_label_is_evaluated_on_the_images_that_have_it(tuned, columns, tmp_path):
@@ -228,7 +229,7 @@ def test_each_label_is_evaluated_on_the_images_that_have_it(tuned, columns, tmp_
     assert report.metrics["auroc.tone"] == 1.0
     assert {"kappa_quadratic.density", "auroc.density.3", "mae.age", "r2.age"} <= set(report.metrics)
     table = read_table(report.folder)
-    assert {"truth.tone", "p.tone.dark", "p.density.3", "predicted.age", "truth.age"} <= set(table)
+    assert {"truth.tone", "p.tone.dark", "p.density.3", "predicted.density", "predicted.age", "truth.age"} <= set(table)
     known = ~np.isnan(table["truth.age"])
     assert 0 < known.sum() < len(known)
     errors = np.abs(table["predicted.age"] - table["truth.age"])[known]
