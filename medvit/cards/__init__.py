@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from numpy import ndarray as Array
 
 from medvit.cards import eye, plots, quality, slides
@@ -37,7 +37,11 @@ SHOWN_REASONS = 30
 
 @dataclass(frozen=True)
 class _Measured:
-    """Measurements on sampled images: intensities by modality, and the fraction of voxels in each label-map class."""
+    """Measurements on sampled images: intensities by modality, and the fraction of voxels in each label-map class.
+
+    The fraction of a class is that of label maps in which it is annotated; that of the background, of label maps in
+    which all classes are. It is NaN without such a label map.
+    """
 
     num_images: int
     intensities: Sequence[Intensities]
@@ -130,11 +134,15 @@ def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
     if manifest.facts.mask_classes:
         names, shares = manifest.facts.mask_classes, measured.mask_shares
         columns: dict[str, Sequence[object]] = {"value": range(len(names)), "name": [plain(name) for name in names]}
-        columns |= {f"voxels, {measured.num_images} images": [f"{share:.3%}" for share in shares]}
+        columns |= {f"voxels, {measured.num_images} images": [_percent(share) for share in shares]}
         if any(row.annotated is not None for row in manifest):
             columns |= {"annotated, images": [_num_annotated(manifest, name) for name in names]}
         lines = [list(line) for line in zip(*columns.values(), strict=True)]
         yield "\n".join(["## Classes of label maps", "", *_table(list(columns), lines)])
+
+
+def _percent(share: float) -> str:
+    return "unknown" if np.isnan(share) else f"{share:.3%}"
 
 
 def _num_annotated(manifest: Manifest, name: str) -> int:
@@ -234,13 +242,20 @@ def _one_label(manifest: Manifest) -> dict[str, int]:
 def _measure(manifest: Manifest) -> _Measured:
     rows = sampled_rows(manifest)
     found: dict[tuple[str, str], list[Array]] = {}
-    counts = np.zeros(len(manifest.facts.mask_classes))
+    classes = manifest.facts.mask_classes
+    counts, totals = np.zeros(len(classes)), np.zeros(len(classes))
     for row in rows:
         levels = percentiles(manifest, row)
         if levels is not None:
             found.setdefault((row.modality, row.unit), []).append(levels)
-        if row.mask is not None and len(counts):
+        if row.mask is not None and classes:
             labels = manifest.store.get(row.mask).ravel().astype(np.int64)
-            counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))  # without ignored pixels
+            own = np.bincount(labels[labels < len(classes)], minlength=len(classes))  # without ignored pixels
+            known = np.array([row.annotated is None or name in row.annotated for name in classes])
+            counts, totals = counts + own * known, totals + own.sum() * known
     intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
-    return _Measured(len(rows), intensities, tuple(counts / max(1.0, counts.sum())))
+    return _Measured(len(rows), intensities, _shares(counts, totals))
+
+
+def _shares(counts: Float[Array, "l"], totals: Float[Array, "l"]) -> tuple[float, ...]:
+    return tuple(float(count / total) if total else float("nan") for count, total in zip(counts, totals, strict=True))

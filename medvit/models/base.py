@@ -6,6 +6,7 @@ weights together restore the model, so the checkpoint does not need to contain t
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from medvit.errors import CheckpointError, ConfigError, MedvitError
 from medvit.files.tensors import digest_of, digest_of_stream
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 
+log = logging.getLogger("medvit")
 PREFIX = "backbone."
 """Start of the names of the backbone weights in a fine-tuned checkpoint."""
 ITSELF = "."
@@ -65,7 +67,8 @@ class SharedWeights:
         """Return the backbone that the adapter of a checkpoint belongs to.
 
         It is read from the recorded folder, from the checkpoint itself if its backbone was frozen, or from a folder
-        beside the checkpoint that contains the same weights.
+        beside the checkpoint that contains the same weights. If the path of the checkpoint contains symbolic links, its
+        real path is tried, too.
 
         Raises:
             CheckpointError: If none of these folders contains the weights.
@@ -73,8 +76,7 @@ class SharedWeights:
         described = Described.of(checkpoint)
         assert described.base is not None
         for folder in _places(checkpoint.folder, described):
-            prefix = PREFIX if folder == checkpoint.folder else ""
-            if (folder / WEIGHTS).is_file() and digest_of(folder / WEIGHTS, prefix) == described.base.sha256:
+            if _digest_in(folder, PREFIX if folder == checkpoint.folder else "") == described.base.sha256:
                 found = Checkpoint.load(folder)
                 return cls(Described.of(found).backbone.without_weights(), of_backbone(found, found.state))
         raise CheckpointError(
@@ -174,13 +176,24 @@ def _places(folder: Path, described: Described) -> Iterator[Path]:
     """Yield the folders that may contain a backbone, the recorded one first."""
     assert described.base is not None
     assert described.peft is not None
-    recorded = folder if described.base.folder == ITSELF else _resolved(folder, described.base)
-    yield recorded
-    if recorded != folder and described.peft.name == "frozen":
+    homes = dict.fromkeys((folder.absolute(), folder.resolve()))
+    is_itself = described.base.folder == ITSELF
+    recorded = [folder] if is_itself else [_resolved(home, described.base) for home in homes]
+    yield from recorded
+    if not is_itself and described.peft.name == "frozen":
         yield folder
-    for beside in sorted(folder.absolute().parent.iterdir()):
-        if beside != recorded and _is_backbone(beside):
+    for beside in sorted(one for home in homes for one in home.parent.iterdir()):
+        if beside not in recorded and _is_backbone(beside):
             yield beside
+
+
+def _digest_in(folder: Path, prefix: str) -> str:
+    """Return the digest of the weights in a folder; empty, with a warning, if they cannot be read."""
+    try:
+        return digest_of(folder / WEIGHTS, prefix) if (folder / WEIGHTS).is_file() else ""
+    except (CheckpointError, OSError) as error:
+        log.warning("%s is not the backbone of the checkpoint: %s", folder, error)
+        return ""
 
 
 def _is_backbone(folder: Path) -> bool:

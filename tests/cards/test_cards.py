@@ -85,6 +85,19 @@ def test_the_front_matter_is_true_and_reads_back(make: Make) -> None:
     assert head == CardHead(name="toy", images={"CT": 6}, patients=3, hash=manifest.hash)
 
 
+def test_voxels_of_a_class_are_those_of_label_maps_in_which_it_is_annotated(make: Make) -> None:
+    manifest = make(Facts("toy", mask_classes=("background", "organ", "lesion")))
+    partly = {0: ("organ",), 1: ("lesion",)}
+    empty = manifest.store.put(np.zeros((4, 4, 4), np.uint8))
+    rows = [replace(one, annotated=partly.get(number)) for number, one in enumerate(manifest)]
+    rows[1] = replace(rows[1], mask=empty)
+    for shown, expected in ((rows, ["50.000%", "50.000%", "0.000%"]), (rows[:2], ["unknown", "50.000%", "0.000%"])):
+        manifest = replace(manifest, rows=tuple(shown))
+        text = card_of(manifest)
+        found = re.findall(r"\| \d \| (?:background|organ|lesion) \| (\S+) \|", text)
+        assert found == expected
+
+
 @pytest.mark.parametrize(
     "line",
     [

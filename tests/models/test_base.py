@@ -64,6 +64,29 @@ def test_the_backbone_is_found_beside_a_checkpoint_that_was_moved(backbone: Path
     assert load_model(Checkpoint.load(small)).predict(torch.zeros(1, 1, 16, 16)).shape == (1, 2)
 
 
+def test_the_backbone_is_found_through_symbolic_links(tmp_path: Path) -> None:
+    small = tuned_in(tmp_path / "runs" / "small", backbone_in(tmp_path / "backbones" / "one"), store="adapter")
+    links = tmp_path / "deployed" / "here"
+    links.mkdir(parents=True)
+    (links / "latest").symlink_to(small)
+    (links / "runs").symlink_to(small.parent)
+    expected = complete(Checkpoint.load(small)).state
+    for link in (links / "latest", links / "runs" / "small"):
+        found = complete(Checkpoint.load(link)).state
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_damaged_weights_beside_a_checkpoint_do_not_hide_its_backbone(
+    backbone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = move(tuned_in(tmp_path / "runs" / "small", backbone, store="adapter"), tmp_path / "a" / "b" / "small")
+    cut = backbone_in(small.parent / "another", seed=9) / WEIGHTS
+    cut.write_bytes(cut.read_bytes()[:-1])
+    shutil.copytree(backbone, small.parent / "renamed")
+    assert complete(Checkpoint.load(small)).state
+    assert "another is not the backbone of the checkpoint" in caplog.text
+
+
 def test_a_changed_backbone_is_refused(tmp_path: Path) -> None:
     backbone = backbone_in(tmp_path / "backbone")
     small = tuned_in(tmp_path / "small", backbone, store="adapter")

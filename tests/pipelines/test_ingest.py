@@ -363,7 +363,7 @@ def test_the_manifest_records_the_annotated_classes_of_a_folder(tmp_path: Path) 
     assert manifest.hash == Manifest.read(tmp_path / "out").hash
     found = {row.annotated: int(manifest.store.get(row.mask).max()) for row in Manifest.read(tmp_path / "out")}
     assert found == {("liver",): 1, None: 2}
-    assert "| 2 | spleen | 2.778% | 2 |" in (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+    assert "| 2 | spleen | 4.167% | 2 |" in (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
     full = ingest(config(source, tmp_path / "full", labeling=CLASSES))
     same = ingest(config(source, tmp_path / "same", labeling={**CLASSES, "annotated": {"b": ["liver", "spleen"]}}))
     assert same.hash == full.hash != manifest.hash
