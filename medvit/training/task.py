@@ -15,6 +15,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
+from medvit.summary import counted
 from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
 from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.transforms.preprocess import Normalization, Preprocess
@@ -321,9 +322,18 @@ def _prepared_spacing(row: Row, preprocess: Preprocess) -> tuple[float, ...]:
 
 
 def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
-    """Return the spatial shape of an image after preprocessing, from its manifest row alone."""
+    """Return the spatial shape of an image after preprocessing, from its manifest row alone.
+
+    Raises:
+        ConfigError: If it is to be resized to another number of axes.
+    """
     if preprocess.spacing_mm is not None and row.affine is not None:
         import numpy as np
 
         return resampled_grid(row.shape, Affine(np.array(row.affine).reshape(4, 4)), preprocess.spacing_mm)[0]
-    return preprocess.size or row.shape[1:]
+    shape = preprocess.size or row.shape[1:]
+    if len(shape) != len(row.shape) - 1:
+        raise ConfigError(
+            f"preprocess.size has {counted(len(shape), 'number')}; {row.kind}s need {len(row.shape) - 1} of them"
+        )
+    return shape
