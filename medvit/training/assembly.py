@@ -54,6 +54,7 @@ from medvit.training.task import (
     assign,
     require_channels,
     require_fitting,
+    require_known_channels,
     require_turnable,
     require_whole_patches,
     warn_of_ignored,
@@ -195,6 +196,8 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
         ConfigError: If an option does not fit.
     """
     require_channels(task.train, start.preprocess, config.slices)
+    is_given = config.preprocess is not None and bool(config.preprocess.channel_names)
+    require_known_channels(task.train, start.preprocess, is_given=is_given)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},

@@ -143,6 +143,24 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
+def require_known_channels(manifest: Manifest, preprocess: Preprocess, *, is_given: bool) -> None:
+    """Check that each named channel of the model input is in a training image.
+
+    If the names are not given but those of a checkpoint, channels that no image has are only logged.
+
+    Raises:
+        ConfigError: If a given name is that of no channel.
+    """
+    found = sorted({name for row in manifest for name in row.channels})
+    lacking = [name for name in preprocess.channel_names if name not in found]
+    if not found or not lacking:
+        return
+    text = f"none of the {len(manifest)} training images has the channel {lacking[0]}; they have {', '.join(found)}"
+    if is_given:
+        raise ConfigError(f"preprocess.channel_names: {text}: correct the names, or remove the option")
+    log.warning("%s", text)
+
+
 def warn_of_ignored(
     task: TaskName, options: Mapping[str, object], *used_by: TaskName, of_labels: Sequence[TaskName] = ()
 ) -> None:
