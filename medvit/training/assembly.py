@@ -54,10 +54,10 @@ from medvit.training.task import (
     assign,
     require_channels,
     require_fitting,
-    require_known_channels,
     require_turnable,
     require_whole_patches,
     warn_of_ignored,
+    warn_of_unknown_channels,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
@@ -196,8 +196,7 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
         ConfigError: If an option does not fit.
     """
     require_channels(task.train, start.preprocess, config.slices)
-    is_given = config.preprocess is not None and bool(config.preprocess.channel_names)
-    require_known_channels(task.train, start.preprocess, is_given=is_given)
+    warn_of_unknown_channels(task.train, start.preprocess)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},

@@ -143,22 +143,17 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
-def require_known_channels(manifest: Manifest, preprocess: Preprocess, *, is_given: bool) -> None:
-    """Check that each named channel of the model input is in a training image.
-
-    If the names are not given but those of a checkpoint, channels that no image has are only logged.
-
-    Raises:
-        ConfigError: If a given name is that of no channel.
-    """
+def warn_of_unknown_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Warn if no training image has a named channel of the model input, as after a typing error."""
     found = sorted({name for row in manifest for name in row.channels})
     lacking = [name for name in preprocess.channel_names if name not in found]
-    if not found or not lacking:
-        return
-    text = f"none of the {len(manifest)} training images has the channel {lacking[0]}; they have {', '.join(found)}"
-    if is_given:
-        raise ConfigError(f"preprocess.channel_names: {text}: correct the names, or remove the option")
-    log.warning("%s", text)
+    if found and lacking:
+        log.warning(
+            "preprocess.channel_names: none of the %d training images has the channel %s; they have %s",
+            len(manifest),
+            " or ".join(lacking),
+            ", ".join(found),
+        )
 
 
 def warn_of_ignored(

@@ -16,7 +16,7 @@ from medvit.backbones.channel_vit import ChannelVitConfig
 from medvit.backbones.vit import VitConfig
 from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
-from medvit.errors import ConfigError, OutputError
+from medvit.errors import OutputError
 from medvit.hardware import memory_bytes
 from medvit.models.image import Model, ModelConfig
 from medvit.stage import Run
@@ -130,13 +130,17 @@ def test_a_batch_that_does_not_fit_is_accumulated_and_kept_on_another_machine(
             assembled(volumes, tmp_path / "run", **rest)
 
 
-def test_a_named_channel_that_no_training_image_has_is_refused(volumes: Path, tmp_path: Path) -> None:
+def test_a_named_channel_that_no_training_image_has_is_reported(
+    volumes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     manifest = Manifest.read(volumes)
     named = replace(manifest, rows=tuple(replace(row, attributes={"channels": "T1"}) for row in manifest))
-    tree = {"dataset": volumes, "output": tmp_path / "out", "backbone": TINY | {"ndim": 3}}
-    config = FinetuneConfig.parse(tree | {"preprocess": {"channel_names": ["T1", "FLARE"]}})
-    with pytest.raises(ConfigError, match=r"none of the .* training images has the channel FLARE; they have T1"):
+    tree = GIVEN | {"dataset": volumes, "output": tmp_path / "out", "backbone": TINY | {"ndim": 3}}
+    for names, warnings in (["T1"], 0), (["T1", "FLARE"], 1):
+        caplog.clear()
+        config = FinetuneConfig.parse(tree | {"preprocess": {"kind": "volume", "channel_names": names}})
         assemble_finetuning(config, named, None, lambda *_: "", seed=0, folder=tmp_path, tracker=Tracker())
+        assert caplog.text.count("training images has the channel FLARE; they have T1") == warnings
 
 
 def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes: Path, tmp_path: Path) -> None:
