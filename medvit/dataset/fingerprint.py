@@ -106,7 +106,7 @@ class ImageGroupFacts(Config):
     num_measured: int
     """Number of images whose pixels were read for the statistics below; they are spread evenly over the group."""
     intensity: IntensityStatistics | None
-    """IntensityStatistics of all measured voxels, without padding and non-finite ones."""
+    """IntensityStatistics of all measured voxels, without padding and non-finite ones; unset if channels differ."""
     foreground: IntensityStatistics | None
     """IntensityStatistics of the voxels in a foreground class of the label maps."""
 
@@ -262,6 +262,7 @@ def _thinned(values: Float[Array, "c n"], number: int) -> Float[Array, "c m"]:
 def _group_facts(kind: str, modality: str, rows: Sequence[Row], num_measured: int, values: _Values) -> ImageGroupFacts:
     spacings = [row.spacing_mm for row in rows if row.kind == "volume" and row.spacing_mm is not None]
     ratios = [max(spacing) / min(spacing) for spacing in spacings]
+    is_alike = len({row.channels for row in rows}) == 1
     return ImageGroupFacts(
         kind=kind,
         modality=modality,
@@ -275,8 +276,8 @@ def _group_facts(kind: str, modality: str, rows: Sequence[Row], num_measured: in
         num_without_spacing=len(rows) - len(spacings) if kind == "volume" else 0,
         anisotropy=_rounded([float(np.median(ratios))])[0] if ratios else None,
         num_measured=num_measured,
-        intensity=_statistics(values.everywhere),
-        foreground=_statistics(values.foreground),
+        intensity=_statistics(values.everywhere) if is_alike else None,
+        foreground=_statistics(values.foreground) if is_alike else None,
     )
 
 

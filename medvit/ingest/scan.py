@@ -297,8 +297,21 @@ def _relative(file: Path, root: Path) -> str:
 
 
 def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
+    parts = [_candidate(part, root, patient_from) for _, part in item.channels]
+    if len({part.patient.id for part in parts if not part.patient.is_assumed}) > 1:
+        raise DataError(
+            "its channels cannot be combined: they are of several patients; set channels.group so that it separates "
+            "patients"
+        )
+    splits = sorted({part.split or "none" for part in parts})
+    if len(splits) > 1:
+        raise DataError(
+            f"its channels cannot be combined: their splits are {' and '.join(splits)}; expected one split: set "
+            "channels.group so that it separates splits, or move the files"
+        )
     paths = tuple(_relative(file, root) for file in item.files)
-    patient = _patient(item, paths, patient_from)
+    # The paths of combined files are those of one image, not of the folder of a series.
+    patient = parts[0].patient if parts else _patient(item, paths, patient_from)
     return Candidate(item, paths, patient, item.labels, item.split or _official_split(paths[0]))
 
 

@@ -57,6 +57,7 @@ from medvit.training.task import (
     require_turnable,
     require_whole_patches,
     warn_of_ignored,
+    warn_of_unknown_channels,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
@@ -195,6 +196,7 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
         ConfigError: If an option does not fit.
     """
     require_channels(task.train, start.preprocess, config.slices)
+    warn_of_unknown_channels(task.train, start.preprocess)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},

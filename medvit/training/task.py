@@ -15,6 +15,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.losses.class_balance import Balance, ClassBalance
 from medvit.records import Row
+from medvit.summary import counted
 from medvit.tasks import NOUNS, NUM_INTERVALS, OF_CLASSES, LabelTaskName, Target, TaskName, image_task, is_image_task
 from medvit.tasks.multitask import TASK as MULTITASK
 from medvit.transforms.preprocess import Normalization, Preprocess
@@ -139,6 +140,19 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         raise ConfigError(
             f"slices.neighbors={slices.neighbors} makes {found} channels, and preprocess.channels is "
             f"{preprocess.channels}; give preprocess.channels={found}"
+        )
+
+
+def warn_of_unknown_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Warn if no training image has a named channel of the model input, as after a typing error."""
+    found = sorted({name for row in manifest for name in row.channels})
+    lacking = [name for name in preprocess.channel_names if name not in found]
+    if found and lacking:
+        log.warning(
+            "preprocess.channel_names: none of the %d training images has the channel %s; they have %s",
+            len(manifest),
+            " or ".join(lacking),
+            ", ".join(found),
         )
 
 
@@ -321,9 +335,18 @@ def _prepared_spacing(row: Row, preprocess: Preprocess) -> tuple[float, ...]:
 
 
 def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
-    """Return the spatial shape of an image after preprocessing, from its manifest row alone."""
+    """Return the spatial shape of an image after preprocessing, from its manifest row alone.
+
+    Raises:
+        ConfigError: If it is to be resized to another number of axes.
+    """
     if preprocess.spacing_mm is not None and row.affine is not None:
         import numpy as np
 
         return resampled_grid(row.shape, Affine(np.array(row.affine).reshape(4, 4)), preprocess.spacing_mm)[0]
-    return preprocess.size or row.shape[1:]
+    shape = preprocess.size or row.shape[1:]
+    if len(shape) != len(row.shape) - 1:
+        raise ConfigError(
+            f"preprocess.size has {counted(len(shape), 'number')}; {row.kind}s need {len(row.shape) - 1} of them"
+        )
+    return shape

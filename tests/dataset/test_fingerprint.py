@@ -59,6 +59,14 @@ def some_volumes(seed: int = 0) -> Volumes:
     return found
 
 
+def test_intensities_of_channels_with_other_names_are_not_mixed(tmp_path: Path) -> None:
+    alike = made(tmp_path / "data", some_volumes(), attributes={"channels": "T1"})
+    assert Fingerprint.of(alike).groups[0].intensity is not None
+    rows = (replace(alike.rows[0], attributes={"channels": "T2"}), *alike.rows[1:])
+    (group,) = Fingerprint.of(replace(alike, rows=rows)).groups
+    assert (group.intensity, group.foreground) == (None, None)
+
+
 def test_sizes_spacings_intensities_and_classes_are_those_computed_by_hand(tmp_path: Path) -> None:
     volumes = some_volumes()
     found = Fingerprint.of(made(tmp_path / "data", volumes, slope=2.0, intercept=-10.0))

@@ -19,6 +19,7 @@ from medvit.ingest.scan import ScanningConfig, scan
 from medvit.records import Refusal
 
 Write = Callable[..., Path]
+CHANNELS = ScanningConfig.parse({"channels": {"names": {"T1": r"_t1\.", "T2": r"_t2\."}, "group": r"(p\d)_"}})
 
 
 def patients(source: Path, patient_from: str | None = None) -> list[str]:
@@ -93,6 +94,31 @@ def test_a_folder_named_after_a_split_is_official(
     write_png(f"{folder}/x.png")
     (candidate,) = scan(tmp_path / "source").candidates
     assert candidate.split == split
+
+
+def test_images_of_several_channels_in_a_folder_are_patients_of_their_own(write_png: Write, tmp_path: Path) -> None:
+    for name in ("p1_t1.png", "p1_t2.png", "p2_t1.png", "p2_t2.png"):
+        write_png(name)
+    found = scan(tmp_path / "source", CHANNELS).candidates
+    assert [one.patient.id for one in found] == ["p1_t1.png", "p2_t1.png"]
+    assert all(one.patient.is_assumed for one in found)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (("train/p1_t1.png", "test/p1_t2.png"), "their splits are test and train"),
+        (("sub-1/p1_t1.png", "sub-2/p1_t2.png"), "of several patients"),
+    ],
+)
+def test_channels_of_several_splits_or_patients_are_refused(
+    write_png: Write, tmp_path: Path, paths: tuple[str, str], message: str
+) -> None:
+    for path in paths:
+        write_png(path)
+    (refusal,) = scan(tmp_path / "source", CHANNELS).refusals
+    assert message in refusal.reason
+    assert len(refusal.files) == 2
 
 
 def test_images_of_one_file_are_told_apart(tmp_path: Path) -> None:

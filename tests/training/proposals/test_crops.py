@@ -12,6 +12,7 @@ from PIL import Image
 from medvit.backbones.dynunet import plan_unet
 from medvit.dataset.fingerprint import ClassFacts, Fingerprint
 from medvit.dataset.manifest import Facts, Manifest
+from medvit.errors import ConfigError
 from medvit.records import Row
 from medvit.tasks import Target
 from medvit.training.proposals.batches import _wanted_batch
@@ -45,6 +46,11 @@ def test_the_hippocampus_is_seen_whole_in_crops_of_40_56_40(shared_data: Path) -
     assert _levels(len(plan.strides))[0] == 1
     assert reason.startswith("the median training image has 35 x ")
     assert 2 <= wanted(training, (40, 56, 40), "segmentation", preprocess) <= 9, "nnU-Net: 9 of 208 volumes"
+
+
+def test_a_size_with_another_number_of_axes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"preprocess\.size has 2 numbers; volumes need 3"):
+        propose_extent(of_shapes([(8, 8, 8)]), Preprocess(kind="volume", size=(4, 4)), "segmentation")
 
 
 def test_photographs_of_drive_are_cut_into_large_crops_at_full_resolution(shared_data: Path) -> None:

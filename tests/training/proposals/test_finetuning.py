@@ -21,7 +21,7 @@ from medvit.hardware import memory_bytes
 from medvit.models.image import Model, ModelConfig
 from medvit.stage import Run
 from medvit.tracking import Tracker
-from medvit.training.assembly import AssembledFinetuning
+from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
 from medvit.training.proposals import Proposals
 from medvit.training.proposals.batches import propose_duration
 from medvit.training.proposals.memory import DeviceMemory, measure_memory
@@ -128,6 +128,19 @@ def test_a_batch_that_does_not_fit_is_accumulated_and_kept_on_another_machine(
         (tmp_path / "run" / "fingerprint.json").write_text(text, encoding="utf-8")
         with pytest.raises(OutputError, match=r"fingerprint\.json is damaged .*; remove it"):
             assembled(volumes, tmp_path / "run", **rest)
+
+
+def test_a_named_channel_that_no_training_image_has_is_reported(
+    volumes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = Manifest.read(volumes)
+    named = replace(manifest, rows=tuple(replace(row, attributes={"channels": "T1"}) for row in manifest))
+    tree = GIVEN | {"dataset": volumes, "output": tmp_path / "out", "backbone": TINY | {"ndim": 3}}
+    for names, warnings in (["T1"], 0), (["T1", "FLARE"], 1):
+        caplog.clear()
+        config = FinetuneConfig.parse(tree | {"preprocess": {"kind": "volume", "channel_names": names}})
+        assemble_finetuning(config, named, None, lambda *_: "", seed=0, folder=tmp_path, tracker=Tracker())
+        assert caplog.text.count("training images has the channel FLARE; they have T1") == warnings
 
 
 def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes: Path, tmp_path: Path) -> None:
