@@ -60,7 +60,7 @@ def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
     if prediction.value is not None:
         return [(f"{prediction.classes[0]} {prediction.value:.4g}", None)]
     known = prediction.probabilities if prediction.probabilities is not None else ()
-    grades = [(f"{name} {grade}", None) for name, grade in prediction.grades.items()]
+    grades: list[tuple[str, Color | None]] = [(f"{name} {grade}", None) for name, grade in prediction.grades.items()]
     return grades + [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
 
 
