@@ -33,7 +33,7 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
 
     The left side of a slice is the patient's right, or the front in the sagittal slice.
 
-    For a segmentation, a second row shows the same slices with the classes in color. The last line names the classes
+    For a segmentation, a second row shows the same slices with the classes in color. The last lines name the classes
     with their colors or probabilities, or the label with its number.
     """
     from PIL import Image as Picture
