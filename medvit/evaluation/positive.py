@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from medvit.errors import ConfigError
-from medvit.tasks import LabelTask
+from medvit.tasks import LabelTask, class_list
 
 
 def choose_positive(
@@ -22,7 +22,9 @@ def choose_positive(
         ConfigError: If `asked` is not one of two classes, or if `asked` and `worst` differ.
     """
     if asked and (len(classes) != 2 or asked not in classes):
-        raise ConfigError(f"positive={asked} is not one of two classes; the model has {', '.join(classes)}")
+        raise ConfigError(
+            f"positive={asked} is not one of two classes; the model has {class_list(classes, 'no classes')}"
+        )
     if len(classes) != 2:
         return "", []
     if asked and worst in classes and worst != asked:

@@ -11,7 +11,7 @@ from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig, has_truth
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
-from medvit.tasks import OF_NUMBERS, Target
+from medvit.tasks import OF_NUMBERS, Target, class_list
 
 SeenPatients = Literal["refuse", "leave_out", "keep"]
 
@@ -42,7 +42,7 @@ def with_known_truth(
     elif model.kind not in OF_NUMBERS and tuple(known) != model.classes:
         raise DataError(
             f"{manifest.folder}: the model predicts classes {', '.join(model.classes)}, the dataset has "
-            f"{', '.join(known) or 'no such label'}; evaluate it on a dataset with the same classes"
+            f"{class_list(known, 'no such label')}; evaluate it on a dataset with the same classes"
         )
     kept = manifest.filter(lambda row: row.kind == row_kind and has_truth(row, model))
     if not kept.rows:
@@ -58,7 +58,7 @@ def _require_same_labels(manifest: Manifest, target: Target) -> None:
         if not set(found) <= set(pair):
             raise DataError(
                 f"{manifest.folder}: the model predicts {label} with the classes {pair[0]} and {pair[1]}, the dataset "
-                f"has {', '.join(found)}; evaluate it on a dataset with the same classes"
+                f"has {class_list(found)}; evaluate it on a dataset with the same classes"
             )
 
 
@@ -72,7 +72,7 @@ def _require_same_tasks(manifest: Manifest, target: Target) -> None:
         if found and part.task != "regression" and found != part.target.classes:
             raise DataError(
                 f"{manifest.folder}: the model predicts {part.target.label} with the classes "
-                f"{', '.join(part.target.classes)}, the dataset has {', '.join(found)}; evaluate it on a dataset with "
+                f"{', '.join(part.target.classes)}, the dataset has {class_list(found)}; evaluate it on a dataset with "
                 "the same classes"
             )
 

@@ -46,7 +46,8 @@ class StackPredictor:
         }
         self.stack = Stack.of(checkpoints, {name: inputs[name] + prepared[name] for name in checkpoints}, self.device)
         self.configs: Mapping[str, ModelConfig] = {name: model.config for name, model in self.stack.models.items()}
-        for config in self.configs.values():
+        of_survival = [config for config in self.configs.values() if config.kind == "survival"]
+        for config in of_survival or list(self.configs.values())[:1]:
             require_horizons(horizons, config.kind, config.classes)
         self.horizons = tuple(horizons)
         """Times of the probabilities of survival predictions; empty: those of each model."""

@@ -3,14 +3,16 @@
 If the images of a patient (by pseudonym) are in several splits of the datasets, only those in the strictest split are
 kept: those in test, or those in val if there are none in test. The same applies to identical images and near
 duplicates. If the classes of a label differ between the datasets, the name of the dataset is added to the label as a
-prefix.
+prefix. Labels that are measured numbers, such as ages, keep their names: their values differ in any case.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,10 @@ from medvit.leakage import Check, Overlap, find_overlaps
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import IGNORED, Row, Split
 
+log = logging.getLogger("medvit")
+
+MAX_GRADES = 20
+"""Maximum number of different whole numbers of a label that can be classes; more are measured numbers."""
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 """Splits by priority: an image shared by several splits remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
@@ -73,7 +79,8 @@ def merge(
     """
     _require_distinct(parts)
     left_out = _leaking(parts)
-    keys, masks = _ambiguous(parts), _united(parts) if label_maps == "union" else _masks(parts)
+    numeric = _numeric(parts)
+    keys, masks = _ambiguous(parts) - numeric.keys(), _united(parts) if label_maps == "union" else _masks(parts)
     store, rows = Store(folder / "images"), []
     for part in parts:
         numbers = _numbers(part.facts.mask_classes, masks)
@@ -92,7 +99,7 @@ def merge(
         license=_listed(part.facts.license for part in parts),
         source=_listed(part.facts.source for part in parts),
         description="united: " + ", ".join(part.facts.name for part in parts),
-        classes={key: names for part in parts for key, names in _classes(part, keys).items()},
+        classes={key: names for part in parts for key, names in _classes(part, keys).items()} | numeric,
         mask_classes=masks,
         positive=_positive(parts, keys),
         values=_values(parts),
@@ -165,6 +172,37 @@ def _ambiguous(parts: Sequence[Manifest]) -> set[str]:
         for key, names in part.facts.classes.items():
             meanings.setdefault(key, set()).add(tuple(names))
     return {key for key, found in meanings.items() if len(found) > 1}
+
+
+def _numeric(parts: Sequence[Manifest]) -> dict[str, tuple[str, ...]]:
+    """Return the labels of several datasets that are measured numbers, with all their values in ascending order.
+
+    Values of a label are measured numbers if they are numbers, and not all whole, or more than `MAX_GRADES`.
+    """
+    values: dict[str, list[tuple[str, ...]]] = {}
+    for part in parts:
+        for key, names in part.facts.classes.items():
+            values.setdefault(key, []).append(tuple(names))
+    found = {}
+    for key, each in values.items():
+        numbers = {name: _number(name) for names in each for name in names}
+        are_numbers = all(map(math.isfinite, numbers.values()))
+        if len(set(each)) > 1 and are_numbers and not _can_be_classes(numbers.values()):
+            log.warning("the numbers of %s are merged; check that they have the same unit in all datasets", key)
+            found[key] = tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
+    return found
+
+
+def _can_be_classes(numbers: Collection[float]) -> bool:
+    return len(numbers) <= MAX_GRADES and all(number.is_integer() for number in numbers)
+
+
+def _number(text: str) -> float:
+    """Return a number; NaN for any other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _labels(labels: Mapping[str, str], dataset: str, ambiguous: set[str]) -> dict[str, str]:

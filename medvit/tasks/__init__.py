@@ -46,6 +46,8 @@ OF_CLASSES: tuple[TaskName, ...] = ("classification", "ordinal")
 """Tasks in which each image has one class."""
 OF_NUMBERS: tuple[TaskName, ...] = ("regression", "survival")
 """Tasks whose label is a number."""
+MAX_LISTED = 12
+"""Maximum number of classes that a message lists."""
 NUM_INTERVALS = 10
 """Default number of time intervals of a survival prediction."""
 
@@ -216,6 +218,16 @@ class ImageTask(ABC):
     def scores(self, truth: Num[Array, "n *l"], predictions: Float[Array, "n l"], target: Target) -> dict[str, float]:
         """Return values keyed by metric: `score`, which selects the best epoch, and others, which are only logged."""
         return {self.metric: self.score(truth, predictions, target)}
+
+
+def class_list(classes: Sequence[str], empty: str = "none") -> str:
+    """Return the names of classes for a message: all of a few, else the first ones and the number of all.
+
+    A label that is a number, such as an age, has hundreds of values.
+    """
+    if len(classes) <= MAX_LISTED:
+        return ", ".join(classes) or empty
+    return f"{', '.join(classes[:MAX_LISTED])}, ... ({len(classes)} in all)"
 
 
 def image_task(name: str) -> ImageTask:

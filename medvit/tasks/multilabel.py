@@ -21,7 +21,7 @@ from medvit.losses.supervised import Loss
 from medvit.metrics.labels.auroc_macro import METRIC as AUROC_MACRO
 from medvit.metrics.labels.auroc_macro import auroc_of_labels
 from medvit.records import Row
-from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target
+from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target, class_list
 
 log = logging.getLogger("medvit")
 
@@ -127,7 +127,7 @@ def _pair(label: str, facts: LabelFacts) -> tuple[str, str]:
     if len(classes) != 2:
         known = ", ".join(sorted(facts.classes)) or "none"
         raise DataError(
-            f"labels contains {label}, which has {len(classes)} classes ({', '.join(classes) or 'none'}); expected "
+            f"labels contains {label}, which has {len(classes)} classes ({class_list(classes)}); expected "
             f"labels with two classes (labels found: {known})"
         )
     positive = facts.positive.get(label, "")

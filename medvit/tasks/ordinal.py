@@ -19,7 +19,7 @@ from medvit.metrics.confusion import confusion_matrix, median_grade
 from medvit.metrics.kappa_quadratic import METRIC as KAPPA
 from medvit.metrics.kappa_quadratic import are_grades, quadratic_kappa
 from medvit.records import Row
-from medvit.tasks import LabelFacts, LossOptions, Target
+from medvit.tasks import LabelFacts, LossOptions, Target, class_list
 from medvit.tasks.classification import Classification, class_counts
 
 
@@ -41,7 +41,7 @@ class Ordinal(Classification):
         if not grades or grades != sorted(set(grades)):
             raise DataError(
                 f"task=ordinal needs at least three grades, which are whole numbers in ascending order; {label} has "
-                f"{', '.join(classes) or 'no classes'}: use task=classification, or number the classes in the label "
+                f"{class_list(classes, 'no classes')}: use task=classification, or number the classes in the label "
                 "table"
             )
         return Target(label, classes)

@@ -44,9 +44,14 @@ class Survival(ImageTask):
         The intervals end at quantiles of the times of events, over patients. Equal quantiles give fewer intervals.
 
         Raises:
-            DataError: If an image lacks one of the labels, a value does not fit, or there are no two times of events.
+            DataError: If no image has a label, an image lacks one of the labels, a value does not fit, or there are no
+                two times of events.
         """
         label, event = labels
+        for name in labels:
+            if not any(name in row.labels for row in rows):
+                known = ", ".join(sorted({key for row in rows for key in row.labels})) or "none"
+                raise DataError(f"no training image has the label {name} (labels found: {known}); give label and event")
         found = {(row.patient_id, *outcome(row, label, event)) for row in rows}
         times = np.array(sorted(time for _, time, observed in found if observed and time > 0.0))
         num_times = len(np.unique(times))

@@ -1,4 +1,4 @@
-"""Caption of a picture: a line of names, each after a square of its color."""
+"""Caption of a picture: lines of names, each after a square of its color."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ Color = tuple[int, int, int]
 
 
 def caption(width: int, parts: Sequence[tuple[str, Color | None]]) -> UInt8[Array, "h w 3"]:
-    """Return a line of text in black on white; a text with a color has a square of this color before it.
+    """Return lines of text in black on white; a text with a color has a square of this color before it.
 
-    Text beyond `width` pixels is cut off.
+    Texts beyond `width` pixels begin a new line. A single text that is longer is cut off.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.new("RGB", (width, HEIGHT), WHITE)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
-    left, middle, side = float(GAP), HEIGHT / 2, HEIGHT - 2 * GAP
+    font, side = ImageFont.load_default(FONT_SIZE), HEIGHT - 2 * GAP
+    placed: list[tuple[float, int, str, Color | None]] = []
+    left, line = float(GAP), 0
     for text, color in parts:
+        length = font.getlength(text) + (side + GAP if color is not None else 0)
+        if placed and left + length > width:
+            left, line = float(GAP), line + 1
+        placed.append((left, line * HEIGHT, text, color))
+        left += length + 2 * GAP
+    picture = Image.new("RGB", (width, HEIGHT * (line + 1)), WHITE)
+    draw = ImageDraw.Draw(picture)
+    for left, top, text, color in placed:
         if color is not None:
-            draw.rectangle((left, GAP, left + side, GAP + side), fill=color)
-            left += side + GAP
-        draw.text((left, middle), text, fill=BLACK, font=font, anchor="lm")
-        left += draw.textlength(text, font=font) + 2 * GAP
+            draw.rectangle((left, top + GAP, left + side, top + GAP + side), fill=color)
+        start = left + (side + GAP if color is not None else 0)
+        draw.text((start, top + HEIGHT / 2), text, fill=BLACK, font=font, anchor="lm")
     return np.asarray(picture)
 
 

@@ -33,7 +33,7 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
 
     The left side of a slice is the patient's right, or the front in the sagittal slice.
 
-    For a segmentation, a second row shows the same slices with the classes in color. The last line names the classes
+    For a segmentation, a second row shows the same slices with the classes in color. The last lines name the classes
     with their colors or probabilities, or the label with its number.
     """
     from PIL import Image as Picture
@@ -60,7 +60,7 @@ def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
     if prediction.value is not None:
         return [(f"{prediction.classes[0]} {prediction.value:.4g}", None)]
     known = prediction.probabilities if prediction.probabilities is not None else ()
-    grades = [(f"{name} {grade}", None) for name, grade in prediction.grades.items()]
+    grades: list[tuple[str, Color | None]] = [(f"{name} {grade}", None) for name, grade in prediction.grades.items()]
     return grades + [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
 
 

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medvit import readers
-from medvit.artifacts import ADAPTER, Predictions
+from medvit.artifacts import ADAPTER, Checkpoint, Predictions
 from medvit.errors import CheckpointError, ConfigError
 from medvit.inference import study_job
 from medvit.inference.jobs import names_of
+from medvit.inference.stack_predictor import StackPredictor
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Finished
 from medvit.transforms.preprocess import Preprocess
@@ -155,3 +156,16 @@ def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path: Path) -> No
     assert names_of(paths) == ["liver-model", "lung-model", f"{tmp_path.name}-other"]
     with pytest.raises(ConfigError, match="checkpoint has a folder twice"):
         names_of([paths[0], paths[0]])
+
+
+def test_horizons_are_reported_as_ignored_only_if_no_model_predicts_survival(
+    models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = {"classes": ("days > 10", "days > 90"), "label": "days", "event": "death", "intervals": ((10.0, 90.0),)}
+    survival = tuned_in(tmp_path / "survival", models["effusion"].parent / "backbone", kind="survival", **times)
+    chosen = {name: Checkpoint.load_adapter(folder) for name, folder in (models | {"survival": survival}).items()}
+    stack = StackPredictor({name: chosen[name] for name in ("effusion", "survival")}, "cpu", (30.0,))
+    assert stack.horizons == (30.0,)
+    assert "ignored" not in caplog.text
+    StackPredictor({name: chosen[name] for name in ("effusion", "organs")}, "cpu", (30.0,))
+    assert caplog.text.count("horizons is ignored") == 1

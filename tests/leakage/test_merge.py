@@ -93,6 +93,27 @@ def test_labels_that_mean_different_things_are_told_apart(tmp_path: Path) -> Non
     assert [dict(row.labels) for row in union] == [{"set 1.label": "1"}, {"set 2.label": "2"}]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "merged"),
+    [
+        (("40.5", "71"), ("9", "71"), ("9", "40.5", "71")),
+        (tuple(map(str, range(0, 60, 2))), ("3",), tuple(map(str, sorted([*range(0, 60, 2), 3])))),
+        (("0", "1"), ("0", "1", "2"), None),
+        (("40.5", "71"), ("9", "unknown"), None),
+    ],
+)
+def test_measured_numbers_keep_their_name_and_classes_do_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: tuple[str, ...], second: tuple[str, ...], merged: object
+) -> None:
+    given = zip((1, 2), (first, second), strict=True)
+    parts = [dataset(tmp_path / str(n), n, ("train",), classes={"label": names}) for n, names in given]
+    union = merge(parts, tmp_path / "u", name="u").manifest
+    expected = {"set 1.label": first, "set 2.label": second} if merged is None else {"label": merged}
+    assert union.facts.classes == expected
+    assert {key for row in union for key in row.labels} == expected.keys()
+    assert ("check that they have the same unit" in caplog.text) == (merged is not None)
+
+
 def test_labels_that_mean_the_same_keep_their_name(tmp_path: Path) -> None:
     same = {"classes": {"label": ("1", "2")}}
     union = merge([dataset(tmp_path / str(n), n, ("train",), **same) for n in (1, 2)], tmp_path / "u", name="u")

@@ -9,6 +9,7 @@ from medvit.geometry import Affine
 from medvit.types import Image, Prediction
 from medvit.writers import COLORS
 from medvit.writers.caption import HEIGHT as CAPTION
+from medvit.writers.caption import caption
 from medvit.writers.preview import HEIGHT, write_preview
 
 
@@ -73,3 +74,11 @@ def test_slices_cross_where_all_classes_are_seen(tmp_path: Path) -> None:
     write_preview(tmp_path / "p.png", image, Prediction(("b", "x", "y"), mask=mask, affine=image.affine))
     sagittal = np.asarray(Picture.open(tmp_path / "p.png"))[HEIGHT : 2 * HEIGHT, 2 * HEIGHT :]
     assert (sagittal.argmax(axis=-1) == 1).any()  # green, the color of the second class
+
+
+def test_a_caption_wider_than_its_picture_continues_on_the_next_line():
+    parts = [(f"finding {number}", (230, 60, 60)) for number in range(6)]
+    found, wide = caption(200, parts), caption(2000, parts)
+    assert (found.shape, wide.shape) == ((3 * CAPTION, 200, 3), (CAPTION, 2000, 3))
+    reds = [(picture == (230, 60, 60)).all(axis=-1).sum() for picture in (found, wide)]
+    assert reds[0] == reds[1] > 0  # every square is drawn whole

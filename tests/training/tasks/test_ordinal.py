@@ -78,6 +78,12 @@ def test_validation_is_by_quadratic_kappa(grades):
     assert room.score(truth, np.eye(3)[2 - truth], task.target) < 0.0
 
 
+def test_a_message_on_a_number_with_many_values_lists_only_some():
+    ages = tuple(f"{age}.5" for age in range(30, 80))
+    with pytest.raises(DataError, match=r"age has 30\.5, .*, 41\.5, \.\.\. \(50 in all\): use"):
+        image_task("ordinal").target((), ("age",), Facts("d", classes={"age": ages}))
+
+
 # The most probable grade is 0, the median is 1.
 BETWEEN = np.array([0.4, 0.3, 0.3])
 TARGET = Target("grade", ("0", "1", "2"))

@@ -214,6 +214,14 @@ def test_models_with_other_times_are_compared(tuned, followed, tmp_path):
         paired_differences(table, worse | {"event": 1.0 - table["event"]}, names, resamples=100, seed=0)
 
 
+def test_a_label_that_no_image_has_is_named():
+    rows = [
+        Row("i", "p", "", "", "", "image", "d", "train", (1, 8, 8), "uint8", "0", labels={"days": "3", "death": "1"})
+    ]
+    with pytest.raises(DataError, match=r"no training image has the label deth \(labels found: days, death\)"):
+        image_task("survival").target(rows, ("days", "deth"), Facts("d"))
+
+
 def test_models_of_folds_keep_their_own_intervals_and_predict_at_common_times(followed, tmp_path):
     given = QUICK | {"label": "days", "event": "death", "folds": 2, "survival_intervals": 3}
     model = finetune(dataset=followed, output=tmp_path / "model", **given)
