@@ -8,6 +8,7 @@ prefix.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from medvit.leakage import Check, Overlap, find_overlaps
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import IGNORED, Row, Split
 
+log = logging.getLogger("medvit")
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 """Splits by priority: an image shared by several splits remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
@@ -74,6 +76,11 @@ def merge(
     _require_distinct(parts)
     left_out = _leaking(parts)
     keys, masks = _ambiguous(parts), _united(parts) if label_maps == "union" else _masks(parts)
+    if not masks and any(row.mask for part in parts for row in part):
+        log.warning(
+            "all label maps are dropped, because their classes are not the same in all datasets; label_maps=union "
+            "keeps them"
+        )
     store, rows = Store(folder / "images"), []
     for part in parts:
         numbers = _numbers(part.facts.mask_classes, masks)
