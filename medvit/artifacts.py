@@ -66,9 +66,16 @@ class Lineage:
 
     @classmethod
     def read(cls, folder: Path) -> Lineage | None:
-        """Return the lineage of an artifact; None if the folder has none."""
+        """Return the lineage of an artifact; None if the folder has none.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
         path = folder / LINEAGE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+            raise DataError(f"{path} is damaged and cannot be read; restore it, or make {folder} again") from None
 
 
 @dataclass(frozen=True)

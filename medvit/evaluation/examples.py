@@ -16,7 +16,7 @@ from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import Example
 from medvit.evaluation.run import ImagePredictor
-from medvit.evaluation.segmentation import spacing, unit_of
+from medvit.evaluation.segmentation import counted_classes, spacing, unit_of
 from medvit.evaluation.slide_figure import slide_figure
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.records import Row
@@ -53,7 +53,10 @@ def examples(
 
 
 def mask_examples(manifest: Manifest, predictor: ImagePredictor, evaluation: Evaluation) -> list[Example]:
-    """Return images with the contours of the true and the predicted label map, chosen by mean Dice."""
+    """Return images with the contours of the true and the predicted label map, chosen by mean Dice.
+
+    Predictions that do not count, as in ignored pixels, are not drawn.
+    """
     scores, unit, shown = evaluation.columns["dice"], unit_of(manifest), []
     for name, index in examples_to_show(scores).items():
         row = evaluation.rows[index]
@@ -61,6 +64,7 @@ def mask_examples(manifest: Manifest, predictor: ImagePredictor, evaluation: Eva
         found = predictor(image).mask
         assert image.mask is not None, "images without a truth are excluded"
         assert found is not None, "a segmentation model predicts masks"
+        found = counted_classes(image.mask, found, manifest.facts.mask_classes, row.annotated)
         figure = overlay_figure(image.without_gaps().intensities(), image.mask, found, spacing(image, unit))
         caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange prediction), {row.image_id}"
         shown.append(Example(caption, figure))

@@ -223,7 +223,7 @@ def _planes(pixels: Array, truth: Array, found: Array) -> list[tuple[str, Callab
     The arrays are (I, J, K) in RAS+. Sections pass through the middle of the masks, with A or S upward and R at the
     left.
     """
-    inside = np.argwhere((truth > 0) | (found > 0))
+    inside = np.argwhere(((truth > 0) & (truth != IGNORED)) | (found > 0))
     i, j, k = inside.mean(axis=0).round().astype(int) if len(inside) else np.array(pixels.shape) // 2
     return [
         ("axial", lambda volume: volume[::-1, ::-1, k].T),

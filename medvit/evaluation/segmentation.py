@@ -96,6 +96,16 @@ def without_ignored(truth: Int[Array, "*s"], found: Int[Array, "*s"], num_classe
     return found
 
 
+def counted_classes(
+    truth: Int[Array, "*s"], found: Int[Array, "*s"], classes: Sequence[str], annotated: Sequence[str] | None
+) -> Int[Array, "*s"]:
+    """Return a predicted label map with background where the truth is ignored or the class is not annotated."""
+    found = without_ignored(truth, found, len(classes))
+    if annotated is None:
+        return found
+    return np.where(np.isin(found, [classes.index(name) for name in annotated]), found, 0)
+
+
 def evaluate_masks(
     rows: Sequence[Row],
     scores: Sequence[Scores],

@@ -110,6 +110,11 @@ class LabelingConfig(Config):
     def _annotates_named_classes(self) -> Self:
         if (self.annotated or self.annotated_column) and not self.mask_classes:
             raise ValueError("annotated classes need names; give mask_classes as well")
+        empty = [folder for folder, names in self.annotated.items() if not names]
+        if empty:
+            raise ValueError(
+                f"annotated names no class for the folder {empty[0]!r}; give the annotated classes of its label maps"
+            )
         unknown = {name for names in self.annotated.values() for name in names} - set(self.class_names[1:])
         if unknown:
             found, expected = sorted(unknown)[0], ", ".join(self.class_names[1:])

@@ -81,6 +81,11 @@ def merge(
     left_out = _leaking(parts)
     numeric = _numeric(parts)
     keys, masks = _ambiguous(parts) - numeric.keys(), _united(parts) if label_maps == "union" else _masks(parts)
+    if not masks and any(row.mask for part in parts for row in part):
+        log.warning(
+            "all label maps are dropped, because their classes are not the same in all datasets; label_maps=union "
+            "keeps them"
+        )
     store, rows = Store(folder / "images"), []
     for part in parts:
         numbers = _numbers(part.facts.mask_classes, masks)

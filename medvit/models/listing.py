@@ -23,7 +23,7 @@ from medvit.artifacts import (
 )
 from medvit.config import Tree, read_yaml
 from medvit.dataset.manifest import FILE_NAME as MANIFEST
-from medvit.errors import CheckpointError, ConfigError
+from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.tensors import digest_of
 
 BEST = "best validation metric"
@@ -66,10 +66,10 @@ class ListedModel:
 def list_models(folder: Path, failures: list[str]) -> list[ListedModel]:
     """Return the checkpoints in a folder and below it, those of one backbone together.
 
-    Datasets, hidden folders and unfinished runs are skipped. A damaged checkpoint adds a line to `failures`.
+    Datasets, hidden folders and unfinished runs are skipped. A damaged checkpoint or report adds a line to `failures`.
     """
     found: list[tuple[Path, Tree]] = []
-    reports: dict[str, list[Path]] = {}
+    reports: dict[str, list[Score]] = {}
     for place, names in _folders(folder):
         if MODEL in names:
             try:
@@ -77,9 +77,19 @@ def list_models(folder: Path, failures: list[str]) -> list[ListedModel]:
             except (CheckpointError, ConfigError, ValueError) as error:
                 failures.append(f"{_name(place, folder)}: {error}")
         elif METRICS in names:
-            lineage = Lineage.read(place)
-            reports.setdefault(lineage.inputs.get("checkpoint", "") if lineage else "", []).append(place)
-    listed = [_listed(place, model, folder, reports) for place, model in found]
+            try:
+                lineage = Lineage.read(place)
+                if lineage is not None:
+                    score = Score(_name(place, folder), _metrics(place))
+                    reports.setdefault(lineage.inputs.get("checkpoint", ""), []).append(score)
+            except DataError as error:
+                failures.append(f"{_name(place, folder)}: {error}")
+    listed: list[ListedModel] = []
+    for place, model in found:
+        try:
+            listed.append(_listed(place, model, folder, reports))
+        except (CheckpointError, json.JSONDecodeError) as error:
+            failures.append(f"{_name(place, folder)}: {error}")
     return sorted(listed, key=lambda one: (one.backbone_sha256 or "~", one.task != "backbone", one.name))
 
 
@@ -108,7 +118,7 @@ def _described(folder: Path) -> Tree:
     return {key: value for key, value in model.items() if key != "schema"}
 
 
-def _listed(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Path]]) -> ListedModel:
+def _listed(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Score]]) -> ListedModel:
     best = [value for name, value in _json(folder / FIGURES).items() if name.endswith(BEST) and value is not None]
     sizes = [(folder / name).stat().st_size for name in CHECKPOINT_FILES if (folder / name).is_file()]
     return ListedModel(
@@ -123,7 +133,7 @@ def _listed(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Pa
         has_all_weights=(folder / WEIGHTS).is_file(),
         members=int(model.get("members", 1)),
         validation=sum(best) / len(best) if best else None,
-        scores=tuple(_scores(folder, model, root, reports)) if reports else (),
+        scores=tuple(reports.get(_hash(folder, model), ())) if reports else (),
     )
 
 
@@ -149,10 +159,20 @@ def _backbone(options: Tree) -> str:
     return f"{options['name']} {size} {options.get('ndim')}D{patches}".replace("  ", " ")
 
 
-def _scores(folder: Path, model: Tree, root: Path, reports: Mapping[str, list[Path]]) -> Iterator[Score]:
-    hashed = Checkpoint(folder, model, _json(folder / PREPROCESS), {}).hash
-    for report in reports.get(hashed, []):
-        yield Score(_name(report, root), _json(report / METRICS).get("metrics", {}))
+def _hash(folder: Path, model: Tree) -> str:
+    return Checkpoint(folder, model, _json(folder / PREPROCESS), {}).hash
+
+
+def _metrics(folder: Path) -> Mapping[str, Tree]:
+    """Return the metrics of a report.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    try:
+        return dict(_json(folder / METRICS).get("metrics", {}))
+    except (ValueError, TypeError):
+        raise DataError(f"{METRICS} is damaged and cannot be read; run evaluate again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

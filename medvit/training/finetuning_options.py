@@ -237,6 +237,9 @@ class FinetuningOptions(TrainingOptions):
                 f"regions has {len(self.regions)} regions and regions_class_order {len(self.regions_class_order)} "
                 "classes; give the class that each region writes"
             )
+        empty = [name for name, members in self.regions.items() if not members]
+        if empty:
+            raise ValueError(f"regions.{empty[0]} names no class; give the classes in it, or remove it")
         return self
 
     def region_map(self, classes: Sequence[str]) -> Regions | None:

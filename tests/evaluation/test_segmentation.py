@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.evaluation.plots import overlay_figure
+from medvit.evaluation.segmentation import counted_classes, evaluate_masks, score_case
 from medvit.records import IGNORED, Row
 from medvit.transforms.regions import Regions
 
@@ -145,3 +146,19 @@ def test_a_region_has_the_scores_of_the_union_of_its_classes() -> None:
     partly = score_case(truth, found, classes, SPACING_MM, **how, regions=regions, annotated=["b"])
     assert math.isnan(partly["dice.both"])
     assert partly["dice.b"] == scores["dice.b"]
+
+
+def test_examples_show_only_predictions_that_count() -> None:
+    truth, found = np.array([[0, 1, IGNORED], [0, 1, 2]]), np.array([[2, 1, 1], [1, 2, 2]])
+    classes = ("b", "liver", "spleen")
+    assert counted_classes(truth, found, classes, None).tolist() == [[2, 1, 0], [1, 2, 2]]
+    assert counted_classes(truth, found, classes, ("liver",)).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_sections_pass_through_the_masks_and_not_through_ignored_voxels() -> None:
+    truth = np.zeros((9, 9, 9), np.uint8)
+    truth[:, :, 5:] = IGNORED
+    truth[4, 4, 2] = 1
+    pixels = np.arange(9.0)[None, None, None] * np.ones((1, 9, 9, 9))
+    axial = overlay_figure(pixels, truth, np.zeros_like(truth), (1.0, 1.0, 1.0)).axes[0]
+    assert np.unique(axial.images[0].get_array()).tolist() == [2.0]

@@ -154,12 +154,16 @@ def test_a_volume_gives_no_more_slices_than_it_has() -> None:
     assert [index for index, _ in found] == [0, 1, 2]
 
 
-def test_label_maps_that_mean_different_things_are_left_behind(tmp_path: Path) -> None:
+def test_label_maps_that_mean_different_things_are_left_behind_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = volume(tmp_path / "a", mask=True)
     second = replace(first, rows=(replace(first.rows[0], image_id="i-w", patient_id="p-w", study_id="s-w"),))
     other = replace(second, facts=replace(second.facts, mask_classes=("x", "y", "z")))
     assert all(row.mask for row in merge([first, second], tmp_path / "u", name="u").manifest)
+    assert "label maps" not in caplog.text
     assert not any(row.mask for row in merge([first, other], tmp_path / "w", name="w").manifest)
+    assert "all label maps are dropped, because their classes are not the same" in caplog.text
 
 
 def other_organs(folder: Path, mask_classes: tuple[str, ...]) -> Manifest:

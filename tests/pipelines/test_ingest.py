@@ -394,6 +394,7 @@ def test_a_label_map_with_a_class_that_is_not_annotated_is_refused(tmp_path: Pat
     [
         ({"annotated": {"a": ["liver"]}}, "annotated classes need names; give mask_classes as well"),
         ({**CLASSES, "annotated": {"a": ["lung"]}}, "annotated names 'lung'; expected foreground classes"),
+        ({**CLASSES, "annotated": {"a": []}}, "annotated names no class for the folder 'a'"),
         ({**CLASSES, "annotated": {"a": ["background"]}}, "annotated names 'background'"),
         ({**CLASSES, "annotated_column": "organs"}, "give table as well"),
         ({**CLASSES, "annotated": {"c": ["liver"]}}, "names the folder 'c', but no image of the source is in it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ def test_a_damaged_checkpoint_is_reported_and_the_others_are_listed(
     assert "| good |" in caught.out
     assert "bad: there is neither model.safetensors nor adapter.safetensors" in caught.err
     assert "other: model.yaml does not describe a model of schema 1" in caught.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("lineage.json", '{"inputs": 3'), ("lineage.json", '{"made": "by others"}'), ("metrics.json", "[1]")],
+)
+def test_a_damaged_report_is_reported_and_the_checkpoints_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    backbone_in(tmp_path / "good")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "metrics.json").write_text("{}")
+    Lineage("evaluate", "").write(tmp_path / "report")
+    (tmp_path / "report" / name).write_text(text)
+    assert main(["models", str(tmp_path)]) == 3
+    caught = capsys.readouterr()
+    assert "| good |" in caught.out
+    assert re.search(rf"report: .*{name} is damaged and cannot be read", caught.err)
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,3 +74,11 @@ def test_regions_of_partial_labels_and_largest_components_of_regions_are_refused
 def test_each_region_needs_a_class_to_write(order: list[str]) -> None:
     with pytest.raises(ConfigError, match="regions has 2 regions and regions_class_order"):
         FinetuningOptions.parse({"dataset": "d", "output": "o", **REGIONS, "regions_class_order": order})
+
+
+def test_a_region_without_classes_is_refused() -> None:
+    regions = {"whole": ["ball", "core"], "core": ["core"], "none": []}
+    with pytest.raises(ConfigError, match=r"regions\.none names no class"):
+        FinetuningOptions.parse(
+            {"dataset": "d", "output": "o", "regions": regions, "regions_class_order": ["ball", "core", "core"]}
+        )
