@@ -194,7 +194,7 @@ class Prediction:
     """Prediction of a model for one image.
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
-    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and `times` by name.
+    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and mean and median `times`.
     Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
     prediction of each label.
 
@@ -213,7 +213,7 @@ class Prediction:
     affine: Affine | None = None
     value: float | None = None
     times: Mapping[str, float] = field(default_factory=dict)
-    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it is reached."""
+    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it falls to 0.5."""
     by_label: Mapping[str, Prediction] = field(default_factory=dict)
 
 
