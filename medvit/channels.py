@@ -1,6 +1,6 @@
 """Named channels, such as the sequences of an MR study, of which an image may lack some.
 
-In tensors, a channel that an image lacks is NaN at every pixel. NaN cannot pass for a measurement: whatever does not
+In tensors, a channel that an image lacks is NaN at every pixel. NaN cannot pass for a measurement: code that does not
 handle missing channels yields a non-finite result, which is reported, instead of a plausible one.
 """
 
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 FILL = 0.0
-"""Value of missing channels for networks that stack channels. It is the mean of a channel after normalization by its
-own statistics.
+"""Value of missing channels in networks whose first layer takes all channels together. A channel that is normalized by
+its own mean and standard deviation has the mean 0.
 """
 
 
@@ -32,11 +32,11 @@ def fill_missing(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
 
 
 def draw_channels(present: Bool[Tensor, "b c"]) -> Bool[Tensor, "b c"]:
-    """Return which of its channels each image of a batch keeps, drawn at random (Hierarchical Channel Sampling).
+    """Draw the channels that each image of a batch keeps, among its present ones (Hierarchical Channel Sampling).
 
-    The number of channels is drawn uniformly from 1 to C, then this many channels without replacement, the same for the
-    whole batch (Bao et al., ICLR 2024). An image that has none of them keeps one of its own, drawn at random. Random
-    numbers come from torch's global generator.
+    A number is drawn uniformly from 1 to C, then this many channels without replacement, once for the whole batch (Bao
+    et al., ICLR 2024). An image that has none of the drawn channels keeps one of its present channels, chosen at
+    random. Random numbers come from torch's global generator.
     """
     num_channels = present.shape[1]
     rank = torch.rand(num_channels, device=present.device).argsort().argsort()

@@ -1,7 +1,8 @@
 """Survival curves: values between given times, restricted mean and median, and the Kaplan-Meier estimator.
 
 A predicted curve is the probability of being without the event at ascending times; at time 0 it is 1. Between two
-times, the hazard is constant, so that the logarithm of the curve is linear; it continues after the last time.
+times, the hazard is constant, so that the logarithm of the curve is linear. The last hazard also holds after the last
+time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Z = 1.959964
 
 
 def time_text(time: float) -> str:
-    """Return a time as text, from which it can be read back."""
+    """Return a time as text that `float` reads back."""
     return f"{time:.15g}"
 
 
@@ -106,7 +107,8 @@ def _logs(probabilities: Float[Array, "n t"]) -> Float[Array, "n t+1"]:
 class KaplanMeier:
     """Kaplan-Meier estimate of a survival curve (Kaplan and Meier, JASA 1958), a step function.
 
-    `survival` (T,) is the value from each of the `times` on, `variance` (T,) Greenwood's sum for its logarithm.
+    `survival` (T,) is the value from each of the `times` until the next. `variance` (T,) is Greenwood's variance of the
+    logarithm of this value.
     """
 
     times: Float[Array, "t"]
@@ -115,13 +117,13 @@ class KaplanMeier:
 
     @classmethod
     def of(cls, times: Float[Array, "n"], events: Bool[Array, "n"]) -> Self:
-        """Return the estimate from times, at which the event was observed or the person was censored."""
+        """Return the estimate; each time is that of the event or, where `events` is False, that of censoring."""
         known, died, censored = _counts(times, events)
         return cls._from_counts(known, died, _at_risk(died + censored))
 
     @classmethod
     def of_censoring(cls, times: Float[Array, "n"], events: Bool[Array, "n"]) -> Self:
-        """Return the estimate of the probability of not being censored; at equal times, events come first."""
+        """Return the estimate of not being censored up to each time; at equal times, events come first."""
         known, died, censored = _counts(times, events)
         return cls._from_counts(known, censored, _at_risk(died + censored) - died)
 
@@ -159,5 +161,5 @@ def _counts(
 
 
 def _at_risk(left: Float[Array, "t"]) -> Float[Array, "t"]:
-    """Return the number of persons at risk at each time, from the number who leave at each."""
+    """Return the number of persons at risk at each time, from the number who leave at each time."""
     return np.cumsum(left[::-1])[::-1]

@@ -195,7 +195,7 @@ class Prediction:
 
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
     Ordinal classification: also the predicted grade, in `grades`.
-    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and `times` by name.
+    Survival: `probabilities` (L,) of being without the event until the times in `classes`, and mean and median `times`.
     Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
     prediction of each label.
 
@@ -214,7 +214,7 @@ class Prediction:
     affine: Affine | None = None
     value: float | None = None
     times: Mapping[str, float] = field(default_factory=dict)
-    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it is reached."""
+    """Times of a survival curve, in the unit of the label: its restricted mean, and its median if it falls to 0.5."""
     grades: Mapping[str, int] = field(default_factory=dict)
     """Median grade of an ordinal classification, keyed by the name of the label; empty for other tasks."""
     by_label: Mapping[str, Prediction] = field(default_factory=dict)

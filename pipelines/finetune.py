@@ -40,10 +40,10 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     store: Literal["all", "adapter"] = "all"
-    """Weights to store. all: all weights of the model; a separate file contains the weights that training changed.
-    adapter: only the weights that training changed. All other weights are then read from the folder of the pretrained
-    checkpoint, or from a copy of this folder beside the new checkpoint, so that many models of one backbone take little
-    space.
+    """Weights to store. all: all weights of the model, and a separate file with the weights that training changed.
+    adapter: only the weights that training changed, so that many models of one backbone take little space. All other
+    weights are then read from the folder of the pretrained checkpoint, or from a copy of this folder beside the new
+    checkpoint.
     """
 
     IS_DISTRIBUTED: ClassVar[bool] = True

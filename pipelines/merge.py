@@ -41,9 +41,9 @@ class MergeConfig(StageConfig):
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)
     label_maps: LabelMaps = "equal"
-    """Label maps to keep. equal: those of datasets whose classes are all the same; if they differ, all are dropped.
-    union: all label maps, with the classes of all datasets together, by name. A class that a dataset lacks is then not
-    annotated in its images (partial labels).
+    """Label maps to keep. equal: all label maps if all datasets have the same classes, else none. union: all label
+    maps, with the classes of all datasets, merged by name. A class that a dataset lacks then counts as not annotated in
+    the images of this dataset (partial labels).
     """
 
 
@@ -70,7 +70,7 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
 
 
 def measured(manifest: Manifest, measures: Sequence[Measure], engine: EngineConfig) -> Manifest:
-    """Return a manifest with labels measured from its label maps, which replace earlier labels of these names."""
+    """Return a manifest with labels measured from its label maps; they replace earlier labels with the same names."""
     if not measures:
         return manifest
     facts, names = manifest.facts, manifest.facts.mask_classes

@@ -18,7 +18,7 @@ from medvit.stage import Finished
 HEAD = ("model", "task", "backbone", "weights", "peft", "head", "classes", "MB", "validation", "report")
 SHOWN_CLASSES = 4
 DIGITS = 12
-"""Number of shown digits of the digest of a backbone."""
+"""Number of digits that are shown of a backbone's SHA-256."""
 
 
 class ModelsConfig(Config):
@@ -27,8 +27,8 @@ class ModelsConfig(Config):
     folder: Path = Path()
     """Folder to search for checkpoints, at any depth. The prefix `folder=` may be omitted."""
     format: Literal["table", "json"] = "table"
-    """Output. table: a table, in which models with the same weights of the backbone are neighbors. json: a list with
-    all facts, such as the whole digest of the backbone, sizes in bytes, and every metric of a report.
+    """Output format. table: a table in which models that share a backbone are in neighboring rows. json: a list with
+    all facts, such as the whole SHA-256 of the backbone, sizes in bytes, and every metric of a report.
     """
 
 
@@ -55,7 +55,7 @@ class Models:
     config_type: type[ModelsConfig] = ModelsConfig
 
     def about(self, words: Sequence[str]) -> tuple[Models, list[str]]:
-        """Return the stage itself, and the words with the folder as a named option."""
+        """Return the stage itself, and the arguments, with a folder `runs` written as `folder=runs`."""
         is_folder = [("=" not in word and not word.endswith((".yaml", ".yml"))) for word in words]
         return self, [f"folder={word}" if one else word for word, one in zip(words, is_folder, strict=True)]
 

@@ -73,7 +73,7 @@ class Backbone(nn.Module, ABC):
     mask_token: Tensor | None = None
     """Mask token (D) from pretraining; masking objectives continue to train it."""
     sensitivity: Mapping[str, Tensor] | None = None
-    """Sum of squared gradients of the weights that `peft=spt` may choose, by name. None after it has chosen."""
+    """Sum of squared gradients of the weights that `peft=spt` may choose, keyed by name. None after the choice."""
     carried: Carried | None = None
     """Adapter from pretraining, if the checkpoint has one. None after `peft=continue` has resumed it."""
 

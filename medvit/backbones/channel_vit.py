@@ -1,7 +1,8 @@
 """ChannelViT (Bao et al., ICLR 2024) in 2D and 3D: one token for each patch of each channel.
 
-All channels share one patch embedding, of one channel, and the position embeddings; each channel has an embedding of
-its own, which is added to its tokens. Images may lack channels, whose tokens then take no part in the attention.
+All channels share the position embeddings and one patch embedding, which takes a single channel. Each channel also has
+a learned embedding that is added to all of its tokens. Images may lack channels; tokens of missing channels take no
+part in the attention.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ class ChannelVitConfig(VitConfig):
     """Vision transformer with a token for each patch of each channel, for images that may lack some channels.
 
     Weights of an ordinary vision transformer can be loaded: the kernels of its patch embedding are summed over its
-    channels, so an image with one channel gives the same features as with the ordinary one. The embeddings of the
-    channels are initially zero.
+    channels, so that for images with one channel, both transformers initially give the same features. The embeddings
+    of the channels are initially zero.
     """
 
     name: Literal["channel_vit"] = "channel_vit"  # type: ignore[assignment]
     channel_sampling: bool = True
     """Hide a random subset of the channels in each training step (hierarchical channel sampling), so that the model
-    learns to do without any of them.
+    also learns from images with missing channels.
     """
 
     def in_training_as(self, other: VitConfig) -> Self:  # type: ignore[override]
-        """Return the options, with those that affect only training as in `other`."""
+        """Return a copy of these options; options that affect only training are taken from `other`."""
         own = super().in_training_as(other)
         if isinstance(other, ChannelVitConfig):
             own = own.model_copy(update={"channel_sampling": other.channel_sampling})
@@ -64,7 +65,7 @@ class ChannelVitConfig(VitConfig):
 class ChannelViT(ViT):
     """Vision transformer whose tokens are those of all patches of the first channel, then of the second, and so on.
 
-    The patch tokens of its output are, for each patch, the mean over the channels that the image has.
+    The output has one token for each patch: the mean over the channels that the image has.
     """
 
     has_channel_tokens = True
@@ -77,9 +78,10 @@ class ChannelViT(ViT):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return the tokens of all patches of all channels, before the first block, and the grid of one channel.
+        """Return the tokens of all patches of all channels, before the first block, and the grid of patches.
 
-        The tokens of channels that an image lacks have no meaning. Tokens in `hidden` are replaced by the mask token.
+        The grid is the number of patches along each axis. The tokens of channels that an image lacks have no meaning.
+        Tokens in `hidden` are replaced by the mask token.
         """
         return self._embed(pixels, torch.arange(self.channels, device=pixels.device), hidden)
 
@@ -105,7 +107,7 @@ class ChannelViT(ViT):
         ]
 
     def filled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
-        """Return pixels in which missing channels, also those hidden in training, have the value of `FILL`."""
+        """Return pixels in which missing channels, including those hidden in training, are `FILL`."""
         return fill_missing(pixels)
 
     def sampled(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
@@ -115,13 +117,13 @@ class ChannelViT(ViT):
         return mark_missing(pixels, draw_channels(present_channels(pixels)))
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Raise a `ConfigError`: images of the other dimensionality do not have the same channels."""
+        """Raise a `ConfigError`, because 2D and 3D images do not have the same named channels."""
         raise ConfigError("backbone=channel_vit supports only 2D or only 3D; choose backbone=vit to train on both")
 
     def _embed(
         self, pixels: Float[Tensor, "b c *s"], channels: Int[Tensor, "u"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return the embedded tokens of some channels, and the grid of one channel."""
+        """Return the embedded tokens of some channels, and the number of patches along each axis."""
         self._require_channels(pixels)
         size = self._patch_size_for(pixels)
         single = fill_missing(pixels)[:, channels].flatten(0, 1)[:, None]
@@ -137,7 +139,7 @@ class ChannelViT(ViT):
         return patches.flatten(1, 2), grid
 
     def _rotations(self, grid: tuple[int, ...], ids: Tensor | None, patches: Tensor) -> dict[str, Tensor]:
-        """Return the rotations of the tokens; patches at the same position of different channels have the same."""
+        """Return the rotary position embeddings of the tokens; they do not depend on the channel of a token."""
         num_patches = math.prod(grid)
         if ids is not None:
             return super()._rotations(grid, ids % num_patches, patches)

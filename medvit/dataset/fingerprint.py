@@ -22,12 +22,12 @@ from medvit.types import Image
 
 SCHEMA_VERSION = 1
 MEASURED_IMAGES = 500
-"""Maximum number of images of a group whose pixels are read."""
+"""Maximum number of images whose pixels are read, in each group (images of one kind and modality)."""
 MEASURED_VOXELS = 2**28
-"""Maximum number of voxels of a group that are read; at least `MIN_IMAGES` images are."""
+"""Maximum number of voxels that are read in each group, unless `MIN_IMAGES` images have more."""
 MIN_IMAGES = 3
 KEPT_VALUES = 20_000_000
-"""Maximum number of intensities of a group from which its statistics are computed, over all channels."""
+"""Maximum number of intensities from which the statistics of a group are computed, all channels together."""
 PERCENTILES = (0.5, 50.0, 99.5)
 """Percentiles of intensities: the outer two are those to which nnU-Net clips CT."""
 DIGITS = 6
@@ -90,25 +90,25 @@ class ImageGroupFacts(Config):
     num_patients: int
     """Number of patients."""
     channels: tuple[int, ...]
-    """Numbers of channels, each once."""
+    """Distinct numbers of channels of the images."""
     dtypes: tuple[str, ...]
-    """Data types of the stored pixels, each once."""
+    """Distinct data types of the stored pixels."""
     units: tuple[str, ...]
-    """Units of the intensities, each once; an empty text is an unknown unit."""
+    """Distinct units of the intensities; an empty text stands for an unknown unit."""
     shape: Spread | None
-    """Pixels or voxels along each axis; unset for slides."""
+    """Number of pixels or voxels along each axis; unset for slides."""
     spacing_mm: Spread | None
-    """Spacing of the volumes that have one, along R, A, S in mm."""
+    """Spacing along R, A, S in mm, of the volumes with a known spacing; unset if there are none."""
     num_without_spacing: int
     """Number of volumes without spacing."""
     anisotropy: float | None
-    """Median over the volumes of the ratio of the largest to the smallest spacing."""
+    """Ratio of the largest to the smallest spacing of a volume, as the median over volumes; unset if unknown."""
     num_measured: int
-    """Number of images whose pixels were read for the statistics below; they are spread evenly over the group."""
+    """Number of images whose pixels were read for `intensity` and `foreground`; they are evenly spaced in the group."""
     intensity: IntensityStatistics | None
-    """IntensityStatistics of all measured voxels, without padding and non-finite ones; unset if channels differ."""
+    """Statistics of the intensities of all voxels, except padding and non-finite ones; unset if channels differ."""
     foreground: IntensityStatistics | None
-    """IntensityStatistics of the voxels in a foreground class of the label maps."""
+    """Statistics of the intensities of the voxels in any foreground class of the label maps."""
 
 
 class ClassFacts(Config):
@@ -117,9 +117,9 @@ class ClassFacts(Config):
     name: str
     """Name of the class."""
     num_voxels: int
-    """Number of pixels or voxels in the images that were read."""
+    """Number of pixels or voxels of the class, in the images whose pixels were read."""
     num_images: int
-    """Number of the images that were read that contain the class."""
+    """Number of images that contain the class, among those whose pixels were read."""
 
 
 class Fingerprint(Config):
@@ -130,11 +130,14 @@ class Fingerprint(Config):
     digest: str
     """SHA-256 over the content of the training images and their label maps, in any order."""
     groups: tuple[ImageGroupFacts, ...]
-    """Facts by kind and modality."""
+    """Facts for each kind and modality of images."""
     classes: tuple[ClassFacts, ...] = ()
     """Classes of the label maps, the background first."""
     labels: Mapping[str, Mapping[str, int]] = {}
-    """Number of training images by label and class; only labels with declared classes."""
+    """Number of training images for each label and class, such as {finding: {cancer: 10}}.
+
+    Labels whose classes are not declared are not included.
+    """
 
     @classmethod
     def of(cls, training: Manifest) -> Fingerprint:
@@ -144,7 +147,7 @@ class Fingerprint(Config):
         images of each group, evenly spread.
 
         Raises:
-            DataError: If there are no rows, another split is among them, or pixels are missing.
+            DataError: If there are no rows, a row is not in the training split, or pixels are missing.
         """
         _require_training(training)
         by_group: dict[tuple[str, str], list[Row]] = {}
@@ -165,7 +168,7 @@ class Fingerprint(Config):
         )
 
     def of_kind(self, kind: str) -> list[ImageGroupFacts]:
-        """Return the groups of a kind of images."""
+        """Return the groups of one kind of image."""
         return [group for group in self.groups if group.kind == kind]
 
     @property
@@ -183,7 +186,7 @@ def digest_of(training: Manifest) -> str:
 
 @dataclass
 class _Values:
-    """IntensityStatistics of a group of images, by image: of all measured voxels, and of the foreground."""
+    """Intensities of a group, one array for each image: of all measured voxels, and of the foreground."""
 
     everywhere: list[Float[Array, "c n"]] = field(default_factory=list)
     foreground: list[Float[Array, "c n"]] = field(default_factory=list)
@@ -220,7 +223,7 @@ def _require_training(training: Manifest) -> None:
 
 
 def _spread_evenly(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose pixels are read; none for slides, whose tiles have one scale."""
+    """Return evenly spaced rows of a group, whose pixels are read; no rows for slides."""
     if rows[0].kind == "slide":
         return []
     voxels = np.mean([float(np.prod(row.shape)) for row in rows])
@@ -246,7 +249,7 @@ def _measured_values(training: Manifest, rows: Sequence[Row], classes: _ClassCou
 
 
 def _is_known(image: Image) -> Bool[Array, "n"]:
-    """Return which voxels are measured in all channels, flattened."""
+    """Return which voxels (flattened) are neither padding nor non-finite in any channel."""
     known = np.ones(int(np.prod(image.pixels.shape[1:])), dtype=bool)
     lost = not_measured(image.pixels, image.padding)
     if lost is not None:
@@ -305,7 +308,7 @@ def _rounded(values: Sequence[float] | Array) -> tuple[float, ...]:
 
 
 def lines_of(fingerprint: Fingerprint) -> Iterator[tuple[str, str, str]]:
-    """Yield the facts as rows of a table: quantity, amount, and how it was obtained."""
+    """Yield the facts as rows of a table: quantity, value, and explanation of the value."""
     for group in fingerprint.groups:
         name = " ".join(filter(None, (group.modality, group.kind)))
         yield f"{name}s", str(group.num_images), f"of {group.num_patients} patients, for training"

@@ -24,8 +24,8 @@ from medvit.records import Row
 log = logging.getLogger("medvit")
 
 Measure = Literal["present", "volume_ml", "area_mm2", "objects"]
-"""Measure of a class in a label map. `present` is yes or no. `objects` is the number of connected regions, in which
-pixels or voxels may touch at corners, or, if the file numbers instances, the number of instances.
+"""Measure of a class in a label map. `present` is yes or no. `objects` is the number of instances if the file numbers
+them, else the number of connected regions (pixels or voxels that touch at a corner are connected).
 """
 YES, NO = "yes", "no"
 MICRONS_PER_MM = 1000.0
@@ -35,8 +35,8 @@ MICRONS_PER_MM = 1000.0
 class MeasureMask:
     """Function object that measures the classes of the label map of one image.
 
-    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` maps each
-    image whose file numbers the instances of the only class to the number of these instances.
+    `classes` are the names of the label-map values 0, 1, 2..., of which 0 is the background. `instances` maps the
+    `image_id` of each image whose label-map file numbers instances (of a single class) to the number of instances.
     """
 
     store: Store
@@ -47,7 +47,8 @@ class MeasureMask:
     def __call__(self, row: Row) -> dict[str, str]:
         """Return the measured labels of an image, keyed by name.
 
-        Volume and area are omitted without a scale, and so are classes that are not annotated in the image.
+        Volume and area are omitted if the image has no physical scale. Classes that are not annotated in the image are
+        not measured.
         """
         assert row.mask is not None
         labels = self.store.get(row.mask)
@@ -100,10 +101,11 @@ def with_measures(
 ) -> tuple[Row, ...]:
     """Return the rows with labels measured from their label maps; rows without a label map are unchanged.
 
-    `classes` are the names of the label-map values 0, 1, 2... `instances` maps an image to the number of its instances.
+    `classes` are the names of the label-map values 0, 1, 2... `instances` maps an `image_id` to the number of instances
+    in the label map of this image.
 
     Raises:
-        DataError: If there is no label map with named classes, or an image already has a label of that name.
+        DataError: If there is no label map with named classes, or an image already has a label with the same name.
     """
     if not measures:
         return tuple(rows)
@@ -124,7 +126,7 @@ def with_measures(
 
 
 def measured_positives(measures: Sequence[Measure], classes: Sequence[str]) -> dict[str, str]:
-    """Return the positive class of the measured labels with two classes."""
+    """Return the positive class of each measured label with two classes, keyed by label."""
     return {label_of("present", name): YES for name in classes[1:]} if "present" in measures else {}
 
 

@@ -73,7 +73,7 @@ class Evaluation:
     is_graded: bool = False
     """Whether this is an ordinal classification, whose predicted class is the median grade."""
     horizons: tuple[float, ...] = ()
-    """Times for metrics of single times, of a survival prediction."""
+    """Times at which metrics of single times, such as `auroc_at`, are computed for survival."""
     parts: Mapping[str, Evaluation] = field(default_factory=dict)
     """Evaluations of the labels of a multi-task model, each on the images with this label."""
 
@@ -84,7 +84,7 @@ class Evaluation:
 
     @property
     def probabilities(self) -> Float[Array, "n l"]:
-        """Probability of each class (columns) for each image (rows); of a survival prediction, survival by time."""
+        """Probability of each class (columns) for each image (rows); for survival, the survival at each time."""
         return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)
 
     @property

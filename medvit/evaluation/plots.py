@@ -25,7 +25,7 @@ RISKS = {"low": TRUTH, "middle": INK, "high": FOUND}
 NUM_GROUPS = 5
 """Maximum number of groups of a calibration plot of survival."""
 MIN_GROUP = 5
-"""Minimum number of images in such a group."""
+"""Minimum number of images in a group of a calibration plot of survival."""
 
 
 def roc_figure(evaluation: Evaluation) -> Figure:

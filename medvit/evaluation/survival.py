@@ -1,4 +1,4 @@
-"""Metrics of survival predictions, by name, with intervals over patients."""
+"""Metrics of survival predictions, keyed by name, with confidence intervals by bootstrap over patients."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def evaluate_survival(
     seed: int,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Return all survival metrics with intervals over patients; the truth has columns of time and event (1 or 0).
+    """Return all survival metrics, with confidence intervals by bootstrap over patients.
 
-    `names` are those of the predicted survival probabilities. `horizons` are the times for metrics of single times.
+    `truth` has the columns time and event (1 or 0). `names` are the names of the predicted survival probabilities.
+    `horizons` are the times at which metrics of single times, such as `auroc_at`, are computed.
     """
     columns = {"truth": truth[:, 0], "event": truth[:, 1]}
     columns |= {"predicted": restricted_means(survival_times(names), probabilities)}
@@ -65,7 +66,7 @@ def outcomes_of(table: Mapping[str, Array], names: Sequence[str], horizons: Sequ
 
 
 def survival_metrics(outcomes: Outcomes) -> dict[str, float]:
-    """Return every `SurvivalMetric` by its key or, if it is of single times, by `KEY.TIME`."""
+    """Return the value of each `SurvivalMetric` under its key or, if it is computed at single times, `KEY.TIME`."""
     found = {one.key(): one.of_all(outcomes) for one in metrics(SurvivalMetric) if one.of_all is not None}
     for one in metrics(SurvivalMetric):
         values = () if one.of_each is None else zip(outcomes.horizons, one.of_each(outcomes), strict=True)
@@ -88,7 +89,7 @@ def _note_on_events(outcomes: Outcomes) -> str:
 
 
 def _note_on_reference(outcomes: Outcomes) -> str:
-    """Return a note with the integrated Brier score of one curve for all images."""
+    """Return a note with the integrated Brier score of the Kaplan-Meier curve as the prediction for every image."""
     curve = KaplanMeier.of(outcomes.times, outcomes.events).at(outcomes.grid)
     alike = replace(outcomes, curves=np.broadcast_to(curve, outcomes.curves.shape))
     return f"integrated Brier score without images, by the Kaplan-Meier curve of all: {integrated_brier(alike):.3f}"

@@ -30,7 +30,7 @@ def digest_of(path: Path, prefix: str = "") -> str:
 
 
 def digest_of_stream(stream: BinaryIO, prefix: str = "") -> str:
-    """Return the digest of the tensors in a stream, as `digest_of`.
+    """Return the same digest as `digest_of`, for the tensors in a stream.
 
     Raises:
         ValueError: If the stream is not in the safetensors format, ends early, or has no such tensor.

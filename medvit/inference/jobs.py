@@ -59,7 +59,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
 def make_stack_job(
     options: PredictionOptions, checkpoints: Mapping[str, Checkpoint], names: SiteNames, makers: Mapping[str, Maker]
 ) -> StackJob:
-    """Return the job that processes studies with several models on one backbone, whose names are `names`.
+    """Return the job that processes studies with several models on one backbone, keyed by name in `checkpoints`.
 
     Raises:
         CheckpointError: If the checkpoints do not share one backbone.

@@ -68,8 +68,8 @@ class PredictionOptions(Config):
     recorded in the checkpoint or, if it records none, as stored in the files.
     """
     patch_size: Count | tuple[Count, ...] | None = None
-    """Patch size, for a model that was trained with `backbone.patch_sizes`: a large one is faster, a small one finer.
-    Unset: `backbone.patch_size` of the model.
+    """Patch size, for a model that was trained with `backbone.patch_sizes`: large patches are faster,
+    small patches resolve more detail. Unset: `backbone.patch_size` of the model.
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""

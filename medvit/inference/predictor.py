@@ -71,7 +71,7 @@ class Predictor:
         self.config = self.model.config
         require_horizons(horizons, self.config.kind, self.config.classes)
         self.horizons = tuple(horizons)
-        """Times of the probabilities of a survival prediction; empty: those of the model."""
+        """Times at which survival is predicted; empty: the ends of the model's time intervals."""
         if patch_size is not None:
             self._use_patch_size(patch_size)
 

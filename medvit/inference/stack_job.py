@@ -46,7 +46,7 @@ class StackJob:
         )
 
     def on(self, indexes: Sequence[StudyIndex]) -> Perform:
-        """Return the job for the studies of a source, which are given for each of the `rules`."""
+        """Return the job for the studies of a source; each of `indexes` has the series that one of `rules` selects."""
         studies = {same[0].name: same for same in zip(*(index.studies for index in indexes), strict=True)}
         return lambda study, folder: self(studies[study.name], folder)
 

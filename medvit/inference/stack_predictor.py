@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medvit.models.image import ModelConfig
 
 PredictionOrError = Prediction | MedvitError
-"""Prediction of a model for an image, or the error because of which there is none."""
+"""Prediction of a model for an image, or the error that prevented the prediction."""
 
 
 class StackPredictor:
@@ -31,8 +31,8 @@ class StackPredictor:
     `Checkpoint.load_adapter`.
 
     Raises:
-        CheckpointError: If the checkpoints do not share one backbone, or it is not found.
-        ConfigError: If a GPU is requested but not available, or a horizon is after the last time of a model.
+        CheckpointError: If the checkpoints do not share one backbone, or the backbone is not found.
+        ConfigError: If a GPU is requested but not available, or a horizon is after the last time that a model predicts.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StackPredictor:
         for config in of_survival or list(self.configs.values())[:1]:
             require_horizons(horizons, config.kind, config.classes)
         self.horizons = tuple(horizons)
-        """Times of the probabilities of survival predictions; empty: those of each model."""
+        """Times at which survival probabilities are predicted; empty: the ends of each model's time intervals."""
         self._preprocess = {
             name: Preprocess.parse_saved(one.preprocess, source=str(one.folder)) for name, one in checkpoints.items()
         }

@@ -89,12 +89,12 @@ class LabelingConfig(Config):
     """Label-map values to ignore. Pixels with these values count in neither the loss nor the metrics."""
     annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Classes that are annotated in the label maps of a folder, such as {site-a: [liver], site-b: [liver, kidney]}.
-    Other classes are unknown there, and their pixels are stored as background; they count in neither the loss nor the
-    metrics of these images. Images in other folders have all classes.
+    All other classes are unknown in this folder: their pixels are stored as background, and these classes count in
+    neither the loss nor the metrics of its images. In other folders, all classes count as annotated.
     """
     annotated_column: str = ""
     """Column of the label table that lists the annotated classes of an image, separated by semicolons, as an
-    alternative to labeling.annotated. Images without a row have all classes.
+    alternative to labeling.annotated. In images without a row, all classes count as annotated.
     """
 
     @model_validator(mode="after")

@@ -15,8 +15,9 @@ from torch import Tensor
 def marginal(logits: Float[Tensor, "b l *s"], annotated: Bool[Tensor, "b l"]) -> Float[Tensor, "b l *s"]:
     """Return logits in which the classes that are not annotated are part of the background, the first class.
 
-    Softmax of the result gives background and other classes together at the first class, and 0 at the others, whose
-    logits are -inf. A loss of these logits therefore does not change the classes among themselves.
+    After softmax, the first class has the total probability of the background and of the classes that are not
+    annotated; the latter have probability 0 (logit -inf). A loss of the result therefore does not affect how this total
+    is divided among them.
     """
     logits = logits.float()
     is_other = ~annotated.view(*annotated.shape, *(1,) * (logits.ndim - 2))

@@ -2,8 +2,8 @@
 
 Times are divided into intervals (0, t1], (t1, t2] and so on. The sigmoid of logit k is the hazard of interval k: the
 probability of the event in it, given none before (Gensheimer and Narasimhan, PeerJ 2019). Within an interval, the
-hazard rate is constant. A person who is censored within an interval therefore counts with the share of it that was
-observed, where the paper counts the whole interval after its middle, and nothing before.
+hazard rate is constant. For a person censored within an interval, the loss therefore counts the observed share of this
+interval. The paper counts the whole interval if the person is censored after its middle, else nothing of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvit.losses.supervised import Loss
 def survival_loss(ends: Sequence[float]) -> Loss:
     """Return the mean negative log likelihood for logits (B, K) and targets (B, 2) of time and event (1 or 0).
 
-    `ends` are the ends of the K intervals. An event after the last one counts as none.
+    `ends` are the ends of the K intervals. An event after the last end counts as no event.
     """
 
     def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
@@ -40,7 +40,7 @@ def survival_loss(ends: Sequence[float]) -> Loss:
 def survival_curves(
     logits: Float[Tensor, "b k"], ends: Sequence[float], times: Sequence[float]
 ) -> Float[Tensor, "b t"]:
-    """Return the probability of being without the event at each time; after the last end, its hazard continues."""
+    """Return the probability of being without the event at each time; the hazard after the last end is constant."""
     asked, edges = (torch.tensor(each, dtype=torch.float32, device=logits.device) for each in (times, ends))
     lengths = exposures(asked, edges)
     lengths[:, -1] += ((asked - edges[-1]) / _lengths(edges)[-1]).clamp(min=0.0)

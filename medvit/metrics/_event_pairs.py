@@ -1,4 +1,4 @@
-"""Pairs of images of which one is known to have the event before the other, counted in a time of N sqrt(N)."""
+"""Pairs of images of which one is known to have the event before the other, counted in O(N sqrt(N)) time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy import ndarray as Array
 class EventPairs:
     """For each image, the number of images that are known to have the event later.
 
-    `later` (N,) counts them all, `right` those with a higher prediction, where equal ones count half. Both are 0 for an
-    image without the event.
+    `later` (N,) counts all of them; `right` (N,) counts those with a later predicted time, and equal predictions as
+    half. Both are 0 for an image without the event.
     """
 
     later: Float[Array, "n"]
@@ -34,9 +34,9 @@ def pairs_of_events(times: Float[Array, "n"], events: Bool[Array, "n"], expected
 
 
 def _num_higher(ranks: Int[Array, "n"], lengths: Int[Array, "m"], asked: Int[Array, "m"]) -> Float[Array, "m"]:
-    """Return how many of the first `length` ranks are above the asked one; equal ones count half.
+    """Return, for each of `asked`, how many of the first `lengths` ranks are above it; equal ranks count half.
 
-    Whole blocks of ranks are looked up in cumulative counts, the rest of each is compared one by one.
+    Whole blocks of ranks are looked up in cumulative counts; the remaining ranks are compared one by one.
     """
     block = max(1, int(np.sqrt(len(ranks))))
     num_blocks, num_ranks = len(ranks) // block, int(ranks.max(initial=0)) + 1

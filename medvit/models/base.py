@@ -1,7 +1,7 @@
 """Backbone that several fine-tuned checkpoints share: its record in a checkpoint, its weights, and adapters on it.
 
-A fine-tuned checkpoint records the backbone that it started from by a digest of its weights. Adapter, head and these
-weights together restore the model, so the checkpoint does not need to contain them.
+A fine-tuned checkpoint identifies its initial backbone by a digest of the backbone's weights. Adapter, head and
+backbone together restore the model, so the checkpoint does not need to contain the backbone.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 
 log = logging.getLogger("medvit")
 PREFIX = "backbone."
-"""Start of the names of the backbone weights in a fine-tuned checkpoint."""
+"""Prefix of the names of the backbone weights in a fine-tuned checkpoint."""
 ITSELF = "."
-"""Value of `Base.folder` for a model with a frozen backbone: the folder of its own checkpoint."""
+"""Value of `Base.folder` if the backbone was frozen: the fine-tuned checkpoint itself contains its weights."""
 
 
 class Base(Config):
-    """Backbone that a checkpoint was fine-tuned from. Adapter and head apply to its weights, which did not change."""
+    """Backbone that a checkpoint was fine-tuned from. Its own weights did not change; adapter and head are added."""
 
     sha256: str
     """SHA-256 of the weights of the backbone (`medvit.files.tensors`)."""
     folder: str
-    """Folder of the backbone, relative to that of the fine-tuned checkpoint; `.` if the fine-tuned checkpoint itself
-    contains the weights of the backbone unchanged.
+    """Folder of the backbone, relative to the folder of the fine-tuned checkpoint; `.` if the fine-tuned checkpoint
+    itself contains the unchanged weights of the backbone.
     """
 
 
@@ -66,9 +66,9 @@ class SharedWeights:
     def of(cls, checkpoint: Checkpoint) -> SharedWeights:
         """Return the backbone that the adapter of a checkpoint belongs to.
 
-        It is read from the recorded folder, from the checkpoint itself if its backbone was frozen, or from a folder
-        beside the checkpoint that contains the same weights. If the path of the checkpoint contains symbolic links, its
-        real path is tried, too.
+        If the backbone was frozen, it is read from the checkpoint itself. Otherwise, it is read from the recorded
+        folder, or from a folder beside the checkpoint that contains the same weights. If the path of the checkpoint
+        contains symbolic links, its real path is tried, too.
 
         Raises:
             CheckpointError: If none of these folders contains the weights.
@@ -107,7 +107,7 @@ class SharedWeights:
 
 
 def complete(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with all weights, the adapter merged; a complete checkpoint is returned unchanged.
+    """Return the checkpoint with all weights and the adapter merged; a complete checkpoint is returned unchanged.
 
     Raises:
         CheckpointError: If the backbone is not found, or the adapter does not fit it.
@@ -145,10 +145,10 @@ def recorded_itself(state: Mapping[str, Tensor]) -> Base:
 
 
 def require_adapter(way: PeftConfig, backbone: nn.Module, *, is_pretrained: bool, is_continued: bool) -> None:
-    """Check that adapter and head alone, with the backbone in its folder, can restore a model.
+    """Check that a model can be restored from its adapter, its head and the folder of its initial backbone.
 
     Raises:
-        ConfigError: If training changes other weights, or there is no folder of the backbone.
+        ConfigError: If training changes other weights, or the initial backbone is not in a folder.
     """
     reason = why_no_base(way, backbone, is_continued=is_continued)
     if not is_pretrained:
@@ -158,7 +158,7 @@ def require_adapter(way: PeftConfig, backbone: nn.Module, *, is_pretrained: bool
 
 
 def why_no_base(way: PeftConfig, backbone: nn.Module, *, is_continued: bool) -> str:
-    """Return why a model cannot be restored from its initial backbone, an adapter and a head; empty if it can."""
+    """Return why initial backbone, adapter and head cannot restore a model; the text is empty if they can."""
     if way.name == "full":
         return "peft=full trains every weight, so there is no adapter"
     if is_continued:

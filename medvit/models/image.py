@@ -42,7 +42,7 @@ class AppliesTo(Config):
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
     channels: ChannelsConfig | None = None
-    """Separate images that form one image with named channels. If you do not set it, that of the training dataset."""
+    """Combination of separate images into one image with named channels. Unset: as in the training dataset."""
 
 
 class Predicting(Protocol):

@@ -27,12 +27,12 @@ from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.tensors import digest_of
 
 BEST = "best validation metric"
-"""Name of the figure of a training by which its epoch was chosen."""
+"""End of the name of the metric by which the kept epoch was chosen, in the training figures of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of a checkpoint in a report of `medvit evaluate`, by name, each with its confidence interval."""
+    """Metrics of a checkpoint from one report of `medvit evaluate`, keyed by name, with confidence intervals."""
 
     report: str
     metrics: Mapping[str, Tree]
@@ -40,31 +40,33 @@ class Score:
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A checkpoint: what it is made of, the space it takes, and how it scored."""
+    """Checkpoint in the list: its parts, the size of its files, and its metrics."""
 
     name: str
-    """Path of its folder, relative to the listed folder."""
+    """Path of the checkpoint's folder, relative to the listed folder."""
     task: str
-    """Task, or backbone if it is only pretrained, or slide."""
+    """Task of the model; `backbone` if it is only pretrained, `slide` if it is a slide model."""
     backbone: str
     backbone_sha256: str
-    """Digest of the backbone weights that it shares with others; empty if training changed them all."""
+    """SHA-256 of the backbone weights, by which checkpoints on one backbone are found; empty if training changed them
+    all.
+    """
     peft: str
     head: str
     classes: tuple[str, ...]
     num_bytes: int
     """Size of all files of the checkpoint."""
     has_all_weights: bool
-    """Whether it contains the weights of its backbone."""
+    """Whether the checkpoint contains the weights of its backbone."""
     members: int = 1
-    """Number of models in an ensemble, or of heads of a slide model."""
+    """Number of models in an ensemble, or number of heads of a slide model."""
     validation: float | None = None
-    """Validation metric of the epoch that was kept; the mean over the members of an ensemble."""
+    """Validation metric of the epoch that was kept; for an ensemble, the mean over its members."""
     scores: tuple[Score, ...] = field(default_factory=tuple)
 
 
 def list_models(folder: Path, failures: list[str]) -> list[ListedModel]:
-    """Return the checkpoints in a folder and below it, those of one backbone together.
+    """Return the checkpoints in a folder and below it, in groups that share a backbone.
 
     Datasets, hidden folders and unfinished runs are skipped. A damaged checkpoint or report adds a line to `failures`.
     """

@@ -17,10 +17,10 @@ from medvit.types import Batch
 
 
 def measure_sensitivity(model: Model, loss: Loss, batches: Iterable[Any], seed: int) -> dict[str, Tensor]:
-    """Return the sum of squared gradients over batches, for each weight of the backbone that may be chosen, by name.
+    """Return the squared gradients, summed over batches, of each backbone weight that may be trained, keyed by name.
 
-    The model is whole, with its new head, and is not changed. Weights are measured on the CPU, where a resumed run
-    measures the same values.
+    `model` includes its new head; it is not changed. Gradients are computed on the CPU, where a resumed run computes
+    the same values.
 
     Raises:
         TrainingError: If a gradient is not finite.

@@ -24,7 +24,7 @@ from medvit.types import Tokens
 
 
 class Encoder:
-    """Backbone that remembers the tokens of the last pixels, for the next model that reads the same pixels."""
+    """Backbone that caches the tokens of the last pixels, for the next model that reads the same pixels."""
 
     def __init__(self, backbone: Backbone, layers: Sequence[int]) -> None:
         self.backbone, self.layers = backbone, sorted(set(layers))
@@ -38,7 +38,7 @@ class Encoder:
         return self._last[1]
 
     def forget(self) -> None:
-        """Free the memory of the last tokens."""
+        """Free the memory of the cached tokens."""
         self._last = None
 
 

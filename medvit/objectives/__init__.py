@@ -64,8 +64,8 @@ class Objective(nn.Module, ABC):
     def received(self, views: Views) -> Views:
         """Return the views that the loss is computed from.
 
-        Channels that an image lacks are filled. If the backbone has tokens of channels, they remain missing, and in
-        training other channels are hidden as well, the same in all views of an image.
+        Channels that an image lacks are filled, unless the backbone has a token for each channel. They then remain
+        missing, and in training, other channels are hidden too, the same in all views of an image.
         """
         backbone = self.trained
         if not (backbone.channel_names or backbone.has_channel_tokens):

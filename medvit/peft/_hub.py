@@ -160,7 +160,7 @@ class HubConfig(PeftConfig, ABC):
         return self.adapt_blocks(backbone, range(backbone.depth))
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Tuned:
-        """Return the backbone with the adapter of an earlier training run, separated from its weights."""
+        """Return the backbone with the adapter of an earlier run, after subtracting it from the merged weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

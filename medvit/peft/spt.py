@@ -23,7 +23,7 @@ from medvit.registry import register
 log = logging.getLogger("medvit")
 CLASS_TOKEN = "cls_token"
 UPDATE, INDICES = "sparse_update", "sparse_indices"
-"""Last parts of the names of the trained changes of single weights, and of their positions in the flattened weight."""
+"""Last parts of the names of two tensors: the trained changes, and their positions in the flattened weight."""
 INSIDE = ".parametrizations."
 WRAPPED = ".base_layer"
 """Added by huggingface/peft to the name of a layer that has a low-rank update."""
@@ -33,9 +33,10 @@ WRAPPED = ".base_layer"
 class SptConfig(PeftConfig):
     """Train the weights to which the loss is most sensitive, up to a budget (SPT-LoRA; He et al., ICCV 2023).
 
-    The sensitivity of a weight is the sum of its squared gradients over some training batches, before training. The
-    weights of the blocks and the final norm are ranked by it. A matrix with as many of the highest ranks as LoRA has
-    parameters gets LoRA instead; of all others, only these weights are trained. The class token is always trained.
+    The sensitivity of a weight is the sum of its squared gradients over some training batches, before training. As many
+    of the most sensitive weights of the blocks and the final norm are chosen as the budget allows. A matrix with at
+    least as many chosen weights as LoRA would have parameters gets LoRA. In all other tensors, the chosen weights
+    themselves are trained. The class token is always trained.
     """
 
     NOT_IN_HUB: ClassVar[str] = (
@@ -49,7 +50,7 @@ class SptConfig(PeftConfig):
     0.2 to 0.5 % of ViT-B.
     """
     num_batches: Count = 8
-    """Number of training batches by which the sensitivity is measured before training."""
+    """Number of training batches on which the sensitivity is measured before training."""
     rank: Count = 8
     """Rank of the low-rank updates."""
     alpha: Positive = 16.0
@@ -85,13 +86,13 @@ class SptConfig(PeftConfig):
         return Spt(backbone, self, choice)
 
     def restored(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Spt:
-        """Return the backbone with an adapter, whose names and positions contain the choice of weights."""
+        """Return the backbone with a saved adapter; the weights to change are those that the adapter contains."""
         adapted = Spt(backbone, self, _chosen_in(weights))
         adapted.load(weights)
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Spt:
-        """Return the backbone with the adapter of an earlier training run, separated from its weights."""
+        """Return the backbone with the adapter of an earlier run, after subtracting it from the merged weights."""
         adapted = self.restored(backbone, weights)
         adapted.unmerge(weights)
         return adapted
@@ -99,7 +100,7 @@ class SptConfig(PeftConfig):
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen weights: names of matrices that get low-rank updates, and positions of single weights by name."""
+    """Chosen weights: names of matrices that get low-rank updates; positions of single weights, keyed by name."""
 
     matrices: tuple[str, ...]
     sparse: dict[str, Tensor]
@@ -115,9 +116,10 @@ class Choice:
 
 
 def choose(sensitivity: Mapping[str, Tensor], budget: int, *, rank: int, matrices: Collection[str]) -> Choice:
-    """Return the choice of the most sensitive weights whose trained parameters are at most `budget`.
+    """Return the most sensitive weights that can be trained with at most `budget` parameters.
 
-    The threshold is the lowest one within the budget. Weights with a sensitivity of zero are never chosen.
+    Weights with a sensitivity above a threshold are chosen: the lowest threshold within the budget. Weights with a
+    sensitivity of zero are never chosen.
     """
     costs = {name: rank * sum(sensitivity[name].shape) for name in matrices if name in sensitivity}
 
@@ -133,9 +135,10 @@ def choose(sensitivity: Mapping[str, Tensor], budget: int, *, rank: int, matrice
 
 
 def _lowest_within(cost: Any, budget: int, highest: float) -> float:
-    """Return the lowest float32 threshold from 0 to `highest` whose cost, which falls with it, is within the budget.
+    """Return the lowest float32 threshold from 0 to `highest` whose cost is within the budget.
 
-    Positive floats are in the order of their bits, so that bisecting the bits finds it exactly.
+    The cost falls as the threshold rises. Positive floats are ordered like their bits, so bisection over the bits finds
+    the threshold exactly.
     """
     low, high = -1, int(torch.tensor(highest).view(torch.int32))
     while high - low > 1:
@@ -149,7 +152,7 @@ def _of_bits(bits: int) -> float:
 
 
 class SparseUpdate(nn.Module):
-    """Parametrization of a weight: the frozen weight plus a trained change of some of its entries, 0 at the start."""
+    """Parametrization of a weight: the frozen weight plus a change of some of its entries, trained from 0."""
 
     def __init__(self, indices: Tensor, device: torch.device) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class SparseUpdate(nn.Module):
 
 
 class Spt(Removable):
-    """Backbone with low-rank updates of some matrices, and changes of single weights of others."""
+    """Backbone with low-rank updates of some matrices, and trained changes of single weights in other tensors."""
 
     def __init__(self, backbone: Backbone, config: SptConfig, choice: Choice) -> None:
         self.backbone = backbone.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""TAPS: whole changes of layers, which training switches on and off layer by layer."""
+"""TAPS: full-rank changes of linear layers; training decides for each layer whether its change is active."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from medvit.registry import register
 
 log = logging.getLogger("medvit")
 SCORE, UPDATE = "layer_score", "layer_update"
-"""Last parts of the names of a layer's score and of the change of its weight, which is active if the score is >= 0."""
+"""Last parts of the names of two tensors of a layer: its score, and its change, active if the score is >= 0."""
 PARAMETRIZED = ".parametrizations.weight.0."
 
 
 @register
 class TapsConfig(PeftConfig):
-    """Train W + g U for each linear layer: g = 1 if the score of the layer is >= 0, else 0, and U = 0 at the start.
+    """Train a change U and a score for each linear layer: its weight W becomes W + U if the score is >= 0.
 
-    After Wallingford et al. (TAPS, CVPR 2022). The gradient of the score is that of g (straight-through). The loss
-    contains the share of active changes, so that layers that need no adaptation keep the weights that all tasks share.
+    After Wallingford et al. (TAPS, CVPR 2022). W is frozen, and U is 0 at the start. Scores get the gradient of the
+    gate g in W + g U (straight-through). The loss contains the share of active changes, so that layers that need no
+    adaptation keep the weights that all tasks share.
     """
 
     FINETUNING_ONLY: ClassVar[bool] = True
@@ -47,7 +48,7 @@ class TapsConfig(PeftConfig):
     """
     initial_score: Positive = 0.05
     """Score of every layer at the start. The change of a layer is inactive while its trained score is negative. At a
-    learning rate of 3e-4, this can happen after initial_score / 3e-4 steps at the earliest.
+    learning rate of 3e-4, a score becomes negative after initial_score / 3e-4 steps at the earliest.
     """
 
     def adapt(self, backbone: Backbone) -> Taps:
@@ -69,7 +70,7 @@ class TapsConfig(PeftConfig):
         return Taps(backbone, self, names)
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Taps:
-        """Return the backbone with the changes of an earlier training run, separated from its weights."""
+        """Return the backbone with the changes of an earlier run, after subtracting them from the merged weights."""
         adapted = self.adapt(backbone)
         adapted.load(weights)
         adapted.unmerge()
@@ -79,7 +80,7 @@ class TapsConfig(PeftConfig):
 
 
 class GatedUpdate(nn.Module):
-    """Parametrization of a weight: the frozen weight plus a trained change of it, if that is active."""
+    """Parametrization of a weight: the frozen weight plus a trained change, if the change is active."""
 
     def __init__(self, weight: Tensor, initial_score: float) -> None:
         super().__init__()
@@ -92,12 +93,12 @@ class GatedUpdate(nn.Module):
         return bool(self.get_parameter(SCORE) >= 0)
 
     def gate(self) -> Tensor:
-        """Return 1 or 0, with the gradient of the score."""
+        """Return 1 if the change is active, else 0; gradients pass to the score unchanged (straight-through)."""
         score = self.get_parameter(SCORE)
         return (score >= 0).to(score) + score - score.detach()
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with its change; without one, in inference, the shared weight itself."""
+        """Return the weight plus its active change; in inference without an active change, the same tensor."""
         if not torch.is_grad_enabled() and not self.is_active:
             return weight
         return weight + self.gate() * self.get_parameter(UPDATE)
@@ -118,16 +119,16 @@ class Taps(Removable):
         return [name for name, update in self._updates().items() if update.is_active]
 
     def penalty(self) -> Tensor:
-        """Return the share of active changes, times its weight."""
+        """Return the share of active changes, times the option `sparsity`."""
         return self._config.sparsity * torch.cat([update.gate() for update in self._updates().values()]).mean()
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Return the adapter, without the changes that are inactive."""
+        """Return the adapter, without inactive changes."""
         inactive = {f"{name}{PARAMETRIZED}{UPDATE}" for name in self._layers.keys() - set(self.active)}
         return super().state_of(set(names) - inactive)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Load an adapter; layers without a change in it have none.
+        """Load an adapter; layers whose change it does not contain keep their original weights.
 
         Raises:
             CheckpointError: If the adapted backbone has no such weights, or an active change is missing.
@@ -146,7 +147,7 @@ class Taps(Removable):
 
     @torch.no_grad()
     def merge(self) -> Backbone:
-        """Return the plain backbone, with active changes merged; the log names them."""
+        """Return the plain backbone, with active changes merged into its weights, and log the changed layers."""
         active = self.active
         log.info("TAPS changes %d of %d layers: %s", len(active), len(self._layers), ", ".join(active))
         for name, layer in self._layers.items():

@@ -27,7 +27,7 @@ from medvit.types import Image
 
 NAME = "channels"
 FAULT, UNUSED = "channels", "no_channel"
-"""Codes of refusals: images whose channels cannot be combined, and images that are no channel."""
+"""Codes of refusals: images whose channels cannot be combined, and images that match no channel."""
 MIN_COVERED = 0.5
 """Minimum fraction of the grid of an image that a resampled channel must cover."""
 PATH = "path"
@@ -59,8 +59,8 @@ class ChannelsConfig(Config):
     """Combination of separate images, such as the sequences of an MR study, into images with named channels."""
 
     names: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(default_factory=dict)
-    """Channels, as {NAME: REGEX}, such as {T1: "_t1\\\\.", FLAIR: "_flair\\\\."}. An image whose text, given by
-    `match`, matches the regex is this channel; letter case is ignored. Required if any `channels` option is set.
+    """Channels, as {NAME: REGEX}, such as {T1: "_t1\\\\.", FLAIR: "_flair\\\\."}. An image is the channel whose regex
+    is found in its path, or in the text that `match` names, ignoring case. Required if any `channels` option is set.
     """
     match: Annotated[str, AfterValidator(_keyword)] = PATH
     """Text in which the regexes are searched for: path for the path of the file, or the keyword of a DICOM element,
@@ -68,15 +68,15 @@ class ChannelsConfig(Config):
     """
     group: Annotated[str, AfterValidator(_group_pattern)] | None = None
     """Regex with one group that captures from the path what the channels of one image have in common, such as a case
-    number. Unset: the channels of a DICOM study form one image; of other files, those whose paths are equal except for
-    the text that the regex of the channel matches.
+    number. Unset: the channels of a DICOM study form one image. Other files form one image if their paths are equal
+    except for the text that matches the regex of their channel.
     """
     required: tuple[str, ...] = ()
     """Channels that every image must have; an image that lacks one of them is refused. Other channels may be missing.
     """
     resample: bool = False
-    """Interpolate channels on other grids to the grid of the channel with a label map, or of the first channel. false:
-    such images are refused.
+    """Interpolate all channels to one grid: that of the channel with a label map, else that of the first channel.
+    false: images whose channels are on different grids are refused.
     """
 
     @model_validator(mode="after")
@@ -135,8 +135,8 @@ class ChannelReader:
 def combined(found: Iterable[Item | Refusal], config: ChannelsConfig | None, root: Path) -> Iterator[Item | Refusal]:
     """Combine images into images with named channels; without a config, yield every item unchanged.
 
-    Paths are matched relative to `root`. An image that is no channel is refused, as is a group in which two images are
-    the same channel, in which a required channel is missing, or whose images differ in kind or patient.
+    Paths are matched relative to `root`. An image that matches no channel is refused. A group is refused if two of its
+    images are the same channel, if a required channel is missing, or if its images differ in kind or patient.
     """
     if config is None:
         yield from found

@@ -30,7 +30,7 @@ from medvit.records import Refusal
 from medvit.types import Image
 
 SUFFIXES = (*LABEL_SUFFIXES, "fov", "roi")
-"""Suffixes of the name of a field of view, after `_` or `-`."""
+"""Endings that mark the file name of a field of view, if they follow `_` or `-`."""
 ALONE = "in a folder of scanning.field_of_view_folder, but it has no image; rename or remove it"
 SECOND = "a second field of view of one image; remove one of them"
 

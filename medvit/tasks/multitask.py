@@ -36,14 +36,14 @@ from medvit.tasks.regression import number
 log = logging.getLogger("medvit")
 
 LOWEST_SCORE = -1.0
-"""Lowest value of a score in the mean over labels. An R2 has no lower bound, and could decide alone."""
+"""Lower bound of each score in the mean over labels. Otherwise, a very negative R2 of one label could dominate it."""
 
 
 class MultiTask(ImageTask):
     """Several labels, whose logits and predictions are concatenated in the order of the labels.
 
-    The score is the mean over the labels of the scores of their tasks, each at least `LOWEST_SCORE`. A label counts in
-    this mean if its score is defined and its loss has a weight above zero.
+    The score is the mean of the scores of the labels; a score below `LOWEST_SCORE` counts as `LOWEST_SCORE`. A label is
+    included in this mean if its score is defined and its loss has a weight above zero.
     """
 
     name = "multitask"

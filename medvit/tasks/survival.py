@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Survival(ImageTask):
-    """Survival by one logit for each time interval, of the event in it, given none before."""
+    """Survival with one logit for each time interval: of the probability of the event in it, given no event before."""
 
     num_intervals: int = NUM_INTERVALS
 
@@ -44,8 +44,8 @@ class Survival(ImageTask):
         The intervals end at quantiles of the times of events, over patients. Equal quantiles give fewer intervals.
 
         Raises:
-            DataError: If no image has a label, an image lacks one of the labels, a value does not fit, or there are no
-                two times of events.
+            DataError: If no image has a label, an image lacks one of the labels, a value is invalid, or events have
+                fewer than two times.
         """
         label, event = labels
         for name in labels:
@@ -74,15 +74,15 @@ class Survival(ImageTask):
         """Return the time, and 1 if the event was observed, else 0.
 
         Raises:
-            DataError: If the image lacks one of both labels, or a value does not fit.
+            DataError: If the image lacks either label, or a value is invalid.
         """
         return torch.tensor(outcome(row, target.label, target.event), dtype=torch.float32)
 
     def has_truth(self, row: Row, target: Target) -> bool:
-        """Return whether the image has time and event.
+        """Return whether the image has the labels of time and event.
 
         Raises:
-            DataError: If it has only one of them, or a value does not fit.
+            DataError: If the image has only one of the labels, or a value is invalid.
         """
         is_labeled = target.label in row.labels or target.event in row.labels
         return is_labeled and bool(outcome(row, target.label, target.event))
@@ -109,8 +109,7 @@ def outcome(row: Row, label: str, event: str) -> tuple[float, float]:
     """Return the time of an image, and 1 if the event was observed at that time, or 0 if it was not up to then.
 
     Raises:
-        DataError: If the image lacks one of both labels, the time is not a number of 0 or more, or the event is not 0
-            or 1.
+        DataError: If the image lacks either label, the time is not a number of 0 or more, or the event is not 0 or 1.
     """
     for own, other in ((label, event), (event, label)):
         if own not in row.labels:

@@ -293,7 +293,7 @@ def require_equal_rates(optim: OptimConfig, backbone: Backbone) -> None:
 
 
 def require_all_channels(manifest: Manifest, preprocess: Preprocess) -> None:
-    """Check that no image lacks a named channel, because two images are mixed in all channels.
+    """Check that no image lacks a named channel, because `mixing` mixes all channels of two images.
 
     Raises:
         ConfigError: If an image lacks a channel.

@@ -37,7 +37,7 @@ class FinetuningOptions(TrainingOptions):
     """Weights of the backbone to train. full: all. frozen: none. lora, rslora, dora, adalora, selective_lora: low-rank
     updates. vera, ia3: scales. explora: low-rank updates and some whole blocks. last_blocks: the last blocks.
     block_expansion: added blocks. adaptformer: bottlenecks beside the MLPs. vpt: prompt tokens. bitfit: biases. spt:
-    the weights with the largest gradients, within a budget. taps: whole layers, those that need it. continue: the
+    the weights with the largest gradients, within a budget. taps: the layers that need it. continue: the
     weights of the checkpoint's adapter. Unset: lora for a pretrained backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
@@ -62,8 +62,8 @@ class FinetuningOptions(TrainingOptions):
     """Names of several labels to predict, each with two classes, with task=multilabel. An image may lack some of them.
     """
     event: str = ""
-    """Name of the label that is 1 if the event was observed at the time `label`, and 0 if the time is censored: the
-    event was not observed up to it. For task=survival.
+    """Name of the label that is 1 if the event was observed at the time given by `label`, and 0 if this time is
+    censored, that is, if the event was not observed up to this time. For task=survival.
     """
     tasks: dict[str, LabelTaskName] = Field(default_factory=dict)
     """Several labels to predict and their tasks (classification, ordinal, regression), with task=multitask, such as
@@ -78,8 +78,8 @@ class FinetuningOptions(TrainingOptions):
     the positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
-    """Size of the training crops and of the sliding window. Unset: the median size of the training images for a
-    segmentation, that of the largest one for other tasks, up to 512 pixels or 96 voxels per side.
+    """Size of the training crops and of the sliding window. Unset: for segmentation, the median size of the
+    training images; for other tasks, the size of the largest one. A side is at most 512 pixels or 96 voxels.
     """
     balance: Balance = "loss"
     """Correction of class imbalance. loss: weight the classes in the loss. sampler: draw all classes equally often.
@@ -94,8 +94,8 @@ class FinetuningOptions(TrainingOptions):
     error.
     """
     survival_intervals: int = Field(default=NUM_INTERVALS, ge=2)
-    """Number of time intervals of a survival prediction, which have about equally many events of training patients.
-    Each has its own hazard.
+    """Number of time intervals for task=survival, for each of which the model predicts a hazard. Each interval contains
+    about the same number of events of training patients.
     """
     keep: Literal["best", "last"] = "best"
     """Weights to keep. best: the weights of the epoch with the best metric on the val split. last: the weights of the
@@ -126,20 +126,20 @@ class FinetuningOptions(TrainingOptions):
     Unset: class if the rarest class has less than 10 % of the voxels of the most frequent one, else voxel.
     """
     regions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Regions to segment in place of classes: the classes in each, such as {tumor: [edema, core], core: [core]}. They
-    may overlap; each is a binary segmentation, and metrics are per region. Empty: the classes, which exclude each
-    other.
+    """Regions to segment in place of classes, each with its classes, such as {tumor: [edema, core], core: [core]}.
+    Regions may overlap: each is predicted as a binary segmentation, and metrics are computed for each region. Empty:
+    classes that exclude each other are segmented.
     """
     regions_class_order: tuple[str, ...] = ()
-    """Class that each of `regions` writes into a predicted label map, in their order, such as [edema, core]. A region
-    overwrites the classes of the regions before it.
+    """Class that each region writes into a predicted label map, in the order of `regions`, such as [edema, core]. A
+    region overwrites the classes of the regions before it. Required if `regions` is set.
     """
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     largest_components: bool = False
     """For each class of a segmentation, keep only the largest connected component of a predicted mask if this gives a
-    higher Dice. This is decided after the training, on the val split or, with folds, on the held-out images of all
-    models together, and stored in the checkpoint.
+    higher Dice. The classes are chosen after the training, on the val split or, with folds, on the held-out images of
+    all models together. The choice is stored in the checkpoint.
     """
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged. Axis 0

@@ -106,10 +106,12 @@ def require_turnable(crop: tuple[int, ...], axes: tuple[int, int] | None) -> Non
 
 
 def require_whole_patches(backbone: Backbone, crops: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that all patch sizes of a backbone that draws them at random divide the sides of crops, by option name.
+    """Check that all patch sizes of a backbone that draws them at random divide the sides of crops.
+
+    `crops` contains the sizes of crops, keyed by option name.
 
     Raises:
-        ConfigError: If one does not, and would thus never be drawn.
+        ConfigError: If a patch size does not divide a side. It would never be drawn.
     """
     for key, crop in crops.items():
         for size in backbone.patch_sizes:

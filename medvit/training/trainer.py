@@ -68,7 +68,7 @@ class TrainerOptions(Config):
 
 
 class TrainerConfig(TrainerOptions):
-    """Duration, hardware and precision of training, with every option set."""
+    """Duration, hardware and precision of training, all specified."""
 
     epochs: Count = 10
     """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""

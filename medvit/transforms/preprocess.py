@@ -107,8 +107,8 @@ class Preprocess(Config):
     """
     channel_names: tuple[str, ...] = ()
     """Names of the channels of the model input, in their order, for images with named channels such as T1 and FLAIR.
-    Channels that an image lacks are marked as missing; its other channels are not used. Empty: the channels have no
-    names. Unset: the named channels of the images, in alphabetical order.
+    Channels that an image lacks are marked as missing; channels that are not named here are not used. Empty: the
+    channels have no names. Unset: the named channels of the images, in alphabetical order.
     """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Spacing (R, A, S) in mm to which volumes are resampled. The actual spacing may differ slightly, because a whole

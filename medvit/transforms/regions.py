@@ -1,8 +1,8 @@
 """Regions: overlapping unions of classes that a segmentation predicts instead of exclusive classes, as in nnU-Net.
 
 In brain tumors, for example, the whole tumor contains the core, and the core contains the enhancing tumor. Each region
-has a probability of its own. A label map is made from the regions in order: each region writes its class, over the
-classes of the regions before it (Isensee et al., BrainLes 2020).
+has a probability of its own. A label map is made from the regions in order: each region writes its class
+into the map and overwrites earlier regions (Isensee et al., BrainLes 2020).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Regions:
 
     names: tuple[str, ...]
     members: tuple[tuple[int, ...], ...]
-    """Numbers of the classes in each region."""
+    """Label-map values of the classes in each region."""
     written: tuple[int, ...]
-    """Number of the class that each region writes into a label map."""
+    """Label-map value of the class that each region writes."""
 
     @classmethod
     def of(cls, regions: Mapping[str, Sequence[str]], order: Sequence[str], classes: Sequence[str]) -> Regions:
-        """Return the regions of these classes, of which the first is the background.
+        """Return the regions, with class names replaced by label-map values; the first of `classes` is the background.
 
         `regions` lists the classes in each region, and `order` the class that each region writes.
 
         Raises:
-            ConfigError: If a name is not a foreground class, or the true regions of a class do not give the class.
+            ConfigError: If a name is not a foreground class, or a class cannot be restored from its regions.
         """
         named = [name for names in regions.values() for name in names]
         unknown = [name for name in (*named, *order) if name not in classes[1:]]

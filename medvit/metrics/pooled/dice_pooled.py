@@ -1,7 +1,7 @@
 """Pooled Dice, the F1 of all pixels of a class over all images together: 0 to 1, higher is better.
 
 It applies to segmentation: 2 TP / (2 TP + FP + FN); NaN if the class is in no truth and no prediction (van Rijsbergen
-1979). For vessels of the retina, it is the common figure, counted within the field of view.
+1979). For retinal vessels, it is the Dice that papers commonly report, counted within the field of view.
 """
 
 from __future__ import annotations

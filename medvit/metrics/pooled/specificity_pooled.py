@@ -1,4 +1,4 @@
-"""Pooled specificity, the fraction of pixels without a class that are predicted so: 0 to 1, higher is better.
+"""Pooled specificity, the fraction of pixels outside a class that are predicted outside it: 0 to 1, higher is better.
 
 It applies to segmentation, over all images: TN / (TN + FP); NaN if all pixels are of the class (Yerushalmy, Public
 Health Reports 1947). It depends on the size of the background.

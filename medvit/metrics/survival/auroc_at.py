@@ -1,9 +1,9 @@
 """AUROC at a time, cumulative and dynamic: 0 to 1, higher is better, 0.5 for random predictions.
 
-It applies to survival predictions, over all images: the chance that an image with the event up to the time has a lower
-predicted survival at this time than one without the event until later. Images that are censored before do not count.
-Instead, the cases are weighted by the inverse probability of not being censored (Uno et al., JASA 2007), which is
-estimated from the evaluated images.
+It applies to survival predictions, over all images: the probability that an image with the event up to the time (case)
+has a lower predicted survival at this time than an image without the event up to then (control). Images that are
+censored before the time do not count. To make up for them, the cases are weighted by the inverse probability of not
+being censored (Uno et al., JASA 2007), which is estimated from the evaluated images.
 """
 
 from __future__ import annotations

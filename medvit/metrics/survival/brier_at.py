@@ -1,9 +1,9 @@
 """Brier score at a time: 0 to 1, lower is better, 0.25 for always predicting 0.5.
 
 It applies to survival predictions, over all images: the mean squared difference between the predicted probability of
-being without the event and whether the image is without it (Graf et al., Statistics in Medicine 1999). Images that are
-censored before do not count. Instead, the others are weighted by the inverse probability of not being censored, which
-is estimated from the evaluated images.
+being without the event at the time and the truth, 1 without and 0 with the event (Graf et al., Statistics in Medicine
+1999). Images that are censored before the time do not count. To make up for them, the others are weighted by the
+inverse probability of not being censored, which is estimated from the evaluated images.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 It applies to survival predictions, over all images. Of all pairs of which one image is known to have the event before
 the other, it is the share in which that image has the shorter predicted mean time (Harrell et al., Statistics in
-Medicine 1996). Equal predictions count half. It depends on the censoring, which `c_uno` corrects.
+Medicine 1996). Equal predictions count half. Its value depends on how many images are
+censored, and when; that of `c_uno` does not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Observed over expected events up to a time: 0 or more, best at 1.
 
-It applies to survival predictions, over all images: the probability of the event up to the time, by Kaplan-Meier, over
-the mean predicted one (calibration in the large).
+It applies to survival predictions, over all images: the Kaplan-Meier estimate of the probability of the event up to the
+time, divided by the mean predicted probability (calibration in the large).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class LoaderOptions(Config):
 
 
 class LoaderConfig(LoaderOptions):
-    """Loading of images, with every option set."""
+    """Loading of images: batch size and number of processes."""
 
     batch_size: Count = 8
     """Number of images per batch on each device."""

@@ -14,7 +14,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Loading and duration of a training, with every option set."""
+    """Options of loading and duration of a training, none of them unset."""
 
     loader: LoaderConfig
     trainer: TrainerConfig

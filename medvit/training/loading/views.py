@@ -86,7 +86,7 @@ class ViewStream:
 
     @property
     def sizes(self) -> dict[str, list[int]]:
-        """Return the sizes of crops, by option name."""
+        """Return the sizes of crops, keyed by option name."""
         return {key.rpartition(".")[2]: list(size) for key, size in self.views.sizes.items()}
 
     @property

@@ -28,7 +28,7 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(frozen=True)
 class Proposal:
-    """Proposed value of an unset option, and the reason for it, a clause after "because"."""
+    """Proposed value of an unset option, and the reason for it, as a clause that can follow "because"."""
 
     key: str
     value: Any
@@ -47,8 +47,8 @@ class Proposal:
 class Proposals:
     """Proposals for the unset options of a training, in the order in which they are made.
 
-    The fingerprint is measured when it is first needed. `earlier` are the proposals of an interrupted run in the same
-    folder: those that depend on the machine are repeated.
+    The fingerprint is measured when it is first needed. `earlier` contains the proposals of an interrupted run in the
+    same folder. Of these, the proposals that depend on the machine are used again.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Proposals:
 
     @classmethod
     def of(cls, training: Manifest, folder: Path) -> Proposals:
-        """Return the proposals for training images, none made yet; `folder` is that of the run.
+        """Return an empty collection of proposals for training images; `folder` is the output folder of the run.
 
         If an interrupted run has stored the fingerprint of these images in the folder, it is not measured again.
 
@@ -96,7 +96,7 @@ class Proposals:
         return value
 
     def fill_number(self, key: str, given: int | None, propose: Callable[[], tuple[int, str]]) -> int:
-        """Fill an option that depends on the machine: a resumed run repeats what was proposed before."""
+        """Fill an option that depends on the machine: a resumed run uses the earlier proposal again."""
         before = self.earlier.get(key)
         return self.fill(key, given, propose if before is None else lambda: (int(before.value), before.reason))
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> Tree:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as plain values: of a group of options, its name and those that are not at their default."""
+    """Return a value as in YAML; of a group of options, its name and the options that differ from their defaults."""
     if not isinstance(value, Config):
         return value
     tree, changed = value.tree(), value.model_dump(mode="json", exclude_defaults=True)

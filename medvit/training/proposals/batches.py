@@ -23,7 +23,7 @@ BATCH_VALUES = {2: 12 * 512**2, 3: 2 * 128**3}
 LARGEST_BATCH = 32
 MIN_BATCH = 2
 DATASET_SHARE = 0.05
-"""Largest share of the voxels of all training images that a batch of a segmentation sees (Isensee et al. 2021)."""
+"""Largest share of the voxels of all training images that a segmentation batch contains (Isensee et al. 2021)."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Duration:
 
 
 DENSE, OTHER = Duration(100, 2_500, 25_000), Duration(30, 1_000, 10_000)
-"""Duration of a segmentation, and of all other tasks."""
+"""Duration of the training for segmentation, and for all other tasks."""
 EPOCH_STEPS = (50, 500)
-"""Fewest and most steps of a proposed epoch, after which the model is validated."""
+"""Minimum and maximum number of steps in a proposed epoch. The model is validated after each epoch."""
 
 
 def propose_schedule(
@@ -68,7 +68,7 @@ def propose_schedule(
 
 
 def _wanted_batch(crop: tuple[int, ...], task: TaskAssignment, preprocess: Preprocess) -> tuple[int, str]:
-    """Return the batch size that suits crops and dataset, whatever the memory, and the reason."""
+    """Return the batch size that suits crop size and dataset, regardless of memory, and the reason."""
     values, unit = math.prod(crop), "pixels" if len(crop) == 2 else "voxels"
     wanted, reason = BATCH_VALUES[len(crop)] // values, f"crops have {values:,} {unit}"
     if wanted > LARGEST_BATCH:

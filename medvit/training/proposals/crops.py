@@ -25,8 +25,8 @@ SMALL_FOREGROUND = 0.05
 RARE_CLASS = 0.1
 """Ratio of the rarest to the most frequent foreground class, in voxels, below which crops favor rare classes."""
 UNSUPERVISED_LEVELS = 3
-"""Levels of a U-Net without deep supervision: the highest, whose loss is always used, and the two lowest (Isensee et
-al. 2021).
+"""Number of levels of a U-Net that get no deep supervision: the highest, whose loss is always used, and the two lowest
+(Isensee et al. 2021).
 """
 
 
@@ -35,8 +35,9 @@ def propose_extent(
 ) -> tuple[tuple[int, ...], str]:
     """Return the size of training crops before it is rounded up to whole patches, and the reason.
 
-    For a segmentation, it is the median size of the training images after preprocessing (Isensee et al. 2021). For
-    other tasks, it is that of the largest image, because the label is of the whole image.
+    For segmentation, it is the median size of the training images after preprocessing (Isensee et al. 2021). For other
+    tasks, it is the largest size along each axis, because a label describes the whole image. No side is longer than
+    `limits` allows for the number of dimensions.
     """
     shapes = [prepared_shape(row, preprocess) for row in training]
     sides = list(zip(*shapes, strict=True))
@@ -57,7 +58,7 @@ def round_up(extent: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...
 
 
 def record_plan(proposals: Proposals, given: BackboneConfig, planned: BackboneConfig, extent: tuple[int, ...]) -> None:
-    """Add the options of a network that were planned for the crop and the spacing, as those of a DynUNet."""
+    """Add proposals for the network options that were derived from crop and spacing, such as those of a DynUNet."""
     if not planned.FOLLOWS_CROP or type(given) is not type(planned):
         return
     for key in sorted(planned.PLANNED):
@@ -87,7 +88,7 @@ class ForegroundCrops:
 
 
 def propose_foreground(proposals: Proposals, options: FinetuningOptions, task: TaskAssignment) -> ForegroundCrops:
-    """Return the crops on foreground; the options as they are given for tasks without label maps."""
+    """Return the options for crops on foreground; unset ones are proposed for segmentation, else left unset."""
     share, choice = options.foreground, options.foreground_by
     if task.kind != "segmentation":
         return ForegroundCrops(share, choice)

@@ -21,17 +21,17 @@ from medvit.training.trainer import TrainerOptions, resolve_precision
 USABLE = {"cuda": 0.8, "cpu": 0.5}
 """Share of the memory that a training may use; a CPU shares it with the loader and other programs."""
 OVERHEAD = 2.0
-"""Ratio of the peak memory of an image to its stored activations: gradients and temporary arrays need as much."""
+"""Ratio of the peak memory of an image to its stored activations: gradients and temporary arrays need as much again."""
 TRAINED_BYTES, FROZEN_BYTES = 16, 4
-"""Bytes of a weight: float32, and for trained weights also the gradient and the two averages of AdamW."""
+"""Bytes per weight: 4 for float32; trained weights also need the gradient and the two moving averages of AdamW."""
 BATCHES = (2, 3)
-"""Sizes of the batches that are measured. Their difference is one image; one alone would fail in a batch norm."""
+"""Sizes of the two batches whose memory is measured; the difference is that of one image. Batch norm needs two."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Memory for training, and what the weights and each image need of it."""
+    """Memory in bytes that a training may use, that its weights need, and that each image needs."""
 
     usable_bytes: int
     fixed_bytes: int
@@ -39,7 +39,7 @@ class DeviceMemory:
 
     @property
     def num_images(self) -> int:
-        """Number of images that fit."""
+        """Number of images that fit into the memory at once."""
         return max(0, self.usable_bytes - self.fixed_bytes) // self.image_bytes
 
     def __str__(self) -> str:

@@ -20,14 +20,14 @@ from medvit.transforms.preprocess import Normalization, Preprocess
 SIMILAR = 1.1
 """Maximum ratio of the largest to the smallest spacing along an axis for which volumes are not resampled."""
 FLAT = 3.0
-"""Ratio of the coarsest to the finest median spacing from which the coarsest axis gets its 10th percentile rather than
-its median (Isensee et al. 2021).
+"""Ratio of the coarsest to the finest median spacing, above which volumes are resampled to the 10th percentile rather
+than the median of the spacing along the coarsest axis (Isensee et al. 2021).
 """
 MIN_DEVIATION = 1e-3
-"""Smallest standard deviation of scaled intensities by which they are divided."""
+"""Lower bound of the standard deviation by which scaled intensities are divided."""
 EACH_CHANNEL = "each named channel gets zero mean and unit variance, since channels have intensities of their own"
 Proposed = tuple[Any, str]
-"""Value and reason."""
+"""Proposed value and its reason."""
 
 
 def propose_preprocess(
@@ -35,7 +35,7 @@ def propose_preprocess(
 ) -> Preprocess:
     """Return the preprocessing of training images: options that are given, and proposals for all others.
 
-    Options with the `kind` given are complete: the others then have their defaults.
+    If `kind` is given, nothing is proposed: unset options have their defaults.
     """
     if given is not None and "kind" in given.model_fields_set:
         return given
