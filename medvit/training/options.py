@@ -19,7 +19,7 @@ from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.epochs import LoaderOptions
 from medvit.training.loading.schedule import Schedule
 from medvit.training.optim import OptimConfig, OptimOptions
-from medvit.training.task import choose_preprocess
+from medvit.training.task import choose_preprocess, warn_of_unknown_channels
 from medvit.training.trainer import TrainerOptions
 from medvit.transforms.preprocess import Preprocess
 
@@ -83,7 +83,9 @@ class TrainingOptions(Config):
         """Return the initial backbone and preprocessing, as `start_from` does."""
         log_assumed_patients(manifest)
         preprocess = self.preprocess_for(manifest, pretrained)
-        return start_from(pretrained, self.backbone, preprocess, manifest, crop)
+        start = start_from(pretrained, self.backbone, preprocess, manifest, crop)
+        warn_of_unknown_channels(manifest, start.preprocess)
+        return start
 
     def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:
         """Return the preprocessing of a training on the images of `manifest`, from the checkpoint `pretrained` if any.

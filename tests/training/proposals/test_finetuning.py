@@ -141,6 +141,8 @@ def test_a_named_channel_that_no_training_image_has_is_reported(
         config = FinetuneConfig.parse(tree | {"preprocess": {"kind": "volume", "channel_names": names}})
         assemble_finetuning(config, named, None, lambda *_: "", seed=0, folder=tmp_path, tracker=Tracker())
         assert caplog.text.count("training images has the channel FLARE; they have T1") == warnings
+        config.start(named, None)  # as pretraining does
+        assert caplog.text.count("training images has the channel FLARE; they have T1") == 2 * warnings
 
 
 def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes: Path, tmp_path: Path) -> None:
