@@ -71,9 +71,10 @@ def test_every_column_is_predicted(place: Path, tmp_path: Path) -> None:
     assert made.num_done == 24
     with (made.folder / "predictions.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
-    assert [line["class"] for line in lines[:6]] == NAMES
+    assert [line["class"] for line in lines[:7]] == [*NAMES[:-1], "density", "age"]
     for line in lines:
-        filled, empty = ("value", "probability") if line["class"] == "age" else ("probability", "value")
+        is_number = line["class"] in ("density", "age")
+        filled, empty = ("value", "probability") if is_number else ("probability", "value")
         assert (line[filled] != "", line[empty]) == (True, "")
     assert len(list(made.folder.glob("*/preview*.png"))) == 24
 
