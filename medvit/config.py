@@ -108,9 +108,12 @@ class Config(BaseModel):
 
     @classmethod
     def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
-        """Return the config in a YAML file, if one is given, with `key.subkey=value` overrides applied on top."""
+        """Return the config in a YAML file, if one is given, with `key.subkey=value` overrides applied on top.
+
+        Whole groups are applied before their keys, so that `backbone.size=micro backbone=channel_vit` sets both.
+        """
         tree = {} if path is None else read_yaml(path, scalars=AsWritten)
-        for override in overrides:
+        for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
             _assign(tree, override)
         return cls.parse(tree, source="the arguments" if path is None else str(path))
 

@@ -100,6 +100,13 @@ def test_a_name_alone_is_short_for_a_choice() -> None:
     assert load("peft=lora", "peft.rank=3").peft.tree()["rank"] == 3
 
 
+@pytest.mark.parametrize("words", [("peft.rank=3", "peft=dora"), ("peft=dora", "peft.rank=3")])
+def test_a_choice_does_not_drop_its_options_in_whatever_order_both_are_given(words: tuple[str, str]) -> None:
+    tree = load(*words).peft.tree()
+    assert (tree["name"], tree["rank"]) == ("dora", 3)
+    assert load("inner.rate=3", "inner={sizes: [4]}").inner == Inner(rate=3, sizes=(4,))
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().mode = "slow"  # type: ignore[misc]
