@@ -21,7 +21,6 @@ from medvit.channels import draw_channels, fill_missing, mark_missing, present_c
 from medvit.errors import ConfigError, DataError
 from medvit.registry import register
 from medvit.types import Tokens
-from medvit.weights.hub import load_public
 
 
 @register
@@ -55,10 +54,7 @@ class ChannelVitConfig(VitConfig):
             CheckpointError: If the public weights do not match the layout.
         """
         model = ChannelViT(self)
-        if self.weights is not None:
-            model.fit = load_public(model, model.grid, self.weights, self.weights_grid)
-            model.new_weights = frozenset(model.fit.missing)
-            model.mask_token = model.fit.mask_token
+        self.load_weights(model)
         return model
 
 

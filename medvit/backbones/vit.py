@@ -124,11 +124,19 @@ class VitConfig(BackboneConfig):
             CheckpointError: If the public weights do not match the layout.
         """
         model = ViT(self)
+        self.load_weights(model)
+        return model
+
+    def load_weights(self, model: ViT) -> None:
+        """Load the public weights that the options name, if any, into a newly built transformer.
+
+        Raises:
+            CheckpointError: If the public weights do not match the layout.
+        """
         if self.weights is not None:
             model.fit = load_public(model, model.grid, self.weights, self.weights_grid)
             model.new_weights = frozenset(model.fit.missing)
             model.mask_token = model.fit.mask_token
-        return model
 
 
 class ViT(Backbone):
