@@ -7,6 +7,7 @@ prediction, and gives the loss between logits and targets. Fine-tuning, inferenc
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medvit.losses.supervised import Loss
+
+log = logging.getLogger("medvit")
 
 ImageTaskName = Literal["classification", "multilabel", "multitask", "ordinal", "regression", "survival"]
 TaskName = Literal[ImageTaskName, "segmentation"]
@@ -228,6 +231,14 @@ def class_list(classes: Sequence[str], empty: str = "none") -> str:
     if len(classes) <= MAX_LISTED:
         return ", ".join(classes) or empty
     return f"{', '.join(classes[:MAX_LISTED])}, ... ({len(classes)} in all)"
+
+
+def report_missing(rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """Log how many training images lack each label."""
+    for label in labels:
+        missing = sum(label not in row.labels for row in rows)
+        if missing:
+            log.info("%d of %d training images have no %s, which does not count for them", missing, len(rows), label)
 
 
 def image_task(name: str) -> ImageTask:

@@ -21,7 +21,7 @@ from medvit.losses.supervised import Loss
 from medvit.metrics.labels.auroc_macro import METRIC as AUROC_MACRO
 from medvit.metrics.labels.auroc_macro import auroc_of_labels
 from medvit.records import Row
-from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target, class_list
+from medvit.tasks import ImageTask, LabelFacts, LossOptions, Target, class_list, report_missing
 
 log = logging.getLogger("medvit")
 
@@ -49,12 +49,7 @@ class MultiLabel(ImageTask):
                     f"the training images have {has} of {label}, which needs {pair[0]} and {pair[1]}; remove it from "
                     "labels"
                 )
-        for label in labels:
-            missing = sum(label not in row.labels for row in rows)
-            if missing:
-                log.info(
-                    "%d of %d training images have no %s, which does not count for them", missing, len(rows), label
-                )
+        report_missing(rows, labels)
         return Target("", tuple(labels), pairs=pairs)
 
     def encoded(self, row: Row, target: Target) -> Tensor:

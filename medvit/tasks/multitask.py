@@ -5,7 +5,6 @@ An image may lack some of the labels; a missing label counts neither in the loss
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,11 +28,10 @@ from medvit.tasks import (
     LossOptions,
     Target,
     image_task,
+    report_missing,
 )
 from medvit.tasks.classification import class_index
 from medvit.tasks.regression import number
-
-log = logging.getLogger("medvit")
 
 LOWEST_SCORE = -1.0
 """Lower bound of each score in the mean over labels. Otherwise, a very negative R2 of one label could dominate it."""
@@ -77,12 +75,7 @@ class MultiTask(ImageTask):
                 f"two labels of tasks have predictions or metrics named {twice[0]}, a label with a class; rename one "
                 "of the labels"
             )
-        for label in labels:
-            missing = sum(label not in row.labels for row in rows)
-            if missing:
-                log.info(
-                    "%d of %d training images have no %s, which does not count for them", missing, len(rows), label
-                )
+        report_missing(rows, labels)
         return Target("", tuple(name for part in parts for name in part.names), parts=tuple(parts))
 
     def encoded(self, row: Row, target: Target) -> Tensor:
