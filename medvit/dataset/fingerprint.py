@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from medvit.config import Config
+from medvit.dataset.intensity_statistics import spread_evenly
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError
@@ -23,9 +24,6 @@ from medvit.types import Image
 SCHEMA_VERSION = 1
 MEASURED_IMAGES = 500
 """Maximum number of images whose pixels are read, in each group (images of one kind and modality)."""
-MEASURED_VOXELS = 2**28
-"""Maximum number of voxels that are read in each group, unless `MIN_IMAGES` images have more."""
-MIN_IMAGES = 3
 KEPT_VALUES = 20_000_000
 """Maximum number of intensities from which the statistics of a group are computed, all channels together."""
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -153,7 +151,10 @@ class Fingerprint(Config):
         by_group: dict[tuple[str, str], list[Row]] = {}
         for row in sorted(training.rows, key=lambda row: (row.sha256, row.image_id)):
             by_group.setdefault((row.kind, row.modality), []).append(row)
-        chosen = {key: _spread_evenly(rows) for key, rows in sorted(by_group.items())}
+        chosen = {
+            key: [] if key[0] == "slide" else spread_evenly(rows, MEASURED_IMAGES)
+            for key, rows in sorted(by_group.items())
+        }
         classes = _ClassCounts(len(training.facts.mask_classes))
         groups = []
         with Progress(sum(map(len, chosen.values())), title="Measuring the training images", unit="image") as bar:
@@ -220,16 +221,6 @@ def _require_training(training: Manifest) -> None:
     others = Counter(row.split for row in training if row.split != "train")
     if others:
         raise DataError(f"{training.folder}: a fingerprint is of training images alone; found {dict(others)} as well")
-
-
-def _spread_evenly(rows: Sequence[Row]) -> list[Row]:
-    """Return evenly spaced rows of a group, whose pixels are read; no rows for slides."""
-    if rows[0].kind == "slide":
-        return []
-    voxels = np.mean([float(np.prod(row.shape)) for row in rows])
-    wanted = int(np.clip(MEASURED_VOXELS / voxels, MIN_IMAGES, MEASURED_IMAGES))
-    places = np.unique(np.linspace(0, len(rows) - 1, wanted).round().astype(int))
-    return [rows[place] for place in places]
 
 
 def _measured_values(training: Manifest, rows: Sequence[Row], classes: _ClassCounts, bar: Progress) -> _Values:
