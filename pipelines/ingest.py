@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.dataset.measures import measured_positives, with_measures
-from medvit.dataset.store import Store
 from medvit.deidentification import burned_in
 from medvit.engine import EngineConfig
 from medvit.files.limits import allow_volumes
@@ -20,7 +18,7 @@ from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.dataset import Dataset, Description, FactsConfig
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.ingest.labeling import Labeled, LabelingConfig, Labels
-from medvit.ingest.labels import classes
+from medvit.ingest.labels import classes, measured
 from medvit.ingest.near_duplicates import kept_together
 from medvit.ingest.rows import check_rows, instances, mask_classes, rows, warn_of_identifiers
 from medvit.ingest.scan import ScanningConfig, scan
@@ -178,26 +176,16 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     run.failures += copy.failures
 
     names = mask_classes(masks.meaning.names, kept.taken.values())
-    measures = config.labeling.measures
-    made = with_measures(
-        made,
-        Store(run.folder / "images"),
-        names,
-        measures,
-        instances=instances(kept.candidates, kept.taken, site.pseudonyms, masks.meaning) if measures else {},
-        engine=config.engine,
-    )
     values = config.taking.values.model_dump(exclude_defaults=True)
     facts = about.facts(
-        classes=classes(made),
-        mask_classes=names,
-        positive={**labeled.positive, **measured_positives(measures, names)},
-        values=values,
-        notes=copy.notes,
+        classes=classes(made), mask_classes=names, positive=labeled.positive, values=values, notes=copy.notes
     )
-    run.in_force(**resolved(config, labeled, masks, facts))
+    measures = config.labeling.measures
+    counts = instances(kept.candidates, kept.taken, site.pseudonyms, masks.meaning) if measures else {}
+    complete = measured(Manifest(made, facts, run.folder), measures, instances=counts, engine=config.engine)
+    run.in_force(**resolved(config, labeled, masks, complete.facts))
     dataset = Dataset.of(
-        Manifest(made, facts, run.folder),
+        complete,
         about.prose,
         candidates=labeled.candidates,
         refusals=refusals,

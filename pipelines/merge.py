@@ -13,9 +13,9 @@ from medvit import cards
 from medvit.cards import croissant, write_card
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.measures import Measure, label_of, measured_positives, with_measures
+from medvit.dataset.measures import Measure, label_of
 from medvit.engine import EngineConfig
-from medvit.ingest.labels import classes
+from medvit.ingest.labels import measured
 from medvit.leakage.merge import LabelMaps
 from medvit.leakage.merge import merge as merge_datasets
 from medvit.stage import Run, StageConfig, stage
@@ -54,7 +54,7 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
 
     name = config.output.absolute().name
     merged = merge_datasets(parts, run.folder, name=name, slices=config.slices, label_maps=config.label_maps)
-    manifest = measured(merged.manifest, config.measures, config.engine)
+    manifest = measured(without_measures(merged.manifest, config.measures), config.measures, engine=config.engine)
 
     if merged.left_out:
         log.warning(
@@ -69,15 +69,12 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     return manifest
 
 
-def measured(manifest: Manifest, measures: Sequence[Measure], engine: EngineConfig) -> Manifest:
-    """Return a manifest with labels measured from its label maps; they replace earlier labels with the same names."""
-    if not measures:
+def without_measures(manifest: Manifest, measures: Sequence[Measure]) -> Manifest:
+    """Return a manifest without the labels that are to be measured, which the merged datasets may already have."""
+    names = {label_of(measure, name) for measure in measures for name in manifest.facts.mask_classes[1:]}
+    again = names & manifest.facts.classes.keys()
+    if not again:
         return manifest
-    facts, names = manifest.facts, manifest.facts.mask_classes
-    again = {label_of(measure, name) for measure in measures for name in names[1:]} & facts.classes.keys()
-    if again:
-        log.info("the labels %s of the datasets are replaced by those measured now", ", ".join(sorted(again)))
-    rows = [replace(row, labels={k: v for k, v in row.labels.items() if k not in again}) for row in manifest]
-    rows = list(with_measures(rows, manifest.store, names, measures, engine=engine))
-    positive = {**facts.positive, **measured_positives(measures, names)}
-    return replace(manifest, rows=tuple(rows), facts=replace(facts, classes=classes(rows), positive=positive))
+    log.info("the labels %s of the datasets are replaced by those measured now", ", ".join(sorted(again)))
+    rows = (replace(row, labels={k: v for k, v in row.labels.items() if k not in again}) for row in manifest)
+    return replace(manifest, rows=tuple(rows))

@@ -23,6 +23,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.measures import Measure, measured_positives, with_measures
+from medvit.engine import EngineConfig
 from medvit.errors import DataError
 from medvit.ingest.label_cells import composed, look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Row
@@ -76,6 +79,28 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
         for key, name in row.labels.items():
             found[key].add(name)
     return {key: _ordered(found[key]) for key in sorted(found)}
+
+
+def measured(
+    manifest: Manifest,
+    measures: Sequence[Measure],
+    *,
+    instances: Mapping[str, int] | None = None,
+    engine: EngineConfig,
+) -> Manifest:
+    """Return a manifest with labels measured from its label maps; `instances` is the number of instances by image.
+
+    Raises:
+        DataError: If there is no label map with named classes, or an image already has a label with the same name.
+    """
+    if not measures:
+        return manifest
+    facts = manifest.facts
+    rows = with_measures(
+        manifest.rows, manifest.store, facts.mask_classes, measures, instances=instances, engine=engine
+    )
+    positive = {**facts.positive, **measured_positives(measures, facts.mask_classes)}
+    return replace(manifest, rows=rows, facts=replace(facts, classes=classes(rows), positive=positive))
 
 
 def positive_classes(candidates: Iterable[Candidate], given: Mapping[str, str] | str) -> dict[str, str]:
