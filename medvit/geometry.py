@@ -111,6 +111,11 @@ class Affine:
         return f"Affine({self.orientation}, spacing ({spacing}) mm, origin ({origin}) mm)"
 
 
+def voxel_ml(spacing_mm: Sequence[float]) -> float:
+    """Return the volume of one voxel in mL, from its spacing along each axis in mm."""
+    return float(np.prod(spacing_mm)) / 1000.0
+
+
 def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
     """Check that the last three axes of a volume are at right angles, whatever format it comes from.
 

@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 from medvit.dataset.store import Store
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError
+from medvit.geometry import voxel_ml
 from medvit.records import Row
 
 log = logging.getLogger("medvit")
@@ -157,7 +158,7 @@ def _voxel_ml(row: Row) -> float | None:
     """Return the volume of a voxel in mL; None for a 2D image, or without a spacing."""
     if row.kind != "volume" or row.spacing_mm is None:
         return None
-    return float(np.prod(row.spacing_mm)) / 1000.0
+    return voxel_ml(row.spacing_mm)
 
 
 def _pixel_mm2(row: Row) -> float | None:

@@ -11,6 +11,7 @@ from numpy import ndarray as Array
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
+from medvit.geometry import voxel_ml
 from medvit.metrics import (
     COUNTED,
     LengthUnit,
@@ -68,7 +69,7 @@ def score_case(
     found = without_ignored(truth, found, len(classes))
     num_counted = float(truth.size if len(classes) > IGNORED else (truth != IGNORED).sum())
     scores: Scores = {}
-    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    size_ml = voxel_ml(spacing_mm)
     for name, members in _structures(classes, regions).items():
         true, given = (np.logical_or.reduce([labels == number for number in members]) for labels in (truth, found))
         masks = MaskPair(true, given, spacing_mm, tolerance_mm)
@@ -76,7 +77,7 @@ def score_case(
         own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
         own |= {"overlap_voxels": float((true & given).sum()), "counted_voxels": num_counted}
         if truth.ndim == 3 and unit == "mm":
-            own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
+            own |= {"volume_ml": own["voxels"] * size_ml, "true_volume_ml": own["true_voxels"] * size_ml}
         is_known = annotated is None or all(classes[member] in annotated for member in members)
         scores |= {f"{metric}.{name}": value if is_known else float("nan") for metric, value in own.items()}
     return scores
