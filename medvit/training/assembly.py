@@ -139,16 +139,8 @@ def assemble_finetuning(
     head = proposals.fill("head", config.head, lambda: _default_head(task))
     head = propose_levels(proposals, head, start)
     foreground = propose_foreground(proposals, config, task)
-    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
-    train, val = (Samples(part, start.preprocess, encode=encode) for part in (task.train, task.val))
-    transform = TrainingCrop(
-        config.augment,
-        crop,
-        start.preprocess.intensity,
-        masks=task.kind == "segmentation",
-        foreground=foreground.share or 0.0,
-        by_class=foreground.by == "class",
-    )
+    train, val = (_samples(part, task, start) for part in (task.train, task.val))
+    transform = _training_crop(config, task, start, crop, foreground)
     load = partial(
         epoch_loader, samples=train, transform=transform, stack=collate, seed=seed, weights=task.odds(config.balance)
     )
@@ -214,6 +206,30 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     require_decidable(task, config)
     require_whole_labels(task, config)
+
+
+def _samples(manifest: Manifest, task: TaskAssignment, start: InitialModel) -> Samples:
+    """Return the images of a split with their targets."""
+    encode = partial(image_task(task.kind).encoded, target=task.target) if is_image_task(task.kind) else None
+    return Samples(manifest, start.preprocess, encode=encode)
+
+
+def _training_crop(
+    config: FinetuningOptions,
+    task: TaskAssignment,
+    start: InitialModel,
+    crop: tuple[int, ...],
+    foreground: ForegroundCrops,
+) -> TrainingCrop:
+    """Return the function that crops and augments training images."""
+    return TrainingCrop(
+        config.augment,
+        crop,
+        start.preprocess.intensity,
+        masks=task.kind == "segmentation",
+        foreground=foreground.share or 0.0,
+        by_class=foreground.by == "class",
+    )
 
 
 def _default_way(start: InitialModel) -> tuple[PeftConfig, str]:
