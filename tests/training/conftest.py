@@ -1,5 +1,7 @@
 """Tiny datasets to train on: balls with masks, squares in two classes."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,30 @@ def dataset(folder: Path, *, ndim: int) -> Path:
         rows.append(row(manifest, number, split, voxels[None].astype(np.int16), mask, labels))
     Manifest(tuple(rows), facts, folder).write()
     return folder
+
+
+def with_core(
+    volumes: Path,
+    folder: Path,
+    classes: tuple[str, ...],
+    *,
+    num_test: int,
+    is_without: Callable[[int], bool] = lambda number: False,
+) -> Manifest:
+    """A copy of the balls, not yet written, with a core; the first `num_test` are the test split.
+
+    Label maps whose number `is_without` accepts lack the core.
+    """
+    manifest = Manifest.read(volumes)
+    copied = replace(manifest, folder=folder, facts=replace(manifest.facts, mask_classes=classes))
+    rows = []
+    for number, row in enumerate(manifest):
+        copied.store.link(manifest.store, row.sha256)
+        mask = manifest.store.get(row.mask)
+        mask[:, :, 8:] *= 1 if is_without(number) else 2
+        split = "test" if number < num_test else row.split
+        rows.append(replace(row, mask=copied.store.put(mask), split=split))
+    return replace(copied, rows=tuple(rows))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from medvit.errors import DataError
 from medvit.transforms.preprocess import Preprocess
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
+from tests.training.conftest import with_core
 from tests.training.test_runs import finetune_options
 
 CLASSES = ("background", "ball", "core")
@@ -24,18 +25,10 @@ CLASSES = ("background", "ball", "core")
 @pytest.fixture
 def partly(volumes: Path, tmp_path: Path) -> Path:
     """The balls, with a core that every third label map lacks."""
-    manifest, folder = Manifest.read(volumes), tmp_path / "partly"
-    copied = replace(manifest, folder=folder, facts=replace(manifest.facts, mask_classes=CLASSES))
-    rows = []
-    for number, row in enumerate(manifest):
-        copied.store.link(manifest.store, row.sha256)
-        mask = manifest.store.get(row.mask)
-        mask[:, :, 8:] *= 1 if number % 3 == 2 else 2
-        annotated = ("ball",) if number % 3 == 2 else None
-        split = "test" if number < 4 else row.split
-        rows.append(replace(row, mask=copied.store.put(mask), annotated=annotated, split=split))
-    replace(copied, rows=tuple(rows)).write()
-    return folder
+    made = with_core(volumes, tmp_path / "partly", CLASSES, num_test=4, is_without=lambda number: number % 3 == 2)
+    rows = [replace(row, annotated=("ball",)) if n % 3 == 2 else row for n, row in enumerate(made)]
+    replace(made, rows=tuple(rows)).write()
+    return made.folder
 
 
 def test_a_batch_names_the_annotated_classes_of_each_image(partly: Path) -> None:

@@ -19,6 +19,7 @@ from medvit.models.image import ModelConfig
 from medvit.training.finetuning_options import FinetuningOptions
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
+from tests.training.conftest import with_core
 from tests.training.test_runs import finetune_options
 
 CLASSES = ("background", "shell", "core")
@@ -31,16 +32,9 @@ REGIONS: dict[str, Any] = {
 @pytest.fixture
 def balls(volumes: Path, tmp_path: Path) -> Path:
     """The balls, whose upper half is the core."""
-    manifest, folder = Manifest.read(volumes), tmp_path / "balls"
-    copied = replace(manifest, folder=folder, facts=replace(manifest.facts, mask_classes=CLASSES))
-    rows = []
-    for number, row in enumerate(manifest):
-        copied.store.link(manifest.store, row.sha256)
-        mask = manifest.store.get(row.mask)
-        mask[:, :, 8:] *= 2
-        rows.append(replace(row, mask=copied.store.put(mask), split="test" if number < 3 else row.split))
-    replace(copied, rows=tuple(rows)).write()
-    return folder
+    made = with_core(volumes, tmp_path / "balls", CLASSES, num_test=3)
+    made.write()
+    return made.folder
 
 
 def test_a_model_of_regions_writes_label_maps_and_is_scored_by_region(balls: Path, tmp_path: Path) -> None:
