@@ -42,6 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         csv.writer(stream).writerows(lines)
     labeling = {"table": folder / "labels.csv", "positive": {"diagnosis": "benign"}}
     common = {"key": folder / "site.key", "tracking": OFF, "name": "test"}
+    (folder / "site.key").write_bytes(bytes(32))  # a random key would order the training images differently in each run
+    (folder / "site.key").chmod(0o600)
     ingest(source=folder / "source", dataset=folder / "dataset", labeling=labeling, **common)
     finetune(output=folder / "model", **training(folder))
     return folder
