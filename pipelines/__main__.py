@@ -46,6 +46,8 @@ class Entry:
     """Words before `[CONFIG.yaml]` in the usage line of the help."""
     first: tuple[str, ...] = ()
     """Most important options, which help shows first."""
+    room: str = "pipelines"
+    """Package that contains the module of the stage."""
 
 
 STAGES = {
@@ -76,6 +78,7 @@ STAGES = {
     "merge": Entry(
         "Merge several datasets and keep their splits. An image in several splits is kept in only one.",
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
+        room="pipelines.datasets",
     ),
     "pretrain": Entry(
         "Pretrain a backbone on your own images, from a checkpoint, public weights or random weights.",
@@ -114,6 +117,7 @@ STAGES = {
         "medvit curve dataset=runs/dataset finetune=finetune.yaml pretrain=pretrain.yaml output=runs/curve",
         "runs failed",
         first=("finetune", "pretrain", "pretrained", "arms", "ways", "labeled", "draws", "rates", "lengths", "split"),
+        room="pipelines.results",
     ),
     "evaluate": Entry(
         "Evaluate a model on a split it was not trained on, and write a report with confidence intervals.",
@@ -143,25 +147,30 @@ STAGES = {
         "medvit models runs",
         "could not be read",
         before="[FOLDER] ",
+        room="pipelines.results",
     ),
     "export": Entry(
         "Write a dataset as files for other tools: volumes as NIfTI, images as PNG, each with a JSON file.",
         "medvit export dataset=runs/dataset output=runs/files",
+        room="pipelines.datasets",
     ),
     "audit": Entry(
         "Search a dataset, its de-identified copy and MLflow for anything that identifies a patient.",
         "medvit audit dataset=runs/dataset source=hospital-export",
         "places identify patients or could not be searched",
         prints_them=True,
+        room="pipelines.datasets",
     ),
     "leakage": Entry(
         "Find patients, studies and images shared by the splits of a dataset, or by two datasets.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
         "leaks were found",
+        room="pipelines.datasets",
     ),
     "card": Entry(
         "Compare two datasets by scanner, patients, intensity and class, or write a new data card of one dataset.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
+        room="pipelines.datasets",
     ),
     "plan": Entry(
         "Estimate time, memory and disk space of pretraining or fine-tuning from a few measured steps.",
@@ -177,6 +186,7 @@ STAGES = {
         "Print the original identifier of a pseudonym. Requires the key file that it was computed with.",
         "medvit whois s-0123456789ab key=~/.medvit/site.key",
         before="PSEUDONYM ",
+        room="pipelines.datasets",
     ),
     "demo": Entry(
         "Run ingest, pretrain, finetune, evaluate and predict on synthetic radiology, pathology and eye images.",
@@ -289,7 +299,7 @@ def find(name: str) -> Stage[Any, Any]:
     """Return the stage with a name from `STAGES`."""
     import importlib
 
-    stage: Stage[Any, Any] = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    stage: Stage[Any, Any] = getattr(importlib.import_module(f"{STAGES[name].room}.{name}"), name)
     return stage
 
 

@@ -256,7 +256,7 @@ def test_the_readme_names_every_room() -> None:
 
 
 def test_every_stage_is_in_the_list_of_the_command_line() -> None:
-    recipes = {path.stem for path in (PROJECT / "pipelines").glob("[!_]*.py")}
+    recipes = {path.stem for path in (PROJECT / "pipelines").rglob("[!_]*.py")}
     assert recipes == STAGES.keys()
 
 

@@ -14,8 +14,8 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.measures import with_measures
 from medvit.engine import EngineConfig
 from medvit.errors import DataError
+from pipelines.datasets.merge import merge
 from pipelines.ingest import ingest
-from pipelines.merge import merge
 
 OFF = {"enabled": False}
 LIVER, SPLEEN = (slice(2, 6), slice(2, 6), slice(0, 4)), (slice(9, 12), slice(9, 12), slice(3, 8))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from medvit.dataset import quarantine
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
+from pipelines.datasets.leakage import leakage
 from pipelines.ingest import ingest
-from pipelines.leakage import leakage
 
 OFF = {"enabled": False}
 

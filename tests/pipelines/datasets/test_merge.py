@@ -9,8 +9,8 @@ from PIL import Image
 
 from medvit.artifacts import Lineage
 from medvit.dataset.manifest import Manifest
+from pipelines.datasets.merge import merge
 from pipelines.ingest import ingest
-from pipelines.merge import merge
 from pipelines.pretrain import pretrain
 
 OFF = {"enabled": False}

@@ -12,7 +12,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.store import Store
 from medvit.errors import OutputError
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
-from pipelines.export import ExportConfig, export
+from pipelines.datasets.export import ExportConfig, export
 from pipelines.ingest import ingest
 
 QUIET = {"tracking": {"enabled": False}}

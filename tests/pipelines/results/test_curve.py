@@ -19,7 +19,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError, TrainingError
 from medvit.leakage.seen_patients import training_patients
 from medvit.records import Row
-from pipelines.curve import CurveConfig, curve
+from pipelines.results.curve import CurveConfig, curve
 from tests.training.conftest import dataset
 
 FINETUNE = "loader: {batch_size: 2}\ntrainer: {precision: 32-true}\nseed: 5\noutput: elsewhere\n"

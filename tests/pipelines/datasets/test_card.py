@@ -10,7 +10,7 @@ from PIL import Image
 
 from medvit import phantoms
 from pipelines.__main__ import main
-from pipelines.card import card
+from pipelines.datasets.card import card
 from pipelines.ingest import ingest
 
 OFF = {"enabled": False}

@@ -12,7 +12,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.geometry import Affine
 from medvit.phantoms.dicom import PhantomPatient, lose_slice, write_ct_series
-from pipelines.export import export
+from pipelines.datasets.export import export
 from pipelines.ingest import ingest
 
 QUIET = {"tracking": {"enabled": False}}
