@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from medvit import phantoms
-from medvit.evaluation import Estimate
 from medvit.metrics import metric_title
 from medvit.metrics.dice import dice
 from medvit.phantoms.check import masks_with_truth
+from medvit.statistics import Estimate
 from medvit.tracking import TrackingConfig
 from medvit.tracking.options import SQLITE, database
 

@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
 from medvit.dataset.manifest import Manifest
-from medvit.evaluation.examples import examples
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
-from medvit.evaluation.report import HTML, write_report
+from medvit.evaluation.report.examples import examples
+from medvit.evaluation.report.page import HTML, write_report
+from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
+from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
-from medvit.evaluation.subject import read_other, report_subject, surface_tolerance
-from medvit.evaluation.summary import summary_lines, tables, tracked
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 

@@ -20,8 +20,8 @@ from sklearn.metrics import matthews_corrcoef
 from medvit import readers
 from medvit.backbones.vit import VitConfig
 from medvit.errors import NotAnImageError
-from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.report import ReportSubject, write_report
+from medvit.evaluation.report.page import ReportSubject, write_report
+from medvit.evaluation.tasks.classification import evaluate_classes
 from medvit.geometry import Affine
 from medvit.objectives import ObjectiveConfig
 from medvit.records import Item, Refusal, Row

@@ -25,7 +25,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.dataset.store import content_address
-from medvit.evaluation.report import read_table
+from medvit.evaluation.report.page import read_table
 from medvit.phantoms import CT_CLASSES
 from medvit.records import Row
 from pipelines.evaluate import evaluate

@@ -23,7 +23,7 @@ from medvit.curves.scores import CaseScores, ClassScores, ImageScores, patient_i
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import NonFiniteError, TrainingError
-from medvit.evaluation.segmentation import without_ignored
+from medvit.evaluation.tasks.segmentation import without_ignored
 from medvit.inference.predictor import Predictor
 from medvit.logs import quiet_libraries
 from medvit.metrics.dice import dice

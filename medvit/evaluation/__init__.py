@@ -19,18 +19,7 @@ from numpy import ndarray as Array
 
 from medvit.patients import PatientCount
 from medvit.records import Row
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Metric with its 95 % interval; NaN if undefined."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return "not defined" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+from medvit.statistics import Estimate
 
 
 @dataclass(frozen=True)

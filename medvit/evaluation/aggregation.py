@@ -29,13 +29,14 @@ from numpy import ndarray as Array
 
 from medvit.attributes import LATERALITY, QUALITY, STRATA, stratum
 from medvit.errors import ConfigError
-from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
-from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.positive import index_of
+from medvit.evaluation.tasks.classification import classification_metrics
 from medvit.metrics import PATIENT_PREFIX
 from medvit.patients import PatientCount, assumed_patients
 from medvit.records import Row
+from medvit.statistics import Estimate
+from medvit.statistics.bootstrap import bootstrap
 
 AggregationLevel = Literal["image", "eye", "visit", "patient"]
 LEVELS: tuple[AggregationLevel, ...] = ("image", "eye", "visit", "patient")

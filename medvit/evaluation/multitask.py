@@ -10,11 +10,12 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.errors import DataError
-from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation import Evaluation
 from medvit.evaluation.paired import MetricTable, paired_differences
 from medvit.evaluation.positive import index_of
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
+from medvit.statistics import Estimate
 from medvit.tasks import Target
 
 KEYS = ("image_id", "patient_id")

@@ -9,15 +9,16 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.errors import DataError
-from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics
-from medvit.evaluation.multilabel import multilabel_metrics
+from medvit.evaluation import Evaluation
 from medvit.evaluation.positive import index_of
-from medvit.evaluation.regression import regression_metrics
-from medvit.evaluation.segmentation import mask_metrics
-from medvit.evaluation.survival import outcomes_of, survival_metrics, with_times
+from medvit.evaluation.tasks.classification import classification_metrics
+from medvit.evaluation.tasks.multilabel import multilabel_metrics
+from medvit.evaluation.tasks.regression import regression_metrics
+from medvit.evaluation.tasks.segmentation import mask_metrics
+from medvit.evaluation.tasks.survival import outcomes_of, survival_metrics, with_times
 from medvit.metrics import MaskMetric, metric_of
+from medvit.statistics import Estimate
+from medvit.statistics.bootstrap import bootstrap
 
 log = logging.getLogger("medvit")
 

@@ -14,14 +14,14 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
-from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.multilabel import evaluate_labels
 from medvit.evaluation.multitask import merged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.positive import choose_positives, index_of
-from medvit.evaluation.regression import evaluate_values
-from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
-from medvit.evaluation.survival import evaluate_survival
+from medvit.evaluation.tasks.classification import evaluate_classes
+from medvit.evaluation.tasks.multilabel import evaluate_labels
+from medvit.evaluation.tasks.regression import evaluate_values
+from medvit.evaluation.tasks.segmentation import Scores, evaluate_masks, score_case, spacing, unit_of
+from medvit.evaluation.tasks.survival import evaluate_survival
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor, numbers_of

@@ -11,7 +11,7 @@ from typing import Literal
 from medvit.config import Config
 from medvit.document import Table, markdown_table
 from medvit.errors import ConfigError
-from medvit.evaluation.summary import MAIN
+from medvit.evaluation.report.summary import MAIN
 from medvit.models.listing import ListedModel, list_models
 from medvit.stage import Finished
 

@@ -6,7 +6,7 @@ import pytest
 from medvit.curves.effects import Effect, draw_weights, holm, mean_over_draws, paired_effect, resample_patients
 from medvit.curves.scores import CaseScores, ClassScores, ImageScores, load, save, value
 from medvit.errors import DataError
-from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.tasks.classification import classification_metrics
 from medvit.metrics.auroc import mean_auroc
 
 

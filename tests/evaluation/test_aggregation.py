@@ -22,8 +22,8 @@ from medvit.evaluation.aggregation import (
     ranks,
     uncertainty,
 )
-from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.report import ReportSubject, write_report
+from medvit.evaluation.report.page import ReportSubject, write_report
+from medvit.evaluation.tasks.classification import evaluate_classes
 from medvit.records import Row
 
 GRADES = ("0", "1", "2", "3")

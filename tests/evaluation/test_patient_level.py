@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from medvit.evaluation.aggregation import answers, of_patients, with_patients
-from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.evaluation.tasks.classification import classification_metrics, evaluate_classes
 from medvit.metrics import metric_title
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 
 CLASSES = ("normal", "tumor")
 

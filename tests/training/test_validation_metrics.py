@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medvit.evaluation.classification import classification_metrics
-from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.evaluation.tasks.classification import classification_metrics
+from medvit.evaluation.tasks.segmentation import evaluate_masks, score_case
 from medvit.losses.partial_labels import as_annotated
 from medvit.models.image import Model, ModelConfig
 from medvit.records import IGNORED, Row

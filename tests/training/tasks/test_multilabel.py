@@ -14,9 +14,9 @@ from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import ConfigError, DataError
-from medvit.evaluation.multilabel import multilabel_metrics
 from medvit.evaluation.paired import paired_differences
-from medvit.evaluation.report import read_table
+from medvit.evaluation.report.page import read_table
+from medvit.evaluation.tasks.multilabel import multilabel_metrics
 from medvit.inference.predictor import Predictor
 from medvit.inference.study_job import findings_of
 from medvit.metrics.auroc import auroc

@@ -16,7 +16,7 @@ from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import ConfigError, DataError
-from medvit.evaluation.report import read_table
+from medvit.evaluation.report.page import read_table
 from medvit.heads.attention import AttentionConfig
 from medvit.heads.linear import LinearConfig
 from medvit.inference.predictor import Predictor, numbers_of

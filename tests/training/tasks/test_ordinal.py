@@ -13,10 +13,10 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns
-from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.paired import compare
-from medvit.evaluation.plots import confusion_figure
-from medvit.evaluation.report import read_table
+from medvit.evaluation.report.page import read_table
+from medvit.evaluation.report.plots import confusion_figure
+from medvit.evaluation.tasks.classification import evaluate_classes
 from medvit.inference.predictor import Predictor, prediction_of
 from medvit.inference.study_job import findings_of
 from medvit.metrics.confusion import median_grade

@@ -15,7 +15,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import load
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation.paired import paired_differences
-from medvit.evaluation.report import read_table
+from medvit.evaluation.report.page import read_table
 from medvit.inference.predictor import Predictor
 from medvit.inference.study_job import findings_of
 from medvit.metrics import ValueMetric, metrics

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics import Outcomes, SurvivalMetric, metrics
 from medvit.metrics.survival.integrated_brier import integrated_brier
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 from medvit.survival import KaplanMeier, restricted_means, survival_at, survival_times, time_text
 
 NUM_GRID = 50

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.segmentation import counted_classes, evaluate_masks, score_case
+from medvit.evaluation.report.plots import overlay_figure
+from medvit.evaluation.tasks.segmentation import counted_classes, evaluate_masks, score_case
 from medvit.records import IGNORED, Row
 from medvit.transforms.regions import Regions
 

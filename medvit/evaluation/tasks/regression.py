@@ -8,9 +8,9 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics import ValueMetric, metrics
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 
 
 def evaluate_values(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray as Array
 
-from medvit.evaluation import Estimate
+from medvit.statistics import Estimate
 
 Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
 """Function that computes numbers, keyed by name, from the indices of images. An index occurs as often as its image was

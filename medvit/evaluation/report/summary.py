@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from medvit.dataset.manifest import Manifest
-from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation import Evaluation
 from medvit.metrics import is_of_positive, metric_title
 from medvit.patients import PatientCount
+from medvit.statistics import Estimate
 from medvit.summary import counted
 
 MAIN = (

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics import Classified, ClassMetric, metrics
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 
 
 def evaluate_classes(

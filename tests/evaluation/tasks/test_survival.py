@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.plots import calibration_figure, risk_group_figure
-from medvit.evaluation.survival import evaluate_survival, outcomes_of
+from medvit.evaluation.report.plots import calibration_figure, risk_group_figure
+from medvit.evaluation.tasks.survival import evaluate_survival, outcomes_of
 from medvit.metrics.survival.c_index import concordance
 from medvit.metrics.survival.c_uno import weighted_concordance
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 from medvit.survival import survival_names
 
 ENDS = (25.0, 60.0, 120.0, 400.0)

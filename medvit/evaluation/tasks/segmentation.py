@@ -10,7 +10,6 @@ from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
 from medvit.geometry import voxel_ml
 from medvit.metrics import (
     COUNTED,
@@ -24,6 +23,7 @@ from medvit.metrics import (
     metrics,
 )
 from medvit.records import IGNORED, Row
+from medvit.statistics.bootstrap import bootstrap
 from medvit.transforms.regions import Regions
 from medvit.types import Image
 

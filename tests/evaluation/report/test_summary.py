@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from medvit.evaluation import Estimate
-from medvit.evaluation.summary import tracked
+from medvit.evaluation.report.summary import tracked
 from medvit.metrics import metric_title
+from medvit.statistics import Estimate
 
 
 def test_numbers_of_one_of_two_classes_bear_its_name() -> None:

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from medvit.artifacts import METRICS
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
-from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
+from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.paired import MetricTable
+from medvit.evaluation.report import plots
 from medvit.files.atomic import write_text
 from medvit.metrics import ClassMetric, Metric, SurvivalMetric, is_of_positive, metric_of, metric_title
 from medvit.patients import PatientCount
+from medvit.statistics import Estimate
 from medvit.survival import time_text
 
 HTML, TABLE = "report.html", "predictions.parquet"

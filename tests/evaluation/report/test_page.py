@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from medvit.errors import DataError
-from medvit.evaluation import Breakdown, Estimate, MetricRow
-from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.report import Example, ReportSubject, read_table, write_report
-from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.evaluation import Breakdown, MetricRow
+from medvit.evaluation.report.page import Example, ReportSubject, read_table, write_report
+from medvit.evaluation.report.plots import overlay_figure
+from medvit.evaluation.tasks.classification import evaluate_classes
+from medvit.evaluation.tasks.segmentation import evaluate_masks, score_case
 from medvit.metrics import metric_of
 from medvit.patients import PatientCount
 from medvit.records import Row
+from medvit.statistics import Estimate
 
 
 def rows(count):

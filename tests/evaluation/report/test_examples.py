@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvit.evaluation.examples import examples_to_show
+from medvit.evaluation.report.examples import examples_to_show
 
 
 def test_the_best_the_median_and_the_worst_are_chosen_among_defined_scores() -> None:

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.tasks.classification import classification_metrics
 from medvit.metrics import ClassMetric, LabelMetric, metrics
 from medvit.records import Row
+from medvit.statistics.bootstrap import bootstrap
 
 PAIR = ("negative", "positive")
 

@@ -13,11 +13,11 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.evaluation import Evaluation
 from medvit.evaluation.options import EvaluationOptions
-from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.report import Example
+from medvit.evaluation.report.page import Example
+from medvit.evaluation.report.plots import overlay_figure
+from medvit.evaluation.report.slide_figure import slide_figure
 from medvit.evaluation.run import ImagePredictor
-from medvit.evaluation.segmentation import counted_classes, spacing, unit_of
-from medvit.evaluation.slide_figure import slide_figure
+from medvit.evaluation.tasks.segmentation import counted_classes, spacing, unit_of
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.records import Row
 from medvit.writers.slide_maps import SlideFinding

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medvit.errors import DataError
-from medvit.evaluation.bootstrap import bootstrap, resampled
 from medvit.evaluation.paired import paired_differences
+from medvit.statistics.bootstrap import bootstrap, resampled
 
 
 def mean_of(values):

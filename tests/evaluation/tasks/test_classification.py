@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.evaluation.tasks.classification import classification_metrics, evaluate_classes
 from medvit.records import Row
 
 

@@ -10,8 +10,8 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import MetricTable
-from medvit.evaluation.report import ReportSubject, read_facts, read_table
-from medvit.evaluation.segmentation import unit_of
+from medvit.evaluation.report.page import ReportSubject, read_facts, read_table
+from medvit.evaluation.tasks.segmentation import unit_of
 from medvit.patients import PatientCount
 from medvit.tasks import NOUNS
 
