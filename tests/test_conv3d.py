@@ -1,0 +1,54 @@
+"""Gradients of 3D convolutions in bf16 on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medvit import _conv3d
+
+
+@pytest.fixture
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Conv3d, "_conv_forward", nn.Conv3d._conv_forward)  # restored after the test
+    _conv3d.install()
+
+
+def gradients(conv: nn.Conv3d, pixels: Tensor, upstream: Tensor, *, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Return the output and the gradient of the weights; freed memory is filled with large numbers before."""
+    conv.zero_grad()
+    for size in (1, 2, 3):
+        torch.full((size * 10_000,), 1e18)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = conv(pixels)
+    output.backward(upstream.to(output.dtype))
+    assert conv.weight.grad is not None
+    return output.detach(), conv.weight.grad.clone()
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize(("depth", "kernel"), [(1, 3), (2, 3), (3, 3), (2, 5), (4, 5), (2, 7), (6, 7)])
+def test_gradients_in_bf16_agree_with_float32_at_every_depth(depth: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 16, kernel, padding=kernel // 2)
+    pixels, upstream = torch.randn(2, 16, depth, 6, 6), torch.randn(2, 16, depth, 6, 6)
+    expected, exact = gradients(conv, pixels, upstream, bf16=False)
+    for _ in range(4):
+        output, found = gradients(conv, pixels, upstream, bf16=True)
+        assert output.dtype is torch.bfloat16
+        assert torch.allclose(output.float(), expected, atol=0.05)
+        assert torch.allclose(found, exact, atol=0.01 * float(exact.abs().max()))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_only_trained_shallow_inputs_in_bf16_run_in_float32() -> None:
+    conv = nn.Conv3d(1, 1, 3, padding=1)
+    shallow, deep = torch.randn(1, 1, 2, 4, 4), torch.randn(1, 1, 3, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _conv3d._is_affected(shallow, conv.weight)
+        assert not _conv3d._is_affected(deep, conv.weight)
+        with torch.no_grad():
+            assert not _conv3d._is_affected(shallow, conv.weight)
+    assert not _conv3d._is_affected(shallow, conv.weight)
+    assert torch.equal(conv(shallow), _conv3d._torch_forward(conv, shallow, conv.weight, conv.bias))
