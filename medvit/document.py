@@ -57,6 +57,8 @@ PAGE = """
             </table></div>
         {% elif block is bullets %}
             <ul>{% for line in block.lines %}<li>{{ line }}</li>{% endfor %}</ul>
+        {% elif block is commands %}
+            <pre><code>{{ block.text }}</code></pre>
         {% else %}
             <div class="figures">
             {% for picture in block %}
@@ -94,6 +96,18 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Commands:
+    """Lines to type in a terminal."""
+
+    lines: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        """Return all lines as one text."""
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True)
 class Picture:
     """Figure as a PNG, with its file name (without extension), caption, and width on the page."""
 
@@ -115,7 +129,7 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-Block = str | Table | Bullets | Sequence[Picture]
+Block = str | Table | Bullets | Commands | Sequence[Picture]
 
 
 @dataclass(frozen=True)
@@ -193,6 +207,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_escaped)
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["bullets"] = lambda block: isinstance(block, Bullets)
+    environment.tests["commands"] = lambda block: isinstance(block, Commands)
     return environment.from_string("".join(map(str.strip, PAGE.splitlines())))
 
 
@@ -208,6 +223,8 @@ def _markdown(block: Block, folder: Path, pictures: str) -> str:
         return markdown_table(block)
     if isinstance(block, Bullets):
         return "\n".join(f"- {line}" for line in block.lines)
+    if isinstance(block, Commands):
+        return f"```\n{block.text}\n```"
     (folder / pictures).mkdir(exist_ok=True)
     for picture in block:
         (folder / pictures / f"{picture.name}.png").write_bytes(picture.png)

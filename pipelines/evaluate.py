@@ -13,6 +13,7 @@ from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.report.examples import examples
 from medvit.evaluation.report.page import HTML, write_report
+from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
@@ -55,7 +56,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
 
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     shown = examples(measured, predictor, evaluation, config)
-    write_report(run.folder, subject, evaluation, examples=shown, differences=differences)
+    parts = parts_of(Reported(config, manifest, judged, evaluation, config.seed))
+    write_report(run.folder, subject, evaluation, examples=shown, differences=differences, parts=parts)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
     run.keep(METRICS, HTML)

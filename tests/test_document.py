@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from medvit.document import Bullets, Document, Picture, Section, Table, code, markdown_table, plain
+from medvit.document import Bullets, Commands, Document, Picture, Section, Table, code, markdown_table, plain
 
 TABLE = Table(["name", "count"], [["a | b", 3], ["<i>", 4]])
 
@@ -59,6 +59,15 @@ def test_facts_and_lists_are_in_both_notations(tmp_path: Path) -> None:
     assert "<tr><th>Key</th><td><code>a &amp; b</code></td></tr>" in text
     assert "<ul><li>&lt;b&gt;</li><li>two</li></ul>" in text
     assert (tmp_path / "page.md").read_text(encoding="utf-8").endswith("| Key | a & b |\n\n## Found\n\n- <b>\n- two\n")
+
+
+def test_commands_keep_their_lines_in_both_notations(tmp_path: Path) -> None:
+    made = Document("A", "", [Section("Repeat", [Commands(["medvit a <b>", "medvit c"])])])
+    made.write_html(tmp_path / "page.html")
+    made.write_markdown(tmp_path / "page.md", "pictures")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<pre><code>medvit a &lt;b&gt;\nmedvit c</code></pre>" in page
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").endswith("```\nmedvit a <b>\nmedvit c\n```\n")
 
 
 def test_the_template_adds_no_blanks_of_its_own(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `selection` chooses the images of a split, and `caveats` collects warnings about them. `options` infers options from
 model and images. `run` predicts and computes metrics, which gives an `Evaluation`. `report` writes the evaluation,
-together with its `subject` and `examples`.
+together with its `subject`, its `examples` and the parts (`part`) that other modules contribute.
 
 Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not
 independent.

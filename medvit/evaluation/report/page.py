@@ -17,6 +17,7 @@ from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.paired import MetricTable
+from medvit.evaluation.part import ReportPart, ReportPlace, in_order
 from medvit.evaluation.report import plots
 from medvit.files.atomic import write_text
 from medvit.metrics import ClassMetric, Metric, SurvivalMetric, is_of_positive, metric_of, metric_title
@@ -64,8 +65,12 @@ def write_report(
     *,
     examples: Sequence[Example] = (),
     differences: Mapping[str, Estimate] | None = None,
+    parts: Sequence[ReportPart] = (),
 ) -> None:
-    """Write `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
+    """Write `metrics.json`, `predictions.parquet` and `report.html` into a folder.
+
+    `parts` are contributed by other modules of the evaluation (`medvit.evaluation.report.parts`).
+    """
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
@@ -78,9 +83,12 @@ def write_report(
     if evaluation.breakdowns:
         found = evaluation.breakdowns
         metrics["breakdowns"] = {one.title: [_line(line, positive) for line in one.lines] for one in found}
+    contributed = {part.name: dict(part.numbers) for part in parts if part.name}
+    assert not contributed.keys() & metrics.keys(), f"names of parts are taken: {', '.join(contributed)}"
+    metrics |= contributed
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     pq.write_table(pa.table(dict(evaluation.table)), folder / TABLE)
-    page(subject, evaluation, examples, differences or {}).write_html(folder / HTML)
+    page(subject, evaluation, examples, differences or {}, parts).write_html(folder / HTML)
 
 
 def read_table(folder: Path) -> MetricTable:
@@ -106,24 +114,38 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 
 
 def page(
-    subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
+    subject: ReportSubject,
+    evaluation: Evaluation,
+    examples: Sequence[Example],
+    differences: Mapping[str, Estimate],
+    parts: Sequence[ReportPart] = (),
 ) -> Document:
     """Return the report as a document of one page; `differences` are those from another report."""
+    own = _own_parts(evaluation, examples, differences)
+    notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation, differences)]
+    limits = ReportPart(ReportPlace.LIMITS, Section("Notes", [Bullets(notes)]))
+    sections = [part.section for part in in_order([*own, *parts, limits])]
+    return Document(subject.title, subject.warning, sections, "warning", subject.facts)
+
+
+def _own_parts(
+    evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
+) -> list[ReportPart]:
+    """Return the parts with metrics, differences, breakdowns, curves and cases."""
     positive, title = evaluation.positive, "Difference from the other report"
     parts = evaluation.parts or {"": evaluation}
-    sections = [
-        *(_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()),
-        *([_metric_tables(title, differences, "this - other", positive)] if differences else []),
-        *(
-            _breakdown(replace(one, title=_of(label, one.title)), part.positive)
-            for label, part in parts.items()
-            for one in part.breakdowns
-        ),
-        *(_figures(_of(label, "Curves"), _pictures(one)) for label, one in parts.items()),
-        *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
-        Section("Notes", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
+    results = [_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()]
+    if differences:
+        results.append(_metric_tables(title, differences, "this - other", positive))
+    results += [
+        _breakdown(replace(one, title=_of(label, one.title)), part.positive)
+        for label, part in parts.items()
+        for one in part.breakdowns
     ]
-    return Document(subject.title, subject.warning, sections, "warning", subject.facts)
+    curves = [_figures(_of(label, "Curves"), _pictures(one)) for label, one in parts.items()]
+    cases = [_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []
+    placed = {ReportPlace.RESULTS: results, ReportPlace.CURVES: curves, ReportPlace.CASES: cases}
+    return [ReportPart(place, section) for place, sections in placed.items() for section in sections]
 
 
 def _of(label: str, title: str) -> str:

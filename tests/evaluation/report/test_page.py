@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from medvit.document import Section
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, MetricRow
+from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.page import Example, ReportSubject, read_table, write_report
 from medvit.evaluation.report.plots import overlay_figure
 from medvit.evaluation.tasks.classification import evaluate_classes
@@ -120,3 +122,24 @@ def test_a_damaged_report_is_told_in_one_sentence(tmp_path):
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(DataError, match="is damaged and cannot be read; run evaluate again"):
         read_table(tmp_path)
+
+
+def test_parts_are_placed_in_the_order_of_the_page_and_their_numbers_are_in_the_file(tmp_path):
+    last = ReportPart(ReportPlace.CHECKLISTS, Section("Last", ["x"]), notes=("a note of this part",))
+    first = ReportPart(ReportPlace.ANSWER, Section("First", ["y"]), "answer", {"passed": 1})
+    write_report(tmp_path, ReportSubject("Title", {}), classified(), parts=[last, first])
+    page = (tmp_path / "report.html").read_text()
+    titles = re.findall("<h2[^>]*>(.*?)</h2>", page)
+    assert titles == ["First", "Results", "Curves", "Notes", "Last"]
+    assert "<li>a note of this part</li>" in page
+    assert json.loads((tmp_path / "metrics.json").read_text())["answer"] == {"passed": 1}
+
+
+def test_a_part_cannot_replace_other_entries_of_the_file(tmp_path):
+    with pytest.raises(AssertionError, match="metrics"):
+        write_report(
+            tmp_path,
+            ReportSubject("Title", {}),
+            classified(),
+            parts=[ReportPart(ReportPlace.RESULTS, Section("x", []), "metrics", {"a": 1})],
+        )
