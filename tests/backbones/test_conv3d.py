@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medvit import _conv3d
+from medvit.backbones import conv3d
 
 
 @pytest.fixture
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Conv3d, "_conv_forward", nn.Conv3d._conv_forward)  # restored after the test
-    _conv3d.install()
+    conv3d.install()
 
 
 def gradients(conv: nn.Conv3d, pixels: Tensor, upstream: Tensor, *, bf16: bool) -> tuple[Tensor, Tensor]:
@@ -46,9 +46,9 @@ def test_only_trained_shallow_inputs_in_bf16_run_in_float32() -> None:
     conv = nn.Conv3d(1, 1, 3, padding=1)
     shallow, deep = torch.randn(1, 1, 2, 4, 4), torch.randn(1, 1, 3, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert _conv3d._is_affected(shallow, conv.weight)
-        assert not _conv3d._is_affected(deep, conv.weight)
+        assert conv3d._is_affected(shallow, conv.weight)
+        assert not conv3d._is_affected(deep, conv.weight)
         with torch.no_grad():
-            assert not _conv3d._is_affected(shallow, conv.weight)
-    assert not _conv3d._is_affected(shallow, conv.weight)
-    assert torch.equal(conv(shallow), _conv3d._torch_forward(conv, shallow, conv.weight, conv.bias))
+            assert not conv3d._is_affected(shallow, conv.weight)
+    assert not conv3d._is_affected(shallow, conv.weight)
+    assert torch.equal(conv(shallow), conv3d._torch_forward(conv, shallow, conv.weight, conv.bias))
