@@ -128,8 +128,8 @@ def figures_by_level(report: Path, name: str) -> list[str]:
 
 def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
     undefined = float("nan")  # null in JSON stands for an undefined metric
-    values = {key: undefined if value is None else value for key, value in stored.items() if key != "positive"}
-    return f"  {metric_title(name, stored.get('positive', '')) + part:52s}{Estimate(**values)}"
+    value, low, high = (undefined if stored[key] is None else stored[key] for key in ("value", "low", "high"))
+    return f"  {metric_title(name, stored.get('positive', '')) + part:52s}{Estimate(value, low, high)}"
 
 
 def new_dice(predictions: Path, studies: NewStudies) -> dict[Path, float]:

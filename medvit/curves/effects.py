@@ -1,4 +1,4 @@
-"""Paired effects over draws of labeled patients and over test patients: crossed bootstrap, Holm's correction.
+"""Paired effects over draws of labeled patients and over test patients: crossed bootstrap.
 
 Draws and patients are both samples: other labels and other patients would give other scores. Both are therefore
 resampled at once (Owen, Annals of Applied Statistics 2007), and every resample takes the same patients in all draws.
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.curves.scores import ImageScores
+from medvit.statistics.bootstrap import two_sided_p
 
 CHUNK = 100_000
 """Number of image weights that are computed at once. They fit into the cache of a processor, which is 3 times as fast
@@ -110,17 +111,6 @@ def draw_weights(clusters: Sequence[int], resamples: int, *, seed: int) -> Float
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for several comparisons (Holm, Scandinavian Journal of Statistics 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    corrected = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return [float(p) for p in corrected]
-
-
 def _effect(values: Float[Array, "d"], drawn: Float[Array, "d r"], clusters: Sequence[int], seed: int) -> Effect:
     found = np.einsum("rd,dr->r", draw_weights(clusters, drawn.shape[1], seed=seed), drawn)
     found = found[~np.isnan(found)]
@@ -128,8 +118,7 @@ def _effect(values: Float[Array, "d"], drawn: Float[Array, "d r"], clusters: Seq
     if not found.size or np.isnan(mean):
         return Effect(mean, float("nan"), float("nan"), 1.0)
     low, high = np.percentile(found, (2.5, 97.5))
-    one_sided = (1 + min((found <= 0).sum(), (found >= 0).sum())) / (found.size + 1)
-    return Effect(mean, float(low), float(high), float(min(1.0, 2 * one_sided)))
+    return Effect(mean, float(low), float(high), two_sided_p(found))
 
 
 def _patient_weights(num_patients: int, resamples: int, size: int, seed: int) -> Iterator[Float[Array, "c p"]]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from medvit.curves.amounts import LabelAmount, tuned_amount
-from medvit.curves.effects import Effect, Resampled, holm, mean_over_draws, paired_effect, resample_patients
+from medvit.curves.effects import Effect, Resampled, mean_over_draws, paired_effect, resample_patients
 from medvit.curves.runs import BASELINES, EQUAL_STEPS, SIMPLE, Cell, Choices, CurveRun, Settings, best_way
 from medvit.curves.scores import ImageScores
+from medvit.statistics.multiplicity import holm
 
 MAX_P = 0.05
 """Corrected p-value below which a positive effect can be a gain."""

@@ -31,12 +31,11 @@ from medvit.attributes import LATERALITY, QUALITY, STRATA, stratum
 from medvit.errors import ConfigError
 from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.positive import index_of
-from medvit.evaluation.tasks.classification import classification_metrics
-from medvit.metrics import PATIENT_PREFIX
+from medvit.evaluation.tasks.classification import class_estimates
+from medvit.metrics import PATIENT_PREFIX, Classified
 from medvit.patients import PatientCount, assumed_patients
 from medvit.records import Row
 from medvit.statistics import Estimate
-from medvit.statistics.bootstrap import bootstrap
 
 AggregationLevel = Literal["image", "eye", "visit", "patient"]
 LEVELS: tuple[AggregationLevel, ...] = ("image", "eye", "visit", "patient")
@@ -251,11 +250,5 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
 def _estimates(
     parts: Answers, classes: Sequence[str], positive: int, *, is_graded: bool, resamples: int, seed: int
 ) -> dict[str, Estimate]:
-    return bootstrap(
-        lambda drawn: classification_metrics(
-            parts.truth[drawn], parts.probabilities[drawn], classes, positive, is_graded=is_graded
-        ),
-        parts.patients,
-        resamples=resamples,
-        seed=seed,
-    )
+    items = Classified(parts.truth, parts.probabilities, classes, positive, is_graded)
+    return class_estimates(items, parts.patients, resamples=resamples, seed=seed)

@@ -16,6 +16,7 @@ from medvit.evaluation.positive import index_of
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
 from medvit.statistics import Estimate
+from medvit.statistics.differences import Difference, corrected
 from medvit.tasks import Target
 
 KEYS = ("image_id", "patient_id")
@@ -66,15 +67,16 @@ def merged(
     )
 
 
-def compare_labels(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
+def compare_labels(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Difference]:
     """Return the metrics of an evaluation minus those of another report of the same labels.
 
-    Each label is compared on the images that both reports contain and that have the label.
+    Each label is compared on the images that both reports contain and that have the label. P-values are corrected for
+    the number of metrics of all labels.
 
     Raises:
         DataError: If the two reports share no image, have different metrics, or disagree about the truth.
     """
-    found: dict[str, Estimate] = {}
+    found: dict[str, Difference] = {}
     for label, part in evaluation.parts.items():
         mine, theirs = (_table_of(one, label) for one in (evaluation.table, other))
         positive = index_of(part.positive, part.classes)
@@ -83,7 +85,7 @@ def compare_labels(evaluation: Evaluation, other: MetricTable, *, resamples: int
         except DataError as error:
             raise DataError(f"{label}: {error}") from None
         found |= {_of_label(key, label): estimate for key, estimate in own.items()}
-    return found
+    return corrected(found)
 
 
 def _table_of(table: MetricTable, label: str) -> MetricTable:

@@ -1,9 +1,10 @@
-"""Comparison of two models on the same images: differences of their metrics, with intervals over the patients."""
+"""Comparison of two models on the same images: differences of their metrics, with intervals and tests over patients."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy import ndarray as Array
@@ -11,14 +12,15 @@ from numpy import ndarray as Array
 from medvit.errors import DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.positive import index_of
-from medvit.evaluation.tasks.classification import classification_metrics
-from medvit.evaluation.tasks.multilabel import multilabel_metrics
+from medvit.evaluation.tasks.classification import class_samples, classification_metrics
+from medvit.evaluation.tasks.multilabel import label_samples, multilabel_metrics
 from medvit.evaluation.tasks.regression import regression_metrics
 from medvit.evaluation.tasks.segmentation import mask_metrics
 from medvit.evaluation.tasks.survival import outcomes_of, survival_metrics, with_times
-from medvit.metrics import MaskMetric, metric_of
-from medvit.statistics import Estimate
-from medvit.statistics.bootstrap import bootstrap
+from medvit.metrics import Classified, MaskMetric, metric_of
+from medvit.statistics import MetricSample
+from medvit.statistics.bootstrap import bootstrap_differences
+from medvit.statistics.differences import Difference, corrected, tested
 
 log = logging.getLogger("medvit")
 
@@ -28,14 +30,16 @@ MetricTable = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
 
 
-def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
+def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Difference]:
     """Return the metrics of an evaluation minus those of another report, on the images that both predict.
+
+    P-values are corrected for the number of metrics.
 
     Raises:
         DataError: If they share no image, have different metrics, or disagree about the truth.
     """
     classes, positive = evaluation.classes, index_of(evaluation.positive, evaluation.classes)
-    return paired_differences(
+    found = paired_differences(
         evaluation.table,
         other,
         classes,
@@ -44,6 +48,7 @@ def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed:
         positive=positive,
         horizons=evaluation.horizons,
     )
+    return corrected(found)
 
 
 def paired_differences(
@@ -55,8 +60,11 @@ def paired_differences(
     seed: int,
     positive: int = 1,
     horizons: Sequence[float] = (),
-) -> dict[str, Estimate]:
+) -> dict[str, Difference]:
     """Return metrics of `one` minus those of `other`, on the images that both predict.
+
+    P-values are those of a test in closed form where there is one, else of the bootstrap. They are not corrected for
+    the number of metrics.
 
     Raises:
         DataError: If they share no image, have different metrics, or disagree about the truth.
@@ -83,7 +91,22 @@ def paired_differences(
         second = _metrics(other, theirs[drawn], classes, positive, horizons, is_graded=graded[1])
         return {name: first[name] - second[name] for name in first}
 
-    return bootstrap(difference, patients, resamples=resamples, seed=seed)
+    found = bootstrap_differences(difference, patients, resamples=resamples, seed=seed)
+    samples = [
+        _samples(table, indices, classes, positive, patients, is_graded=is_graded)
+        for table, indices, is_graded in zip((one, other), (mine, theirs), graded, strict=True)
+    ]
+    tests = {key: sample.compared(samples[1][key]) for key, sample in samples[0].items()}
+    found |= {key: tested(found[key], test, len(set(patients))) for key, test in tests.items() if test is not None}
+    return {
+        key: value if _is_fraction(key) else replace(value, num_patients_needed=None) for key, value in found.items()
+    }
+
+
+def _is_fraction(key: str) -> bool:
+    """Return whether a metric has no unit, so that a difference of 0.01 has the same meaning for all labels."""
+    metric = metric_of(key)
+    return metric is not None and not metric.unit and metric.task != "regression"
 
 
 def _differ(one: Array, other: Array) -> bool:
@@ -125,6 +148,35 @@ def _mask_metric(column: str) -> str:
     return metric.name if isinstance(metric, MaskMetric) else ""
 
 
+def _samples(
+    table: MetricTable,
+    indices: Array,
+    classes: Sequence[str],
+    positive: int,
+    patients: Sequence[str],
+    *,
+    is_graded: bool,
+) -> dict[str, MetricSample]:
+    """Return the samples of metrics with a test in closed form, of the images at these indices."""
+    if any(name.startswith("truth.") for name in table):
+        return label_samples(*_labels(table, indices, classes), classes, patients)
+    if "truth" in table and "predicted" not in table and "event" not in table:
+        truth, probabilities = _classes(table, indices, classes)
+        return class_samples(Classified(truth, probabilities, classes, positive, is_graded), patients)
+    return {}
+
+
+def _labels(table: MetricTable, indices: Array, classes: Sequence[str]) -> tuple[Array, Array]:
+    truth, probabilities = (
+        np.stack([table[f"{key}.{name}"][indices] for name in classes], axis=1) for key in ("truth", "p")
+    )
+    return truth, probabilities
+
+
+def _classes(table: MetricTable, indices: Array, classes: Sequence[str]) -> tuple[Array, Array]:
+    return table["truth"][indices].astype(int), np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
+
+
 def _metrics(
     table: MetricTable,
     indices: Array,
@@ -140,12 +192,7 @@ def _metrics(
     if "predicted" in table:
         return regression_metrics(table["truth"][indices], table["predicted"][indices])
     if any(name.startswith("truth.") for name in table):
-        truth, probabilities = (
-            np.stack([table[f"{key}.{name}"][indices] for name in classes], axis=1) for key in ("truth", "p")
-        )
-        return multilabel_metrics(truth, probabilities, classes)
+        return multilabel_metrics(*_labels(table, indices, classes), classes)
     if "truth" in table:
-        probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
-        truth = table["truth"][indices].astype(int)
-        return classification_metrics(truth, probabilities, classes, positive, is_graded=is_graded)
+        return classification_metrics(*_classes(table, indices, classes), classes, positive, is_graded=is_graded)
     return mask_metrics({name: values[indices] for name, values in table.items()})

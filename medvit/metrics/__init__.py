@@ -35,6 +35,7 @@ from medvit.metrics._event_pairs import EventPairs, pairs_of_events
 from medvit.metrics._thresholds import counts_by_score
 from medvit.metrics.confusion import confusion_matrix, median_grade, most_probable_class
 from medvit.registry import occupants
+from medvit.statistics import MetricSample
 from medvit.survival import KaplanMeier
 
 if TYPE_CHECKING:
@@ -214,6 +215,10 @@ class ClassMetric(Metric):
     """Function that returns whether `of_all` makes sense for classes with the given names."""
     is_of_positive: bool = False
     """Whether the value depends on which of two classes is positive."""
+    sample: Callable[[Classified, int, Sequence[str]], MetricSample] | None = None
+    """Function of the images, the index of a class and the patient of each image. It returns the sample from which the
+    metric of this class has its interval and paired test in closed form. Without it, both are bootstraps.
+    """
     in_breakdowns: bool = False
     """Whether reports show the metric for each aggregation level and stratum; `metrics.json` has it in any case."""
 
@@ -236,6 +241,10 @@ class LabelMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n l"], Float[Array, "n l"]], float]
+    sample: Callable[[Float[Array, "n l"], Float[Array, "n l"], Sequence[str]], MetricSample] | None = None
+    """Function of truth, probabilities and the patient of each image. It returns the sample from which the metric has
+    its interval and paired test in closed form. Without it, both are bootstraps.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

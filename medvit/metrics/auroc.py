@@ -12,6 +12,7 @@ from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
 from medvit.metrics._thresholds import counts_by_score
+from medvit.statistics.auroc import Ranking
 
 
 def auroc(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> float:
@@ -57,6 +58,7 @@ METRIC = ClassMetric(
     "each against the rest.",
     higher_is_better=True,
     of_all=lambda found: float(np.mean([area(*counts) for counts in found.by_score])),  # undefined where one is
+    sample=lambda found, label, patients: Ranking(found.truth == label, found.probabilities[:, label], patients),
     of_each=lambda found: np.array([area(*counts) for counts in found.by_score]),
     in_breakdowns=True,
     place=10,

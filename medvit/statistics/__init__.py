@@ -1,10 +1,18 @@
-"""Statistics of results: intervals and tests, over patients rather than images."""
+"""Statistics of results: intervals and tests, over patients rather than images.
+
+`bootstrap` computes an interval of any statistic. Some metrics have an interval, and a test of two models, in closed
+form: they are computed from a `MetricSample`, such as `medvit.statistics.auroc.Ranking`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+
+Z = 1.959963984540054
+"""Quantile of the standard normal distribution for two-sided intervals of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +22,54 @@ class Estimate:
     value: float
     low: float
     high: float
+    method: str = ""
+    """Name of the method that computed the interval, one of `METHODS`; empty if there is no interval."""
+
+    @property
+    def text(self) -> str:
+        """Value and interval, for readers."""
+        return "not defined" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def __str__(self) -> str:
-        return "not defined" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.text
+
+
+UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Test of the hypothesis that two models have the same metric, on the same patients.
+
+    `p` is two-sided. `variance` is the sampling variance of the difference between the metrics.
+    """
+
+    name: str
+    p: float
+    variance: float
+
+
+class MetricSample(Protocol):
+    """Truth, predictions and patients from which a metric is computed whose interval and test have a closed form."""
+
+    def estimate(self) -> Estimate:
+        """Return the metric with its interval over patients."""
+        ...
+
+    def compared(self, other: Any) -> PairedTest | None:
+        """Return the test of this model against another, whose sample is of the same images in the same order.
+
+        None if the test is not valid for these samples.
+        """
+        ...
+
+
+METHODS = {
+    "bootstrap": "percentiles of a bootstrap over patients, each drawn with all of its images; a resample in which the "
+    "metric is undefined, for example because a class has no case in it, does not count",
+    "DeLong": "variance by DeLong (Biometrics 1988) on the logit scale",
+    "Obuchowski": "variance by DeLong for several images of a patient (Obuchowski, Biometrics 1997) on the logit scale",
+    "Newcombe": "score interval of Newcombe (Statistics in Medicine 2006, method 5) from the numbers of patients, "
+    "because the variance by DeLong is zero or undefined",
+}
+"""Name of a method of intervals -> description for readers of a report."""

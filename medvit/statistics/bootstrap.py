@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.statistics import Estimate
+from medvit.statistics.differences import Difference, patients_needed
 
+BOOTSTRAP = "bootstrap"
 Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
 """Function that computes numbers, keyed by name, from the indices of images. An index occurs as often as its image was
 drawn.
@@ -31,8 +33,39 @@ def bootstrap(
     this number.
     """
     whole = statistic(np.arange(len(patients)))
-    drawn = [statistic(indices) for indices in resampled(patients, resamples, seed)]
-    return {name: _estimate(value, [one[name] for one in drawn]) for name, value in whole.items()}
+    drawn = _drawn(statistic, patients, resamples, seed)
+    return {name: _estimate(value, drawn[name]) for name, value in whole.items()}
+
+
+def bootstrap_differences(
+    statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Difference]:
+    """Return differences of two models, with intervals as by `bootstrap`, p-values, and the number of patients needed.
+
+    `statistic` computes the differences between the metrics of both models.
+    """
+    whole = statistic(np.arange(len(patients)))
+    drawn = _drawn(statistic, patients, resamples, seed)
+    num_patients = len(set(patients))
+    found = {}
+    for name, value in whole.items():
+        estimate, values = _estimate(value, drawn[name]), drawn[name]
+        p = two_sided_p(values) if estimate.method else float("nan")
+        needed = patients_needed(float(values.var()), num_patients) if values.size else None
+        found[name] = Difference(
+            value, estimate.low, estimate.high, estimate.method, BOOTSTRAP, p, num_patients_needed=needed
+        )
+    return found
+
+
+def two_sided_p(drawn: Float[Array, "r"]) -> float:
+    """Return the two-sided p-value of the hypothesis of no difference, from differences in bootstrap resamples.
+
+    It is twice the smaller share of resamples on either side of 0, where the whole sample counts as one more resample
+    (Davison and Hinkley, Bootstrap Methods and their Application 1997, section 4.2.5).
+    """
+    one_sided = (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (drawn.size + 1)
+    return float(min(1.0, 2 * one_sided))
 
 
 def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Int[Array, "m"]]:
@@ -47,10 +80,15 @@ def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[In
         yield np.concatenate([images[patient] for patient in generator.integers(0, len(names), len(names))])
 
 
-def _estimate(value: float, drawn: Sequence[float]) -> Estimate:
-    defined = np.array(drawn, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if np.isnan(value) or defined.size == 0:
+def _drawn(statistic: Statistic, patients: Sequence[str], resamples: int, seed: int) -> dict[str, Float[Array, "r"]]:
+    """Return the defined values of each number over all resamples."""
+    drawn = [statistic(indices) for indices in resampled(patients, resamples, seed)]
+    values = {name: np.array([one[name] for one in drawn], dtype=np.float64) for name in drawn[0]}
+    return {name: one[~np.isnan(one)] for name, one in values.items()}
+
+
+def _estimate(value: float, drawn: Float[Array, "r"]) -> Estimate:
+    if np.isnan(value) or drawn.size == 0:
         return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return Estimate(float(value), float(low), float(high))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Estimate(float(value), float(low), float(high), BOOTSTRAP)

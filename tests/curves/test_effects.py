@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medvit.curves.effects import Effect, draw_weights, holm, mean_over_draws, paired_effect, resample_patients
+from medvit.curves.effects import Effect, draw_weights, mean_over_draws, paired_effect, resample_patients
 from medvit.curves.scores import CaseScores, ClassScores, ImageScores, load, save, value
 from medvit.errors import DataError
 from medvit.evaluation.tasks.classification import classification_metrics
@@ -128,8 +128,3 @@ def test_equal_methods_have_no_effect_and_the_mean_is_that_of_the_draws() -> Non
     assert mean_over_draws(found, range(4)).mean == pytest.approx(np.mean([value(each) for each in one]))
     with pytest.raises(ValueError, match="4 draws are compared with 3"):
         paired_effect(found, found[:3], range(4))
-
-
-def test_holm_is_that_of_its_definition() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])

@@ -46,7 +46,8 @@ def test_metrics_of_patients_are_those_of_their_means_with_the_bootstrap_of_pati
     )
     for name, estimate in expected.items():
         assert evaluation.metrics[f"patient_{name}"].value == pytest.approx(estimate.value, nan_ok=True)
-        assert evaluation.metrics[f"patient_{name}"].low == pytest.approx(estimate.low, nan_ok=True)
+        if evaluation.metrics[f"patient_{name}"].method == "bootstrap":
+            assert evaluation.metrics[f"patient_{name}"].low == pytest.approx(estimate.low, nan_ok=True)
     assert evaluation.metrics["brier"].value != evaluation.metrics["patient_brier"].value
     assert "4 patients: each has the mean of the probabilities of its images" in evaluation.notes
 

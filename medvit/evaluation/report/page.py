@@ -19,18 +19,17 @@ from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.part import ReportPart, ReportPlace, in_order
 from medvit.evaluation.report import plots
+from medvit.evaluation.report.differences import difference_section
+from medvit.evaluation.report.intervals import interval_notes
 from medvit.files.atomic import write_text
 from medvit.metrics import ClassMetric, Metric, SurvivalMetric, is_of_positive, metric_of, metric_title
 from medvit.patients import PatientCount
 from medvit.statistics import Estimate
+from medvit.statistics.differences import Difference
 from medvit.survival import time_text
 
 HTML, TABLE = "report.html", "predictions.parquet"
 
-INTERVALS = (
-    "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample in which a "
-    "metric is undefined, as without a case of a class, does not count for it."
-)
 FEW_PATIENTS = 20
 """Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
 
@@ -64,7 +63,7 @@ def write_report(
     evaluation: Evaluation,
     *,
     examples: Sequence[Example] = (),
-    differences: Mapping[str, Estimate] | None = None,
+    differences: Mapping[str, Difference] | None = None,
     parts: Sequence[ReportPart] = (),
 ) -> None:
     """Write `metrics.json`, `predictions.parquet` and `report.html` into a folder.
@@ -117,26 +116,25 @@ def page(
     subject: ReportSubject,
     evaluation: Evaluation,
     examples: Sequence[Example],
-    differences: Mapping[str, Estimate],
+    differences: Mapping[str, Difference],
     parts: Sequence[ReportPart] = (),
 ) -> Document:
     """Return the report as a document of one page; `differences` are those from another report."""
     own = _own_parts(evaluation, examples, differences)
-    notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation, differences)]
+    notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation)]
     limits = ReportPart(ReportPlace.LIMITS, Section("Notes", [Bullets(notes)]))
     sections = [part.section for part in in_order([*own, *parts, limits])]
     return Document(subject.title, subject.warning, sections, "warning", subject.facts)
 
 
 def _own_parts(
-    evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
+    evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Difference]
 ) -> list[ReportPart]:
     """Return the parts with metrics, differences, breakdowns, curves and cases."""
-    positive, title = evaluation.positive, "Difference from the other report"
     parts = evaluation.parts or {"": evaluation}
     results = [_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()]
     if differences:
-        results.append(_metric_tables(title, differences, "this - other", positive))
+        results.append(difference_section(differences, evaluation.positive))
     results += [
         _breakdown(replace(one, title=_of(label, one.title)), part.positive)
         for label, part in parts.items()
@@ -186,13 +184,18 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
     """Return metrics in the form in which they are written as JSON.
 
-    Undefined values are null. Metrics that refer to the positive class state this class.
+    Undefined values are null. `method` is the method of the interval, one of `medvit.statistics.METHODS`. Metrics that
+    refer to the positive class state this class.
     """
     return {
-        name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
+        name: {key: _finite(value) for key, value in asdict(estimate).items()}
         | ({"positive": positive} if positive and is_of_positive(name) else {})
         for name, estimate in metrics.items()
     }
+
+
+def _finite(value: float | str | None) -> float | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _definition(metric: Metric) -> dict[str, str | bool | None]:
@@ -200,15 +203,14 @@ def _definition(metric: Metric) -> dict[str, str | bool | None]:
     return description | {"higher_is_better": metric.higher_is_better, "is_per_image": metric.is_per_image}
 
 
-def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
+def _meanings(evaluation: Evaluation) -> list[str]:
     """Return the notes on the metrics of this report."""
     patients = PatientCount.of(evaluation.rows)
     few = f"Only {patients}: the intervals are less reliable than they look, and likely too narrow."
     return [
         *([few] if patients.total < FEW_PATIENTS else []),
         *(metric.meaning for metric in _measured(evaluation.metrics)),
-        INTERVALS,
-        *(["A difference whose interval contains 0 is not significant."] if differences else []),
+        *interval_notes(evaluation.metrics),
     ]
 
 

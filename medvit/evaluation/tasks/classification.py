@@ -12,6 +12,7 @@ from medvit.evaluation import Evaluation
 from medvit.metrics import Classified, ClassMetric, metrics
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
+from medvit.statistics import Estimate, MetricSample
 from medvit.statistics.bootstrap import bootstrap
 
 
@@ -32,19 +33,41 @@ def evaluate_classes(
     If there are two classes, `positive` is the index of the positive one. If the classification is ordinal
     (`is_graded`), there is a column with the predicted class.
     """
-    estimates = bootstrap(
-        lambda drawn: classification_metrics(
-            truth[drawn], probabilities[drawn], classes, positive, is_graded=is_graded
-        ),
-        [row.patient_id for row in rows],
-        resamples=resamples,
-        seed=seed,
-    )
+    images = Classified(truth, probabilities, classes, positive, is_graded)
+    estimates = class_estimates(images, [row.patient_id for row in rows], resamples=resamples, seed=seed)
     columns = {"truth": truth} | ({"predicted": median_grade(probabilities)} if is_graded else {})
     columns |= {f"p.{name}": probabilities[:, index] for index, name in enumerate(classes)}
     named = classes[positive] if len(classes) == 2 else ""
     how: dict[str, Any] = {"positive": named, "is_graded": is_graded}
     return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes), **how)
+
+
+def class_estimates(images: Classified, patients: Sequence[str], *, resamples: int, seed: int) -> dict[str, Estimate]:
+    """Return every `ClassMetric` with its interval over patients: in closed form where there is one, else bootstrap.
+
+    `patients` has the patient of each image.
+    """
+
+    def statistic(drawn: Int[Array, "m"]) -> dict[str, float]:
+        truth, probabilities = images.truth[drawn], images.probabilities[drawn]
+        return classification_metrics(truth, probabilities, images.classes, images.positive, is_graded=images.is_graded)
+
+    found = bootstrap(statistic, patients, resamples=resamples, seed=seed)
+    return found | {key: sample.estimate() for key, sample in class_samples(images, patients).items()}
+
+
+def class_samples(images: Classified, patients: Sequence[str]) -> dict[str, MetricSample]:
+    """Return the samples of metrics with intervals in closed form, keyed as by `classification_metrics`."""
+    found = {}
+    for one in metrics(ClassMetric):
+        if one.sample is None:
+            continue
+        if len(images.classes) == 2 or one.of_each is None:
+            found[one.key()] = one.sample(images, images.positive, patients)
+        else:
+            parts = enumerate(images.classes)
+            found |= {f"{one.key()}.{name}": one.sample(images, label, patients) for label, name in parts}
+    return found
 
 
 def classification_metrics(

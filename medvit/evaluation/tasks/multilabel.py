@@ -9,9 +9,10 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.tasks.classification import classification_metrics
-from medvit.metrics import ClassMetric, LabelMetric, metrics
+from medvit.evaluation.tasks.classification import class_samples, classification_metrics
+from medvit.metrics import Classified, ClassMetric, LabelMetric, metrics
 from medvit.records import Row
+from medvit.statistics import MetricSample
 from medvit.statistics.bootstrap import bootstrap
 
 PAIR = ("negative", "positive")
@@ -28,12 +29,15 @@ def evaluate_labels(
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """Return all multi-label metrics with intervals over patients; the truth is 1, 0, or NaN for a missing label."""
+    patients = [row.patient_id for row in rows]
     estimates = bootstrap(
         lambda drawn: multilabel_metrics(truth[drawn], probabilities[drawn], labels),
-        [row.patient_id for row in rows],
+        patients,
         resamples=resamples,
         seed=seed,
     )
+    samples = label_samples(truth, probabilities, labels, patients)
+    estimates |= {key: sample.estimate() for key, sample in samples.items()}
     columns = {f"truth.{name}": truth[:, index] for index, name in enumerate(labels)}
     columns |= {f"p.{name}": probabilities[:, index] for index, name in enumerate(labels)}
     missing = [(int(np.isnan(true).sum()), name) for name, true in zip(labels, truth.T, strict=True)]
@@ -52,10 +56,29 @@ def multilabel_metrics(
     return found
 
 
+def label_samples(
+    truth: Float[Array, "n l"], probabilities: Float[Array, "n l"], labels: Sequence[str], patients: Sequence[str]
+) -> dict[str, MetricSample]:
+    """Return the samples of metrics with intervals in closed form, keyed as by `multilabel_metrics`."""
+    of_all = {one.key(): one.sample for one in metrics(LabelMetric) if one.sample is not None}
+    found = {key: sample(truth, probabilities, patients) for key, sample in of_all.items()}
+    for index, label in enumerate(labels):
+        known = np.flatnonzero(~np.isnan(truth[:, index]))
+        images = _classified(truth[known, index], probabilities[known, index])
+        samples = class_samples(images, [patients[int(image)] for image in known]) if known.size else {}
+        found |= {f"{key}.{label}": sample for key, sample in samples.items()}
+    return found
+
+
 def _of_label(truth: Float[Array, "n"], probabilities: Float[Array, "n"]) -> dict[str, float]:
     known = ~np.isnan(truth)
     if not known.any():
         usable = [one for one in metrics(ClassMetric) if one.of_all is not None and one.applies(PAIR)]
         return {one.key(): float("nan") for one in usable}
-    positive = probabilities[known]
-    return classification_metrics(truth[known].astype(int), np.stack([1.0 - positive, positive], axis=1), PAIR)
+    images = _classified(truth[known], probabilities[known])
+    return classification_metrics(images.truth, images.probabilities, PAIR)
+
+
+def _classified(truth: Float[Array, "n"], probabilities: Float[Array, "n"]) -> Classified:
+    """Return a label with known truth as a classification with two classes."""
+    return Classified(truth.astype(int), np.stack([1.0 - probabilities, probabilities], axis=1), PAIR)

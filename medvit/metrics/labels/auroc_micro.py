@@ -6,12 +6,15 @@ Frequent labels therefore count more, and probabilities must be comparable betwe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.metrics import LabelMetric
 from medvit.metrics.auroc import auroc
+from medvit.statistics.auroc import Ranking
 
 
 def pooled_auroc(truth: Float[Array, "n l"], probabilities: Float[Array, "n l"]) -> float:
@@ -20,11 +23,19 @@ def pooled_auroc(truth: Float[Array, "n l"], probabilities: Float[Array, "n l"])
     return auroc(truth[known] == 1, probabilities[known])
 
 
+def ranking(truth: Float[Array, "n l"], probabilities: Float[Array, "n l"], patients: Sequence[str]) -> Ranking:
+    """Return all pairs of image and label whose truth is known, with their patients."""
+    known = ~np.isnan(truth)
+    images, _ = np.nonzero(known)
+    return Ranking(truth[known] == 1, probabilities[known], [patients[int(image)] for image in images])
+
+
 METRIC = LabelMetric(
     name="auroc_micro",
     title="AUROC, labels pooled",
     meaning="AUROC, labels pooled: chance that a positive label of an image scores above a negative one of any image.",
     higher_is_better=True,
     compute=pooled_auroc,
+    sample=ranking,
     place=20,
 )

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ from medvit.evaluation.tasks.segmentation import evaluate_masks, score_case
 from medvit.metrics import metric_of
 from medvit.patients import PatientCount
 from medvit.records import Row
-from medvit.statistics import Estimate
+from medvit.statistics.differences import Difference
 
 
 def rows(count):
@@ -63,11 +63,14 @@ def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
 
 def test_every_number_is_in_the_file_with_its_interval(tmp_path):
     evaluation = classified()
-    write_report(tmp_path, ReportSubject("Title", {}), evaluation, differences={"auroc": Estimate(0.1, -0.1, 0.3)})
+    differences = {"auroc": Difference(0.1, -0.1, 0.3, "bootstrap", "DeLong", 0.04, 0.08, 9000)}
+    write_report(tmp_path, ReportSubject("Title", {}), evaluation, differences=differences)
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert set(saved["metrics"]) == set(evaluation.metrics)
-    assert set(saved["metrics"]["auroc"]) == {"value", "low", "high"}
-    assert saved["differences"]["auroc"]["low"] == -0.1
+    assert set(saved["metrics"]["auroc"]) == {"value", "low", "high", "method"}
+    assert saved["differences"]["auroc"] == asdict(differences["auroc"])
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "<td>0.100 [-0.100, 0.300]</td><td>0.040</td><td>0.080</td><td>DeLong</td><td>9,000</td>" in page
     assert pq.read_table(tmp_path / "predictions.parquet").num_rows == 30
 
 
@@ -96,7 +99,7 @@ def test_a_number_that_is_not_defined_is_null_in_the_file_and_said_in_the_page(t
     write_report(tmp_path, ReportSubject("Title", {}), evaluation)
     text = (tmp_path / "metrics.json").read_text()
     assert "NaN" not in text
-    assert json.loads(text)["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert json.loads(text)["metrics"]["auroc"] == {"value": None, "low": None, "high": None, "method": ""}
     assert "not defined" in (tmp_path / "report.html").read_text()
 
 

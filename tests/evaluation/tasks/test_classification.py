@@ -65,7 +65,9 @@ def test_a_class_that_a_resample_does_not_draw_leaves_the_interval_to_the_others
     truth, probabilities = np.array([0] * 9 + [1]), np.tile([0.6, 0.4], (10, 1))
     probabilities[9] = [0.3, 0.7]
     rows = [Row(f"i{n}", f"p{n}", "", "", "", "image", "d", "test", (1, 8, 8), "uint8", "0") for n in range(10)]
-    found = evaluate_classes(rows, truth, probabilities, ("no", "yes"), resamples=200, seed=0).metrics["auroc"]
+    found = evaluate_classes(rows, truth, probabilities, ("no", "yes"), resamples=200, seed=0).metrics[
+        "average_precision"
+    ]
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
