@@ -104,9 +104,9 @@ def paired_differences(
 
 
 def _is_fraction(key: str) -> bool:
-    """Return whether a metric has no unit, so that a difference of 0.01 has the same meaning for all labels."""
+    """Return whether a metric is at most 1, such as AUROC, so that a difference of 0.01 has a meaning."""
     metric = metric_of(key)
-    return metric is not None and not metric.unit and metric.task != "regression"
+    return metric is not None and bool(metric.higher_is_better) and metric.task != "regression"
 
 
 def _differ(one: Array, other: Array) -> bool:

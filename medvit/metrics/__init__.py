@@ -21,6 +21,7 @@ Libraries larger than NumPy are imported only in the functions that use them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -219,6 +220,10 @@ class ClassMetric(Metric):
     """Function of the images, the index of a class and the patient of each image. It returns the sample from which the
     metric of this class has its interval and paired test in closed form. Without it, both are bootstraps.
     """
+    parts: Callable[[Classified, Sequence[str]], Sequence[MetricSample]] | None = None
+    """Function of the images and the patient of each. It returns the samples of classes whose mean is the metric, so
+    that it has an interval even if the value is the same in all resamples.
+    """
     in_breakdowns: bool = False
     """Whether reports show the metric for each aggregation level and stratum; `metrics.json` has it in any case."""
 
@@ -231,6 +236,10 @@ class ValueMetric(Metric):
     is_per_image = False
 
     compute: Callable[[Float[Array, "n"], Float[Array, "n"]], float]
+    of_each: Callable[[Float[Array, "n"], Float[Array, "n"]], Float[Array, "n"]] | None = None
+    """Function that computes the value of each image, if the metric is the mean of these values."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Smallest and largest possible value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +253,10 @@ class LabelMetric(Metric):
     sample: Callable[[Float[Array, "n l"], Float[Array, "n l"], Sequence[str]], MetricSample] | None = None
     """Function of truth, probabilities and the patient of each image. It returns the sample from which the metric has
     its interval and paired test in closed form. Without it, both are bootstraps.
+    """
+    parts: Callable[[Float[Array, "n l"], Float[Array, "n l"], Sequence[str]], Sequence[MetricSample]] | None = None
+    """Function of the same arguments. It returns the samples of labels whose mean is the metric, as for a
+    `ClassMetric`.
     """
 
 
@@ -268,6 +281,8 @@ class MaskMetric(Metric):
     is_per_image = True
 
     compute: Callable[[MaskPair], float]
+    bounds: tuple[float, float] = (0.0, math.inf)
+    """Smallest and largest possible value."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
+from medvit.statistics.proportion import Proportion
 
 
 def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
@@ -25,6 +26,7 @@ METRIC = ClassMetric(
     "median grade.",
     higher_is_better=True,
     of_all=lambda found: accuracy(found.truth, found.chosen),
+    sample=lambda found, _, patients: Proportion.of_all(found.chosen == found.truth, patients),
     in_breakdowns=True,
     place=30,
 )

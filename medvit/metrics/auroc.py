@@ -59,6 +59,9 @@ METRIC = ClassMetric(
     higher_is_better=True,
     of_all=lambda found: float(np.mean([area(*counts) for counts in found.by_score])),  # undefined where one is
     sample=lambda found, label, patients: Ranking(found.truth == label, found.probabilities[:, label], patients),
+    parts=lambda found, patients: [
+        Ranking(found.truth == label, found.probabilities[:, label], patients) for label in found.targets
+    ],
     of_each=lambda found: np.array([area(*counts) for counts in found.by_score]),
     in_breakdowns=True,
     place=10,

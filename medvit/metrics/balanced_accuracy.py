@@ -16,6 +16,7 @@ from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
 from medvit.metrics.sensitivity import sensitivity
+from medvit.statistics.proportion import Proportion
 
 
 def shares_of_balanced_accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> Float[Array, "n"]:
@@ -40,6 +41,9 @@ METRIC = ClassMetric(
     meaning="Balanced accuracy: the mean of the sensitivities of the classes; rare classes count as much as others.",
     higher_is_better=True,
     of_all=lambda found: float(np.mean(sensitivity(found.counts))),  # undefined where a class has no image
+    parts=lambda found, patients: [
+        Proportion(found.truth == label, found.chosen == label, patients) for label in range(len(found.classes))
+    ],
     in_breakdowns=True,
     place=40,
 )

@@ -72,5 +72,6 @@ METRIC = MaskMetric(
     "over the classes of each image.",
     higher_is_better=True,
     compute=lambda masks: dice(masks.true, masks.found),
+    bounds=(0.0, 1.0),
     place=10,
 )

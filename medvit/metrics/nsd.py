@@ -37,5 +37,6 @@ METRIC = MaskMetric(
     meaning="Normalized surface Dice: the share of both surfaces that is within the tolerance of the other surface.",
     higher_is_better=True,
     compute=lambda masks: nsd(masks.true, masks.found, masks.spacing, masks.tolerance),
+    bounds=(0.0, 1.0),
     place=30,
 )

@@ -11,6 +11,7 @@ from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
 from medvit.metrics.confusion import ratio
+from medvit.statistics.proportion import Proportion
 
 
 def sensitivity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
@@ -26,6 +27,7 @@ METRIC = ClassMetric(
     higher_is_better=True,
     of_all=lambda found: float(sensitivity(found.counts)[found.positive]),
     of_each=lambda found: sensitivity(found.counts),
+    sample=lambda found, label, patients: Proportion(found.truth == label, found.chosen == label, patients),
     applies=lambda classes: len(classes) == 2,
     is_of_positive=True,
     in_breakdowns=True,

@@ -1,7 +1,8 @@
 """Statistics of results: intervals and tests, over patients rather than images.
 
 `bootstrap` computes an interval of any statistic. Some metrics have an interval, and a test of two models, in closed
-form: they are computed from a `MetricSample`, such as `medvit.statistics.auroc.Ranking`.
+form: they are computed from a `MetricSample`, which is a `medvit.statistics.auroc.Ranking` or a
+`medvit.statistics.proportion.Proportion`. `medvit.statistics.mean` has intervals of means of few patients.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ class Estimate:
     low: float
     high: float
     method: str = ""
-    """Name of the method that computed the interval, one of `METHODS`; empty if there is no interval."""
+    """Name of the method that computed the interval, or reason why there is none, one of `METHODS`; empty if the value
+    is undefined.
+    """
 
     @property
     def text(self) -> str:
         """Value and interval, for readers."""
-        return "not defined" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if np.isnan(self.value):
+            return "not defined"
+        interval = "no interval" if np.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
+        return f"{self.value:.3f} [{interval}]"
 
     def __str__(self) -> str:
         return self.text
@@ -64,11 +70,25 @@ class MetricSample(Protocol):
         ...
 
 
+FEW_PATIENTS = 30
+"""Number of patients below which percentiles of a bootstrap are too narrow (Hesterberg, American Statistician 2015)."""
+
 METHODS = {
     "bootstrap": "percentiles of a bootstrap over patients, each drawn with all of its images; a resample in which the "
     "metric is undefined, for example because a class has no case in it, does not count",
     "DeLong": "variance by DeLong (Biometrics 1988) on the logit scale",
     "Obuchowski": "variance by DeLong for several images of a patient (Obuchowski, Biometrics 1997) on the logit scale",
+    "bootstrap, expanded": "percentiles of a bootstrap over patients, further out than 2.5 % and 97.5 % because there "
+    f"are fewer than {FEW_PATIENTS} patients (Hesterberg, The American Statistician 2015)",
+    "bootstrap-t": "bootstrap-t over patients (Efron and Tibshirani, An Introduction to the Bootstrap 1993, section "
+    f"12.5), because there are fewer than {FEW_PATIENTS} patients",
+    "mean of classes": "mean of the limits of the classes, because all resamples of the bootstrap agree; rather too "
+    "wide than too narrow",
+    "agreement": "none, because all resamples of the bootstrap agree; other patients may give other values",
+    "few patients": "none, because there are too few patients",
+    "Wilson": "score interval of Wilson (Journal of the American Statistical Association 1927)",
+    "Wilson, effective number": "score interval of Wilson, from the number of independent images with the same "
+    "variance, because patients have several images (Korn and Graubard, Survey Methodology 1998)",
     "Newcombe": "score interval of Newcombe (Statistics in Medicine 2006, method 5) from the numbers of patients, "
     "because the variance by DeLong is zero or undefined",
 }

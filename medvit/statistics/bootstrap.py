@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
-from medvit.statistics import Estimate
+from medvit.statistics import FEW_PATIENTS, UNDEFINED, Estimate
 from medvit.statistics.differences import Difference, patients_needed
 
 BOOTSTRAP = "bootstrap"
@@ -23,18 +23,31 @@ drawn.
 """
 
 
+EXPANDED, AGREEMENT, FEW = "bootstrap, expanded", "agreement", "few patients"
+MIN_PATIENTS = 4
+"""Number of patients below which no percentiles are given: of 3 patients, there are only 10 different resamples."""
+OUTER = 0.025
+"""Share of the resamples of many patients that are outside each end of an interval of 95 %."""
+TOLERANCE = 1e-12
+"""Difference between two resamples that is due to rounding."""
+
+
 def bootstrap(
     statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return the numbers of a statistic over all images, with 2.5th and 97.5th percentiles over resampled patients.
+    """Return the numbers of a statistic over all images, with percentiles over resampled patients as intervals.
 
     Patients are drawn with replacement, each with all of its images (Efron and Tibshirani 1993, cluster bootstrap). If
     a number is undefined in a resample, for example because a class has no case in it, the resample does not count for
     this number.
+
+    The percentiles are the 2.5th and the 97.5th and, below `FEW_PATIENTS`, further out (`outer_share`). There is no
+    interval below `MIN_PATIENTS`, and none if all resamples have the same value.
     """
     whole = statistic(np.arange(len(patients)))
     drawn = _drawn(statistic, patients, resamples, seed)
-    return {name: _estimate(value, drawn[name]) for name, value in whole.items()}
+    num_patients = len(set(patients))
+    return {name: _estimate(value, drawn[name], num_patients) for name, value in whole.items()}
 
 
 def bootstrap_differences(
@@ -49,20 +62,41 @@ def bootstrap_differences(
     num_patients = len(set(patients))
     found = {}
     for name, value in whole.items():
-        estimate, values = _estimate(value, drawn[name]), drawn[name]
-        p = two_sided_p(values) if estimate.method else float("nan")
-        needed = patients_needed(float(values.var()), num_patients) if values.size else None
+        estimate, values = _estimate(value, drawn[name], num_patients), drawn[name]
+        is_tested = bool(estimate.method) and estimate.method != FEW
+        p = two_sided_p(values) if is_tested else float("nan")
+        needed = patients_needed(float(values.var()), num_patients) if is_tested else None
         found[name] = Difference(
-            value, estimate.low, estimate.high, estimate.method, BOOTSTRAP, p, num_patients_needed=needed
+            value,
+            estimate.low,
+            estimate.high,
+            estimate.method,
+            BOOTSTRAP if is_tested else "",
+            p,
+            num_patients_needed=needed,
         )
     return found
+
+
+def outer_share(num_patients: int) -> float:
+    """Return the share of resamples outside each end of an interval.
+
+    It is 2.5 % for many patients, and smaller for few. The interval of a mean is then as wide as that of Student's t,
+    and not as that of the normal distribution (Hesterberg, The American Statistician 2015).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    if num_patients >= FEW_PATIENTS:
+        return OUTER
+    widened = stdtrit(num_patients - 1, 1.0 - OUTER) * np.sqrt(num_patients / (num_patients - 1))
+    return float(ndtr(-widened))
 
 
 def two_sided_p(drawn: Float[Array, "r"]) -> float:
     """Return the two-sided p-value of the hypothesis of no difference, from differences in bootstrap resamples.
 
     It is twice the smaller share of resamples on either side of 0, where the whole sample counts as one more resample
-    (Davison and Hinkley, Bootstrap Methods and their Application 1997, section 4.2.5).
+    (Davison and Hinkley, Bootstrap Methods and their Application 1997, section 4.2).
     """
     one_sided = (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (drawn.size + 1)
     return float(min(1.0, 2 * one_sided))
@@ -87,8 +121,13 @@ def _drawn(statistic: Statistic, patients: Sequence[str], resamples: int, seed: 
     return {name: one[~np.isnan(one)] for name, one in values.items()}
 
 
-def _estimate(value: float, drawn: Float[Array, "r"]) -> Estimate:
-    if np.isnan(value) or drawn.size == 0:
-        return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return Estimate(float(value), float(low), float(high), BOOTSTRAP)
+def _estimate(value: float, drawn: Float[Array, "r"], num_patients: int) -> Estimate:
+    if np.isnan(value):
+        return UNDEFINED
+    if num_patients < MIN_PATIENTS or not drawn.size:
+        return Estimate(float(value), float("nan"), float("nan"), FEW)
+    if np.ptp(drawn) <= TOLERANCE * max(1.0, abs(value)):
+        return Estimate(float(value), float("nan"), float("nan"), AGREEMENT)
+    outer = outer_share(num_patients)
+    low, high = np.quantile(drawn, (outer, 1.0 - outer))
+    return Estimate(float(value), float(low), float(high), BOOTSTRAP if outer == OUTER else EXPANDED)

@@ -30,7 +30,8 @@ class Difference(Estimate):
     """P-value corrected for the number of metrics compared (Holm)."""
     num_patients_needed: int | None = None
     """Number of patients like these at which a true difference of `SMALL` would be detected with a probability of
-    `POWER` by a test at 5 %; None if unknown, or for a metric with a unit.
+    `POWER` by a test at 5 %; None if unknown, or for a metric that is not a
+    fraction.
     """
 
     def __str__(self) -> str:
@@ -49,6 +50,9 @@ class Difference(Estimate):
 
 TESTS = {
     "bootstrap": "bootstrap: twice the share of resamples of patients in which the difference has the other sign",
+    "McNemar": "McNemar: exact test of two proportions from the patients for whom only one model is right",
+    "McNemar, clustered": "McNemar, clustered: test of two proportions with several images of a patient (Obuchowski, "
+    "Statistics in Medicine 1998)",
     "DeLong": "DeLong: paired test of two AUROC (DeLong, Biometrics 1988)",
     "Obuchowski": "Obuchowski: paired test of two AUROC with several images of a patient (Obuchowski, Biometrics 1997)",
 }
@@ -72,8 +76,7 @@ def patients_needed(variance: float, num_patients: int) -> int | None:
     """Return the number of patients at which a true difference of `SMALL` is detected with a probability of `POWER`.
 
     `variance` is that of the difference over `num_patients` patients, and decreases with their number. The test is
-    two-sided at 5 % (Chow et al., Sample Size Calculations in Clinical Research 2017, section 3.1). None without a
-    variance.
+    two-sided at 5 % (Chow et al., Sample Size Calculations in Clinical Research 2017). None without a variance.
     """
     if not variance > 0.0:
         return None

@@ -42,6 +42,13 @@ def test_auroc_has_the_p_value_of_its_paired_test(images_each, test):
     )
 
 
+@pytest.mark.parametrize(("images_each", "test"), [(1, "McNemar"), (3, "McNemar, clustered")])
+def test_proportions_have_the_test_of_mcnemar(images_each, test):
+    found = compare(evaluated(1.0, images_each), evaluated(3.0, images_each).table, resamples=200, seed=0)
+    assert {found[key].test for key in ("accuracy", "sensitivity", "specificity")} == {test}
+    assert found["balanced_accuracy"].test == "bootstrap"
+
+
 def test_p_values_are_corrected_for_all_metrics():
     found = compare(evaluated(1.0), evaluated(2.0).table, resamples=200, seed=0)
     known = [one for one in found.values() if not np.isnan(one.p)]

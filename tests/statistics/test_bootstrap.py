@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from medvit.errors import DataError
 from medvit.evaluation.paired import paired_differences
@@ -51,6 +52,27 @@ def test_what_a_resample_cannot_tell_does_not_count():
     assert str(estimate) == "not defined"
 
 
+@pytest.mark.parametrize(("number", "method"), [(3, "few patients"), (29, "bootstrap, expanded"), (30, "bootstrap")])
+def test_few_patients_have_wider_intervals(number, method):
+    values = np.random.default_rng(0).normal(0, 1, number)
+    estimate = bootstrap(mean_of(values), [str(n) for n in range(number)])["mean"]
+    assert estimate.method == method
+
+
+@pytest.mark.parametrize("number", [7, 15])
+def test_expanded_intervals_of_a_mean_are_those_of_student(number):
+    values = np.random.default_rng(0).normal(0, 1, number)
+    estimate = bootstrap(mean_of(values), [str(n) for n in range(number)], resamples=20_000)["mean"]
+    width = 2 * t.ppf(0.975, number - 1) * values.std(ddof=1) / math.sqrt(number)
+    assert estimate.high - estimate.low == pytest.approx(width, rel=0.1)
+
+
+def test_no_interval_is_stated_where_all_resamples_agree():
+    estimate = bootstrap(lambda drawn: {"one": 1.0}, [str(n) for n in range(40)], resamples=100)["one"]
+    assert str(estimate) == "1.000 [no interval]"
+    assert estimate.method == "agreement"
+
+
 def table(dice, images):
     return {"image_id": np.array(images), "patient_id": np.array(images), "dice": np.array(dice)}
 
@@ -61,7 +83,11 @@ def test_a_paired_difference_is_narrower_than_its_parts_when_cases_vary_together
     images = [str(n) for n in range(40)]
     one, other = table(hard + 0.02, images), table(hard, images)
     difference = paired_differences(one, other, (), resamples=500, seed=0)["dice"]
-    assert (difference.value, difference.low, difference.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert difference.value == pytest.approx(0.02)
+    assert difference.method == "agreement"  # the difference is the same for all patients
+    noise = generator.normal(0, 0.01, 40)
+    varied = paired_differences(table(hard + noise, images), other, (), resamples=500, seed=0)["dice"]
+    assert varied.high - varied.low == pytest.approx(4 * 0.01 / 40**0.5, rel=0.3)
 
 
 def test_pairs_are_found_by_image_not_by_place():

@@ -31,7 +31,9 @@ from medvit.survival import time_text
 HTML, TABLE = "report.html", "predictions.parquet"
 
 FEW_PATIENTS = 20
-"""Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
+"""Number of patients below which intervals may be too narrow if a few patients have extreme values (measured for Dice
+with 10 % missed structures: 84 to 90 % of the intervals contain the true mean).
+"""
 
 VALUE = "value [95 % interval]"
 """Title of a column with metrics."""
@@ -206,7 +208,7 @@ def _definition(metric: Metric) -> dict[str, str | bool | None]:
 def _meanings(evaluation: Evaluation) -> list[str]:
     """Return the notes on the metrics of this report."""
     patients = PatientCount.of(evaluation.rows)
-    few = f"Only {patients}: the intervals are less reliable than they look, and likely too narrow."
+    few = f"Only {patients}: intervals may be too narrow, above all if a few patients have extreme values."
     return [
         *([few] if patients.total < FEW_PATIENTS else []),
         *(metric.meaning for metric in _measured(evaluation.metrics)),

@@ -13,7 +13,8 @@ from medvit.metrics import Classified, ClassMetric, metrics
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
 from medvit.statistics import Estimate, MetricSample
-from medvit.statistics.bootstrap import bootstrap
+from medvit.statistics.bootstrap import AGREEMENT, bootstrap
+from medvit.statistics.mean import mean_of_limits
 
 
 def evaluate_classes(
@@ -53,7 +54,10 @@ def class_estimates(images: Classified, patients: Sequence[str], *, resamples: i
         return classification_metrics(truth, probabilities, images.classes, images.positive, is_graded=images.is_graded)
 
     found = bootstrap(statistic, patients, resamples=resamples, seed=seed)
-    return found | {key: sample.estimate() for key, sample in class_samples(images, patients).items()}
+    found |= {key: sample.estimate() for key, sample in class_samples(images, patients).items()}
+    parts = {one.key(): one.parts for one in metrics(ClassMetric) if one.parts is not None}
+    agreed = [key for key in parts if found[key].method == AGREEMENT]
+    return found | {key: mean_of_limits([one.estimate() for one in parts[key](images, patients)]) for key in agreed}
 
 
 def class_samples(images: Classified, patients: Sequence[str]) -> dict[str, MetricSample]:

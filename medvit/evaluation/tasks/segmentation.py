@@ -20,10 +20,13 @@ from medvit.metrics import (
     PooledMetric,
     VolumeMetric,
     keys_of,
+    metric_of,
     metrics,
 )
 from medvit.records import IGNORED, Row
+from medvit.statistics import Estimate
 from medvit.statistics.bootstrap import bootstrap
+from medvit.statistics.mean import few_mean
 from medvit.transforms.regions import Regions
 from medvit.types import Image
 
@@ -120,13 +123,26 @@ def evaluate_masks(
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
     columns = {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
-    estimates = bootstrap(
+    estimates = mask_estimates(columns, [row.patient_id for row in rows], resamples=resamples, seed=seed)
+    return Evaluation("segmentation", classes, tuple(rows), estimates, columns, (*notes, *_absences(columns, classes)))
+
+
+def mask_estimates(
+    columns: Mapping[str, Float[Array, "n"]], patients: Sequence[str], *, resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Return every segmentation metric with its interval over patients: bootstrap, or bootstrap-t for few patients."""
+    found = bootstrap(
         lambda drawn: mask_metrics({name: values[drawn] for name, values in columns.items()}),
-        [row.patient_id for row in rows],
+        patients,
         resamples=resamples,
         seed=seed,
     )
-    return Evaluation("segmentation", classes, tuple(rows), estimates, columns, (*notes, *_absences(columns, classes)))
+    for key in found:
+        metric = metric_of(key)
+        if isinstance(metric, MaskMetric):
+            few = few_mean(columns[key], patients, metric.bounds, resamples=resamples, seed=seed)
+            found[key] = few or found[key]
+    return found
 
 
 def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:

@@ -23,5 +23,7 @@ METRIC = ValueMetric(
     meaning="Mean absolute error: how far predictions are from the truth on average, in the unit of the label.",
     higher_is_better=False,
     compute=mean_absolute_error,
+    of_each=lambda truth, predicted: np.abs(predicted - truth),
+    bounds=(0.0, np.inf),
     place=10,
 )

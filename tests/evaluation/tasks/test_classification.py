@@ -8,6 +8,7 @@ from sklearn import metrics
 
 from medvit.evaluation.tasks.classification import classification_metrics, evaluate_classes
 from medvit.records import Row
+from medvit.statistics.auroc import score_interval
 
 
 def certain(truth, num_classes):
@@ -61,14 +62,36 @@ def test_the_numbers_are_those_of_scikit_learn(num_classes, decimals):
         assert found["specificity.3"] == pytest.approx(others)
 
 
+def estimates(truth, probabilities, classes):
+    count = len(truth)
+    rows = [Row(f"i{n}", f"p{n}", "", "", "", "image", "d", "test", (1, 8, 8), "uint8", "0") for n in range(count)]
+    return evaluate_classes(rows, np.array(truth), probabilities, classes, resamples=200, seed=0).metrics
+
+
 def test_a_class_that_a_resample_does_not_draw_leaves_the_interval_to_the_others():
-    truth, probabilities = np.array([0] * 9 + [1]), np.tile([0.6, 0.4], (10, 1))
-    probabilities[9] = [0.3, 0.7]
-    rows = [Row(f"i{n}", f"p{n}", "", "", "", "image", "d", "test", (1, 8, 8), "uint8", "0") for n in range(10)]
-    found = evaluate_classes(rows, truth, probabilities, ("no", "yes"), resamples=200, seed=0).metrics[
-        "average_precision"
-    ]
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    probabilities = np.tile([0.6, 0.4], (10, 1))
+    probabilities[9] = [0.55, 0.45]
+    found = estimates([0] * 8 + [1, 1], probabilities, ("no", "yes"))["average_precision"]
+    assert 0.0 < found.low < found.value < found.high == 1.0
+
+
+def test_a_perfect_model_of_seven_patients_is_not_certain():
+    truth = np.array([0, 0, 0, 1, 1, 1, 1])
+    found = estimates(truth, certain(truth, 2) * 0.8 + 0.1, ("no", "yes"))
+    assert {str(one) for one in found.values() if one.value == 1.0 and one.method == "agreement"} == {
+        "1.000 [no interval]"
+    }
+    assert str(found["accuracy"]) == "1.000 [0.646, 1.000]"
+    assert found["auroc"].low == score_interval(1.0, 4, 3)[0]
+    assert found["balanced_accuracy"].low == pytest.approx((found["sensitivity"].low + found["specificity"].low) / 2)
+
+
+def test_the_mean_of_perfect_classes_has_the_mean_of_their_limits():
+    truth = np.arange(30) % 3
+    found = estimates(truth, certain(truth, 3) * 0.7 + 0.1, ("0", "1", "2"))
+    assert found["auroc"].method == "mean of classes"
+    assert found["auroc"].low == pytest.approx(np.mean([found[f"auroc.{name}"].low for name in "012"]))
+    assert 0.5 < found["auroc"].low < 1.0
 
 
 def test_the_positive_class_is_a_name_and_not_a_place_in_the_alphabet() -> None:
