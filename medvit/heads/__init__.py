@@ -39,6 +39,16 @@ class Head(nn.Module, ABC):
         """Return the logits, then the logits at lower resolutions that are also trained, in descending resolution."""
         return [self(tokens, pixels)]
 
+    def start_at(self, logits: Float[Tensor, "l"]) -> None:
+        """Set the bias of the last layer, so that a new head predicts about these logits for every image.
+
+        A head whose last layer is not a `linear` with one bias per logit is unchanged.
+        """
+        linear = getattr(self, "linear", None)
+        if isinstance(linear, nn.Linear) and linear.bias.shape == logits.shape:
+            with torch.no_grad():
+                linear.bias.copy_(logits)
+
 
 class SeparateHeads(Head):
     """Several heads on the same tokens, whose logits (B, L) are concatenated: one head for each label."""

@@ -25,16 +25,21 @@ def survival_loss(ends: Sequence[float]) -> Loss:
     """
 
     def loss(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
-        times, observed = targets.float().unbind(dim=1)
-        edges = torch.tensor(ends, dtype=torch.float32, device=logits.device)
-        number = torch.arange(len(edges), device=logits.device)
-        interval = torch.searchsorted(edges, times.contiguous())[:, None]  # the first that does not end before
-        happens = (number == interval) & (observed[:, None] == 1)
-        survived = torch.where(observed[:, None] == 1, (number < interval).float(), exposures(times, edges))
+        survived, happens = _shares(targets, ends)
         hazards = logits.float()
         return (survived * F.softplus(hazards) + happens * F.softplus(-hazards)).sum(dim=1).mean()
 
     return loss
+
+
+def constant_logits(targets: Float[Tensor, "b 2"], ends: Sequence[float]) -> Float[Tensor, "k"]:
+    """Return the logits that minimize the loss among logits that are equal for all images.
+
+    Their hazards are the events of each interval divided by the events and the survived intervals. An interval that
+    nobody survives counts as survived by half a person, and one without an event as half an event.
+    """
+    survived, happens = (shares.sum(dim=0).clamp(min=0.5) for shares in _shares(targets, ends))
+    return torch.log(happens / survived)
 
 
 def survival_curves(
@@ -52,6 +57,17 @@ def exposures(times: Float[Tensor, "b"], ends: Float[Tensor, "k"]) -> Float[Tens
     """Return the share of each interval that lies before each time."""
     lengths = _lengths(ends)
     return ((times[:, None] - (ends - lengths)) / lengths).clamp(0.0, 1.0)
+
+
+def _shares(targets: Float[Tensor, "b 2"], ends: Sequence[float]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
+    """Return the share of each interval that is survived, and 1 for the interval in which the event happens."""
+    times, observed = targets.float().unbind(dim=1)
+    edges = torch.tensor(ends, dtype=torch.float32, device=targets.device)
+    number = torch.arange(len(edges), device=targets.device)
+    interval = torch.searchsorted(edges, times.contiguous())[:, None]  # the first that does not end before
+    happens = (number == interval) & (observed[:, None] == 1)
+    survived = torch.where(observed[:, None] == 1, (number < interval).float(), exposures(times, edges))
+    return survived, happens.float()
 
 
 def _lengths(ends: Float[Tensor, "k"]) -> Float[Tensor, "k"]:

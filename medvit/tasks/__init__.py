@@ -200,6 +200,10 @@ class ImageTask(ABC):
         """Return the number of logits that the model needs for the target."""
         return len(target.classes)
 
+    def initial_logits(self, rows: Sequence[Row], target: Target) -> Float[Tensor, "o"] | None:
+        """Return the logits at which the bias of a new head starts, given the training images; None for zeros."""
+        return None
+
     @abstractmethod
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return the loss function of logits (B, O) and encoded targets.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medvit.errors import DataError
 from medvit.losses.supervised import Loss
-from medvit.losses.survival import survival_curves, survival_loss
+from medvit.losses.survival import constant_logits, survival_curves, survival_loss
 from medvit.metrics.survival.c_index import METRIC as C_INDEX
 from medvit.metrics.survival.c_index import concordance
 from medvit.records import Row
@@ -90,6 +90,10 @@ class Survival(ImageTask):
     def num_outputs(self, target: Target) -> int:
         """Return the number of time intervals."""
         return len(target.ends)
+
+    def initial_logits(self, rows: Sequence[Row], target: Target) -> Float[Tensor, "o"]:
+        """Return the logits that fit the training images best if all images have the same hazards."""
+        return constant_logits(torch.stack([self.encoded(row, target) for row in rows]), target.ends)
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:
         """Return the negative log likelihood of times and events."""

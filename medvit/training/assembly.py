@@ -151,6 +151,7 @@ def assemble_finetuning(
         batches = load(schedule.loader, num_batches=way.num_batches)
         start.backbone.sensitivity = measure_sensitivity(model, _loss(config, task), batches, seed)
         model = Model(described(way), start.backbone)
+    _start_head(model, task)
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
@@ -206,6 +207,13 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
     warn_of_ignored(task.kind, config.set_for_segmentation, "segmentation")
     require_decidable(task, config)
     require_whole_labels(task, config)
+
+
+def _start_head(model: Model, task: TaskAssignment) -> None:
+    """Set the bias of the head to the best constant prediction, for tasks that need it."""
+    logits = image_task(task.kind).initial_logits(task.train.rows, task.target) if is_image_task(task.kind) else None
+    if logits is not None:
+        model.head.start_at(logits)
 
 
 def _samples(manifest: Manifest, task: TaskAssignment, start: InitialModel) -> Samples:

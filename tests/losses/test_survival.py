@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medvit.losses.survival import exposures, survival_curves, survival_loss
+from medvit.losses.survival import constant_logits, exposures, survival_curves, survival_loss
 
 ENDS = (1.0, 2.0, 4.0)
 
@@ -87,3 +87,12 @@ def test_exposures_sum_to_the_time():
     times = torch.tensor([0.0, 0.7, 2.2, 4.0])
     lengths = torch.tensor([1.0, 1.0, 2.0])
     torch.testing.assert_close((exposures(times, torch.tensor(ENDS)) * lengths).sum(dim=1), times)
+
+
+def test_constant_logits_minimize_the_loss_and_are_finite_without_survivors():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.stack([5.0 * torch.rand(60, generator=generator), torch.arange(60) % 3 / 1.0 > 0], dim=1).float()
+    logits = constant_logits(targets, ENDS).requires_grad_()
+    survival_loss(ENDS)(logits.expand(60, 3), targets).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(3), atol=1e-6, rtol=0.0)
+    assert constant_logits(torch.tensor([[3.0, 1.0], [4.0, 1.0]]), ENDS).isfinite().all()
