@@ -110,12 +110,15 @@ class TrainingModule(lightning.LightningModule):
         optimizer: LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Run an optimizer step, then `after_step`."""
+        """Run an optimizer step, then `after_step`, unless the gradient scaler of fp16 skipped the step."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 0.0 if scaler is None else scaler.get_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.after_step()
+        if scaler is None or scaler.get_scale() >= scale:  # a skipped step lowers the scale
+            self.after_step()
 
     def after_step(self) -> None:
-        """Do what follows an optimizer step; Lightning increments `global_step` after this call."""
+        """Do what follows a step that changed the weights; Lightning increments `global_step` after this call."""
 
     def epoch_of(self, step: int) -> str:
         """Return a text for a summary: the epoch of a step, the number of epochs, the step and the images seen."""
