@@ -43,8 +43,18 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
-    """Return the candidates; if `label_from` allows it, the name of the class folder is set as the label `LABEL`."""
+    """Return the candidates; if `label_from` allows it, the name of the class folder is set as the label `LABEL`.
+
+    Raises:
+        DataError: If folders are requested as labels, and the channels of an image are in different folders.
+    """
     folders = class_folders(candidates)
+    apart = _folders_of_channels(candidates)
+    if apart and label_from == "folder":
+        raise DataError(
+            "labeling.from_folders=folder needs all channels of an image in the folder of one class, but the channels "
+            f"of an image are in {' and '.join(apart)}; move the files, or give the labels by labeling.table"
+        )
     if label_from == "off":
         if are_classes(candidates, folders):
             log.info(
@@ -52,7 +62,7 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
                 len(set(folders)),
             )
         return tuple(candidates)
-    if label_from == "auto" and not are_classes(candidates, folders):
+    if label_from == "auto" and (apart or not are_classes(candidates, folders)):
         return tuple(candidates)
     log.info("%d folders are used as classes; labeling.from_folders=off prevents it", len(set(folders)))
     labeled = tuple(
@@ -206,15 +216,36 @@ def class_folders(candidates: Sequence[Candidate]) -> list[str]:
     The class folder is the first folder level of the paths at which the candidates differ. It is empty for a path that
     does not reach this level. Folders named after splits are ignored.
     """
+    depth = _class_depth(candidates)
+    folders = map(_folders, candidates)
+    return [names[depth] if len(names) > depth else "" for names in folders]
+
+
+def _class_depth(candidates: Sequence[Candidate]) -> int:
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
     while folders and all(len(names) > depth for names in folders) and len({names[depth] for names in folders}) == 1:
         depth += 1
-    return [names[depth] if len(names) > depth else "" for names in folders]
+    return depth
+
+
+def _folders_of_channels(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the folders of the first combined image whose channels are in different class folders; empty if none."""
+    end = _class_depth(candidates) + 1
+    for candidate in candidates:
+        found = {_folder_names(path)[:end] for path in candidate.paths} if candidate.item.channels else set()
+        if len(found) > 1:
+            return sorted("/".join(names) for names in found)
+    return []
 
 
 def _folders(candidate: Candidate) -> tuple[str, ...]:
-    parts = PurePosixPath(composed(_in_utf8(candidate.paths[0]))).parts[:-1]
+    return _folder_names(candidate.paths[0])
+
+
+def _folder_names(path: str) -> tuple[str, ...]:
+    """Return the folders of a path, without those named after splits."""
+    parts = PurePosixPath(composed(_in_utf8(path))).parts[:-1]
     return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
 
 

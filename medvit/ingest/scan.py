@@ -173,6 +173,7 @@ def scan(
             except DataError as error:
                 refusals.append(Refusal(found.files, error.code, str(error)))
     _report_frames(candidates)
+    _report_unused_fields(candidates)
     relative = tuple(_relative(file, root) for file in files)
     refused = tuple(filter(None, map(_identity, refusals)))
     known = with_issuers(candidates, refused)
@@ -197,6 +198,16 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
             len(frames),
             len({item.files for item in frames}),
             ", ".join(f"{n} of {name or 'unknown'}" for name, n in Counter(i.modality for i in frames).most_common()),
+        )
+
+
+def _report_unused_fields(candidates: Sequence[Candidate]) -> None:
+    unused = sum(one.item.field_of_view is not None and one.item.mask is None for one in candidates)
+    if unused:
+        log.warning(
+            "%d images with a field of view (scanning.field_of_view_folder) have no label map; a field of view only "
+            "excludes pixels of a label map, so that it has no effect for these images",
+            unused,
         )
 
 

@@ -258,6 +258,7 @@ def _combine(group: Sequence[_Found], config: ChannelsConfig) -> Item:
     masks = list(dict.fromkeys(one.item.mask for one in group if one.item.mask is not None))
     if len(masks) > 1:
         _refuse(f"its channels have {len(masks)} different label maps; expected one for the image")
+    _require_equal_labels(group)
     order = list(config.names)
     # The grid of the image is that of its first channel, on which the label map is.
     ordered = sorted(group, key=lambda one: (bool(masks) and one.item.mask is None, order.index(one.name)))
@@ -276,6 +277,14 @@ def _combine(group: Sequence[_Found], config: ChannelsConfig) -> Item:
         mask=masks[0] if masks else None,
         channels=tuple((one.name, replace(one.item, mask=None)) for one in ordered),
     )
+
+
+def _require_equal_labels(group: Sequence[_Found]) -> None:
+    for key in sorted({key for one in group for key in one.item.labels}):
+        labeled = {one.name: one.item.labels[key] for one in group if key in one.item.labels}
+        if len(set(labeled.values())) > 1:
+            found = ", ".join(f"{text} of {name}" for name, text in sorted(labeled.items()))
+            _refuse(f"they have different values of {key} ({found}); expected one for the image")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -15,6 +15,7 @@ from medvit.engine.outcome import late
 from medvit.errors import DataError
 from medvit.ingest import scan as scanning
 from medvit.ingest.file_stamps import UNKNOWN
+from medvit.ingest.labels import from_folders
 from medvit.ingest.scan import ScanningConfig, scan
 from medvit.records import Refusal
 
@@ -119,6 +120,27 @@ def test_channels_of_several_splits_or_patients_are_refused(
     (refusal,) = scan(tmp_path / "source", CHANNELS).refusals
     assert message in refusal.reason
     assert len(refusal.files) == 2
+
+
+def test_folders_of_channels_are_not_the_class_of_an_image(write_png: Write, tmp_path: Path) -> None:
+    for name in ("benign/t1/p1_t1.png", "benign/t2/p1_t2.png", "other/p2_t1.png", "other/p2_t2.png"):
+        write_png(name)
+    grouped = ScanningConfig.parse({"channels": {"names": {"T1": "_t1", "T2": "_t2"}, "group": r"(p\d)_"}})
+    found = scan(tmp_path / "source", grouped).candidates
+    assert [one.labels for one in from_folders(found, "folder")] == [{"label": "benign"}, {"label": "other"}]
+    write_png("malignant/p3_t1.png")
+    write_png("benign/p3_t2.png")
+    with pytest.raises(DataError, match="the channels of an image are in benign and malignant; move the files"):
+        from_folders(scan(tmp_path / "source", grouped).candidates, "folder")
+
+
+def test_fields_of_view_without_label_maps_are_reported(
+    write_png: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_png("images/a.png")
+    write_png("mask/a.png")
+    scan(tmp_path / "source", ScanningConfig(field_of_view_folder=("mask",)))
+    assert "1 images with a field of view (scanning.field_of_view_folder) have no label map" in caplog.text
 
 
 def test_images_of_one_file_are_told_apart(tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def test_ambiguous_channels_are_refused(tmp_path):
     assert "does not match the regular expression channels.group" in reason(found(tmp_path, group="(b)_"))
 
 
+def test_channels_with_different_labels_are_refused(tmp_path):
+    items = {
+        name: Item("nifti", (tmp_path / f"a_{name}.nii",), "volume", labels={"grade": str(n)})
+        for n, name in enumerate(("t1", "t2"))
+    }
+    entries = list(combined(items.values(), ChannelsConfig.parse({"names": T1_T2}), tmp_path))
+    assert "different values of grade (0 of T1, 1 of T2)" in reason(entries)
+
+
 def test_a_group_separates_what_the_path_does_not(tmp_path):
     write(tmp_path / "day1" / "p7_t1.nii", volume(0))
     write(tmp_path / "day2" / "p7_t2.nii", volume(1))
