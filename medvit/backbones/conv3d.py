@@ -18,7 +18,7 @@ _torch_forward = nn.Conv3d._conv_forward
 
 def install() -> None:
     """Make all 3D convolutions of this process run in float32 where training them in bf16 would be wrong."""
-    nn.Conv3d._conv_forward = _conv_forward  # type: ignore[method-assign]
+    nn.Conv3d._conv_forward = _conv_forward  # type: ignore[method-assign,assignment]
 
 
 def _conv_forward(self: nn.Conv3d, pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
