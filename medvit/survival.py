@@ -1,7 +1,7 @@
 """Survival curves: values between given times, restricted mean and median, and the Kaplan-Meier estimator.
 
 A predicted curve is the probability of being without the event at ascending times; at time 0 it is 1. Between two
-times, the hazard is constant, so that the logarithm of the curve is linear. The last hazard also holds after the last
+times, the hazard is constant, so that the logarithm of the curve is linear. The last hazard also applies after the last
 time.
 """
 

@@ -100,7 +100,7 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
 
 
 def _channels(config: PredictConfig, rules: Sequence[AppliesTo]) -> ChannelsConfig | None:
-    """Return how images of the source are combined: as the option says or, if it is unset, as the checkpoints do.
+    """Return how images of the source are combined: as the option states or, if it is unset, as the checkpoints do.
 
     Raises:
         ConfigError: If several models were trained on different channels.

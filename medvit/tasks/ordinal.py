@@ -47,7 +47,7 @@ class Ordinal(Classification):
         return Target(label, classes)
 
     def num_outputs(self, target: Target) -> int:
-        """Return the number of grades minus one: the first grade needs no logit."""
+        """Return the number of grades minus one; there is a logit for every grade but the first."""
         return len(target.classes) - 1
 
     def loss(self, rows: Sequence[Row], target: Target, options: LossOptions) -> Loss:

@@ -239,7 +239,7 @@ class FinetuningOptions(TrainingOptions):
             )
         empty = [name for name, members in self.regions.items() if not members]
         if empty:
-            raise ValueError(f"regions.{empty[0]} names no class; give the classes in it, or remove it")
+            raise ValueError(f"regions.{empty[0]} is without classes; give the classes in it, or remove it")
         return self
 
     def region_map(self, classes: Sequence[str]) -> Regions | None:

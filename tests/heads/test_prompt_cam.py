@@ -66,7 +66,7 @@ def fit(weights, loss_of, steps: int) -> None:
 
 
 def pretrained():
-    """A backbone with local features, as self-supervised ones have: each patch tells what it shows itself."""
+    """A backbone with local features, as self-supervised ones have: each patch describes what it shows itself."""
     model, decoder = backbone(), torch.nn.Linear(32, 1 + NUM_CLASSES)
 
     def loss_of(pixels, places, classes):

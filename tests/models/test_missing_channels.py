@@ -1,4 +1,4 @@
-"""Models with named channels, stacked or with tokens of their own: what a missing channel holds has no influence."""
+"""Models with named channels, stacked or with tokens of their own: a missing channel has no influence."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_each_region_needs_a_class_to_write(order: list[str]) -> None:
 
 def test_a_region_without_classes_is_refused() -> None:
     regions = {"whole": ["ball", "core"], "core": ["core"], "none": []}
-    with pytest.raises(ConfigError, match=r"regions\.none names no class"):
+    with pytest.raises(ConfigError, match=r"regions\.none is without classes"):
         FinetuningOptions.parse(
             {"dataset": "d", "output": "o", "regions": regions, "regions_class_order": ["ball", "core", "core"]}
         )

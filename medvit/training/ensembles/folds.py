@@ -39,8 +39,8 @@ class EnsembleMember:
         """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
 
         Without folds, these are the train and val splits. Otherwise, patients are distributed over the folds at random,
-        and one fold is held out. After every `folds` models, patients are distributed again. If the class indices of
-        the rows are given in `classes` (-1: no target), each fold gets about the same share of each class, and of
+        and one fold is for validation. After every `folds` models, patients are distributed again. If the class indices
+        of the rows are given in `classes` (-1: no target), each fold gets about the same share of each class, and of
         patients without a target.
         """
         if not self.folds:
@@ -102,7 +102,7 @@ def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Se
 
 
 def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:
-    """Return the `number` models of an ensemble; the folds are held out one after the other."""
+    """Return the `number` models of an ensemble; each fold in turn is for validation."""
     return [EnsembleMember(index, folds, seed) for index in range(number)]
 
 

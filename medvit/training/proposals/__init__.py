@@ -1,7 +1,7 @@
 """Proposals: values for unset options of fine-tuning, from the fingerprint of the training images, with their reasons.
 
 A given option is never changed. One module for each subject: `preprocessing`, `crops` (with the levels of a network and
-the share of crops on foreground), and `batches` (with the steps). What is proposed is logged, shown by `medvit plan`,
+the share of crops on foreground), and `batches` (with the steps). The proposals are logged, shown by `medvit plan`,
 and stored in `fingerprint.json` and the model card.
 """
 

@@ -74,7 +74,7 @@ def stored_for_backward(module: torch.nn.Module) -> Iterator[StoredBytes]:
 def measure_memory(model: Model, crop: tuple[int, ...], trainer: TrainerOptions) -> DeviceMemory:
     """Return the memory that a training with these crops needs, from two forward passes on the device.
 
-    What training draws at random, patch sizes and channels, is that of the steps that need most.
+    Patch sizes and channels, which training draws at random, are those of the steps that need most.
     Neither weights, statistics of batch norms nor random numbers change.
 
     Raises:
