@@ -2,11 +2,12 @@
 
 A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
 `METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
-type determines its input: a `ClassMetric` takes the classes of all images, a `LabelMetric` several labels
-(`medvit.metrics.labels`), a `ValueMetric` numbers (`medvit.metrics.values`), a `SurvivalMetric` times to an event
-(`medvit.metrics.survival`), a `MaskMetric` the masks of one class in one image, a `VolumeMetric` the volumes of one
-class in all images, a `PooledMetric` the pixels of one class over all images together (`medvit.metrics.pooled`), and a
-`FeatureMetric` the features of images.
+type determines its input: a `ClassMetric` takes the classes of all images (those of probabilities are in
+`medvit.metrics.calibration`), a `LabelMetric` several labels (`medvit.metrics.labels`), a `ValueMetric` numbers
+(`medvit.metrics.values`), a `SurvivalMetric` times to an event (`medvit.metrics.survival`), a `MaskMetric` the masks of
+one class in one image (those of connected components are in `medvit.metrics.lesions`), a `VolumeMetric` the volumes of
+one class in all images (`medvit.metrics.volumes`), a `PooledMetric` the pixels of one class over all images together
+(`medvit.metrics.pooled`), and a `FeatureMetric` the features of images.
 Reports, `metrics.json`, MLflow and the terminal use these names and explanations and contain no others. To add a
 metric, add a file and its test (docs/how-to/add-a-metric.md).
 
@@ -32,7 +33,9 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from medvit.errors import ConfigError
+from medvit.metrics._components import LesionCounts, count_lesions
 from medvit.metrics._event_pairs import EventPairs, pairs_of_events
+from medvit.metrics._probability_bins import BrierParts, brier_parts
 from medvit.metrics._thresholds import counts_by_score
 from medvit.metrics.confusion import confusion_matrix, median_grade, most_probable_class
 from medvit.registry import occupants
@@ -52,7 +55,10 @@ COUNTED = ("voxels", "true_voxels", "overlap_voxels", "counted_voxels")
 """Columns with numbers of voxels: of a class in the prediction, in the truth and in both, and of all not ignored."""
 RESERVED = ("truth", "event", "p", "predicted", *COUNTED, "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
-ROOMS = (__name__, f"{__name__}.labels", f"{__name__}.pooled", f"{__name__}.survival", f"{__name__}.values")
+ROOMS = (
+    __name__,
+    *(f"{__name__}.{room}" for room in ("calibration", "labels", "lesions", "pooled", "survival", "values", "volumes")),
+)
 """Packages with metrics."""
 LAST = 1000
 """Position in lists of a metric that does not set one: after all others."""
@@ -87,6 +93,11 @@ class Classified:
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
         """Numbers of cases and of controls at each distinct probability (ascending), one pair for each of `targets`."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
+
+    @cached_property
+    def brier_parts(self) -> BrierParts:
+        """Reliability, resolution and uncertainty of the probabilities."""
+        return brier_parts(self.truth, self.probabilities)
 
     @property
     def targets(self) -> Sequence[int]:
@@ -145,6 +156,11 @@ class MaskPair:
     spacing: tuple[float, ...]
     tolerance: float
     """Distance within which two surfaces count as one, in the unit of the spacing."""
+
+    @cached_property
+    def lesions(self) -> LesionCounts:
+        """Numbers of connected components that are found, missed and false."""
+        return count_lesions(self.true, self.found)
 
 
 @dataclass(frozen=True)

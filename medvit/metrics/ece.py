@@ -11,9 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
-
-NUM_BINS = 10
-"""Number of bins of equal width in confidence."""
+from medvit.metrics._probability_bins import probability_bins
 
 
 def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
@@ -27,7 +25,7 @@ def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> l
     """Return mean confidence, accuracy, and fraction of images for each non-empty bin."""
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = probability_bins(confidence)
     return [
         (float(confidence[bins == b].mean()), float(hits[bins == b].mean()), float((bins == b).mean()))
         for b in np.unique(bins)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from medvit.metrics.ece import NUM_BINS, expected_calibration_error, reliability
+from medvit.metrics._probability_bins import NUM_BINS
+from medvit.metrics.ece import expected_calibration_error, reliability
 
 
 def test_calibration_error_of_an_overconfident_model_is_its_excess():

@@ -38,6 +38,9 @@ with 10 % missed structures: 84 to 90 % of the intervals contain the true mean).
 VALUE = "value [95 % interval]"
 """Title of a column with metrics."""
 
+MAX_COLUMNS = 5
+"""Number of metrics of classes in one table, so that it fits on the page."""
+
 DPI = 192
 """Pixels per inch of the pictures: two per pixel of the page, so that they are sharp on high-resolution screens."""
 
@@ -229,9 +232,11 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, posit
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
-        cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
         of_times = all(isinstance(metric_of(key), SurvivalMetric) for key in columns)
-        tables.append(Table(["time" if of_times else "class", *map(metric_title, columns)], cells))
+        for start in range(0, len(columns), MAX_COLUMNS):
+            shown = columns[start : start + MAX_COLUMNS]
+            cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in shown)] for part in parts]
+            tables.append(Table(["time" if of_times else "class", *map(metric_title, shown)], cells))
     return Section(title, tables)
 
 

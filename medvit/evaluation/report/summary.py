@@ -19,6 +19,8 @@ MAIN = (
     "nsd",
     "hd95_mm",
     "hd95_px",
+    "lesion_f1",
+    "false_lesions",
     "auroc",
     "auroc_macro",
     "auroc_micro",

@@ -18,7 +18,8 @@ def certain(truth, num_classes):
 def test_a_perfect_model_has_the_best_of_every_metric():
     truth = np.array([0, 1, 2, 2, 1, 0])
     found = classification_metrics(truth, certain(truth, 3), ["0", "1", "2"])
-    best = {"brier": 0.0, "ece": 0.0, "grade_error": 0.0}
+    best = {"brier": 0.0, "ece": 0.0, "grade_error": 0.0, "brier_reliability": 0.0, "ece_by_chance": 0.0}
+    best |= {"brier_resolution": pytest.approx(2 / 3), "brier_uncertainty": pytest.approx(3 * 1 / 3 * 2 / 3)}
     assert all(value == best.get(name, 1.0) for name, value in found.items())
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from medvit.metrics.brier import brier
+from medvit.metrics.calibration.brier import brier
 
 
 def test_brier_counts_the_distance_of_all_probabilities():

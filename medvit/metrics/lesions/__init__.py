@@ -1,0 +1,1 @@
+"""Metrics of lesions, the connected components of a mask, one per module."""
