@@ -118,6 +118,13 @@ class ClassFacts(Config):
     """Number of pixels or voxels of the class, in the images whose pixels were read."""
     num_images: int
     """Number of images that contain the class, among those whose pixels were read."""
+    num_annotated: int | None = None
+    """Number of label maps that annotate the class, among those read; earlier versions did not count them."""
+
+    @property
+    def voxels_per_map(self) -> float:
+        """Mean number of voxels of the class in a label map that annotates it."""
+        return self.num_voxels / (self.num_annotated or 1)
 
 
 class Fingerprint(Config):
@@ -197,10 +204,11 @@ class _ClassCounts:
     """Numbers of voxels and images of each class of the label maps."""
 
     def __init__(self, num_classes: int) -> None:
-        self.voxels, self.images = np.zeros(num_classes, dtype=np.int64), np.zeros(num_classes, dtype=np.int64)
+        self.voxels, self.images, self.annotated = np.zeros((3, num_classes), dtype=np.int64)
 
-    def add(self, mask: Int[Array, "*s"]) -> None:
+    def add(self, mask: Int[Array, "*s"], is_annotated: Bool[Array, "l"]) -> None:
         """Count the classes of a label map; values that are not a class, such as ignored pixels, do not count."""
+        self.annotated += is_annotated
         found = np.bincount(mask.ravel(), minlength=len(self.voxels))[: len(self.voxels)]
         self.voxels += found
         self.images += found > 0
@@ -210,8 +218,8 @@ class _ClassCounts:
         if not self.voxels.sum():
             return ()
         return tuple(
-            ClassFacts(name=name, num_voxels=int(voxels), num_images=int(images))
-            for name, voxels, images in zip(names, self.voxels, self.images, strict=True)
+            ClassFacts(name=name, num_voxels=int(voxels), num_images=int(images), num_annotated=int(annotated))
+            for name, voxels, images, annotated in zip(names, self.voxels, self.images, self.annotated, strict=True)
         )
 
 
@@ -224,14 +232,15 @@ def _require_training(training: Manifest) -> None:
 
 
 def _measured_values(training: Manifest, rows: Sequence[Row], classes: _ClassCounts, bar: Progress) -> _Values:
-    found, num_classes = _Values(), len(training.facts.mask_classes)
+    found, names = _Values(), training.facts.mask_classes
+    num_classes = len(names)
     for row in rows:
         image = load(training, row)
         each = max(1000, KEPT_VALUES // (len(rows) * row.shape[0]))
         values, is_known = image.intensities().reshape(row.shape[0], -1), _is_known(image)
         found.everywhere.append(_thinned(values[:, is_known], each))
         if image.mask is not None:
-            classes.add(image.mask)
+            classes.add(image.mask, np.array([row.annotated is None or name in row.annotated for name in names]))
             labels = image.mask.ravel()
             is_foreground = (labels > 0) & (labels < num_classes)
             found.foreground.append(_thinned(values[:, is_known & is_foreground], each))

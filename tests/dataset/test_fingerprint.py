@@ -88,7 +88,15 @@ def test_sizes_spacings_intensities_and_classes_are_those_computed_by_hand(tmp_p
     counts = np.bincount(np.concatenate([mask.ravel() for _, mask, _ in volumes]))
     assert [one.num_voxels for one in found.classes] == counts.tolist()
     assert [one.num_images for one in found.classes] == [4, 4, 1]
+    assert [one.num_annotated for one in found.classes] == [4, 4, 4]
     assert found.foreground_share == pytest.approx(counts[1:].sum() / counts.sum())
+
+
+def test_label_maps_that_do_not_annotate_a_class_are_not_counted_for_it(tmp_path: Path) -> None:
+    manifest = made(tmp_path / "data", some_volumes())
+    first = replace(manifest.rows[0], annotated=(manifest.facts.mask_classes[1],))
+    found = Fingerprint.of(replace(manifest, rows=(first, *manifest.rows[1:])))
+    assert [one.num_annotated for one in found.classes] == [3, 4, 3]
 
 
 def test_images_of_other_splits_change_nothing_and_are_refused(tmp_path: Path) -> None:

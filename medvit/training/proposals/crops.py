@@ -108,12 +108,14 @@ def _foreground(fingerprint: Fingerprint) -> tuple[float, str]:
 
 
 def _foreground_by(fingerprint: Fingerprint) -> tuple[Literal["voxel", "class"], str]:
-    counts = {entry.name: entry.num_voxels for entry in fingerprint.classes[1:] if entry.num_voxels}
+    counts = {entry.name: entry.voxels_per_map for entry in fingerprint.classes[1:] if entry.num_voxels}
     if len(counts) < 2:
         return "voxel", "there is one foreground class"
     rarest = min(counts, key=lambda name: counts[name])
     ratio = counts[rarest] / max(counts.values())
-    reason = f"the rarest class, {rarest}, has {100 * ratio:.2g} % of the voxels of the most frequent one"
+    reason = (
+        f"the rarest class, {rarest}, has {100 * ratio:.2g} % of the voxels of the most frequent one in a label map"
+    )
     return ("class" if ratio < RARE_CLASS else "voxel"), reason
 
 

@@ -90,6 +90,15 @@ def test_crops_on_foreground_follow_its_share(voxels: tuple[int, ...], share: fl
     assert _foreground_by(rare)[0] == ("class" if voxels[1] > 10 else "voxel")
 
 
+def test_classes_are_compared_in_the_label_maps_that_annotate_them() -> None:
+    maps = {"background": (900, 20), "large": (100, 20), "seldom annotated": (8, 1)}
+    classes = tuple(
+        ClassFacts(name=name, num_voxels=voxels, num_images=1, num_annotated=annotated)
+        for name, (voxels, annotated) in maps.items()
+    )
+    assert _foreground_by(Fingerprint(digest="", groups=(), classes=classes))[0] == "voxel"
+
+
 def replace_last(fingerprint: Fingerprint, count: int) -> Fingerprint:
     *others, last = fingerprint.classes
     return fingerprint.model_copy(update={"classes": (*others, last.model_copy(update={"num_voxels": count}))})
