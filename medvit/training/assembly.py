@@ -54,10 +54,10 @@ from medvit.training.task import (
     assign,
     require_channels,
     require_fitting,
+    require_known_channels,
     require_turnable,
     require_whole_patches,
     warn_of_ignored,
-    warn_of_unknown_channels,
 )
 from medvit.training.trainer import Trainer
 from medvit.transforms.augmentation.training_crop import TrainingCrop
@@ -189,7 +189,7 @@ def _require_usable(config: FinetuningOptions, task: TaskAssignment, start: Init
         ConfigError: If an option does not fit.
     """
     require_channels(task.train, start.preprocess, config.slices)
-    warn_of_unknown_channels(task.train, start.preprocess)
+    require_known_channels(task.train, start.preprocess)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},

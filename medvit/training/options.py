@@ -19,7 +19,7 @@ from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.epochs import LoaderOptions
 from medvit.training.loading.schedule import Schedule
 from medvit.training.optim import OptimConfig, OptimOptions
-from medvit.training.task import choose_preprocess, warn_of_unknown_channels
+from medvit.training.task import choose_preprocess, require_known_channels
 from medvit.training.trainer import TrainerOptions
 from medvit.transforms.preprocess import Preprocess
 
@@ -84,7 +84,7 @@ class TrainingOptions(Config):
         log_assumed_patients(manifest)
         preprocess = self.preprocess_for(manifest, pretrained)
         start = start_from(pretrained, self.backbone, preprocess, manifest, crop)
-        warn_of_unknown_channels(manifest, start.preprocess)
+        require_known_channels(manifest, start.preprocess)
         return start
 
     def preprocess_for(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess:

@@ -145,11 +145,23 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
         )
 
 
-def warn_of_unknown_channels(manifest: Manifest, preprocess: Preprocess) -> None:
-    """Warn if no training image has a named channel of the model input, as after a typing error."""
+def require_known_channels(manifest: Manifest, preprocess: Preprocess) -> None:
+    """Warn if no training image has a named channel of the model input, as after a typing error.
+
+    Raises:
+        ConfigError: If no training image has any of the named channels.
+    """
     found = sorted({name for row in manifest for name in row.channels})
     lacking = [name for name in preprocess.channel_names if name not in found]
-    if found and lacking:
+    if lacking and len(lacking) == len(preprocess.channel_names):
+        have = (
+            f"they have {', '.join(found)}" if found else "their channels have no names; use channels.names of ingest"
+        )
+        raise ConfigError(
+            f"preprocess.channel_names: none of the {len(manifest)} training images has a channel named "
+            f"{' or '.join(lacking)}; {have}"
+        )
+    if lacking:
         log.warning(
             "preprocess.channel_names: none of the %d training images has the channel %s; they have %s",
             len(manifest),

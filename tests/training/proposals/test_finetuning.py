@@ -16,7 +16,7 @@ from medvit.backbones.channel_vit import ChannelVitConfig
 from medvit.backbones.vit import VitConfig
 from medvit.config import read_yaml
 from medvit.dataset.manifest import Manifest
-from medvit.errors import OutputError
+from medvit.errors import ConfigError, OutputError
 from medvit.hardware import memory_bytes
 from medvit.models.image import Model, ModelConfig
 from medvit.stage import Run
@@ -143,6 +143,10 @@ def test_a_named_channel_that_no_training_image_has_is_reported(
         assert caplog.text.count("training images has the channel FLARE; they have T1") == warnings
         config.start(named, None)  # as pretraining does
         assert caplog.text.count("training images has the channel FLARE; they have T1") == 2 * warnings
+    config = FinetuneConfig.parse(tree | {"preprocess": {"kind": "volume", "channel_names": ["FLARE"]}})
+    for images, have in (named, "they have T1"), (manifest, "their channels have no names; use"):
+        with pytest.raises(ConfigError, match=f"has a channel named FLARE; {have}"):
+            config.start(images, None)
 
 
 def test_measuring_the_memory_changes_neither_weights_nor_random_numbers(volumes: Path, tmp_path: Path) -> None:
