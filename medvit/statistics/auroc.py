@@ -13,7 +13,7 @@ Tests 2003). If all cases score above all controls, the variance is 0, and the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -64,6 +64,22 @@ class Ranking:
         if not variance > NEGLIGIBLE:
             return PairedTest(name, 1.0 if abs(difference) < NEGLIGIBLE else float("nan"), variance)
         return PairedTest(name, 2.0 * NormalDist().cdf(-abs(difference) / variance**0.5), variance)
+
+    def within(self, folds: Mapping[str, Hashable]) -> float:
+        """Return the share of pairs of a case and a control of the same fold in which the case scores higher.
+
+        `folds` has the fold of each patient. Ties count half; NaN if no fold has a case and a control.
+        """
+        names = [folds[patient] for patient in self.patients]
+        higher = pairs = 0.0
+        for name in dict.fromkeys(names):
+            own = np.array([each == name for each in names])
+            is_case = self.is_case[own]
+            num_pairs = float(is_case.sum()) * float((~is_case).sum())
+            if num_pairs:
+                higher += num_pairs * float(placements(is_case, self.scores[own])[is_case].mean())
+                pairs += num_pairs
+        return higher / pairs if pairs else float("nan")
 
     @property
     def _variance_name(self) -> str:

@@ -153,3 +153,26 @@ def test_equally_good_models_differ_significantly_in_five_percent_of_samples(ima
 def test_a_model_compared_with_itself_has_p_1():
     one = drawn(20, 1)
     assert one.compared(one).p == 1.0
+
+
+def test_pairs_within_folds_are_counted_by_their_definition():
+    ranking = drawn(30, 2, decimals=1)
+    folds = {patient: number % 3 for number, patient in enumerate(dict.fromkeys(ranking.patients))}
+    member = [folds[patient] for patient in ranking.patients]
+    pairs = [
+        kernel(ranking.scores[i], ranking.scores[j])
+        for i, j in itertools.product(range(60), repeat=2)
+        if ranking.is_case[i] and not ranking.is_case[j] and member[i] == member[j]
+    ]
+    assert ranking.within(folds) == pytest.approx(np.mean(pairs))
+    assert ranking.within(dict.fromkeys(ranking.patients, 0)) == pytest.approx(ranking.estimate().value)
+
+
+def test_other_scales_of_models_lower_auroc_of_all_pairs_and_not_within_folds():
+    ranking = drawn(60, 1)
+    folds = {patient: number % 2 for number, patient in enumerate(ranking.patients)}
+    moved = ranking.scores + 3.0 * np.array([folds[patient] for patient in ranking.patients])
+    other = Ranking(ranking.is_case, moved, ranking.patients)
+    assert other.within(folds) == pytest.approx(ranking.within(folds))
+    assert other.estimate().value < ranking.estimate().value - 0.05
+    assert math.isnan(ranking.within({patient: patient for patient in ranking.patients}))

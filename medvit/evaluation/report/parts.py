@@ -8,9 +8,11 @@ from medvit.artifacts import CONFIG
 from medvit.dataset.manifest import Manifest
 from medvit.document import Commands, Section
 from medvit.evaluation import Evaluation
+from medvit.evaluation.folds import fold_part
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.inference.out_of_fold import StoredPredictions
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ def parts_of(reported: Reported) -> list[ReportPart]:
 
     A module that has nothing to report for this evaluation contributes an empty list.
     """
-    return [repeat_part(reported.options)]
+    predictor = reported.judged.predictor
+    return [
+        *([fold_part(reported.evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
+        repeat_part(reported.options),
+    ]
 
 
 def repeat_part(options: EvaluationOptions) -> ReportPart:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from medvit.config import ConfigError
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import CheckpointError, DataError
+from medvit.evaluation.report.page import read_table
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predictor import Predictor
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.ensemble import Ensemble
 from medvit.models.interchange import to_peft, to_timm
+from medvit.statistics.auroc import Ranking
 from medvit.tracking import Tracker
 from medvit.training.ensembles.folds import EnsembleMember, members_of
 from medvit.training.ensembles.images import EnsembleTraining
@@ -164,6 +167,20 @@ def test_no_image_is_predicted_by_a_model_that_learned_from_its_patient(ensemble
 
 def dict_of(member: EnsembleMember, manifest: Manifest) -> dict[str, str]:
     return {row.image_id: row.split for row in member.split(manifest, "label")}
+
+
+def test_predictions_of_all_seeds_are_evaluated_once_for_each_patient(ensemble, images, tmp_path):
+    given = {"dataset": images, "tracking": {"enabled": False}, "resamples": 100}
+    report = evaluate(predictions=ensemble.folder / "out_of_fold", output=tmp_path / "report", **given)
+    table = read_table(report.folder)
+    manifest = Manifest.read(images)
+    assert sorted(table["image_id"]) == sorted(row.image_id for row in manifest if row.split in ("train", "val"))
+    metrics = json.loads((report.folder / "metrics.json").read_text(encoding="utf-8"))
+    positive = metrics["positive"]
+    is_case = table["truth"] == metrics["classes"].index(positive)
+    pooled = Ranking(is_case, table[f"p.{positive}"].astype(np.float64), list(table["patient_id"])).estimate()
+    assert metrics["metrics"]["auroc"] == pytest.approx(asdict(pooled))
+    assert 3 < metrics["folds"]["number"] <= 3 * 3  # the second seed divides the patients again
 
 
 def test_a_report_tells_that_the_initial_weights_know_the_patients(images, tmp_path):
