@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medvit.artifacts import MODEL, WEIGHTS, Checkpoint
-from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.config import Config, Tree, read_yaml
 from medvit.errors import CheckpointError, ConfigError, MedvitError
 from medvit.files.tensors import digest_of, digest_of_stream
@@ -53,6 +53,24 @@ class Described(Config):
         """Return the description in a checkpoint of any kind."""
         tree: Tree = {key: checkpoint.model[key] for key in cls.model_fields if key in checkpoint.model}
         return cls.parse_saved(tree, source=str(checkpoint.folder))
+
+
+def pretrained_backbone(checkpoint: Checkpoint, config: BackboneConfig | None = None) -> Backbone:
+    """Return the backbone of a checkpoint of pretraining, with its weights.
+
+    `config` replaces the description in the checkpoint, for options that affect nothing but training.
+
+    Raises:
+        CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+    """
+    checkpoint.require("backbone")
+    backbone = (config or Described.of(checkpoint).backbone).without_weights().build()
+    try:
+        backbone.load_state_dict(dict(checkpoint.state))
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
+    return backbone
 
 
 @dataclass(frozen=True)

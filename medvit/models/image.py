@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, get_args
 
 import torch
@@ -283,7 +283,12 @@ class Model(nn.Module):
             return self._activated(self(pixels))
         padded, inside = pad_about(pixels, roi)
         if is_image_task(self.config.kind):
-            return torch.stack([self._activated(self(padded[window])) for window in self._windows(padded)]).mean(0)
+            return torch.stack(
+                [
+                    self._activated(self(padded[window]))
+                    for window in covering_windows(padded.shape[2:], roi, self.config.overlap)
+                ]
+            ).mean(0)
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
         return self._activated(logits[inside])
 
@@ -292,16 +297,6 @@ class Model(nn.Module):
         if not is_image_task(config.kind):
             return logits.float().sigmoid() if config.regions else logits.float().softmax(dim=1)
         return image_task(config.kind).predictions(logits, config.target)
-
-    def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Yield the indices of crops of the training size, which are evenly spread and cover the image."""
-        roi = self.config.roi or ()
-        starts = []
-        for side, window in zip(pixels.shape[2:], roi, strict=True):
-            count = 1 + math.ceil((side - window) / (window * (1.0 - self.config.overlap)))
-            starts.append([round(start) for start in torch.linspace(0, side - window, count).tolist()])
-        for corner in itertools.product(*starts):
-            yield (..., *(slice(start, start + window) for start, window in zip(corner, roi, strict=True)))
 
     def _slide(self, pixels: Tensor, roi: tuple[int, ...]) -> Tensor:
         from monai.inferers.utils import sliding_window_inference
@@ -316,6 +311,16 @@ class Model(nn.Module):
         )
         assert isinstance(logits, Tensor)
         return logits
+
+
+def covering_windows(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[Any, ...]]:
+    """Yield the indices of windows that are evenly spread and cover an image, neighbors with at least the overlap."""
+    starts = []
+    for side, size in zip(shape, window, strict=True):
+        count = 1 + math.ceil((side - size) / (size * (1.0 - overlap)))
+        starts.append([round(start) for start in torch.linspace(0, side - size, count).tolist()])
+    for corner in itertools.product(*starts):
+        yield (..., *(slice(start, start + size) for start, size in zip(corner, window, strict=True)))
 
 
 def has_truth(row: Row, config: Predicting) -> bool:

@@ -19,8 +19,8 @@ from medvit.config import Config, Count, Positive, Share, Tree
 from medvit.errors import CheckpointError, DataError
 from medvit.heads import BagHead, HeadChoice, TileEmbeddings, of_earlier_version
 from medvit.models.embedding_store import Embeddings
+from medvit.models.features import Features
 from medvit.models.image import AppliesTo
-from medvit.models.tile_embedder import Features
 from medvit.peft import PeftChoice
 from medvit.records import Row
 from medvit.tasks import Target, TaskName

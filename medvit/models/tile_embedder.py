@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.hardware import half_precision
 from medvit.models.embedding_store import FOLDER, Embeddings, EmbeddingStore
+from medvit.models.features import Features, add_weights, available, pooled
 from medvit.progress import Progress
 from medvit.records import Row
 from medvit.transforms.padding import pad_to_multiple
@@ -36,10 +36,6 @@ from medvit.wsi.tiles import TileGrid
 
 log = logging.getLogger("medvit")
 
-Features = Literal["class_mean", "class", "mean"]
-"""Embedding of a tile. class: the class token (Phikon-v2). mean: the mean of the patch tokens. class_mean: both
-(Virchow2).
-"""
 OpenRow = Callable[[Row], Slide]
 """Function that opens the slide of a manifest row. Each process can call it; the slide then remains open there."""
 
@@ -80,16 +76,14 @@ class Embedder:
             )
         self.backbone = backbone.to(device).eval().requires_grad_(False)
         self.preprocess, self.device = preprocess, torch.device(device)
-        self.features: Features = features if backbone.num_prefix_tokens else "mean"
+        self.features = available(features, backbone)
         self.width = backbone.width * (2 if self.features == "class_mean" else 1)
 
     @property
     def key(self) -> str:
         """Hash of everything that an embedding depends on."""
         digest = hashlib.sha256(json.dumps([self.features, self.preprocess.tree()], sort_keys=True).encode())
-        for name, weight in sorted(self.backbone.state_dict().items()):
-            digest.update(f"{name}{tuple(weight.shape)}".encode())
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        add_weights(digest, self.backbone)
         return digest.hexdigest()[:32]
 
     @property
@@ -104,9 +98,7 @@ class Embedder:
         padded = pad_to_multiple(pixels.to(self.device), self.backbone.patch_size)
         with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             tokens = self.backbone(padded)
-        parts = {"class": tokens.prefix[:, :1].flatten(1), "mean": tokens.patches.mean(dim=1)}
-        chosen = ("class", "mean") if self.features == "class_mean" else (self.features,)
-        return torch.cat([parts[name].float() for name in chosen], dim=1)
+        return pooled(tokens, self.features)
 
 
 @dataclass(frozen=True)

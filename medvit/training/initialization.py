@@ -11,7 +11,8 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig, Carried
 from medvit.config import Config
 from medvit.dataset.manifest import Manifest
-from medvit.errors import CheckpointError, DataError
+from medvit.errors import DataError
+from medvit.models.base import pretrained_backbone
 from medvit.objectives import MASK_TOKEN
 from medvit.peft import OptionalPeftChoice
 from medvit.training.task import choose_preprocess, crop_size, require_fitting, typical_spacing
@@ -119,13 +120,7 @@ def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) 
     described = _Description.parse_saved(checkpoint.model, source=str(checkpoint.folder)).backbone
     if training is not None:
         described = described.in_training_as(training)
-    backbone = described.without_weights().build()
-    try:
-        backbone.load_state_dict(dict(checkpoint.state))
-    except RuntimeError as error:
-        last = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
-    return described, backbone
+    return described, pretrained_backbone(checkpoint, described)
 
 
 def _mask_token(checkpoint: Checkpoint) -> Tensor | None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
+from medvit.embeddings.probe_metrics import ridge_logits
 from medvit.errors import ConfigError
 from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives._projection import Projection, ProjectionConfig
@@ -18,7 +19,6 @@ from medvit.objectives.dinov2 import DinoV2Config
 from medvit.records import Row
 from medvit.stage import Run
 from medvit.tracking import Tracker, TrackingConfig, start
-from medvit.training.guard.probe_metrics import ridge_logits
 from medvit.transforms.preprocess import Normalization
 from medvit.transforms.views import MakeViews, MultiCropConfig, collate_views
 from medvit.types import Sample, Views

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count
+from medvit.embeddings.probe_metrics import knn_vote, ridge_logits, standard_error
 from medvit.metrics.balanced_accuracy import shares_of_balanced_accuracy
 from medvit.metrics.effective_rank import effective_rank
 from medvit.metrics.mean_cosine import mean_cosine
 from medvit.objectives import Objective
 from medvit.records import Row
 from medvit.training.guard import NAN, ProbeReading
-from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard_error
 from medvit.types import Tokens, Views
 
 AT_ONCE = 8, 64

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medvit.config import Config, Count
+from medvit.models.features import Features
 from medvit.models.slide import WholeBag
-from medvit.models.tile_embedder import EmbeddedSlide, Features
+from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.training.loading.epochs import Draw, LoaderConfig, draw_loader
 from medvit.training.resume import Position
 from medvit.types import Bags

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from medvit.artifacts import Checkpoint
+from medvit.embeddings.probe_metrics import knn_vote, ridge_logits, standard_error
 from medvit.errors import TrainingError
 from medvit.training.guard import NAN, Guard, GuardConfig, ProbeReading
-from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard_error
 from pipelines.pretrain import PretrainConfig, pretrain
 from tests.training.test_runs import interrupt, pretrain_options, same_weights
 

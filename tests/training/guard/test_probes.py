@@ -11,6 +11,7 @@ from torch import nn
 from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
+from medvit.embeddings.probe_metrics import knn_vote, ridge_logits
 from medvit.objectives.mae import MaeConfig
 from medvit.records import IGNORED, Row
 from medvit.registry import find
@@ -22,7 +23,6 @@ from medvit.training.guard.build_probe import (
     _some_patches,
     build_probe,
 )
-from medvit.training.guard.probe_metrics import knn_vote, ridge_logits
 from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import start_from
 from medvit.transforms.preprocess import Normalization, Preprocess

@@ -1,0 +1,1 @@
+"""Embeddings of images: computed by a frozen backbone, stored as a table, compared by cosine or distance."""
