@@ -1,0 +1,125 @@
+"""Baselines beside a model: their metrics on the same images, and the differences of the model from each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medvit.baselines.stored import BaselineFolder, StoredBaseline
+from medvit.document import Section, Table
+from medvit.errors import DataError
+from medvit.evaluation import Evaluation
+from medvit.evaluation.paired import paired_differences
+from medvit.evaluation.positive import index_of
+from medvit.evaluation.tasks.classification import classification_metrics
+from medvit.metrics import metric_title
+from medvit.statistics import Estimate
+from medvit.statistics.bootstrap import bootstrap
+
+TITLE = "Simple baselines on the same images"
+SHOWN = ("auroc", "balanced_accuracy")
+"""Metrics in the table of a report; `metrics.json` has all of them."""
+
+
+@dataclass(frozen=True)
+class BesideModel:
+    """Metrics of a baseline, and the metrics of the model minus those of the baseline."""
+
+    baseline: StoredBaseline
+    metrics: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+
+
+def compare_with_baselines(
+    folder: BaselineFolder, dataset: str, evaluation: Evaluation, *, resamples: int, seed: int
+) -> tuple[BesideModel, ...]:
+    """Return each baseline with its metrics and differences on the images of an evaluation; `dataset` is their hash.
+
+    Raises:
+        DataError: If the baselines are of another dataset or label, or the evaluated images are not all among theirs.
+    """
+    if folder.dataset != dataset:
+        raise DataError(
+            f"{folder.folder}: its baselines were trained on another dataset, or on an earlier state of it; run "
+            "medvit baseline on the evaluated dataset"
+        )
+    if evaluation.kind != "classification" or evaluation.classes != folder.classes:
+        raise DataError(
+            f"{folder.folder}: its baselines predict {folder.label} with the classes {', '.join(folder.classes)}; the "
+            "model predicts something else"
+        )
+    return tuple(_beside(one, folder, evaluation, resamples=resamples, seed=seed) for one in folder.baselines)
+
+
+def _beside(
+    one: StoredBaseline, folder: BaselineFolder, evaluation: Evaluation, *, resamples: int, seed: int
+) -> BesideModel:
+    places = {image: index for index, image in enumerate(one.table["image_id"])}
+    missing = [row.image_id for row in evaluation.rows if row.image_id not in places]
+    if missing:
+        raise DataError(
+            f"{folder.folder}: {len(missing)} of {len(evaluation.rows)} evaluated images were not predicted by the "
+            "baselines, which predict the val and test splits"
+        )
+    chosen = [places[row.image_id] for row in evaluation.rows]
+    table = {name: column[chosen] for name, column in one.table.items() if name != "split"}
+    positive = index_of(evaluation.positive, evaluation.classes)
+    drawing: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    differences = paired_differences(evaluation.table, table, folder.classes, positive=positive, **drawing)
+    return BesideModel(one, metrics_of_table(table, folder.classes, positive, **drawing), differences)
+
+
+def metrics_of_table(
+    table: Mapping[str, Any], classes: tuple[str, ...], positive: int, *, resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Return the classification metrics of a table of predictions, with intervals over patients."""
+    truth = table["truth"].astype(int)
+    probabilities = np.stack([table[f"p.{name}"] for name in classes], axis=1)
+    return bootstrap(
+        lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
+        [str(patient) for patient in table["patient_id"]],
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def section_of(beside: tuple[BesideModel, ...], positive: str) -> Section:
+    """Return the section of a report with a row for each baseline."""
+    names = [name for name in SHOWN if all(name in one.metrics for one in beside)]
+    titles = [metric_title(name, positive) for name in names]
+    heads = [head for title in titles for head in (title, f"{title}, model - baseline")]
+    lines = [
+        [one.baseline.title, *(str(part[name]) for name in names for part in (one.metrics, one.differences))]
+        for one in beside
+    ]
+    sentence = (
+        "Each baseline was trained on the train split of the same dataset. A model that is not clearly better than a "
+        "baseline may not have learned more than the baseline uses. Brackets are 95 % intervals over patients, and "
+        "differences are paired."
+    )
+    notes = [f"{one.baseline.title}: {one.baseline.note}" for one in beside]
+    return Section(TITLE, [sentence, Table(["baseline", *heads], lines), *notes])
+
+
+def tree_of(beside: tuple[BesideModel, ...]) -> dict[str, Any]:
+    """Return the metrics and differences of all baselines as plain values; undefined ones are null."""
+    return {
+        one.baseline.name: {
+            "note": one.baseline.note,
+            "metrics": plain(one.metrics),
+            "difference": plain(one.differences),
+        }
+        for one in beside
+    }
+
+
+def plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Return estimates as plain values, for JSON; undefined ones are null."""
+    return {
+        name: {key: value if math.isfinite(value) else None for key, value in asdict(one).items()}
+        for name, one in estimates.items()
+    }
