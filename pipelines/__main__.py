@@ -142,6 +142,18 @@ STAGES = {
             "device",
         ),
     ),
+    "baseline": Entry(
+        "Train simple baselines, such as the class frequencies or age, sex and scanner, to compare a model with.",
+        "medvit baseline checkpoint=runs/model dataset=runs/dataset output=runs/baselines",
+        first=("checkpoint", "label", "kinds", "attributes"),
+        room="pipelines.results",
+    ),
+    "embed": Entry(
+        "Compute the embedding of every image of a dataset with a backbone, and write them as a table.",
+        "medvit embed checkpoint=runs/backbone dataset=runs/dataset output=runs/embeddings",
+        first=("splits", "features", "device"),
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

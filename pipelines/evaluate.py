@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
+from medvit.baselines.beside import compare_with_baselines, part_of
+from medvit.baselines.stored import BaselineFolder
 from medvit.dataset.manifest import Manifest
+from medvit.evaluation import Evaluation
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
+from medvit.evaluation.part import ReportPart
 from medvit.evaluation.report.examples import examples
 from medvit.evaluation.report.page import HTML, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
@@ -54,15 +59,28 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     against = compare_labels if evaluation.parts else compare
     differences = {} if other is None else against(evaluation, other, **drawing)
 
+    beside = _beside(config, run, manifest, evaluation, drawing)
+
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     shown = examples(measured, predictor, evaluation, config)
-    parts = parts_of(Reported(config, manifest, judged, evaluation, config.seed))
+    parts = [*parts_of(Reported(config, manifest, judged, evaluation, config.seed)), *beside]
     write_report(run.folder, subject, evaluation, examples=shown, differences=differences, parts=parts)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
     run.keep(METRICS, HTML)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
     return Report(run.folder, values, summary_lines(judged.split, evaluation, differences))
+
+
+def _beside(
+    config: EvaluateConfig, run: Run, manifest: Manifest, evaluation: Evaluation, drawing: Mapping[str, int]
+) -> list[ReportPart]:
+    if config.baselines is None:
+        return []
+    folder = BaselineFolder.read(config.baselines)
+    run.require_same("baselines", folder.hash)
+    found = compare_with_baselines(folder, manifest.hash, evaluation, **drawing)
+    return [part_of(found, evaluation.positive)]
 
 
 def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:

@@ -14,6 +14,7 @@ from medvit.document import Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.paired import paired_differences
+from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.positive import index_of
 from medvit.evaluation.tasks.classification import classification_metrics
 from medvit.metrics import metric_title
@@ -87,8 +88,8 @@ def metrics_of_table(
     )
 
 
-def section_of(beside: tuple[BesideModel, ...], positive: str) -> Section:
-    """Return the section of a report with a row for each baseline."""
+def part_of(beside: tuple[BesideModel, ...], positive: str) -> ReportPart:
+    """Return the part of a report with a row for each baseline."""
     names = [name for name in SHOWN if all(name in one.metrics for one in beside)]
     titles = [metric_title(name, positive) for name in names]
     heads = [head for title in titles for head in (title, f"{title}, model - baseline")]
@@ -102,7 +103,8 @@ def section_of(beside: tuple[BesideModel, ...], positive: str) -> Section:
         "differences are paired."
     )
     notes = [f"{one.baseline.title}: {one.baseline.note}" for one in beside]
-    return Section(TITLE, [sentence, Table(["baseline", *heads], lines), *notes])
+    section = Section(TITLE, [sentence, Table(["baseline", *heads], lines), *notes])
+    return ReportPart(ReportPlace.BASELINES, section, name="baselines", numbers=tree_of(beside))
 
 
 def tree_of(beside: tuple[BesideModel, ...]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class EvaluationOptions(Config):
     """Report folder of another model on the same split. The new report adds the differences between the two models,
     with confidence intervals.
     """
+    baselines: Path | None = None
+    """Folder of simple baselines, made by medvit baseline on the same dataset. The report shows their metrics, and the
+    differences of the model from each of them. Unset: no baselines are shown.
+    """
     nsd_tolerance_mm: float = Field(1.0, gt=0)
     """Tolerance of the normalized surface Dice (NSD), in mm. Surfaces closer than this count as equal. For images
     without a physical scale, the tolerance is in pixels.
