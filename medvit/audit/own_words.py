@@ -25,7 +25,8 @@ another answer
 answers anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
 artificial ascii asctime asked asks assessment assessments association associations assume assumed attention attn
 attributes audit augment auroc auth authority auto autoindex automatic available average averages away axes axis b2nd
-backbone backend backoff backslash backup backward bags balance balanced base base64 batch batches been before began
+backbone backend backoff backslash backup backward bags balance balanced base base64 baselines
+batch batches been before began
 begin begins behind belong belongs below beside betas better between beyond bf16 bias bilinear bindings birth bits
 bitsallocated bitsstored blacken blank blanked blanks blocks blosc blur blurred bootstrap bootstraps border bottleneck
 bottom bounds bqml brackets breakdowns breaks brier brightest brightfield brightness broke broken burned
@@ -74,12 +75,15 @@ identifier identifies identify ignore ignored illumination imagelaterality image
 imagepositionpatient imagetype immutable includes incomplete infinity inflated info information ingest ingested inputs
 insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
 intensity intercept interleaved interpolated interpolation interrupted interval intervals into invent irregular
-islivedataset item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept keys kind
-know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leafspec leak leakage
+islivedataset item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept keys
+kind kinds
+know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leaderboard
+leafspec leak leakage
 learn learned learning learns least leave leaves legacy lengths less letter level levelname levels library licence
 license lies life lifecycle lightning like limits lineage lines link listed listen listened lists lived load loaded
 loader local location locations lock logging logits look looked looks lookup lora loss losses lowest lutdescriptor
-machine macro macular made magnification magnifications mail make makes manufacturer many mapping mappings margin
+machine macro macular made magnification magnifications mail majority
+make makes manufacturer many mapping mappings margin
 markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure measured
 measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message metadata
 method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
@@ -104,11 +108,13 @@ pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels pixelspaci
 planes planned point points polarity policies policy polygon poor port positions precision predict predicted
 predicting predictions
 predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
-pretrainings private probabilities probability probable process processes progress proj project promises prompts
+pretrainings private probabilities probability probable probe probes
+process processes progress proj project promises prompts
 properties proposals proposed prose protect protected prototypes provider pseudonym pseudonyms public purl
 pydicom pyramid python pytorch
 qform
-qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
+qnms quadratic quality quarantine queries
+query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
 ramp random rank rare rarest rates ratio rationale ratios reached read reader readers reading readings reads reason
 reasons
 recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
