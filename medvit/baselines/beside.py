@@ -16,10 +16,9 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.paired import paired_differences
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.positive import index_of
-from medvit.evaluation.tasks.classification import classification_metrics
-from medvit.metrics import metric_title
+from medvit.evaluation.tasks.classification import class_estimates
+from medvit.metrics import Classified, metric_title
 from medvit.statistics import Estimate
-from medvit.statistics.bootstrap import bootstrap
 
 TITLE = "Simple baselines on the same images"
 SHOWN = ("auroc", "balanced_accuracy")
@@ -78,14 +77,10 @@ def metrics_of_table(
     table: Mapping[str, Any], classes: tuple[str, ...], positive: int, *, resamples: int, seed: int
 ) -> dict[str, Estimate]:
     """Return the classification metrics of a table of predictions, with intervals over patients."""
-    truth = table["truth"].astype(int)
     probabilities = np.stack([table[f"p.{name}"] for name in classes], axis=1)
-    return bootstrap(
-        lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
-        [str(patient) for patient in table["patient_id"]],
-        resamples=resamples,
-        seed=seed,
-    )
+    images = Classified(table["truth"].astype(int), probabilities, classes, positive)
+    patients = [str(patient) for patient in table["patient_id"]]
+    return class_estimates(images, patients, resamples=resamples, seed=seed)
 
 
 def part_of(beside: tuple[BesideModel, ...], positive: str) -> ReportPart:
@@ -94,7 +89,7 @@ def part_of(beside: tuple[BesideModel, ...], positive: str) -> ReportPart:
     titles = [metric_title(name, positive) for name in names]
     heads = [head for title in titles for head in (title, f"{title}, model - baseline")]
     lines = [
-        [one.baseline.title, *(str(part[name]) for name in names for part in (one.metrics, one.differences))]
+        [one.baseline.title, *(part[name].text for name in names for part in (one.metrics, one.differences))]
         for one in beside
     ]
     sentence = (
@@ -119,9 +114,13 @@ def tree_of(beside: tuple[BesideModel, ...]) -> dict[str, Any]:
     }
 
 
-def plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+def plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     """Return estimates as plain values, for JSON; undefined ones are null."""
     return {
-        name: {key: value if math.isfinite(value) else None for key, value in asdict(one).items()}
+        name: {key: None if _is_undefined(value) else value for key, value in asdict(one).items()}
         for name, one in estimates.items()
     }
+
+
+def _is_undefined(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

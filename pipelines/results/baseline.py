@@ -101,7 +101,7 @@ def baseline(config: BaselineConfig, run: Run) -> Baselines:
         index = index_of(positive, splits.classes)
         metrics[one.name] = metrics_of_table(table, splits.classes, index, resamples=config.resamples, seed=config.seed)
     write_baselines(run.folder, splits, trained, {name: plain(found) for name, found in metrics.items()})
-    lines = [[TITLES[one.name], *(str(metrics[one.name][key]) for key in SHOWN), one.note] for one in trained]
+    lines = [[TITLES[one.name], *(metrics[one.name][key].text for key in SHOWN), one.note] for one in trained]
     print(markdown_table(Table(["baseline", *(metric_title(key, positive) for key in SHOWN), "features"], lines)))
     run.tracker.metrics({f"test.auroc.{name}": found["auroc"].value for name, found in metrics.items()})
     run.keep(FACTS)

@@ -16,7 +16,7 @@ def row(**attributes: str) -> Row:
 def test_numbers_are_columns_and_names_have_one_column_a_value() -> None:
     rows = [row(age_years="40", sex="F", model="A"), row(age_years="60", sex="M", model="A")]
     encoding = AttributeFeatures.of(rows, ATTRIBUTES)
-    assert encoding.names == ("age_years", "sex")  # one model alone tells nothing
+    assert encoding.names == ("age_years", "sex")  # all have the same model
     assert encoding(rows).tolist() == [[40, 1, 0], [60, 0, 1]]
 
 

@@ -13,7 +13,7 @@ from medvit.baselines.fit import STRENGTHS, chosen_regression, fitted, majority,
 
 
 def planted(number: int, seed: int, *, num_classes: int = 2, num_noise: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Features of which the first ones tell the classes apart, on scales that differ by orders of magnitude."""
+    """Features of which the first ones depend on the class, on scales that differ by orders of magnitude."""
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, num_classes, number)
     signal = np.eye(num_classes)[truth] + generator.normal(size=(number, num_classes))

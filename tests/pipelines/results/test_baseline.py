@@ -34,7 +34,7 @@ def dataset_in(folder: Path, *, seed: int = 0) -> Manifest:
         scanner = "AB"[truth if generator.random() < 0.9 else 1 - truth]
         pixels = generator.integers(0, 100, (1, 16, 16)).astype(np.int16)
         names = [f"{what}-{index:03}" for what in "ipsq"]
-        split = ("train", "train", "test")[index // 2 % 3] if index % 10 else "val"
+        split = ("train", "train", "test")[index // 2 % 3] if index // 2 % 5 else "val"
         row = Row(*names, "CR", "image", "d", split, pixels.shape, "int16", manifest.store.put(pixels))
         rows.append(replace(row, labels={"finding": CLASSES[truth]}, attributes={"model": scanner, "sex": "F"}))
     written = replace(manifest, rows=tuple(rows))
