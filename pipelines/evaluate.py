@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
 from medvit.dataset.manifest import Manifest
+from medvit.document import require_pdf
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
-from medvit.evaluation.report.examples import examples
-from medvit.evaluation.report.page import HTML, write_report
+from medvit.evaluation.report.page import HTML, PDF, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
@@ -33,6 +33,8 @@ class EvaluateConfig(EvaluationOptions, StageConfig):
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Evaluate a model on a split it was not trained on, and write a report with confidence intervals."""
     config.require_one_subject()
+    if config.pdf:
+        require_pdf()
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
     predictor, measured = judged.predictor, judged.measured
@@ -55,12 +57,11 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     differences = {} if other is None else against(evaluation, other, **drawing)
 
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
-    shown = examples(measured, predictor, evaluation, config)
     parts = parts_of(Reported(config, manifest, judged, evaluation, config.seed))
-    write_report(run.folder, subject, evaluation, examples=shown, differences=differences, parts=parts)
+    write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
-    run.keep(METRICS, HTML)
+    run.keep(METRICS, HTML, PDF)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
     return Report(run.folder, values, summary_lines(judged.split, evaluation, differences))
 

@@ -70,6 +70,10 @@ class EvaluationOptions(Config):
     """
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
+    cases: int = Field(12, ge=0)
+    """Number of images shown in the report, the worst errors first."""
+    pdf: bool = False
+    """Also write the report as `report.pdf`. This needs WeasyPrint (`pip install medvit[pdf]`)."""
     device: Device = "auto"
     """Device to run the model on. The value auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)

@@ -1,4 +1,4 @@
-"""Parts of a report beyond its metrics, curves and cases: each module of the evaluation contributes its own."""
+"""Parts of a report beyond its metrics and curves: each module of the evaluation contributes its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.report.cases import cases_part
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ def parts_of(reported: Reported) -> list[ReportPart]:
 
     A module that has nothing to report for this evaluation contributes an empty list.
     """
-    return [repeat_part(reported.options)]
+    options, judged, evaluation = reported.options, reported.judged, reported.evaluation
+    return [
+        *cases_part(judged.measured, judged.predictor, evaluation, options),
+        repeat_part(options),
+    ]
 
 
 def repeat_part(options: EvaluationOptions) -> ReportPart:
