@@ -8,6 +8,7 @@ from typing import ClassVar
 from medvit.artifacts import METRICS, Report
 from medvit.dataset.manifest import Manifest
 from medvit.document import require_pdf
+from medvit.evaluation.criteria import judge_criteria, require_known
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
@@ -22,6 +23,9 @@ from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
 
+VERDICT_TAG = "medvit.verdict"
+"""Tag of an MLflow run with the verdict of the evaluation: passed, failed or not judged."""
+
 
 class EvaluateConfig(EvaluationOptions, StageConfig):
     """Options of `medvit evaluate`."""
@@ -33,6 +37,7 @@ class EvaluateConfig(EvaluationOptions, StageConfig):
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Evaluate a model on a split it was not trained on, and write a report with confidence intervals."""
     config.require_one_subject()
+    require_known(config.criteria)
     if config.pdf:
         require_pdf()
     manifest = run.dataset(config.dataset)
@@ -57,13 +62,17 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     differences = {} if other is None else against(evaluation, other, **drawing)
 
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
-    parts = parts_of(Reported(config, manifest, judged, evaluation, config.seed))
+    verdict = judge_criteria(config.criteria, evaluation)
+    run.failures += verdict.unmet
+    parts = parts_of(Reported(config, manifest, judged, evaluation, verdict, config.seed))
     write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
+    run.tracker.tags({VERDICT_TAG: verdict.name})
     run.keep(METRICS, HTML, PDF)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
-    return Report(run.folder, values, summary_lines(judged.split, evaluation, differences))
+    lines = [*summary_lines(judged.split, evaluation, differences), ("verdict", verdict.name)]
+    return Report(run.folder, values, lines)
 
 
 def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:

@@ -51,7 +51,7 @@ class Document:
     """Document of sections.
 
     `opening` is its first sentence, which the tone `warning` highlights as the report of a problem. `facts` describe
-    the subject of the document.
+    the subject of the document. `has_contents` adds a list of the sections with links.
     """
 
     title: str
@@ -59,6 +59,7 @@ class Document:
     sections: Sequence[Section]
     tone: Literal["plain", "warning"] = "plain"
     facts: Mapping[str, str] | None = None
+    has_contents: bool = False
 
     @cached_property
     def anchors(self) -> list[str]:

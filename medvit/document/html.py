@@ -62,6 +62,13 @@ PAGE = """
     {% endfor %}
     </tbody></table></div>
 {% endif %}
+{% if page.has_contents %}
+    <nav class="contents" aria-label="Sections"><ul>
+    {% for section in page.sections %}
+        <li><a href="#{{ page.anchors[loop.index0] }}">{{ section.title }}</a></li>
+    {% endfor %}
+    </ul></nav>
+{% endif %}
 {% for section in page.sections %}
     <h2 id="{{ page.anchors[loop.index0] }}">{{ section.title }}</h2>
     {% for block in section.blocks %}

@@ -309,4 +309,18 @@ def test_patients_in_two_splits_are_told(tmp_path: Path, make_checkpoint: Make, 
 
     text = page(run(tmp_path, make_checkpoint(), make_dataset(change=mix)))
     assert "1 patient of this split has images in the train split too" in text
-    assert "Trained on</th><td><code>another dataset" in text
+    assert "Trained on</th><td>another dataset" in text
+
+
+def test_a_criterion_that_is_not_met_fails_the_model_and_the_report_still_is_written(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset()
+    for bound, verdict in ((0.0, "passed"), (1.0, "failed")):
+        output = tmp_path / verdict
+        options = {"checkpoint": checkpoint, "dataset": dataset, "output": output, "resamples": 100}
+        criteria = [{"metric": "dice", "bound": bound}]
+        finished = evaluate.run(evaluate.config_type.parse(options | {"criteria": criteria}))
+        assert len(finished.failures) == (verdict == "failed")
+        assert saved(finished.artifact)["verdict"]["name"] == verdict
+        assert f'<div class="{verdict}">' in page(finished.artifact)

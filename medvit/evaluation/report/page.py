@@ -119,8 +119,10 @@ def page(
     own = _own_parts(evaluation, differences)
     notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation)]
     limits = ReportPart(ReportPlace.LIMITS, Section("Notes", [Bullets(notes)]))
-    sections = [part.section for part in in_order([*own, *parts, limits])]
-    return Document(subject.title, subject.warning, sections, "warning", subject.facts)
+    facts = Section("Facts", [Table(["", ""], list(subject.facts.items()), is_text=True)])
+    facts_part = [ReportPart(ReportPlace.LINEAGE, facts)] if subject.facts else []
+    sections = [part.section for part in in_order([*own, *facts_part, *parts, limits])]
+    return Document(subject.title, subject.warning, sections, "warning", has_contents=True)
 
 
 def _own_parts(evaluation: Evaluation, differences: Mapping[str, Difference]) -> list[ReportPart]:

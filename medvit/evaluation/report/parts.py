@@ -8,10 +8,13 @@ from medvit.artifacts import CONFIG
 from medvit.dataset.manifest import Manifest
 from medvit.document import Commands, Section
 from medvit.evaluation import Evaluation
+from medvit.evaluation.criteria import Verdict
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.report.answer import answer_part
 from medvit.evaluation.report.cases import cases_part
+from medvit.evaluation.report.lineage import lineage_parts
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Reported:
     judged: Judged
     """Images that were evaluated, and the model or the stored predictions."""
     evaluation: Evaluation
+    verdict: Verdict
     seed: int
 
 
@@ -33,7 +37,12 @@ def parts_of(reported: Reported) -> list[ReportPart]:
     A module that has nothing to report for this evaluation contributes an empty list.
     """
     options, judged, evaluation = reported.options, reported.judged, reported.evaluation
+    model = options.checkpoint or options.predictions
+    assert model is not None, "one of both is given"
+    named = {"dataset": reported.manifest.facts.name, "model": model.name, "split": judged.split.replace("_", " ")}
     return [
+        answer_part(evaluation, reported.verdict, **named),
+        *lineage_parts(options, reported.manifest, judged),
         *cases_part(judged.measured, judged.predictor, evaluation, options),
         repeat_part(options),
     ]
