@@ -122,9 +122,11 @@ STAGES = {
     "evaluate": Entry(
         "Evaluate a model on a split it was not trained on, and write a report with confidence intervals.",
         "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",
+        "failed or did not meet a criterion",
         first=(
             "split",
             "against",
+            "criteria",
             "positive",
             "seen_patients",
         ),

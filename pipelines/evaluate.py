@@ -10,14 +10,15 @@ from medvit.artifacts import METRICS, Report
 from medvit.baselines.beside import compare_with_baselines, part_of
 from medvit.baselines.stored import BaselineFolder
 from medvit.dataset.manifest import Manifest
+from medvit.document import require_pdf
 from medvit.evaluation import Evaluation
+from medvit.evaluation.criteria import judge_criteria, require_known
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.part import ReportPart
-from medvit.evaluation.report.examples import examples
-from medvit.evaluation.report.page import HTML, write_report
+from medvit.evaluation.report.page import HTML, PDF, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
@@ -26,6 +27,9 @@ from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
+
+VERDICT_TAG = "medvit.verdict"
+"""Tag of an MLflow run with the verdict of the evaluation: passed, failed or not judged."""
 
 
 class EvaluateConfig(EvaluationOptions, StageConfig):
@@ -38,6 +42,9 @@ class EvaluateConfig(EvaluationOptions, StageConfig):
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Evaluate a model on a split it was not trained on, and write a report with confidence intervals."""
     config.require_one_subject()
+    require_known(config.criteria)
+    if config.pdf:
+        require_pdf()
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
     predictor, measured = judged.predictor, judged.measured
@@ -62,14 +69,17 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     beside = _beside(config, run, manifest, evaluation, drawing)
 
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
-    shown = examples(measured, predictor, evaluation, config)
-    parts = [*parts_of(Reported(config, manifest, judged, evaluation, config.seed)), *beside]
-    write_report(run.folder, subject, evaluation, examples=shown, differences=differences, parts=parts)
+    verdict = judge_criteria(config.criteria, evaluation)
+    run.failures += verdict.unmet
+    parts = [*parts_of(Reported(config, manifest, judged, evaluation, verdict, config.seed)), *beside]
+    write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
-    run.keep(METRICS, HTML)
+    run.tracker.tags({VERDICT_TAG: verdict.name})
+    run.keep(METRICS, HTML, PDF)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
-    return Report(run.folder, values, summary_lines(judged.split, evaluation, differences))
+    lines = [*summary_lines(judged.split, evaluation, differences), ("verdict", verdict.name)]
+    return Report(run.folder, values, lines)
 
 
 def _beside(

@@ -42,7 +42,7 @@ HOMES = {
     "eyepy": ("medvit/readers/heyex.py",),
     "highdicom": ("medvit/writers/",),
     "imagecodecs": ("medvit/dicom/", "medvit/readers/image.py"),
-    "jinja2": ("medvit/document.py",),
+    "jinja2": ("medvit/document/",),
     "lightning": ("medvit/training/",),
     "mlflow": ("medvit/tracking/",),
     "openpyxl": ("medvit/ingest/label_cells.py",),
@@ -54,6 +54,7 @@ HOMES = {
     "sklearn": ("medvit/evaluation/", "medvit/baselines/", "medvit/curves/baseline.py"),
     "tifffile": ("medvit/wsi/", "medvit/readers/tiff_page.py", "medvit/writers/", "medvit/phantoms/"),
     "timm": ("medvit/backbones/", "medvit/weights/hub.py"),
+    "weasyprint": ("medvit/document/pdf.py",),
     "wsidicom": ("medvit/wsi/",),
 }
 """Third party -> where alone it is imported."""

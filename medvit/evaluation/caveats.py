@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
 from medvit.leakage import find_overlaps
+from medvit.leakage.seen_patients import seen_patients, training_patients
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
 from medvit.readers.options import ValuesConfig
 from medvit.records import Split
+
+NEAR_DUPLICATES = "near duplicates"
+"""Words by which caveats about near duplicates are recognized."""
 
 
 def caveats(manifest: Manifest, measured: Manifest, model: ModelConfig | SlideModelConfig, split: Split) -> list[str]:
@@ -75,3 +82,33 @@ def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: S
     known &= {row.image_id for row in measured}
     found = f"{len(known)} of {len(measured)} evaluated images have copies or near duplicates in the train split"
     return [f"{found}; the metrics may be too good (`medvit leakage` lists them)"] * bool(known)
+
+
+def training_patients_check(measured: Manifest, checkpoint: Path) -> str:
+    """Return how many patients of the images a model was trained on, as far as its folder records them."""
+    known, count = training_patients(checkpoint), PatientCount.of(measured)
+    if not known:
+        return f"The model records no training patients, so it is unknown whether it was trained on any of {count}."
+    num_seen = len(seen_patients(checkpoint, measured))
+    return (
+        f"{num_seen} of {count} are among the training patients of the model and its initial weights, of which it "
+        f"records {len(known)} pseudonyms. Patients without a common identifier cannot be recognized."
+    )
+
+
+def near_duplicates_check(doubts: Sequence[str], *, is_same: bool, split: Split) -> str:
+    """Return the result of the search for near duplicates, given the caveats (`caveats`) of an evaluation.
+
+    `is_same` states whether the model was trained on the train split of the same dataset.
+    """
+    found = [doubt for doubt in doubts if NEAR_DUPLICATES in doubt]
+    if split == "train":
+        return "Near duplicates were not searched for, since these are images of the train split."
+    if found:
+        return f"{found[0][0].upper()}{found[0][1:]}."
+    here = "No evaluated image has a copy or near duplicate in the train split of this dataset."
+    elsewhere = (
+        " The training images of the model are in another dataset, with which the images were not compared; `medvit "
+        "leakage` compares two datasets."
+    )
+    return here + ("" if is_same else elsewhere)

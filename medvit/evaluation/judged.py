@@ -7,7 +7,14 @@ from typing import Literal, get_args
 
 from medvit.artifacts import Checkpoint, Lineage
 from medvit.dataset.manifest import Manifest
-from medvit.evaluation.caveats import assumed_patients_note, caveats, other_values, shared_patients
+from medvit.evaluation.caveats import (
+    assumed_patients_note,
+    caveats,
+    near_duplicates_check,
+    other_values,
+    shared_patients,
+    training_patients_check,
+)
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.selection import with_known_truth, without_training_patients
 from medvit.inference.out_of_fold import StoredPredictions
@@ -40,6 +47,8 @@ class Judged:
     """Text for the report about the images that the model was trained on."""
     warning: str = ""
     """Warning for the report that the model was trained or selected on the images; empty if it was not."""
+    checks: tuple[str, ...] = ()
+    """Checks for training patients and near duplicates, with their results, for the report."""
 
 
 def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:
@@ -54,12 +63,14 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
     checkpoint.require(*get_args(TaskName), "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, options.device)
     measured, notes = with_known_truth(manifest.split(options.split), predictor.config, predictor.kind)
+    checks = [training_patients_check(measured, checkpoint.folder)]
     if options.split == "test":
         measured, excluded = without_training_patients(measured, checkpoint.folder, options.seen_patients)
         notes += excluded
     lineage = Lineage.read(checkpoint.folder)
     is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
     doubts = caveats(manifest, measured, predictor.config, options.split)
+    checks.append(near_duplicates_check(doubts, is_same=is_same, split=options.split))
     return Judged(
         predictor,
         measured,
@@ -69,6 +80,7 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
         checkpoint.hash,
         "the train split of the same dataset" if is_same else "another dataset",
         _warning(options.split, is_same=is_same),
+        tuple(checks),
     )
 
 

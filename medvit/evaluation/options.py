@@ -12,6 +12,7 @@ from medvit.config import Config, Positive
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
+from medvit.evaluation.criteria import Criterion
 from medvit.evaluation.positive import choose_positive, choose_positives, index_of
 from medvit.evaluation.selection import SeenPatients
 from medvit.hardware import Device
@@ -74,6 +75,14 @@ class EvaluationOptions(Config):
     """
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
+    criteria: tuple[Criterion, ...] = ()
+    """Criteria that decide whether the model passes: a list of metrics with bounds. The exit status is 3 if one is not
+    met. Empty: the report says "not judged".
+    """
+    cases: int = Field(12, ge=0)
+    """Number of images shown in the report, the worst errors first."""
+    pdf: bool = False
+    """Also write the report as `report.pdf`. This needs WeasyPrint (`pip install medvit[pdf]`)."""
     device: Device = "auto"
     """Device to run the model on. The value auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)

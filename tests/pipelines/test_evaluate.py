@@ -119,7 +119,8 @@ def test_a_segmentation_is_measured_in_millimeters_and_shown(
     assert found["metrics"]["dice"]["value"] == pytest.approx(np.nanmean(table["dice"]))
     voxels = np.array(table["true_voxels.organ"])
     assert table["true_volume_ml.organ"] == pytest.approx(voxels * np.prod(SPACING_MM) / 1000)
-    assert page(report).count("<figure>") == 2 + 3  # two curves; the best, the median and the worst case
+    assert page(report).count("<figure>") == 2
+    assert page(report).count('<button class="open"') == len(found["cases"]["shown"]) > 2
     assert "Dice, organ" in capsys.readouterr().out
 
 
@@ -129,7 +130,8 @@ def test_a_classification_is_measured_and_its_telling_cases_are_shown(
 ) -> None:
     report = run(tmp_path, make_checkpoint(kind="classification"), make_dataset())
     assert {"auroc", "average_precision", "sensitivity", "specificity", "ece"} <= set(saved(report)["metrics"])
-    assert page(report).count("<figure>") == 4 + 3
+    assert page(report).count("<figure>") == 4
+    assert page(report).count('<button class="open"') == len(saved(report)["cases"]["shown"]) > 0
     table = pq.read_table(report.folder / "predictions.parquet").to_pydict()
     assert np.array(table["p.normal"]) + np.array(table["p.effusion"]) == pytest.approx(np.ones(6))
 
@@ -307,4 +309,18 @@ def test_patients_in_two_splits_are_told(tmp_path: Path, make_checkpoint: Make, 
 
     text = page(run(tmp_path, make_checkpoint(), make_dataset(change=mix)))
     assert "1 patient of this split has images in the train split too" in text
-    assert "Trained on</th><td><code>another dataset" in text
+    assert "Trained on</th><td>another dataset" in text
+
+
+def test_a_criterion_that_is_not_met_fails_the_model_and_the_report_still_is_written(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset()
+    for bound, verdict in ((0.0, "passed"), (1.0, "failed")):
+        output = tmp_path / verdict
+        options = {"checkpoint": checkpoint, "dataset": dataset, "output": output, "resamples": 100}
+        criteria = [{"metric": "dice", "bound": bound}]
+        finished = evaluate.run(evaluate.config_type.parse(options | {"criteria": criteria}))
+        assert len(finished.failures) == (verdict == "failed")
+        assert saved(finished.artifact)["verdict"]["name"] == verdict
+        assert f'<div class="{verdict}">' in page(finished.artifact)

@@ -1,4 +1,4 @@
-"""Self-contained HTML report: metrics with intervals, curves, and the best, the median and the worst case."""
+"""Self-contained HTML report: metrics with intervals, curves, and the parts of other modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medvit.statistics import Estimate
 from medvit.statistics.differences import Difference
 from medvit.survival import time_text
 
-HTML, TABLE = "report.html", "predictions.parquet"
+HTML, PDF, TABLE = "report.html", "report.pdf", "predictions.parquet"
 
 FEW_PATIENTS = 20
 """Number of patients below which intervals may be too narrow if a few patients have extreme values (measured for Dice
@@ -46,14 +46,6 @@ DPI = 192
 
 
 @dataclass(frozen=True)
-class Example:
-    """Case to show: its caption and its picture."""
-
-    caption: str
-    figure: Figure
-
-
-@dataclass(frozen=True)
 class ReportSubject:
     """Subject of the report: its title, facts by name, and a warning if needed."""
 
@@ -67,11 +59,11 @@ def write_report(
     subject: ReportSubject,
     evaluation: Evaluation,
     *,
-    examples: Sequence[Example] = (),
     differences: Mapping[str, Difference] | None = None,
     parts: Sequence[ReportPart] = (),
+    pdf: bool = False,
 ) -> None:
-    """Write `metrics.json`, `predictions.parquet` and `report.html` into a folder.
+    """Write `metrics.json`, `predictions.parquet`, `report.html` and optionally `report.pdf` into a folder.
 
     `parts` are contributed by other modules of the evaluation (`medvit.evaluation.report.parts`).
     """
@@ -92,7 +84,10 @@ def write_report(
     metrics |= contributed
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     pq.write_table(pa.table(dict(evaluation.table)), folder / TABLE)
-    page(subject, evaluation, examples, differences or {}, parts).write_html(folder / HTML)
+    document = page(subject, evaluation, differences or {}, parts)
+    document.write_html(folder / HTML)
+    if pdf:
+        document.write_pdf(folder / PDF)
 
 
 def read_table(folder: Path) -> MetricTable:
@@ -120,22 +115,21 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 def page(
     subject: ReportSubject,
     evaluation: Evaluation,
-    examples: Sequence[Example],
     differences: Mapping[str, Difference],
     parts: Sequence[ReportPart] = (),
 ) -> Document:
     """Return the report as a document of one page; `differences` are those from another report."""
-    own = _own_parts(evaluation, examples, differences)
+    own = _own_parts(evaluation, differences)
     notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation)]
     limits = ReportPart(ReportPlace.LIMITS, Section("Notes", [Bullets(notes)]))
-    sections = [part.section for part in in_order([*own, *parts, limits])]
-    return Document(subject.title, subject.warning, sections, "warning", subject.facts)
+    facts = Section("Facts", [Table(["", ""], list(subject.facts.items()), is_text=True)])
+    facts_part = [ReportPart(ReportPlace.LINEAGE, facts)] if subject.facts else []
+    sections = [part.section for part in in_order([*own, *facts_part, *parts, limits])]
+    return Document(subject.title, subject.warning, sections, "warning", has_contents=True)
 
 
-def _own_parts(
-    evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Difference]
-) -> list[ReportPart]:
-    """Return the parts with metrics, differences, breakdowns, curves and cases."""
+def _own_parts(evaluation: Evaluation, differences: Mapping[str, Difference]) -> list[ReportPart]:
+    """Return the parts with metrics, differences, breakdowns and curves."""
     parts = evaluation.parts or {"": evaluation}
     results = [_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()]
     if differences:
@@ -146,8 +140,7 @@ def _own_parts(
         for one in part.breakdowns
     ]
     curves = [_figures(_of(label, "Curves"), _pictures(one)) for label, one in parts.items()]
-    cases = [_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []
-    placed = {ReportPlace.RESULTS: results, ReportPlace.CURVES: curves, ReportPlace.CASES: cases}
+    placed = {ReportPlace.RESULTS: results, ReportPlace.CURVES: curves}
     return [ReportPart(place, section) for place, sections in placed.items() for section in sections]
 
 

@@ -1,4 +1,4 @@
-"""Parts of a report beyond its metrics, curves and cases: each module of the evaluation contributes its own."""
+"""Parts of a report beyond its metrics and curves: each module of the evaluation contributes its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from medvit.artifacts import CONFIG
 from medvit.dataset.manifest import Manifest
 from medvit.document import Commands, Section
 from medvit.evaluation import Evaluation
+from medvit.evaluation.criteria import Verdict
 from medvit.evaluation.folds import fold_part
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.report.answer import answer_part
+from medvit.evaluation.report.cases import cases_part
+from medvit.evaluation.report.lineage import lineage_parts
 from medvit.inference.out_of_fold import StoredPredictions
 
 
@@ -25,6 +29,7 @@ class Reported:
     judged: Judged
     """Images that were evaluated, and the model or the stored predictions."""
     evaluation: Evaluation
+    verdict: Verdict
     seed: int
 
 
@@ -33,10 +38,17 @@ def parts_of(reported: Reported) -> list[ReportPart]:
 
     A module that has nothing to report for this evaluation contributes an empty list.
     """
-    predictor = reported.judged.predictor
+    options, judged, evaluation = reported.options, reported.judged, reported.evaluation
+    model = options.checkpoint or options.predictions
+    assert model is not None, "one of both is given"
+    named = {"dataset": reported.manifest.facts.name, "model": model.name, "split": judged.split.replace("_", " ")}
+    predictor = judged.predictor
     return [
-        *([fold_part(reported.evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
-        repeat_part(reported.options),
+        answer_part(evaluation, reported.verdict, **named),
+        *([fold_part(evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
+        *lineage_parts(options, reported.manifest, judged),
+        *cases_part(judged.measured, predictor, evaluation, options),
+        repeat_part(options),
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +12,6 @@ from medvit.evaluation import Evaluation
 from medvit.metrics import Classified
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.ece import reliability
-from medvit.records import IGNORED
 from medvit.survival import KaplanMeier, survival_at, survival_times, time_text
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
@@ -191,52 +188,6 @@ def _agreement(axes: Axes, true: Array, given: Array) -> None:
     for level, style in ((center, "-"), (center - spread, "--"), (center + spread, "--")):
         axes.axhline(level, color=FOUND, linestyle=style, linewidth=1)
     axes.grid(alpha=0.3)
-
-
-def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
-    """Draw the contours of truth and prediction on an image (C, H, W), or on three planes of a volume.
-
-    A 2D image with three channels is shown in color; of all others, the first channel is shown.
-    """
-    is_color = len(pixels) == 3 and truth.ndim == 2
-    pixels = np.moveaxis(pixels, 0, -1) if is_color else pixels[0]
-    planes = _planes(pixels, truth, found) if truth.ndim == 3 else [("", lambda volume: volume)]
-    width, height = (3.1 * len(planes), 3.2) if truth.ndim == 3 else (4.4, 4.4)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    low, high = np.percentile(pixels, (0.5, 99.5))
-    if is_color:  # matplotlib shows colors unchanged if they are from 0 to 1
-        pixels = np.clip(pixels / max(float(pixels.max()), 1e-6), 0.0, 1.0)
-    for axes, (title, cut) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
-        axes.imshow(cut(pixels), cmap="gray", vmin=low, vmax=high, aspect=_aspect(title, spacing_mm))
-        for mask, color in ((truth, TRUTH), (found, FOUND)):
-            section = cut(mask)
-            for label in np.unique(section[(section > 0) & (section != IGNORED)]):
-                axes.contour(section == label, levels=[0.5], colors=color, linewidths=1.1)
-        axes.set_title(title, fontsize=9)
-        axes.set_axis_off()
-    return figure
-
-
-def _planes(pixels: Array, truth: Array, found: Array) -> list[tuple[str, Callable[[Array], Array]]]:
-    """Return the title of each section to draw, and a function that cuts the section out of an array.
-
-    The arrays are (I, J, K) in RAS+. Sections pass through the middle of the masks, with A or S upward and R at the
-    left.
-    """
-    inside = np.argwhere(((truth > 0) & (truth != IGNORED)) | (found > 0))
-    i, j, k = inside.mean(axis=0).round().astype(int) if len(inside) else np.array(pixels.shape) // 2
-    return [
-        ("axial", lambda volume: volume[::-1, ::-1, k].T),
-        ("coronal", lambda volume: volume[::-1, j, ::-1].T),
-        ("sagittal", lambda volume: volume[i, ::-1, ::-1].T),
-    ]
-
-
-def _aspect(plane: str, spacing_mm: Sequence[float]) -> float:
-    if len(spacing_mm) < 3 or not plane:
-        return 1.0
-    i, j, k = spacing_mm
-    return {"axial": j / i, "coronal": k / i, "sagittal": k / j}[plane]
 
 
 def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Array, Array]:

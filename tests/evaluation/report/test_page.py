@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medvit.document import Section
+from medvit.document import Case, Gallery, Section
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, MetricRow
 from medvit.evaluation.part import ReportPart, ReportPlace
-from medvit.evaluation.report.page import Example, ReportSubject, read_table, write_report
-from medvit.evaluation.report.plots import overlay_figure
+from medvit.evaluation.report.case_figure import CaseImage, case_pictures
+from medvit.evaluation.report.page import ReportSubject, read_table, write_report
 from medvit.evaluation.tasks.classification import evaluate_classes
 from medvit.evaluation.tasks.segmentation import evaluate_masks, score_case
 from medvit.metrics import metric_of
@@ -46,18 +46,19 @@ def segmented():
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
 def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
-    examples = []
+    parts = []
     if kind == "segmentation":
         evaluation, truth = segmented()
-        figure = overlay_figure(truth[None].astype(float), truth, np.roll(truth, 1, 0), (1, 1, 1))
-        examples = [Example("best: Dice 0.9", figure)]
+        case = CaseImage(truth[None].astype(float), truth, np.roll(truth, 1, 0), (1.0, 1.0, 1.0), "mm")
+        one = Case(*case_pictures("case-1", "Dice 0.9", case), ["low Dice", "i1"])
+        parts = [ReportPart(ReportPlace.CASES, Section("Cases", [Gallery(["case", "image"], [one])]))]
     else:
         evaluation = classified()
-    write_report(tmp_path, ReportSubject("Title", {"Model": "abc"}), evaluation, examples=examples)
+    write_report(tmp_path, ReportSubject("Title", {"Model": "abc"}), evaluation, parts=parts)
     page = (tmp_path / "report.html").read_text()
-    sources = re.findall(r"(?:src|href)=\"([^\"]{0,20})", page) + re.findall(r"url\((.{0,20})", page)
+    sources = re.findall(r"(?:src|href|data-picture)=\"([^\"]{0,20})", page) + re.findall(r"url\((.{0,20})", page)
     assert sources
-    assert all(source.startswith("data:image/png;base64,"[:20]) for source in sources)
+    assert all(source.startswith(("data:image/png;base64,"[:20], "#")) for source in sources)
     assert "Not a medical device" in page
 
 

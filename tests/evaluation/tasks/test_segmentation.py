@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from medvit.evaluation.report.plots import overlay_figure
 from medvit.evaluation.tasks.segmentation import counted_classes, evaluate_masks, score_case
 from medvit.records import IGNORED, Row
 from medvit.transforms.regions import Regions
@@ -152,12 +151,3 @@ def test_examples_show_only_predictions_that_count() -> None:
     classes = ("b", "liver", "spleen")
     assert counted_classes(truth, found, classes, None).tolist() == [[2, 1, 0], [1, 2, 2]]
     assert counted_classes(truth, found, classes, ("liver",)).tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
-def test_sections_pass_through_the_masks_and_not_through_ignored_voxels() -> None:
-    truth = np.zeros((9, 9, 9), np.uint8)
-    truth[:, :, 5:] = IGNORED
-    truth[4, 4, 2] = 1
-    pixels = np.arange(9.0)[None, None, None] * np.ones((1, 9, 9, 9))
-    axial = overlay_figure(pixels, truth, np.zeros_like(truth), (1.0, 1.0, 1.0)).axes[0]
-    assert np.unique(axial.images[0].get_array()).tolist() == [2.0]

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-from medvit.document import Bullets, Commands, Document, Picture, Section, Table, code, markdown_table, plain
+from medvit.document import (
+    Bullets,
+    Commands,
+    Document,
+    Picture,
+    Section,
+    Table,
+    code,
+    markdown_table,
+    plain,
+    require_pdf,
+)
+from medvit.errors import ConfigError
 
 TABLE = Table(["name", "count"], [["a | b", 3], ["<i>", 4]])
 
@@ -48,7 +61,7 @@ def test_a_bar_in_a_cell_stays_in_its_cell() -> None:
 
 def test_a_cell_of_html_is_no_markup(tmp_path: Path) -> None:
     page().write_html(tmp_path / "page.html")
-    assert "<th>&lt;i&gt;</th><td>4</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<th scope="row">&lt;i&gt;</th><td>4</td>' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_facts_and_lists_are_in_both_notations(tmp_path: Path) -> None:
@@ -56,7 +69,7 @@ def test_facts_and_lists_are_in_both_notations(tmp_path: Path) -> None:
     made.write_html(tmp_path / "page.html")
     made.write_markdown(tmp_path / "page.md", "pictures")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<tr><th>Key</th><td><code>a &amp; b</code></td></tr>" in text
+    assert '<tr><th scope="row">Key</th><td><code>a &amp; b</code></td></tr>' in text
     assert "<ul><li>&lt;b&gt;</li><li>two</li></ul>" in text
     assert (tmp_path / "page.md").read_text(encoding="utf-8").endswith("| Key | a & b |\n\n## Found\n\n- <b>\n- two\n")
 
@@ -74,8 +87,8 @@ def test_the_template_adds_no_blanks_of_its_own(tmp_path: Path) -> None:
     Document("A", "B", [Section("C", ["D"])]).write_html(tmp_path / "page.html")
     body = (tmp_path / "page.html").read_text(encoding="utf-8").partition("</head>")[2]
     assert body == (
-        "<body><h1>A</h1><p>For research. Not a medical device.</p>"
-        '<p class="plain">B</p><h2>C</h2><p>D</p></body></html>\n'
+        "<body><main><h1>A</h1><p>For research. Not a medical device.</p>"
+        '<p class="plain">B</p><h2 id="c">C</h2><p>D</p></main></body></html>\n'
     )
 
 
@@ -106,3 +119,9 @@ def test_cells_have_no_tags_links_or_pictures() -> None:
     assert "<script" not in text
     assert "](" not in text
     assert markdown_table(Table(["a"], [["5 < 6, [1, 2]"]])).endswith("| 5 < 6, [1, 2] |")
+
+
+def test_a_missing_pdf_writer_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    with pytest.raises(ConfigError, match=r"pip install medvit\[pdf\]"):
+        require_pdf()

@@ -1,0 +1,119 @@
+"""Blocks of a document: tables, lists, figures, commands, and cases to browse."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCREEN_DPI = 96
+"""Pixels per inch of a page, which determine the width of pictures."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table: a header and rows, where the first cell of a row is its heading.
+
+    Cells of type int or float are displayed as numbers, and a `Reference` as a link. The cells of a table with
+    `is_text` are sentences, which are wrapped.
+    """
+
+    head: Sequence[str]
+    lines: Sequence[Sequence[object]]
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Table cell that refers to a section of the same document by its title."""
+
+    title: str
+
+    def __str__(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True)
+class Callout:
+    """Sentences that stand out, colored by their tone."""
+
+    lines: Sequence[str]
+    tone: Literal["warning", "passed", "failed", "unjudged"]
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Bulleted list of sentences."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines to type in a terminal."""
+
+    lines: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        """Return all lines as one text."""
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Figure as a PNG, with its file name (without extension), caption, and width on the page."""
+
+    name: str
+    caption: str
+    png: bytes
+    width: int
+
+    @classmethod
+    def of(cls, name: str, caption: str, figure: Figure) -> Picture:
+        """Render a figure as a PNG; equal figures give identical bytes."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
+
+    @property
+    def uri(self) -> str:
+        """Return the PNG as a `data:` URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Case of a gallery: a thumbnail, a larger picture with a caption, and the cells of its row."""
+
+    thumbnail: Picture
+    picture: Picture
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Table of cases to browse: one row per case, whose picture can be enlarged.
+
+    `head` names the cells of all cases. `colors` is the legend of the pictures.
+    """
+
+    head: Sequence[str]
+    cases: Sequence[Case]
+    colors: Mapping[str, str] = field(default_factory=dict)
+
+
+Block = str | Table | Bullets | Callout | Commands | Gallery | Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Section: a heading with sentences, tables, lists and rows of figures."""
+
+    title: str
+    blocks: Sequence[Block]
