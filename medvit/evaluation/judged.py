@@ -40,6 +40,8 @@ class Judged:
     """Text for the report about the images that the model was trained on."""
     warning: str = ""
     """Warning for the report that the model was trained or selected on the images; empty if it was not."""
+    is_same_dataset: bool = True
+    """Whether the model was trained on the train split of the same dataset."""
 
 
 def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:
@@ -69,6 +71,7 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
         checkpoint.hash,
         "the train split of the same dataset" if is_same else "another dataset",
         _warning(options.split, is_same=is_same),
+        is_same,
     )
 
 

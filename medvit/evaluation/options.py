@@ -12,6 +12,7 @@ from medvit.config import Config, Positive
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
+from medvit.evaluation.operating_options import OperatingOptions
 from medvit.evaluation.positive import choose_positive, choose_positives, index_of
 from medvit.evaluation.selection import SeenPatients
 from medvit.hardware import Device
@@ -68,6 +69,7 @@ class EvaluationOptions(Config):
     """All classes from least to most severe. The most severe eye then decides the result of a visit or patient. Empty:
     two classes and numeric grades are ordered automatically; for other classes, both eyes are averaged.
     """
+    operating: OperatingOptions = Field(default_factory=OperatingOptions)
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     device: Device = "auto"
