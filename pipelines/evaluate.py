@@ -16,8 +16,9 @@ from medvit.evaluation.operating.validation import validation_outcomes
 from medvit.evaluation.operating_options import require_classes
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
+from medvit.evaluation.report.decision import operating_parts
 from medvit.evaluation.report.examples import examples
-from medvit.evaluation.report.operating import operating_part, points_lines
+from medvit.evaluation.report.operating import points_lines
 from medvit.evaluation.report.page import HTML, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
@@ -65,7 +66,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     shown = examples(measured, predictor, evaluation, config)
     parts = parts_of(Reported(config, manifest, judged, evaluation, config.seed))
-    parts += [] if operating is None else [operating_part(operating, judged.split)]
+    parts += [] if operating is None else operating_parts(operating, judged.split)
     write_report(run.folder, subject, evaluation, examples=shown, differences=differences, parts=parts)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     if operating is not None:
@@ -99,6 +100,8 @@ def _operating(
         run.require_same("operating_points", earlier.hash)
         run.inputs["operating_points"] = earlier.hash
         operating = plan.given(earlier.points, evaluation)
+    elif not options.goals:
+        return plan.with_curves(Operating(options.level, ()), evaluation)
     else:
         validation, notes = validation_outcomes(judged, manifest, config, run.failures)
         operating = plan.chosen(validation, evaluation)

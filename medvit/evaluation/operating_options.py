@@ -33,8 +33,8 @@ class OperatingOptions(Config):
     has at least this value in the val split.
     """
     prevalence: Inside | None = None
-    """Share of patients with the condition where the model will be used, for predictive values and for the decision
-    curve. Unset: the share in the val split.
+    """Share of patients with the condition where the model will be used: for predictive values, the decision curve, and
+    metrics of patients resampled to this share. Unset: the share in the val split, without resampling.
     """
     positive: tuple[str, ...] = ()
     """Classes that count as positive together, such as the grades [2,3,4], against all others; for several labels, the
@@ -54,17 +54,18 @@ class OperatingOptions(Config):
 
     @property
     def is_used(self) -> bool:
-        """Whether operating points are requested.
+        """Whether operating points, or results at a prevalence, are requested.
 
         Raises:
-            ConfigError: If options are given that have no effect, because neither a wished value nor a report is given.
+            ConfigError: If options are given that have no effect, because no value is wished and no report is given.
         """
-        if self.report is None and not self.goals and self.model_fields_set:
-            key = sorted(self.model_fields_set)[0]
-            raise ConfigError(f"operating.{key} needs a wished value, such as operating.sensitivity=0.95")
         if self.report is not None and self.goals:
             raise ConfigError("operating.report has operating points already; remove the wished values, or the report")
-        return self.report is not None or bool(self.goals)
+        is_used = self.report is not None or bool(self.goals) or self.prevalence is not None
+        if not is_used and self.model_fields_set:
+            key = sorted(self.model_fields_set)[0]
+            raise ConfigError(f"operating.{key} needs a wished value, such as operating.sensitivity=0.95")
+        return is_used
 
     @property
     def goals(self) -> list[tuple[Goal, float]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import AggregationLevel
 from medvit.evaluation.operating.cases import Cases, cases_of, positive_groups
 from medvit.evaluation.operating.choice import choose_threshold
+from medvit.evaluation.operating.decision import DecisionCurve, decision_curve
+from medvit.evaluation.operating.prevalence import metrics_at
 from medvit.evaluation.operating.rates import Rates, rates_of
 from medvit.evaluation.operating_options import OperatingOptions
 from medvit.inference.operating_points import OperatingPoint
+from medvit.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,15 @@ class EvaluatedPoint:
 
 
 @dataclass(frozen=True)
+class AtPrevalence:
+    """Metrics of a condition at a prevalence, by resampling of patients."""
+
+    positive: str
+    prevalence: float
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Operating:
     """Operating points of an evaluation, in the order in which they were requested."""
 
@@ -34,6 +46,10 @@ class Operating:
     refused: tuple[str, ...] = ()
     """Reasons why requested points were not chosen."""
     notes: tuple[str, ...] = ()
+    curves: tuple[DecisionCurve, ...] = ()
+    """Decision curve of each condition."""
+    at_prevalence: tuple[AtPrevalence, ...] = ()
+    """Metrics at the requested prevalence; empty if none is requested."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +69,7 @@ class OperatingPlan:
         Raises:
             ConfigError: If the options do not fit the classes of the model.
         """
-        groups = positive_groups(evaluated, self.options.positive)
-        if self.options.prevalence is not None and len(groups) > 1:
-            raise ConfigError(
-                f"operating.prevalence is for one condition, and there are {len(groups)}; name the positive classes "
-                "of one in operating.positive"
-            )
+        groups = self._groups(evaluated)
         points: list[EvaluatedPoint] = []
         refused: list[str] = []
         notes: list[str] = []
@@ -82,7 +93,8 @@ class OperatingPlan:
                 name = f"{goal} {wished:g}" + f" at prevalence {prevalence:.3g}" * (goal == "ppv")
                 point = OperatingPoint(name, group, threshold, self.options.level, prevalence)
                 points.append(EvaluatedPoint(point, self._rates(cases, point), self._evaluated(evaluated, point)))
-        return Operating(self.options.level, tuple(points), tuple(refused), tuple(notes))
+        found = Operating(self.options.level, tuple(points), tuple(refused), tuple(notes))
+        return self.with_curves(found, evaluated)
 
     def given(self, points: Sequence[OperatingPoint], evaluated: Evaluation) -> Operating:
         """Evaluate operating points of an earlier report.
@@ -98,7 +110,36 @@ class OperatingPlan:
             )
         found = [EvaluatedPoint(point, None, self._evaluated(evaluated, point)) for point in points]
         note = "the operating points were chosen in an earlier evaluation, not on images of this dataset"
-        return Operating(self.options.level, tuple(found), (), (note,))
+        return self.with_curves(Operating(self.options.level, tuple(found), (), (note,)), evaluated)
+
+    def with_curves(self, operating: Operating, evaluated: Evaluation) -> Operating:
+        """Add decision curves and, if a prevalence is requested, metrics at this prevalence.
+
+        Decision curves are at the requested prevalence, else at that of the points, else at that of the evaluated
+        images.
+        """
+        prevalences = {one.point.classes: one.point.prevalence for one in operating.points}
+        groups = list(prevalences) or self._groups(evaluated)
+        how = {"resamples": self.resamples, "seed": self.seed}
+        curves, at_prevalence = [], []
+        for group in groups:
+            cases, positive = self._cases(evaluated, group), " or ".join(group)
+            if not len(cases) or not 0.0 < cases.prevalence < 1.0:
+                continue
+            prevalence = self.options.prevalence or prevalences.get(group, cases.prevalence)
+            curves.append(decision_curve(cases, positive, prevalence, **how))
+            if self.options.prevalence is not None:
+                at_prevalence.append(AtPrevalence(positive, prevalence, metrics_at(cases, prevalence, **how)))
+        return replace(operating, curves=tuple(curves), at_prevalence=tuple(at_prevalence))
+
+    def _groups(self, evaluated: Evaluation) -> list[tuple[str, ...]]:
+        groups = positive_groups(evaluated, self.options.positive)
+        if self.options.prevalence is not None and len(groups) > 1:
+            raise ConfigError(
+                f"operating.prevalence is for one condition, and there are {len(groups)}; name the positive classes "
+                "of one in operating.positive"
+            )
+        return groups
 
     def _evaluated(self, evaluated: Evaluation, point: OperatingPoint) -> Rates:
         return self._rates(self._cases(evaluated, point.classes), point)

@@ -62,6 +62,8 @@ def sentence(evaluated: EvaluatedPoint, level: str) -> str:
 
 def points_lines(operating: Operating) -> list[str]:
     """Return lines for the terminal: a sentence for each point, and the reasons why points were not chosen."""
+    if not operating.points and not operating.refused:
+        return []
     found = [f"  {sentence(point, operating.level)}" for point in operating.points]
     return ["\noperating points", *found, *(f"  not chosen: {reason}" for reason in operating.refused)]
 
@@ -98,12 +100,12 @@ def _rates(rates: Rates) -> dict[str, object]:
     return {
         "counts": counts,
         "prevalence": rates.prevalence,
-        "rates": _plain(rates.rates),
-        "per_thousand": _plain(rates.per_thousand),
+        "rates": plain_estimates(rates.rates),
+        "per_thousand": plain_estimates(rates.per_thousand),
     }
 
 
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+def plain_estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
     """Return estimates as they are written as JSON; numbers that are undefined or infinite are null."""
     parts = ("value", "low", "high")
     return {

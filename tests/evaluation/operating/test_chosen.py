@@ -94,7 +94,7 @@ def test_points_of_an_earlier_report_are_evaluated_unchanged(evaluated: Evaluate
 
 
 def test_options_without_a_wished_value_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"operating\.prevalence needs a wished value"):
-        _ = OperatingOptions.parse({"prevalence": 0.1}).is_used
+    with pytest.raises(ConfigError, match=r"operating\.level needs a wished value"):
+        _ = OperatingOptions.parse({"level": "eye"}).is_used
     assert not OperatingOptions.parse({}).is_used
     assert OperatingOptions.parse({"ppv": "0.5"}).goals == [("ppv", 0.5)]
