@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
@@ -15,14 +16,20 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.criteria import judge_criteria, require_known
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
+from medvit.evaluation.operating.chosen import Operating, OperatingPlan
+from medvit.evaluation.operating.validation import validation_outcomes
+from medvit.evaluation.operating_options import require_classes
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.part import ReportPart
+from medvit.evaluation.report.decision import operating_parts
+from medvit.evaluation.report.operating import points_lines
 from medvit.evaluation.report.page import HTML, PDF, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
+from medvit.inference.operating_points import OPERATING_POINTS, OperatingPoints
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 
@@ -67,16 +74,19 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     differences = {} if other is None else against(evaluation, other, **drawing)
 
     beside = _beside(config, run, manifest, evaluation, drawing)
-
+    operating = _operating(config, run, manifest, judged, evaluation)
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
     verdict = judge_criteria(config.criteria, evaluation)
     run.failures += verdict.unmet
     parts = [*parts_of(Reported(config, manifest, judged, evaluation, verdict, config.seed)), *beside]
+    parts += [] if operating is None else operating_parts(operating, judged.split)
     write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
+    if operating is not None:
+        print("\n".join(points_lines(operating)))
     run.tracker.metrics(tracked(evaluation.metrics, judged.split, config.positive))
     run.tracker.tags({VERDICT_TAG: verdict.name})
-    run.keep(METRICS, HTML, PDF)
+    run.keep(METRICS, HTML, PDF, OPERATING_POINTS)
     values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
     lines = [*summary_lines(judged.split, evaluation, differences), ("verdict", verdict.name)]
     return Report(run.folder, values, lines)
@@ -100,3 +110,28 @@ def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:
         return judge_predictions(predictions, manifest)
     assert config.checkpoint is not None, "one of both is given"
     return judge_checkpoint(run.checkpoint(config.checkpoint), manifest, config)
+
+
+def _operating(
+    config: EvaluateConfig, run: Run, manifest: Manifest, judged: Judged, evaluation: Evaluation
+) -> Operating | None:
+    """Return the operating points with their rates, and write them for predict; None if none are requested."""
+    options = config.operating
+    if not options.is_used:
+        return None
+    require_classes(judged.predictor.config.kind)
+    plan = OperatingPlan(options, config.order, config.resamples, config.seed)
+    if options.report is not None:
+        earlier = OperatingPoints.read(options.report).of_model(judged.model_hash, str(options.report))
+        run.require_same("operating_points", earlier.hash)
+        run.inputs["operating_points"] = earlier.hash
+        operating = plan.given(earlier.points, evaluation)
+    elif not options.goals:
+        return plan.with_curves(Operating(options.level, ()), evaluation)
+    else:
+        validation, notes = validation_outcomes(judged, manifest, config, run.failures)
+        operating = plan.chosen(validation, evaluation)
+        operating = replace(operating, notes=(*operating.notes, *notes))
+    run.failures += [f"operating point not chosen: {reason}" for reason in operating.refused]
+    OperatingPoints(judged.model_hash, tuple(one.point for one in operating.points)).write(run.folder)
+    return operating

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, get_args
 
 from medvit import __version__
-from medvit.artifacts import STATUS, Predictions
+from medvit.artifacts import STATUS, Checkpoint, Predictions
 from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import ConfigError, DataError
 from medvit.files.limits import allow_volumes
 from medvit.hardware import resolve_device
 from medvit.inference.jobs import make_job, make_stack_job, names_of
+from medvit.inference.operating_points import OperatingPoint, read_for_models
 from medvit.inference.options import PredictionOptions, SeriesRule
 from medvit.inference.series_selection import studies_by_rule
 from medvit.inference.slide_job import SlideJob, as_slides
@@ -83,7 +84,8 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 def _job(config: PredictConfig, run: Run, names: SiteNames) -> StudyJob | SlideJob:
     (folder,) = config.checkpoint
     checkpoint = run.checkpoint(folder).require(*get_args(ModelTask))
-    job = make_job(config, checkpoint, names, Maker(__version__, checkpoint.hash, run.tracker.run_id))
+    points = _points(config, run, {"checkpoint": checkpoint}).get("checkpoint", ())
+    job = make_job(config, checkpoint, names, Maker(__version__, checkpoint.hash, run.tracker.run_id), points)
     rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
     run.in_force(applies_to=rule, outputs=job.outputs.names)
     return job
@@ -94,9 +96,21 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
     folders = dict(zip(names_of(config.checkpoint), config.checkpoint, strict=True))
     checkpoints = {name: run.adapter(folder, f"checkpoint.{name}") for name, folder in folders.items()}
     makers = {name: Maker(__version__, one.hash, run.tracker.run_id) for name, one in checkpoints.items()}
-    job = make_stack_job(config, checkpoints, names, makers)
+    job = make_stack_job(config, checkpoints, names, makers, _points(config, run, checkpoints))
     run.in_force(applies_to=config.applies_to, outputs=job.output_names)
     return job
+
+
+def _points(
+    config: PredictConfig, run: Run, checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, tuple[OperatingPoint, ...]]:
+    """Return the operating points of each model, and record the reports that they were read from as inputs."""
+    models = {name: checkpoint.hash for name, checkpoint in checkpoints.items()}
+    found = read_for_models(config.operating_points, models)
+    for name, points in found.items():
+        run.require_same(f"operating_points.{name}", points.hash)
+        run.inputs[f"operating_points.{name}"] = points.hash
+    return {name: points.points for name, points in found.items()}
 
 
 def _channels(config: PredictConfig, rules: Sequence[AppliesTo]) -> ChannelsConfig | None:

@@ -19,7 +19,8 @@ _WRITTEN = """
 99medvit abmil about above absent absolute accepted accepts accessed accession accessionnumber accumulate accuracy
 acqu acquired
 across action activations active adamw adapted adapter added address admin administrator affine after again against ages
-aggregate agreement alarm alembic algorithm align alignment alike allergies allocated allow allows alone along alpha
+aggregate agreement alarm alarms alembic algorithm align alignment alike allergies allocated allow allows alone along
+alpha
 already also altogether always among analyze anatomical anchor anew angles anisotropy annex annotated annotations
 another answer
 answers anyone anywhere apart application applies archival archives area argument arguments around array arrow artifacts
@@ -30,7 +31,7 @@ batch batches been before began
 begin begins behind belong belongs below beside betas better between beyond bf16 bias bilinear bindings birth bits
 bitsallocated bitsstored blacken blank blanked blanks blocks blosc blur blurred bootstrap bootstraps border bottleneck
 bottom bounds bqml brackets breakdowns breaks brier brightest brightfield brightness broke broken burned
-burnedinannotation bytes call called came cancel cannot card cards carries carry categories cell center centered
+burnedinannotation bytes call called calls came cancel cannot card cards carries carry categories cell center centered
 centering centers cert certain certificate chance chances change changed channel channels characteristics characters
 charset check checked checkpoint checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims
 classification clean client clinician clip clipped clock closed closes cluster cnts coarser code coded codes coding
@@ -80,7 +81,8 @@ kind kinds
 know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leaderboard
 leafspec leak leakage
 learn learned learning learns least leave leaves legacy lengths less letter level levelname levels library licence
-license lies life lifecycle lightning like limits lineage lines link listed listen listened lists lived load loaded
+license lies life lifecycle lightning like likelihood limits lineage lines link listed listen listened lists lived load
+loaded
 loader local location locations lock logging logits look looked looks lookup lora loss losses lowest lutdescriptor
 machine macro macular made magnification magnifications mail majority
 make makes manufacturer many mapping mappings margin
@@ -96,7 +98,8 @@ needs neighboring neighbors neither network never next nhdr nifti nobody noise n
 normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
 numexpr object objective objecttype offer offered official offset offsets often older once ones opacities opened opens
-operation operations optic optim option options order ordinal organs orientation orientations origin others outer
+operating operation operations optic optim option options order ordinal organs orientation orientations origin others
+outer
 outlines
 outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette parameters
 parametric params parent parentfield parentrunid parents parm parquet parsed partial parts pass passes password past
@@ -110,6 +113,8 @@ predicting predictions
 predicts premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining
 pretrainings private probabilities probability probable probe probes
 process processes progress proj project promises prompts
+pretrainings prevalence private probabilities probability probable process processes progress proj project promises
+prompts
 properties proposals proposed prose protect protected prototypes provider pseudonym pseudonyms public purl
 pydicom pyramid python pytorch
 qform
@@ -120,7 +125,8 @@ reasons
 recall received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region regions register registers regresses
 regression regularizer
-related reliability remove rename repeated repeats repetition replace reports request requested required requires
+rejected related reliability remove rename repeated repeats repetition replace reports request requested required
+requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore
 resumable resume resumed retain retention retired retries retrieve return returns reviewed rewards rise rising risky
 rollback root rougher round rounds runname running runs safe safetensors salt sampled sampler samplesperpixel
@@ -141,7 +147,8 @@ supervised supplemental
 support supported supports surfaces surrogateescape survival
 suvbw suvtype swap swiglu symlog syntax system table tabular tags
 take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature tensor tensors tenth
-terminal terms texts their theirs them then there they thickness things third those though threshold throughput tile
+terminal terms texts their theirs them then there they thickness things third those though thousand threshold throughput
+tile
 tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance tool torch
 totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform transformer
 translation transmil transparent transport travel trilinear trust trusted truth truths tuning turned turns twice ucum

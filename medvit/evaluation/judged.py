@@ -49,6 +49,8 @@ class Judged:
     """Warning for the report that the model was trained or selected on the images; empty if it was not."""
     checks: tuple[str, ...] = ()
     """Checks for training patients and near duplicates, with their results, for the report."""
+    is_same_dataset: bool = True
+    """Whether the model was trained on the train split of the same dataset."""
 
 
 def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions) -> Judged:
@@ -81,6 +83,7 @@ def judge_checkpoint(checkpoint: Checkpoint, manifest: Manifest, options: Evalua
         "the train split of the same dataset" if is_same else "another dataset",
         _warning(options.split, is_same=is_same),
         tuple(checks),
+        is_same,
     )
 
 

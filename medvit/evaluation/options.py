@@ -13,6 +13,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
 from medvit.evaluation.criteria import Criterion
+from medvit.evaluation.operating_options import OperatingOptions
 from medvit.evaluation.positive import choose_positive, choose_positives, index_of
 from medvit.evaluation.selection import SeenPatients
 from medvit.hardware import Device
@@ -73,6 +74,7 @@ class EvaluationOptions(Config):
     """All classes from least to most severe. The most severe eye then decides the result of a visit or patient. Empty:
     two classes and numeric grades are ordered automatically; for other classes, both eyes are averaged.
     """
+    operating: OperatingOptions = Field(default_factory=OperatingOptions)
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     criteria: tuple[Criterion, ...] = ()

@@ -75,6 +75,26 @@ class Measurement:
         }
         return of_task.get(predictor.config.kind, self._of_classes)(predictor)
 
+    def outcomes(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
+        """Predict every image or slide for a classification or several labels; return the outcomes without metrics.
+
+        Raises:
+            DataError: If all images or slides failed.
+        """
+        model = predictor.config
+        if isinstance(predictor, SlidePredictor):
+            rows, each, notes = self._collected(self._slide_probabilities(predictor), "slides")
+        else:
+            rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
+        columns = {f"p.{name}": found for name, found in zip(model.classes, np.array(each).T, strict=True)}
+        if model.kind == "multilabel":
+            truths = np.array([known_labels(row, model.target) for row in rows]).T
+            columns |= {f"truth.{name}": truth for name, truth in zip(model.classes, truths, strict=True)}
+            return Evaluation("multilabel", model.classes, tuple(rows), {}, columns, tuple(notes))
+        columns["truth"] = np.array([model.classes.index(row.labels[model.label]) for row in rows])
+        positive = model.classes[index_of(self.options.positive, model.classes)] if len(model.classes) == 2 else ""
+        return Evaluation("classification", model.classes, tuple(rows), {}, columns, tuple(notes), positive=positive)
+
     def _of_masks(self, predictor: ImagePredictor) -> Evaluation:
         model = predictor.config
         rows, scores, notes = self._collected(self._mask_scores(predictor), "images")

@@ -11,6 +11,7 @@ from typing import Literal
 from medvit.artifacts import Checkpoint
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import ConfigError
+from medvit.inference.operating_points import OperatingPoint
 from medvit.inference.options import PredictionOptions
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_job import CutTiles, SlideJob
@@ -30,8 +31,14 @@ from medvit.wsi.tiling import TilesConfig, cut
 log = logging.getLogger("medvit")
 
 
-def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
-    """Return the job that processes studies with the model of a checkpoint.
+def make_job(
+    options: PredictionOptions,
+    checkpoint: Checkpoint,
+    names: SiteNames,
+    maker: Maker,
+    points: Sequence[OperatingPoint] = (),
+) -> StudyJob | SlideJob:
+    """Return the job that processes studies with the model of a checkpoint, with calls at its operating points.
 
     Raises:
         ConfigError: If an output format does not apply to the kind of model, a code is for a class that the model does
@@ -48,18 +55,24 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
         rule = options.applies_to.over(slides.config.applies_to)
         series: Literal["all", "one"] = "one" if options.series == "one" else "all"
         cut_tiles = tiles_as_trained(slides.config.tiles)
-        return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs)
+        return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs, points)
     predictor = Predictor(checkpoint, options.device, options.horizons, patch_size=options.patch_size)
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
-    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs)
+    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points)
 
 
 def make_stack_job(
-    options: PredictionOptions, checkpoints: Mapping[str, Checkpoint], names: SiteNames, makers: Mapping[str, Maker]
+    options: PredictionOptions,
+    checkpoints: Mapping[str, Checkpoint],
+    names: SiteNames,
+    makers: Mapping[str, Maker],
+    points: Mapping[str, Sequence[OperatingPoint]],
 ) -> StackJob:
     """Return the job that processes studies with several models on one backbone, keyed by name in `checkpoints`.
+
+    `points` are the operating points of models, keyed by the name of the model.
 
     Raises:
         CheckpointError: If the checkpoints do not share one backbone.
@@ -81,6 +94,7 @@ def make_stack_job(
             codes,
             values,
             outputs,
+            points.get(name, ()),
         )
         readings.setdefault(reading_of(checkpoints[name]), {})[name] = job
     return StackJob(predictor, tuple(readings.values()))

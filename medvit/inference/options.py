@@ -79,6 +79,10 @@ class PredictionOptions(Config):
     """Output formats. For images and volumes: dicom_seg, nifti, png, preview. For slides: dicom_ann, geojson, heatmap,
     preview. Unset: all that apply. []: only tables of the results.
     """
+    operating_points: tuple[Path, ...] = ()
+    """Report folders of evaluate with operating points, at most one for each model. The call at each point, positive or
+    negative, is added to predictions.csv.
+    """
     codes: dict[str, str] = Field(default_factory=dict)
     """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of classes that are not
     listed are looked up by their name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 from medvit.config import Positive
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
+from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import choose
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.inference.study_job import notes_on_patients
@@ -88,6 +89,8 @@ class SlideJob:
     series: Literal["all", "one"] = "all"
     codes: Mapping[str, str] = field(default_factory=dict)
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "slide"))
+    points: Sequence[OperatingPoint] = ()
+    """Operating points at which calls are made."""
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """Return the result for the slides of a study.
@@ -112,6 +115,7 @@ class SlideJob:
             found = self._find(opened, place)
             pairs = zip(found.classes, found.reading.probabilities, strict=True)
             findings += [Finding(name, label, probability=float(value)) for label, value in pairs]
+            findings += calls(self.points, found.classes, found.reading.probabilities, name)
             context = SlideContext(item, self.maker, self.codes, slide=opened(), prediction=found)
             notes += self.outputs.write(context, place)
         outputs = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -10,6 +10,7 @@ import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
+from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
 from medvit.models.image import AppliesTo
 from medvit.readers import read
@@ -55,6 +56,8 @@ class StudyJob:
     values: ValuesConfig | None = field(default_factory=ValuesConfig)
     """Pixel values that the model was trained on. None: unknown; stored values are read, and a note states this."""
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
+    points: Sequence[OperatingPoint] = ()
+    """Operating points at which calls are made."""
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """Return the result of a study.
@@ -82,6 +85,7 @@ class StudyJob:
         name = self._name(study, item, collected.findings)
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
         collected.findings += findings_of(prediction, image, name)
+        collected.findings += calls(self.points, prediction.classes, prediction.probabilities, name)
         series = name if collected.has_several else ""
         # A prediction is on the grid of the first channel, if the image is made of several.
         context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)

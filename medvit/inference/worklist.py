@@ -28,7 +28,19 @@ log = logging.getLogger("medvit")
 
 PREDICTIONS = "predictions.csv"
 STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
-PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels", "value", "model")
+PREDICTION_COLUMNS = (
+    "study",
+    "series",
+    "class",
+    "probability",
+    "volume_ml",
+    "num_voxels",
+    "value",
+    "model",
+    "operating_point",
+    "threshold",
+    "call",
+)
 
 SHOWN_REASONS = 8
 """Maximum number of reasons that a summary contains: the most frequent reasons."""
@@ -87,7 +99,16 @@ class Worklist:
         )
         self._predictions = [row for row in self._predictions if row["study"] != name]
         for finding in result.findings:
-            values = (finding.probability, finding.volume_ml, finding.num_voxels, finding.value, finding.model)
+            values: tuple[float | str | None, ...] = (
+                finding.probability,
+                finding.volume_ml,
+                finding.num_voxels,
+                finding.value,
+                finding.model,
+                finding.operating_point,
+                finding.threshold,
+                finding.call,
+            )
             texts = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
             row = (name, finding.series, finding.label, *texts)
             self._predictions.append(dict(zip(PREDICTION_COLUMNS, row, strict=True)))

@@ -63,7 +63,8 @@ class Finding:
     A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`. A
     regression has a `value` in the unit of the label, which `label` names. A survival prediction has a `probability`
     for each time, and a `value` for its mean and median time; an ordinal classification has one for each grade, and
-    the predicted grade as a `value`.
+    the predicted grade as a `value`. At each operating point, there is a finding with the `call`, the `threshold`, and
+    the `probability` that was compared with it.
     """
 
     series: str
@@ -74,6 +75,11 @@ class Finding:
     value: float | None = None
     model: str = ""
     """Name of the model; empty if there is only one."""
+    operating_point: str = ""
+    """Name of the operating point of a call; empty for other findings."""
+    threshold: float | None = None
+    call: str = ""
+    """Call at the operating point: positive or negative."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_one_bad_study_never_stops_the_others(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions.csv", "s-0", "s-3", "status.csv"]
     assert table(tmp_path / PREDICTIONS)[0] == {
         "study": "s-0", "series": "e-1", "class": "liver", "probability": "", "volume_ml": "1.5", "num_voxels": "3",
-            "value": "", "model": "",
+            "value": "", "model": "", "operating_point": "", "threshold": "", "call": "",
     }  # fmt: skip
 
 
