@@ -1,4 +1,4 @@
-"""Corruptions: seeded degradations of an image in five severities, for measuring how robust a model is.
+"""Corruptions: seeded degradations of an image in five severities, which show how robust a model is.
 
 They follow MedMNIST-C (Di Salvo et al., 2024): each modality has the degradations that occur in it, such as ghosting in
 MR, speckle in ultrasound and bubbles in pathology. A corruption is a file with a constant `CORRUPTION`; the function
@@ -14,7 +14,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -27,8 +26,7 @@ from medvit.seeds import mixed_seed
 from medvit.transforms.corruptions.scaled_image import ScaledImage, as_stored, scaled
 from medvit.types import Image
 
-Severity = Literal[0, 1, 2, 3, 4, 5]
-SEVERITIES: tuple[Severity, ...] = (1, 2, 3, 4, 5)
+SEVERITIES = (1, 2, 3, 4, 5)
 
 CT, MR, ULTRASOUND, TOMOGRAPHS = ("CT",), ("MR",), ("US", "IVUS"), ("OPT", "OCT")
 XRAY = ("CR", "DX", "MG", "RF", "XA")
@@ -49,7 +47,7 @@ class Corruption:
     name: str
     title: str
     meaning: str
-    """What a level means, in one sentence."""
+    """Meaning of a level, in one sentence."""
     levels: tuple[float, float, float, float, float]
     change: Callable[[ScaledImage, float, np.random.Generator], Float[Array, "c *s"]]
     """Function that returns the degraded pixels; it always draws the same random numbers, whatever the level."""

@@ -17,7 +17,7 @@ def with_ghosts(image: ScaledImage, level: float, generator: np.random.Generator
 
     def modulated(lines: Float[Array, "n"]) -> Complex[Array, "n"]:
         number = np.rint(lines * len(lines))
-        # The lines at the center, which hold the mean, are steady: ghosts are copies of the edges and of the anatomy.
+        # The lines at the center, which contain the mean, do not vary: ghosts are copies of edges.
         return 1.0 + level * np.cos(2.0 * np.pi * number / period + phase) * (np.abs(number) > 1) + 0j
 
     return in_k_space(image, modulated)

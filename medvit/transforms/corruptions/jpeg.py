@@ -13,7 +13,7 @@ from medvit.transforms.corruptions.scaled_image import ScaledImage
 
 
 def compressed(image: ScaledImage, level: float, generator: np.random.Generator) -> Float[Array, "c h w"]:
-    """Return the pixels with the errors of a JPEG file of 8 bits over the range; values beyond it stay there."""
+    """Return the pixels with the errors of a JPEG file of 8 bits over the range; values beyond it remain there."""
     within = image.within
     is_color = len(within) == 3
     channels = [within] if is_color else [within[n : n + 1] for n in range(len(within))]

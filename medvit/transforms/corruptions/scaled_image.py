@@ -35,7 +35,7 @@ class ScaledImage:
     width: Float[Array, "c *o"]
     background: Bool[Array, "*s"] | None
     """Pixels that were not imaged: those of the lowest value that are connected to the border, as around a fundus or a
-    brain without its skull. None if there are none."""
+    brain without its skull. None if there is no background."""
     modality: str
     spacing: tuple[float, ...]
     """Size of a pixel along each axis, in any unit."""

@@ -1,4 +1,4 @@
-"""What each corruption is, by its definition or a reference."""
+"""Each corruption, compared with its definition or a reference."""
 
 from __future__ import annotations
 
