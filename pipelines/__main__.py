@@ -131,6 +131,19 @@ STAGES = {
             "seen_patients",
         ),
     ),
+    "robustness": Entry(
+        "Measure how the error of a model rises on corrupted images, by corruption and severity, with intervals.",
+        "medvit robustness checkpoint=runs/model dataset=runs/dataset output=runs/robustness",
+        first=("reference", "corruptions", "severities", "split", "max_images"),
+        room="pipelines.results",
+    ),
+    "explain": Entry(
+        "Draw maps of the parts of images that predictions depend on, with checks of the maps.",
+        "medvit explain checkpoint=runs/model dataset=runs/dataset output=runs/maps",
+        "could not be explained",
+        first=("source", "method", "target", "split", "images", "max_images"),
+        room="pipelines.results",
+    ),
     "predict": Entry(
         "Run a model on a folder of studies and write results that a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",

@@ -37,6 +37,7 @@ ROOMS_OF_DICOM = ("audit", "deidentification", "dicom", "phantoms", "readers", "
 HOMES = {
     "SimpleITK": ("medvit/readers/",),
     "blosc2": ("medvit/dataset/store.py",),
+    "captum": ("medvit/explanations/methods/",),
     "dicomanonymizer": ("medvit/deidentification/profile.py",),
     "dicomweb_client": ("medvit/sources/",),
     "eyepy": ("medvit/readers/heyex.py",),

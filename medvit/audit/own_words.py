@@ -40,7 +40,8 @@ completed complex components
 compress compression concurrency confidence confidentiality config configs configuration confirmed
 conformsto confusion connection constant constrained constraint contain content contents contentsize contenturl context
 continue continues contradict contributing contributors conv convert converted convolution coordinates copied copies
-copy corn correct correctedimage correlation cosine costs could count counted counts create created creation creator
+copy corn correct correctedimage correlation corruptions
+cosine costs could count counted counts create created creation creator
 credentials croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve curves cutmix
 damaged
 dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare declared declares decoded
@@ -134,7 +135,8 @@ samplingrate save says scale scales scaling scanned scanners scanning schedule s
 scores
 scouts scratch script search searched second seconds secret seed seeds seem seems seen segmented select self send
 sending sensitivities sensitivity sent sentence separate separated separately separator serial serialized
-seriesinstanceuid seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded
+seriesinstanceuid seriesnumber serif server servers service sets settled several severities
+severity sexes sform sha256 shaded
 shape shaped share shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent
 simdinov2 simmim since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides
 slope smaller smallest smoothing software solarize solid some someone something sopclassuid sopinstanceuid

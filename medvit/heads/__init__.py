@@ -29,6 +29,9 @@ from medvit.types import Tokens
 class Head(nn.Module, ABC):
     """Head that maps the tokens after the backbone blocks `layers` to logits."""
 
+    HAS_ATTENTION: ClassVar[bool] = False
+    """Whether the head pools patches by attention (`attention_to_patches`)."""
+
     layers: tuple[int, ...]
 
     @abstractmethod
@@ -48,6 +51,10 @@ class Head(nn.Module, ABC):
         if isinstance(linear, nn.Linear) and linear.bias.shape == logits.shape:
             with torch.no_grad():
                 linear.bias.copy_(logits)
+
+    def attention_to_patches(self, tokens: Sequence[Tokens]) -> Float[Tensor, "b k n"] | None:
+        """Return the weights with which the head pools the patches, as K maps; None if it does not use attention."""
+        return None
 
 
 class SeparateHeads(Head):
@@ -87,6 +94,7 @@ class BagHead(Head):
     The order within a bag is irrelevant unless the head documents otherwise.
     """
 
+    HAS_ATTENTION = True
     layers = ()
 
     @abstractmethod
@@ -100,6 +108,10 @@ class BagHead(Head):
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
         """Return logits for images, whose patch tokens form the bag; `pixels` are not used."""
         return self.read(tokens[-1].patches).logits
+
+    def attention_to_patches(self, tokens: Sequence[Tokens]) -> Float[Tensor, "b k n"]:
+        """Return the attention maps over the patch tokens."""
+        return self.read(tokens[-1].patches).attention
 
 
 class HeadConfig(Config, ABC):

@@ -47,6 +47,8 @@ class AttentionConfig(HeadConfig):
 class AttentionHead(Head):
     """Logits (B, L) from one pooled feature: a learned query attends to the prefix and patch tokens of all depths."""
 
+    HAS_ATTENTION = True
+
     def __init__(self, backbone: Backbone, num_classes: int, config: AttentionConfig) -> None:
         super().__init__()
         self.layers = evenly_spaced(backbone.depth, config.num_depths)
@@ -65,7 +67,21 @@ class AttentionHead(Head):
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
         """Return logits; `pixels` are not used."""
-        joined = (torch.cat([depth.prefix, depth.patches], dim=1) for depth in tokens)
-        bag = torch.cat([read(depth) for read, depth in zip(self.read, joined, strict=True)], dim=1)
+        bag = self._bag(tokens)
         pooled, _ = self.attention(self.query.expand(len(bag), -1, -1), bag, bag, need_weights=False)
         return self.linear(self.dropout(pooled[:, 0]))
+
+    def attention_to_patches(self, tokens: Sequence[Tokens]) -> Float[Tensor, "b k n"]:
+        """Return one map per attention head: the weight of each patch, summed over the depths.
+
+        Weights of prefix tokens are not part of the maps, so that a map sums to at most 1.
+        """
+        bag = self._bag(tokens)
+        query = self.query.expand(len(bag), -1, -1)
+        _, weights = self.attention(query, bag, bag, need_weights=True, average_attn_weights=False)
+        depths = weights[:, :, 0].unflatten(2, (len(tokens), -1))  # (B, K, depths, P + N)
+        return depths[..., tokens[-1].prefix.shape[1] :].sum(dim=2)
+
+    def _bag(self, tokens: Sequence[Tokens]) -> Float[Tensor, "b t d"]:
+        joined = (torch.cat([depth.prefix, depth.patches], dim=1) for depth in tokens)
+        return torch.cat([read(depth) for read, depth in zip(self.read, joined, strict=True)], dim=1)

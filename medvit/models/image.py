@@ -182,7 +182,7 @@ class Model(nn.Module):
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
         """Return logits; the input may have any size."""
         padded = self._padded(pixels)
-        return cut(self.head(self._tokens(padded), self.backbone.filled(padded)), pixels)
+        return cut(self.head(self.tokens(padded), self.backbone.filled(padded)), pixels)
 
     def at_levels(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
         """Return the logits, then the logits at lower resolutions that are also trained (deep supervision).
@@ -190,7 +190,7 @@ class Model(nn.Module):
         Logits of lower resolutions cover the image padded to whole patches.
         """
         padded = self._padded(pixels)
-        logits, *lower = self.head.at_levels(self._tokens(padded), self.backbone.filled(padded))
+        logits, *lower = self.head.at_levels(self.tokens(padded), self.backbone.filled(padded))
         return [cut(logits, pixels), *lower]
 
     @torch.no_grad()
@@ -255,7 +255,8 @@ class Model(nn.Module):
         """Return the input of the backbone: padded to whole patches and, in training, without hidden channels."""
         return self.backbone.sampled(pad_to_multiple(pixels, self.backbone.multiple))
 
-    def _tokens(self, padded: Tensor) -> list[Tokens]:
+    def tokens(self, padded: Float[Tensor, "b c *s"]) -> list[Tokens]:
+        """Return the tokens that the head reads; the sides of the input must be multiples of the patch size."""
         depths = self.head.layers
         found = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
         if self.config.kind != "segmentation" or not self.backbone.patch_sizes:
