@@ -17,6 +17,8 @@ from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
+from medvit.evaluation.subgroups.analysis import with_subgroups
+from medvit.evaluation.subgroups.grouping import choose, predicted_labels
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 
@@ -26,7 +28,7 @@ log = logging.getLogger("medvit")
 class EvaluateConfig(EvaluationOptions, StageConfig):
     """Options of `medvit evaluate`."""
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "horizons", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "horizons", "subgroups", "device")
 
 
 @stage
@@ -39,11 +41,13 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, measured))
 
     config, unnamed = config.resolved(predictor.config, measured)
+    chosen = choose(measured.rows, config.subgroups, predicted_labels(predictor.config))
     run.in_force(
         positive=config.positive,
         levels=config.levels,
         order=config.order,
         horizons=config.horizons,
+        subgroups=chosen,
         device=predictor.device.type,
     )
     for doubt in (*unnamed, *judged.doubts):
@@ -51,6 +55,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     notes = [*judged.notes, *unnamed, *judged.doubts]
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
+    evaluation = with_subgroups(evaluation, chosen, **drawing)
     against = compare_labels if evaluation.parts else compare
     differences = {} if other is None else against(evaluation, other, **drawing)
 

@@ -68,6 +68,10 @@ class EvaluationOptions(Config):
     """All classes from least to most severe. The most severe eye then decides the result of a visit or patient. Empty:
     two classes and numeric grades are ordered automatically; for other classes, both eyes are averaged.
     """
+    subgroups: tuple[str, ...] | None = None
+    """Attributes by which the report compares subgroups, such as site, model, sex or age_years; also labels that the
+    model does not predict. Unset: all attributes of the images that describe subject or acquisition. []: no subgroups.
+    """
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     device: Device = "auto"
