@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import ClassVar
 
 from medvit.artifacts import METRICS, Report
@@ -19,6 +20,7 @@ from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
 from medvit.evaluation.subgroups.analysis import with_subgroups
 from medvit.evaluation.subgroups.grouping import choose, predicted_labels
+from medvit.evaluation.subgroups.restriction import restricted
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
 
@@ -37,11 +39,14 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     config.require_one_subject()
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
+    predicted = predicted_labels(judged.predictor.config)
+    measured, restriction = restricted(judged.measured, config.where, predicted)
+    judged = replace(judged, measured=measured, notes=(*judged.notes, *restriction))
     predictor, measured = judged.predictor, judged.measured
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, measured))
 
     config, unnamed = config.resolved(predictor.config, measured)
-    chosen = choose(measured.rows, config.subgroups, predicted_labels(predictor.config))
+    chosen = choose(measured.rows, config.subgroups, predicted)
     run.in_force(
         positive=config.positive,
         levels=config.levels,

@@ -29,7 +29,7 @@ from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
 from medvit.records import Row
 
-VERSION = 4
+VERSION = 5
 """Version of the content of cards. If it is increased, the next update of a dataset writes the card again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30

@@ -308,3 +308,22 @@ def test_patients_in_two_splits_are_told(tmp_path: Path, make_checkpoint: Make, 
     text = page(run(tmp_path, make_checkpoint(), make_dataset(change=mix)))
     assert "1 patient of this split has images in the train split too" in text
     assert "Trained on</th><td><code>another dataset" in text
+
+
+def test_an_evaluation_of_a_group_has_the_numbers_of_this_subgroup(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of_scanner(number: int, row: Row) -> Row:
+        return replace(row, attributes={"model": "AB"[number // 3 % 2], "sex": "F"})
+
+    checkpoint, dataset = make_checkpoint(), make_dataset(change=of_scanner)
+    (analysis,) = saved(run(tmp_path, checkpoint, dataset))["subgroups"]["analyses"]
+    assert "model: A *" in capsys.readouterr().out  # fewer than 20 patients
+    assert analysis["alike"]["sex"] == "F"
+    part = run(tmp_path, checkpoint, dataset, output=tmp_path / "part", where={"model": "A"}, subgroups=[])
+    (group,) = (one for one in analysis["groups"] if one["name"] == "A")
+    assert group["metrics"]["dice"] == saved(part)["metrics"]["dice"]
+    assert saved(part)["counts"]["patients"] == group["patients"] == 3
+    assert "subgroups" not in saved(part)
+    assert "only images with model=A are evaluated: 3 of 6 images, 3 patients of 6" in page(part)
+    assert saved(part)["facts"]["Restricted to"] == "model: A"
