@@ -12,6 +12,7 @@ from medvit.evaluation.folds import fold_part
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.report.cohort_section import cohort_part
 from medvit.evaluation.report.subgroup_section import subgroup_parts
 from medvit.inference.out_of_fold import StoredPredictions
 
@@ -36,6 +37,7 @@ def parts_of(reported: Reported) -> list[ReportPart]:
     """
     predictor = reported.judged.predictor
     return [
+        cohort_part(reported.manifest, reported.judged, reported.evaluation),
         *([fold_part(reported.evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
         *subgroup_parts(reported.evaluation),
         repeat_part(reported.options),

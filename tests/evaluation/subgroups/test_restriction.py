@@ -56,7 +56,7 @@ def test_nothing_given_changes_nothing() -> None:
 
 
 def test_unknown_attributes_values_and_empty_combinations_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no image has this attribute; they have .*site"):
+    with pytest.raises(ConfigError, match=r"no image has this attribute; they have .*site"):
         restricted(images(), {"kernel": ("B30f",)})
     with pytest.raises(ConfigError, match=r"site: h-7}: no image has this value; the values are h-0 \(10\)"):
         restricted(images(), {"site": ("h-7",)})
