@@ -8,10 +8,26 @@ MODALITIES = ("OP", "OPT")
 
 QUALITY, LATERALITY = "fundus_quality", "laterality"
 
+SITE, PERIOD = "site", "period"
+"""Keys of two attributes: the pseudonym of the institution, and the year of the study since the first study."""
+
 MAPPING, OFFERED = "value_mapping", "offered_mappings"
 """Keys of two attributes: the label of the DICOM real-world value mapping that was applied, and the labels of mappings
 that were present but not applied.
 """
+
+TITLES = {
+    "age_years": "age",
+    "field_strength_t": "field strength, T",
+    "kvp": "tube voltage, kV",
+    "slice_thickness_mm": "slice thickness, mm",
+    "echo_time_ms": "echo time, ms",
+    "repetition_time_ms": "repetition time, ms",
+    "kernel": "convolution kernel",
+    "sequence": "scanning sequence",
+    "fundus_quality": "quality of the fundus",
+}
+"""Titles of attributes in tables; those of all others are their keys, with spaces."""
 
 STRATA: tuple[tuple[str, float, float], ...] = (
     ("good", 0.8, 1.01),
@@ -19,6 +35,11 @@ STRATA: tuple[tuple[str, float, float], ...] = (
     ("poor", -0.01, 0.5),
 )
 """Name, lower bound and upper bound of each quality stratum; a score equal to the lower bound is in the stratum."""
+
+
+def attribute_title(key: str) -> str:
+    """Return the title of an attribute in tables, with its unit."""
+    return TITLES.get(key, key.replace("_", " "))
 
 
 def stratum(row: Row) -> str:

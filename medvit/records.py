@@ -61,6 +61,10 @@ class Identity:
     study: str = field(default="", repr=False)
     series: str = field(default="", repr=False)
     issuer: str = field(default="", repr=False)
+    institution: str = field(default="", repr=False)
+    """Name of the institution (DICOM InstitutionName, or the site in the path)."""
+    study_date: str = field(default="", repr=False)
+    """Date of the study, as YYYYMMDD."""
 
 
 class Owned(Protocol):

@@ -29,6 +29,9 @@ from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
+from medvit.evaluation.subgroups.analysis import with_subgroups
+from medvit.evaluation.subgroups.grouping import choose, predicted_labels
+from medvit.evaluation.subgroups.restriction import restricted
 from medvit.inference.operating_points import OPERATING_POINTS, OperatingPoints
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
@@ -42,7 +45,7 @@ VERDICT_TAG = "medvit.verdict"
 class EvaluateConfig(EvaluationOptions, StageConfig):
     """Options of `medvit evaluate`."""
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "horizons", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "horizons", "subgroups", "device")
 
 
 @stage
@@ -54,15 +57,20 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
         require_pdf()
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
+    predicted = predicted_labels(judged.predictor.config)
+    measured, restriction = restricted(judged.measured, config.where, predicted)
+    judged = replace(judged, measured=measured, notes=(*judged.notes, *restriction))
     predictor, measured = judged.predictor, judged.measured
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, measured))
 
     config, unnamed = config.resolved(predictor.config, measured)
+    chosen = choose(measured.rows, config.subgroups, predicted)
     run.in_force(
         positive=config.positive,
         levels=config.levels,
         order=config.order,
         horizons=config.horizons,
+        subgroups=chosen,
         device=predictor.device.type,
     )
     for doubt in (*unnamed, *judged.doubts):
@@ -70,6 +78,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     notes = [*judged.notes, *unnamed, *judged.doubts]
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
+    evaluation = with_subgroups(evaluation, chosen, **drawing)
     against = compare_labels if evaluation.parts else compare
     differences = {} if other is None else against(evaluation, other, **drawing)
 

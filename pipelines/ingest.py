@@ -24,6 +24,7 @@ from medvit.ingest.rows import check_rows, instances, mask_classes, rows, warn_o
 from medvit.ingest.scan import ScanningConfig, scan
 from medvit.ingest.site import Site
 from medvit.ingest.splits import SplitConfig, assign
+from medvit.ingest.splits.origin import held_out, with_origin
 from medvit.ingest.storing import Workplace
 from medvit.ingest.storing.masks import Masks
 from medvit.ingest.storing.storage import Storage, TakingConfig
@@ -150,14 +151,16 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     earlier.tell(found)
     labeled = labels.give(found, config.scanning.modality)
     warn_of_identifiers(labeled.candidates, site.pseudonyms)
-    divided = assign(labeled.candidates, config.splits)
+    held = held_out(labeled.candidates, config.splits.test_sites, config.splits.test_since, site.pseudonyms)
+    divided = assign(labeled.candidates, config.splits, held=held)
 
     place = Workplace(run.folder, site, config.engine, found.stamps, config.update)
     masks = Masks.read(divided.candidates, config.labeling, place)
     storage = Storage.of(config.taking, config.scanning, masks, place)
     stored = storage.store(divided.candidates)
-    divided = kept_together(divided, labeled.candidates, stored.taken, config.splits, site.pseudonyms, run.folder)
-    kept = curate(divided.candidates, stored.taken, config.curation, not_fundus=config.scanning.eye.not_fundus)
+    divided = kept_together(divided, labeled.candidates, stored.taken, config.splits, site.pseudonyms, run.folder, held)
+    known = with_origin(labeled.candidates, stored.taken, site.pseudonyms)
+    kept = curate(divided.candidates, known, config.curation, not_fundus=config.scanning.eye.not_fundus)
 
     refusals = (*found.refusals, *divided.refusals, *stored.refusals, *kept.refusals)
     whole = rows(kept.candidates, kept.taken, site.pseudonyms, site.name)
@@ -176,9 +179,10 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     run.failures += copy.failures
 
     names = mask_classes(masks.meaning.names, kept.taken.values())
+    notes = (*copy.notes, *([held.note] if held else []))
     values = config.taking.values.model_dump(exclude_defaults=True)
     facts = about.facts(
-        classes=classes(made), mask_classes=names, positive=labeled.positive, values=values, notes=copy.notes
+        classes=classes(made), mask_classes=names, positive=labeled.positive, values=values, notes=notes
     )
     measures = config.labeling.measures
     counts = instances(kept.candidates, kept.taken, site.pseudonyms, masks.meaning) if measures else {}

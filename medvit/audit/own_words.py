@@ -138,13 +138,14 @@ sending sensitivities sensitivity sent sentence separate separated separately se
 seriesinstanceuid seriesnumber serif server servers service sets settled several severities
 severity sexes sform sha256 shaded
 shape shaped share shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent
-simdinov2 simmim since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides
+simdinov2 simmim since sincos singular sinkhorn sites size sizes skip skipped slicenormalvector slicethickness slide
+slides
 slope smaller smallest smoothing software solarize solid some someone something sopclassuid sopinstanceuid
 sourceimagesequence
 spacingbetweenslices spacings spans speaks specialneeds specificity specimen spectrum speed split splits spool spread
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
 stays steps still stop stopped storage store stored straight strategy stream streamable strength strengths stretch
-strides structure student studydate studyid studyinstanceuid studytime style subfield subsampled such superior
+strides structure student studydate studyid studyinstanceuid studytime style subfield subgroups subsampled such superior
 supervised supplemental
 support supported supports surfaces surrogateescape survival
 suvbw suvtype swap swiglu symlog syntax system table tabular tags

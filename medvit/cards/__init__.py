@@ -17,6 +17,7 @@ from jaxtyping import Float, Num
 from numpy import ndarray as Array
 
 from medvit.cards import eye, plots, quality, slides
+from medvit.cards.cohort import AGE, NOMINAL, Cohort, cohort_table
 from medvit.cards.croissant import write_croissant
 from medvit.cards.plots import SPLITS, Intensities, axis_sizes
 from medvit.cards.prose import CardHead, Prose
@@ -29,7 +30,7 @@ from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
 from medvit.records import Row
 
-VERSION = 4
+VERSION = 5
 """Version of the content of cards. If it is increased, the next update of a dataset writes the card again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30
@@ -71,6 +72,7 @@ def write_markdown(
         *([manifest.facts.description] if manifest.facts.description else []),
         *([prose.text] if prose else []),
         "## Contents\n\n" + "\n".join(_contents(manifest)),
+        *_cohorts(manifest),
         *_class_tables(manifest, measured),
         "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
         "\n".join(map(_shown, pictures)),
@@ -115,6 +117,14 @@ def _contents(manifest: Manifest) -> list[str]:
             ["with a label map", *(sum(row.mask is not None for row in rows) for _, rows in columns)],
         ],
     )
+
+
+def _cohorts(manifest: Manifest) -> Iterator[str]:
+    """Yield a section on the patients of each split, if the images have attributes of subjects or scanners."""
+    if any({AGE, *NOMINAL} & row.attributes.keys() for row in manifest):
+        sets = {split: [row for row in manifest if row.split == split] for split in SPLITS}
+        table = cohort_table({split: Cohort.of(rows, {}) for split, rows in sets.items()})
+        yield f"## Patients by split\n\n{markdown_table(table)}"
 
 
 def _plural(kind: str) -> str:

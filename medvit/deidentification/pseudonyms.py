@@ -89,6 +89,10 @@ class Pseudonyms:
             return "e-" + self._digest("series of patient", series, candidate.patient.id)[:12]
         return "e-" + self._uid("series", series, candidate)[:12]
 
+    def site(self, name: str) -> str:
+        """Return the pseudonym of an institution; letter case and spaces of its name do not matter."""
+        return "h-" + self._digest("institution", " ".join(name.split()).casefold())[:12]
+
     def image(self, candidate: Candidate) -> str:
         """Return the pseudonym of an image."""
         return "i-" + self._digest("image", self._dataset, candidate.key)[:16]

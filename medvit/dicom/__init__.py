@@ -5,5 +5,5 @@ results. Pixels are returned as stored, with the transformation to real values. 
 as in the files. Relations between instances are handled in `medvit.series`.
 """
 
-VERSION = 4
+VERSION = 5
 """Version of the values read from a file. If it is increased, the next update of a dataset reads all files again."""

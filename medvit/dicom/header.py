@@ -47,12 +47,16 @@ slices.
 RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
 """Modalities of projection X-ray (PS3.3 C.7.3.1.1.1)."""
 
+STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
+"""Elements with the date of a study; the first one that has a value is used."""
+
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
 _PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
+_ORIGIN = ("InstitutionName", *STUDY_DATES)
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
-KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
+KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_ORIGIN, *_WHICH, *DESCRIBING, *PADDING)
 """Elements read from every header, in addition to `trait_tags()`; skipping the rest makes scanning fast."""
 
 
@@ -100,6 +104,10 @@ class Header:
     """(0010,0021) IssuerOfPatientID."""
     imager_spacing_mm: tuple[float, ...] | None = None
     """(0018,1164) ImagerPixelSpacing: pixel spacing at the detector, for projection radiographs."""
+    institution: str = field(default="", repr=False)
+    """(0008,0080) InstitutionName."""
+    study_date: str = field(default="", repr=False)
+    """Date of the study, as YYYYMMDD."""
     native: Native | None = field(default=None, repr=False)
     """Location of pixels that can be read without a decoder."""
 
@@ -214,6 +222,8 @@ def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None 
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
         issuer=text(dataset, "IssuerOfPatientID") if text(dataset, "PatientID") else "",
+        institution=text(dataset, "InstitutionName"),
+        study_date=next(filter(None, (text(dataset, keyword) for keyword in STUDY_DATES)), ""),
         description=text(dataset, "SeriesDescription"),
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
         number=count(dataset, "InstanceNumber", 0),

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
+from medvit.evaluation.subgroups import SubgroupAnalysis
 from medvit.patients import PatientCount
 from medvit.records import Row
 from medvit.statistics import Estimate
@@ -63,6 +64,8 @@ class Evaluation:
     """Whether this is an ordinal classification, whose predicted class is the median grade."""
     horizons: tuple[float, ...] = ()
     """Times at which metrics of single times, such as `auroc_at`, are computed for survival."""
+    subgroups: tuple[SubgroupAnalysis, ...] = ()
+    """Metrics by attributes of the images, with the gaps between each group and all other images."""
     parts: Mapping[str, Evaluation] = field(default_factory=dict)
     """Evaluations of the labels of a multi-task model, each on the images with this label."""
 

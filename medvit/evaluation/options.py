@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medvit.attributes import LATERALITY
 from medvit.config import Config, Positive
@@ -41,6 +42,10 @@ class EvaluationOptions(Config):
     """New folder for the report."""
     split: Split = "test"
     """Split to evaluate."""
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Restriction to images with given values of attributes, such as {site: h-0123456789ab} or {sex: F, model: [A, B]}.
+    Values are those of the groups that the report shows under `subgroups`, or of the manifest. Empty: all images.
+    """
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity refers. Empty: the last class of `order`, or the
     positive class stored in the model or the dataset. If there is none, the last class is used, with a note in the
@@ -75,6 +80,10 @@ class EvaluationOptions(Config):
     two classes and numeric grades are ordered automatically; for other classes, both eyes are averaged.
     """
     operating: OperatingOptions = Field(default_factory=OperatingOptions)
+    subgroups: tuple[str, ...] | None = None
+    """Attributes by which the report compares subgroups, such as site, model, sex or age_years; also labels that the
+    model does not predict. Unset: all attributes of the images that describe subject or acquisition. []: no subgroups.
+    """
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     criteria: tuple[Criterion, ...] = ()
@@ -89,6 +98,13 @@ class EvaluationOptions(Config):
     """Device to run the model on. The value auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _are_lists(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: one if isinstance(one, list | tuple) else [str(one)] for key, one in value.items()}
 
     def require_one_subject(self) -> None:
         """Check that either a model or predictions are to be evaluated.

@@ -24,8 +24,8 @@ COLUMNS = (
 GENERAL = (
     "A map describes the model, not the disease. It does not show that a marked area is abnormal, nor why the model "
     "uses it, nor that the prediction is right.",
-    "A map that agrees with the expectation of a reader is no evidence that the model is right. A map that marks an area "
-    "without medical meaning, such as a corner or a label, is a reason to examine the data.",
+    "A map that agrees with the expectation of a reader is no evidence that the model is right. A map that marks an "
+    "area without medical meaning, such as a corner or a label, is a reason to examine the data.",
 )
 
 

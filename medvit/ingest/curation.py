@@ -33,8 +33,8 @@ class CurationConfig(Config):
     for each different set of labels.
     """
     attributes: bool = True
-    """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as
-    one group.
+    """Record scanner, technique, sex and age of DICOM images, a pseudonym of the institution, and the year of the study
+    since the first study. Ages are recorded in years, and ages of 89 and above as one group.
     """
 
 

@@ -17,6 +17,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.ingest.rows import rows
 from medvit.ingest.splits import SplitAssignment, SplitConfig, assign
+from medvit.ingest.splits.origin import HeldOut
 from medvit.leakage import Groups, find_overlaps
 from medvit.records import Candidate, Taken
 
@@ -47,10 +48,12 @@ def kept_together(
     config: SplitConfig,
     pseudonyms: Pseudonyms,
     folder: Path,
+    held: HeldOut | None = None,
 ) -> SplitAssignment:
     """Return the splits, with patients whose images are near duplicates in the same split if `config` requests it.
 
     `assigned` are the splits before such patients are joined. `taken` are the images stored in the dataset `folder`.
+    `held` are the patients that are held out for testing.
 
     Raises:
         DataError: If the store lacks pixels that are required for the comparison.
@@ -58,7 +61,7 @@ def kept_together(
     if config.keep_together != "near_duplicates" or config.test == 1:
         return assigned
     joined = joined_patients(assigned.candidates, taken, pseudonyms, folder)
-    regrouped = assign(candidates, config, joined.representatives)
+    regrouped = assign(candidates, config, joined.representatives, held)
     report(joined, assigned.candidates, regrouped.candidates)
     return regrouped
 

@@ -13,6 +13,7 @@ from medvit.deidentification.patient_ids import same_but_for_issuer, spelled_ali
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
 from medvit.ingest.mask_meaning import MaskMeaning
+from medvit.ingest.splits.origin import site_names
 from medvit.patients import PatientCount
 from medvit.readers.channels import UNUSED
 from medvit.readers.label_maps import ORPHAN
@@ -52,13 +53,14 @@ def way_back(
 ) -> list[tuple[str, str]]:
     """Return the crosswalk of a dataset, for site use only.
 
-    It has (pseudonym, original) pairs of all patients, studies, series, images and refused files.
+    It has (pseudonym, original) pairs of all patients, studies, series, sites, images and refused files.
     """
     pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
     for candidate in candidates:
         identity = candidate.item.identity
         pairs += [(pseudonyms.study(candidate), identity.study)] if identity.study else []
         pairs += [(pseudonyms.series(candidate), identity.series)] if identity.series else []
+    pairs += site_names(candidates, pseudonyms)
     pairs += [(pseudonyms.image(candidate), str(candidate.item.files[0].absolute())) for candidate in candidates]
     pairs += [(pseudonyms.file(_relative(r.files[0], root)), str(r.files[0].absolute())) for r in refusals]
     return pairs

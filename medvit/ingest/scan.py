@@ -62,6 +62,8 @@ class ScanningConfig(Config):
     """Regex with one group that captures the patient ID from the file path. Unset: the DICOM PatientID or the BIDS
     subject. Without these, each study counts as a patient, and so does each image without a study.
     """
+    site_from: GroupPattern | None = None
+    """Regex with one group that captures the site (hospital) from the file path. Unset: DICOM InstitutionName."""
     modality: str = ""
     """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
@@ -169,7 +171,7 @@ def scan(
                 if isinstance(found, Refusal):
                     refusals.append(found)
                 else:
-                    candidates.append(_candidate(found, root, config.patient_from))
+                    candidates.append(_candidate(found, root, config))
             except DataError as error:
                 refusals.append(Refusal(found.files, error.code, str(error)))
     _report_frames(candidates)
@@ -307,8 +309,8 @@ def _relative(file: Path, root: Path) -> str:
     return "/".join(file.parts[len(root.parts) :])  # `relative_to` takes 15 times as long
 
 
-def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
-    parts = [_candidate(part, root, patient_from) for _, part in item.channels]
+def _candidate(item: Item, root: Path, config: ScanningConfig) -> Candidate:
+    parts = [_candidate(part, root, config) for _, part in item.channels]
     if len({part.patient.id for part in parts if not part.patient.is_assumed}) > 1:
         raise DataError(
             "its channels cannot be combined: they are of several patients; set channels.group so that it separates "
@@ -322,8 +324,22 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
         )
     paths = tuple(_relative(file, root) for file in item.files)
     # The paths of combined files are those of one image, not of the folder of a series.
-    patient = parts[0].patient if parts else _patient(item, paths, patient_from)
+    patient = parts[0].patient if parts else _patient(item, paths, config.patient_from)
+    item = _with_site(item, paths[0], config.site_from)
     return Candidate(item, paths, patient, item.labels, item.split or _official_split(paths[0]))
+
+
+def _with_site(item: Item, path: str, site_from: str | None) -> Item:
+    """Return the item with the site that its path names."""
+    if site_from is None:
+        return item
+    match = re.search(site_from, path)
+    if match is None or not match.group(1):
+        raise DataError(
+            "the regular expression scanning.site_from does not match the path of the file; change the expression, or "
+            "remove the file from the source"
+        )
+    return replace(item, identity=replace(item.identity, institution=composed(match.group(1))))
 
 
 def _identity(refusal: Refusal) -> Identity | None:

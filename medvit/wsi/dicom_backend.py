@@ -24,13 +24,19 @@ WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 CACHE_BYTES = 2**24
 """Size of the cache for the decoded tiles of one slide, and of the cache for its encoded tiles."""
 MODALITY = "SM"
+IDENTIFYING = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "IssuerOfPatientID",
+    "InstitutionName",
+    "StudyDate",
+)
+"""Elements of an `Identity`, in the order of its fields."""
 READ = (
+    *IDENTIFYING,
     "SOPClassUID",
     "ImageType",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "PatientID",
-    "IssuerOfPatientID",
     "Modality",
     "SOPInstanceUID",
     "PyramidUID",
@@ -107,10 +113,7 @@ def _header(file: Path) -> _Header | Refusal:
     except (InvalidDicomError, OSError, ValueError, KeyError, EOFError):
         return Refusal((file,), UnreadableError.code, "the header of the DICOM slide cannot be read; it is damaged")
     words = [str(word) for word in dataset.get("ImageType") or ()]
-    texts = (
-        str(dataset.get(key) or "")
-        for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "IssuerOfPatientID")
-    )
+    texts = (str(dataset.get(key) or "") for key in IDENTIFYING)
     instance = str(dataset.get("SOPInstanceUID") or "")
     pyramid = str(dataset.get("PyramidUID") or "")
     return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts), instance, pyramid)

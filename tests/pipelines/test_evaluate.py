@@ -324,3 +324,37 @@ def test_a_criterion_that_is_not_met_fails_the_model_and_the_report_still_is_wri
         assert len(finished.failures) == (verdict == "failed")
         assert saved(finished.artifact)["verdict"]["name"] == verdict
         assert f'<div class="{verdict}">' in page(finished.artifact)
+
+
+def test_an_evaluation_of_a_group_has_the_numbers_of_this_subgroup(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of_scanner(number: int, row: Row) -> Row:
+        return replace(row, attributes={"model": "AB"[number // 3 % 2], "sex": "F"})
+
+    checkpoint, dataset = make_checkpoint(), make_dataset(change=of_scanner)
+    (analysis,) = saved(run(tmp_path, checkpoint, dataset))["subgroups"]["analyses"]
+    assert "model: A *" in capsys.readouterr().out  # fewer than 20 patients
+    assert analysis["alike"]["sex"] == "F"
+    part = run(tmp_path, checkpoint, dataset, output=tmp_path / "part", where={"model": "A"}, subgroups=[])
+    (group,) = (one for one in analysis["groups"] if one["name"] == "A")
+    assert group["metrics"]["dice"] == saved(part)["metrics"]["dice"]
+    assert saved(part)["counts"]["patients"] == group["patients"] == 3
+    assert "subgroups" not in saved(part)
+    assert "only images with model=A are evaluated: 3 of 6 images, 3 patients of 6" in page(part)
+    assert saved(part)["facts"]["Restricted to"] == "model: A"
+
+
+def test_the_cohort_of_every_split_and_of_the_evaluated_images_is_reported(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    def subject(number: int, row: Row) -> Row:
+        return replace(row, attributes={"sex": "FM"[number % 2], "age_years": f"{40 + number}"})
+
+    dataset = make_dataset(change=subject)
+    report = run(tmp_path, make_checkpoint(kind="classification"), dataset, where={"sex": "F"})
+    cohort = saved(report)["cohort"]
+    assert {name: one["patients"] for name, one in cohort.items()} == {"train": 2, "test": 6, "evaluated": 3}
+    assert cohort["evaluated"]["patients_by_value"]["sex"] == {"F": 3}
+    assert cohort["test"]["images_by_class"] == {"finding": {"normal": 3, "effusion": 3}}
+    assert "<th>age: median [quartiles], lowest to highest</th>" in page(report)

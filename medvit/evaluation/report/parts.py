@@ -15,7 +15,9 @@ from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.answer import answer_part
 from medvit.evaluation.report.cases import cases_part
+from medvit.evaluation.report.cohort_section import cohort_part
 from medvit.evaluation.report.lineage import lineage_parts
+from medvit.evaluation.report.subgroup_section import subgroup_parts
 from medvit.inference.out_of_fold import StoredPredictions
 
 
@@ -45,7 +47,9 @@ def parts_of(reported: Reported) -> list[ReportPart]:
     predictor = judged.predictor
     return [
         answer_part(evaluation, reported.verdict, **named),
+        cohort_part(reported.manifest, judged, evaluation),
         *([fold_part(evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
+        *subgroup_parts(evaluation),
         *lineage_parts(options, reported.manifest, judged),
         *cases_part(judged.measured, predictor, evaluation, options),
         repeat_part(options),

@@ -31,6 +31,8 @@ def report_subject(
         "Split": f"{judged.split}: {len(measured)} {measured.rows[0].kind}s of {PatientCount.of(measured)}",
         "Intervals": f"{options.resamples} resamples of patients, seed {seed}",
     }
+    if options.where:
+        facts["Restricted to"] = "; ".join(f"{key}: {' or '.join(values)}" for key, values in options.where.items())
     if evaluation.positive:
         facts["Positive class"] = evaluation.positive
     positives = [f"{part.positive} ({label})" for label, part in evaluation.parts.items() if part.positive]

@@ -8,6 +8,7 @@ import numpy as np
 
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
+from medvit.evaluation.subgroups.findings import largest_gap
 from medvit.metrics import is_of_positive, metric_title
 from medvit.patients import PatientCount
 from medvit.statistics import Estimate
@@ -40,6 +41,9 @@ MAIN = (
 metrics for each label.
 """
 
+SHOWN_GROUPS = 5
+"""Maximum number of groups of an analysis of subgroups that are printed."""
+
 
 def summary_lines(
     split: str, evaluation: Evaluation, differences: Mapping[str, Estimate] | None = None
@@ -69,6 +73,21 @@ def tables(
         yield f"\n{title}: value [95 % interval]"
         for name, estimate in estimates.items():
             yield f"  {metric_title(name, evaluation.positive):44s} {estimate}"
+    for label, part in (evaluation.parts or {"": evaluation}).items():
+        yield from _subgroups(part, label)
+
+
+def _subgroups(evaluation: Evaluation, label: str) -> Iterator[str]:
+    """Yield the groups with the largest disadvantages, and a sentence on the largest one."""
+    for analysis in evaluation.subgroups:
+        title = f"{label}: {analysis.title}" if label else analysis.title
+        yield f"\n{title}, by {metric_title(analysis.main)}: value [95 % interval], gap to the rest"
+        for group in analysis.groups[:SHOWN_GROUPS]:
+            mark = " *" * group.is_small
+            yield f"  {f'{group}{mark}':44s} {group.metrics[analysis.main]}, gap {group.gaps[analysis.main]}"
+        if len(analysis.groups) > SHOWN_GROUPS:
+            yield f"  and {len(analysis.groups) - SHOWN_GROUPS} more groups in the report"
+        yield f"  {largest_gap(analysis, evaluation.rows[0].kind)}"
 
 
 def tracked(metrics: Mapping[str, Estimate], split: str, positive: str = "") -> dict[str, float]:

@@ -152,7 +152,7 @@ def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
     `PooledMetric` by class and as the mean over classes.
     """
     known = keys_of(MaskMetric)
-    found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
+    found = {name: mean_of_defined(values) for name, values in columns.items() if name.partition(".")[0] in known}
     for volume in metrics(VolumeMetric):
         for part in _parts(columns, "volume_ml"):
             true, given = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
@@ -161,7 +161,7 @@ def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
     counts = {part: _pooled(columns, part) for part in _parts(columns, "overlap_voxels")}
     for pooled in metrics(PooledMetric) if counts else ():
         values = {part: pooled.compute(pixels) for part, pixels in counts.items()}
-        found[pooled.key()] = _mean(np.array(list(values.values())))
+        found[pooled.key()] = mean_of_defined(np.array(list(values.values())))
         found |= {f"{pooled.key()}.{part}": value for part, value in values.items()}
     return found
 
@@ -183,7 +183,8 @@ def _mean_over_classes(columns: Mapping[str, Float[Array, "n"]], metric: str) ->
     return np.where(defined.any(axis=0), total / np.maximum(defined.sum(axis=0), 1), np.nan)
 
 
-def _mean(values: Float[Array, "n"]) -> float:
+def mean_of_defined(values: Float[Array, "n"]) -> float:
+    """Return the mean of the values that are not NaN; NaN without such a value."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 

@@ -7,6 +7,9 @@ split. The drawback is that a small class may be split unevenly; `better_salt` t
 Official splits are kept. If the official splits lack val or test, the missing split is drawn from the official training
 split by the same hash.
 
+Instead of a fraction, the test split can be all patients of some sites, or all patients with a study since a date
+(`origin`). The hash then divides the others into train and val.
+
 Patients whose images are near duplicates can be kept together: the hash of one of them then determines the split of
 all.
 """
@@ -18,11 +21,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from medvit.config import Config
+from medvit.ingest.splits.origin import HeldOut
 from medvit.records import Candidate, Refusal, Split
 
 log = logging.getLogger("medvit")
@@ -50,6 +55,15 @@ class SplitConfig(Config):
     """Fraction of patients for testing. The value 1 puts all images into test, as for an external cohort, even if
     folders or a table assign other splits.
     """
+    test_sites: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
+    """Institutions whose patients form the test split: DICOM InstitutionName, or what `scanning.site_from` captures, or
+    their pseudonyms (h-...). All other patients are divided into train and val. A patient with images of such an
+    institution and of another one is in test as a whole. Names are not stored in the dataset.
+    """
+    test_since: date | None = Field(default=None, json_schema_extra={"private": True})
+    """Date such as 2024-01-01: patients with a study on this day or later form the test split, with all of their
+    images. All other patients are divided into train and val. The date is not stored in the dataset.
+    """
     salt: int = 0
     """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
@@ -61,11 +75,21 @@ class SplitConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _leaves_none_to_val(cls, value: Any) -> Any:
-        is_all = isinstance(value, Mapping) and str(value.get("test")) in ("1", "1.0")
-        return {"val": 0.0, **value} if is_all else value
+        if not isinstance(value, Mapping):
+            return value
+        if value.get("test_sites") or value.get("test_since"):
+            return {"test": 0.0, **value}
+        return {"val": 0.0, **value} if str(value.get("test")) in ("1", "1.0") else value
 
     @model_validator(mode="after")
     def _leaves_some_to_train(self) -> Self:
+        held = [key for key in ("test_sites", "test_since") if getattr(self, key)]
+        if len(held) > 1:
+            raise ValueError("test_sites and test_since are both given; give one of them")
+        if held and self.test:
+            raise ValueError(
+                f"{held[0]} and test are both given, and {held[0]} decides about the test split; remove test"
+            )
         taken = self.val + self.test
         if taken >= 1 and (self.val, self.test) != (0, 1):
             raise ValueError(
@@ -88,14 +112,20 @@ class SplitAssignment:
 
 
 def assign(
-    candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
+    candidates: Sequence[Candidate],
+    config: SplitConfig,
+    joined: Mapping[str, str] | None = None,
+    held: HeldOut | None = None,
 ) -> SplitAssignment:
     """Assign a split to every candidate, so that no patient is in two splits.
 
     `joined` maps each patient of a group that is kept together to the patient whose hash determines the split of the
     group. Official splits are kept. A patient without an official split gets the official split of another patient in
-    the group, if there is one.
+    the group, if there is one. The patients in `held`, and those in their groups, are assigned to test, and all others
+    to train or val by their hash, whatever the official splits.
     """
+    if held is not None:
+        return _around(held, candidates, config, joined)
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
         if moved:
@@ -126,6 +156,30 @@ def assign(
     if not official and (joined is not None or config.keep_together == "patients"):
         _tell_if_unlucky(candidates, config, together)
     return SplitAssignment(tuple(assigned), tuple(refusals))
+
+
+def _around(
+    held: HeldOut, candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None
+) -> SplitAssignment:
+    """Assign held-out patients to test and all others by their hash; official splits are ignored, with a warning."""
+    together, hashed_as = joined or {}, _hashed_as(candidates)
+    groups = {together[patient] for patient in held.patients if patient in together}
+    assigned = []
+    for candidate in candidates:
+        patient = together.get(candidate.patient.id, candidate.patient.id)
+        is_held = candidate.patient.id in held.patients or patient in groups
+        split = "test" if is_held else split_of(hashed_as.get(patient, patient), config)
+        assigned.append(replace(candidate, split=split))
+    pairs = list(zip(candidates, assigned, strict=True))
+    moved = sum(one.split is not None and one.split != after.split for one, after in pairs)
+    if moved:
+        log.warning(
+            "splits.test_sites or splits.test_since assigns %d images to another split than their folder or table",
+            moved,
+        )
+    if joined is not None or config.keep_together == "patients":
+        _tell_if_unlucky([one for one, after in pairs if after.split != "test"], config, together)
+    return SplitAssignment(tuple(assigned), ())
 
 
 def split_of(patient: str, config: SplitConfig) -> Split:

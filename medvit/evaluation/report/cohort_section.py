@@ -1,0 +1,39 @@
+"""Section of a report with the patients and images of each split of the dataset, and of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from medvit.cards.cohort import Cohort, cohort_table
+from medvit.cards.plots import SPLITS
+from medvit.dataset.manifest import Manifest
+from medvit.document import Section
+from medvit.evaluation import Evaluation
+from medvit.evaluation.judged import Judged
+from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.subgroups.grouping import predicted_labels
+from medvit.records import Row
+
+EVALUATED = "evaluated"
+"""Column of the evaluated images, if they are not exactly the images of a split."""
+
+
+def cohort_part(manifest: Manifest, judged: Judged, evaluation: Evaluation) -> ReportPart:
+    """Return the part of a report that describes the splits of a dataset and the evaluated images."""
+    labels = _labels(manifest, predicted_labels(judged.predictor.config))
+    each: dict[str, list[Row]] = {split: [row for row in manifest if row.split == split] for split in SPLITS}
+    sets = {split: rows for split, rows in each.items() if rows}
+    if list(evaluation.rows) not in sets.values():
+        sets[EVALUATED] = list(evaluation.rows)
+    cohorts = {name: Cohort.of(rows, labels) for name, rows in sets.items()}
+    note = (
+        f"The splits are those of this dataset; the model was trained on {judged.trained_on}. A patient with several "
+        "values of an attribute counts for each of them. Shares are of the patients with a known value, or of the "
+        "images with a label."
+    )
+    numbers = {name: cohort.tree for name, cohort in cohorts.items()}
+    return ReportPart(ReportPlace.COHORT, Section("Cohort", [note, cohort_table(cohorts)]), "cohort", numbers)
+
+
+def _labels(manifest: Manifest, predicted: Collection[str]) -> Mapping[str, Collection[str]]:
+    return {key: names for key, names in manifest.facts.classes.items() if key in predicted}

@@ -1,0 +1,160 @@
+"""Section of a report on subgroups: findings in words, a forest plot of the gaps, and a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+
+from matplotlib.figure import Figure
+
+from medvit.document import Block, Bullets, Picture, Section, Table
+from medvit.evaluation import Evaluation
+from medvit.evaluation.part import ReportPart, ReportPlace
+from medvit.evaluation.report.plots import FOUND, INK
+from medvit.evaluation.subgroups import Subgroup, SubgroupAnalysis
+from medvit.evaluation.subgroups.findings import findings, is_worse
+from medvit.metrics import metric_of, metric_title
+from medvit.statistics import Estimate
+
+SMALL = "#9aa3b5"
+"""Color of small groups in a forest plot."""
+LINE_INCHES = 0.3
+DPI = 192
+
+
+def subgroup_parts(evaluation: Evaluation) -> list[ReportPart]:
+    """Return a part of the report for each analysis of subgroups; for a multi-task model, of each label."""
+    each = [
+        (label, one, part) for label, part in (evaluation.parts or {"": evaluation}).items() for one in part.subgroups
+    ]
+    sections = [_section(analysis, part, label) for label, analysis, part in each]
+    numbers = {"analyses": [_plain_analysis(analysis, part, label) for label, analysis, part in each]}
+    parts = [ReportPart(ReportPlace.SUBGROUPS, section) for section in sections]
+    return [replace(parts[0], name="subgroups", numbers=numbers), *parts[1:]] if parts else []
+
+
+def _section(analysis: SubgroupAnalysis, evaluation: Evaluation, label: str) -> Section:
+    title = f"{label}: {analysis.title}" if label else analysis.title
+    blocks: list[Block] = [analysis.note, Bullets(findings(analysis, evaluation.rows[0].kind))]
+    if analysis.groups:
+        figure = forest_figure(analysis)
+        figure.set_dpi(DPI)
+        caption = f"Gaps of {metric_title(analysis.main, evaluation.positive)}, largest disadvantage first"
+        blocks += [[Picture.of("", caption, figure)], _table(analysis, evaluation)]
+    return Section(title, blocks)
+
+
+def _plain_analysis(analysis: SubgroupAnalysis, evaluation: Evaluation, label: str) -> dict[str, object]:
+    """Return an analysis in the form in which it is written as JSON."""
+    return ({"label": label} if label else {}) | {
+        "title": analysis.title,
+        "main_metric": analysis.main,
+        "comparisons": len(analysis.compared),
+        "findings": findings(analysis, evaluation.rows[0].kind),
+        "alike": dict(analysis.alike),
+        "groups": [_plain_group(group) for group in analysis.groups],
+    }
+
+
+def forest_figure(analysis: SubgroupAnalysis) -> Figure:
+    """Plot the gap of each group with its interval, in the order of the analysis, with numbers at the side.
+
+    Orange: the interval is on the side of a disadvantage. Gray and hollow: the group is small.
+    """
+    groups, main = analysis.groups, analysis.main
+    figure = Figure(figsize=(9.6, LINE_INCHES * len(groups) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#bbbbbb", linewidth=1)
+    for place, group in enumerate(groups):
+        gap = group.gaps[main]
+        if math.isfinite(gap.value):
+            color = SMALL if group.is_small else FOUND if _excludes_zero(main, gap) else INK
+            face = "white" if group.is_small else color
+            if math.isfinite(gap.low):
+                axes.plot([gap.low, gap.high], [place, place], color=color, linewidth=1.4, zorder=2)
+            axes.plot(gap.value, place, "o", color=color, markerfacecolor=face, markersize=6, zorder=3)
+        else:
+            axes.text(0, place, " not defined", va="center", fontsize=8, color=SMALL)
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set_yticks(
+        range(len(groups)), [f"{group}{' *' * group.is_small} ({group.patients.total})" for group in groups]
+    )
+    axes.tick_params(labelsize=9)
+    sides = axes.secondary_yaxis("right")
+    sides.set_yticks(range(len(groups)), [str(group.metrics[main]) for group in groups], fontsize=9)
+    sides.tick_params(length=0)
+    axes.set_xlabel(f"gap of {metric_title(main)} to all other images; {_worse_side(main)}", fontsize=9)
+    axes.set_title("group (patients)", loc="left", fontsize=9)
+    axes.set_title(metric_title(main), loc="right", fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _worse_side(main: str) -> str:
+    metric = metric_of(main)
+    return "right is worse" if metric is not None and metric.higher_is_better is False else "left is worse"
+
+
+def _excludes_zero(main: str, gap: Estimate) -> bool:
+    return (gap.high < 0 or gap.low > 0) and is_worse(main, gap.value)
+
+
+def _table(analysis: SubgroupAnalysis, evaluation: Evaluation) -> Table:
+    main, positive = analysis.main, evaluation.positive
+    others = [key for key in analysis.groups[0].metrics if key != main]
+    has_positives = any(group.num_positives is not None for group in analysis.groups)
+    head = [
+        "group",
+        f"{evaluation.rows[0].kind}s",
+        "patients",
+        *([_name_of_positives(evaluation)] if has_positives else []),
+        metric_title(main, positive),
+        "gap",
+        *(metric_title(key, positive) for key in others),
+    ]
+    lines = [
+        [
+            f"{group}{' *' * group.is_small}",
+            group.num_items,
+            group.patients.cell,
+            *([group.num_positives] if has_positives else []),
+            str(group.metrics[main]),
+            _signed(group.gaps[main]),
+            *(str(group.metrics[key]) for key in others),
+        ]
+        for group in analysis.groups
+    ]
+    return Table(head, lines)
+
+
+def _name_of_positives(evaluation: Evaluation) -> str:
+    names = {"survival": "events", "segmentation": "with a structure", "multilabel": "with a positive label"}
+    return names.get(evaluation.kind, evaluation.positive)
+
+
+def _signed(gap: Estimate) -> str:
+    if not math.isfinite(gap.value):
+        return str(gap)
+    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
+def _plain_group(group: Subgroup) -> dict[str, object]:
+    return {
+        "attribute": group.attribute,
+        "name": group.name,
+        "items": group.num_items,
+        "patients": group.patients.total,
+        "assumed_patients": group.patients.assumed,
+        "positives": group.num_positives,
+        "is_small": group.is_small,
+        "doubts": list(group.doubts),
+        "metrics": {key: _plain(estimate) for key, estimate in group.metrics.items()},
+        "gaps": {key: _plain(estimate) for key, estimate in group.gaps.items()},
+    }
+
+
+def _plain(estimate: Estimate) -> dict[str, float | str | None]:
+    plain = asdict(estimate)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()
+    }

@@ -1,0 +1,122 @@
+"""Main metrics of each task, by which subgroups are compared.
+
+Metrics that depend on the frequency of the classes or on the spread of a number, such as average precision and R2, are
+not among them, because they differ between groups even if the model is equally good in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray as Array
+
+from medvit.evaluation import Evaluation
+from medvit.evaluation.positive import index_of
+from medvit.evaluation.tasks.classification import class_samples
+from medvit.evaluation.tasks.multilabel import label_samples
+from medvit.evaluation.tasks.segmentation import mean_of_defined
+from medvit.evaluation.tasks.survival import outcomes_of
+from medvit.metrics import Classified, ClassMetric, LabelMetric, SurvivalMetric, ValueMetric, metrics
+from medvit.statistics import MetricSample
+from medvit.statistics.bootstrap import Statistic
+
+MAIN: Mapping[str, tuple[str, ...]] = {
+    "classification": ("auroc", "balanced_accuracy", "sensitivity", "specificity"),
+    "classes": ("auroc", "balanced_accuracy", "accuracy"),
+    "ordinal": ("grade_error", "kappa_quadratic", "balanced_accuracy"),
+    "multilabel": ("auroc_macro", "auroc_micro"),
+    "regression": ("mae", "rmse"),
+    "survival": ("c_index", "integrated_brier"),
+    "segmentation": ("dice", "nsd", "hd95_mm", "hd95_px"),
+}
+"""Main metrics of each kind of evaluation, the most important one first."""
+
+
+def main_keys(evaluation: Evaluation) -> tuple[str, ...]:
+    """Return the keys of the main metrics that an evaluation has."""
+    kind = evaluation.kind
+    if kind == "classification":
+        kind = "ordinal" if evaluation.is_graded else "classification" if len(evaluation.classes) == 2 else "classes"
+    return tuple(key for key in MAIN.get(kind, ()) if key in evaluation.metrics)
+
+
+def main_metrics(evaluation: Evaluation, keys: Sequence[str]) -> Statistic:
+    """Return a function that computes metrics of the images at given indices."""
+    columns, classes = evaluation.columns, evaluation.classes
+    if evaluation.kind == "segmentation":
+        return lambda drawn: {key: mean_of_defined(columns[key][drawn]) for key in keys}
+    if evaluation.kind == "regression":
+        of_values = [one for one in metrics(ValueMetric) if one.key() in keys]
+        truth, predicted = columns["truth"], columns["predicted"]
+        return lambda drawn: {
+            one.key(): one.compute(truth[drawn], predicted[drawn]) if len(drawn) else np.nan for one in of_values
+        }
+    if evaluation.kind == "survival":
+        of_times = [one for one in metrics(SurvivalMetric) if one.of_all is not None and one.key() in keys]
+        outcomes = outcomes_of(columns, classes, evaluation.horizons)
+        return lambda drawn: {
+            one.key(): one.of_all(outcomes.at(drawn)) if one.of_all and len(drawn) else np.nan for one in of_times
+        }
+    if evaluation.kind == "multilabel":
+        of_labels = [one for one in metrics(LabelMetric) if one.key() in keys]
+        true, given = (np.stack([columns[f"{part}.{name}"] for name in classes], axis=1) for part in ("truth", "p"))
+        return lambda drawn: {one.key(): one.compute(true[drawn], given[drawn]) for one in of_labels}
+    return _of_classes(evaluation, keys)
+
+
+def main_samples(evaluation: Evaluation, those: Int[Array, "m"], keys: Sequence[str]) -> dict[str, MetricSample]:
+    """Return the samples of those main metrics of some images that have an interval in closed form."""
+    patients = [evaluation.rows[index].patient_id for index in those]
+    found: dict[str, MetricSample] = {}
+    if evaluation.kind == "classification":
+        found = class_samples(_at(_classified(evaluation), those), patients)
+    elif evaluation.kind == "multilabel":
+        true, given = (
+            np.stack([evaluation.columns[f"{part}.{name}"][those] for name in evaluation.classes], axis=1)
+            for part in ("truth", "p")
+        )
+        found = label_samples(true, given, evaluation.classes, patients)
+    return {key: sample for key, sample in found.items() if key in keys}
+
+
+def _classified(evaluation: Evaluation) -> Classified:
+    positive, classes = index_of(evaluation.positive, evaluation.classes), evaluation.classes
+    return Classified(evaluation.truth, evaluation.probabilities, classes, positive, is_graded=evaluation.is_graded)
+
+
+def _at(images: Classified, those: Int[Array, "m"]) -> Classified:
+    return replace(images, truth=images.truth[those], probabilities=images.probabilities[those])
+
+
+def _of_classes(evaluation: Evaluation, keys: Sequence[str]) -> Statistic:
+    chosen = [one for one in metrics(ClassMetric) if one.of_all is not None and one.key() in keys]
+    images = _classified(evaluation)
+
+    def values(drawn: Array) -> dict[str, float]:
+        if not len(drawn):
+            return {one.key(): np.nan for one in chosen}
+        part = _at(images, drawn)
+        return {one.key(): one.of_all(part) for one in chosen if one.of_all is not None}
+
+    return values
+
+
+def positives(evaluation: Evaluation) -> Bool[Array, "n"] | None:
+    """Return which images are positive: of the positive class, with an event, a positive label, or a structure.
+
+    None for tasks without a positive class.
+    """
+    columns = evaluation.columns
+    if evaluation.kind == "segmentation":
+        sizes = [values for name, values in columns.items() if name.startswith("true_voxels.")]
+        return np.nansum(sizes, axis=0) > 0 if sizes else None
+    if evaluation.kind == "survival":
+        return columns["event"] == 1.0
+    if evaluation.kind == "multilabel":
+        return np.any([columns[f"truth.{name}"] == 1.0 for name in evaluation.classes], axis=0)
+    if evaluation.kind == "classification" and evaluation.positive:
+        return evaluation.truth == index_of(evaluation.positive, evaluation.classes)
+    return None
