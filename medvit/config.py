@@ -447,7 +447,12 @@ def _first_sentence(text: str | None) -> str:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """Return the config type in the annotation of a field, such as `C` in `C | None`; None without a config type."""
+    """Return the config type in the annotation of a field, such as `C` in `C | None`; None without a config type.
+
+    The types of the elements of a list, as in `tuple[C, ...]`, do not count: they have no keys of their own.
+    """
+    if get_origin(annotation) is tuple:
+        return None
     candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
     return candidates[0] if candidates else None
 

@@ -86,7 +86,7 @@ def only_label(manifest: Manifest) -> str:
     """Return the only label with classes of a dataset.
 
     Raises:
-        ConfigError: If there is none, or several.
+        ConfigError: If it is missing, or there are several.
     """
     names = [name for name, classes in manifest.facts.classes.items() if 1 < len(classes) <= MAX_CLASSES]
     if len(names) != 1:

@@ -32,7 +32,7 @@ class Criterion(Config):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CriterionResult:
     """Result of a criterion for one group of images; the group is empty for all images."""
 
     criterion: Criterion
@@ -60,10 +60,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CriteriaVerdict:
     """Verdict on a model: passed if all criteria are met, failed if not, and not judged if there are none."""
 
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[CriterionResult, ...] = ()
 
     @property
     def name(self) -> VerdictName:
@@ -98,21 +98,21 @@ def require_known(criteria: Sequence[Criterion]) -> None:
             )
 
 
-def judge_criteria(criteria: Sequence[Criterion], evaluation: Evaluation) -> Verdict:
+def judge_criteria(criteria: Sequence[Criterion], evaluation: Evaluation) -> CriteriaVerdict:
     """Return the verdict on an evaluation."""
-    return Verdict(tuple(outcome for one in criteria for outcome in _outcomes(one, evaluation)))
+    return CriteriaVerdict(tuple(outcome for one in criteria for outcome in _outcomes(one, evaluation)))
 
 
-def _outcomes(criterion: Criterion, evaluation: Evaluation) -> Iterator[Outcome]:
+def _outcomes(criterion: Criterion, evaluation: Evaluation) -> Iterator[CriterionResult]:
     if not criterion.each:
-        yield Outcome(criterion, "", evaluation.metrics.get(criterion.metric))
+        yield CriterionResult(criterion, "", evaluation.metrics.get(criterion.metric))
         return
     tables = [one for one in evaluation.breakdowns if _name(one.title) == _name(criterion.each)]
     lines = [line for table in tables for line in table.lines]
     for line in lines:
-        yield Outcome(criterion, line.name, line.metrics.get(criterion.metric))
+        yield CriterionResult(criterion, line.name, line.metrics.get(criterion.metric))
     if not lines:  # a criterion that cannot be checked is not met
-        yield Outcome(criterion, f"no table by {criterion.each}", None)
+        yield CriterionResult(criterion, f"no table by {criterion.each}", None)
 
 
 def _name(title: str) -> str:

@@ -87,8 +87,9 @@ class EvaluationOptions(Config):
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     criteria: tuple[Criterion, ...] = ()
-    """Criteria that decide whether the model passes: a list of metrics with bounds. The exit status is 3 if one is not
-    met. Empty: the report says "not judged".
+    """Criteria that decide whether the model passes, such as [{metric: auroc, bound: 0.8}]: the whole 95 % interval of
+    the metric must reach the bound, from above for errors. With {each: quality}, this applies to every line of the
+    table "By quality". The exit status is 3 if a criterion is not met. Empty: the report states "not judged".
     """
     cases: int = Field(12, ge=0)
     """Number of images shown in the report, the worst errors first."""

@@ -6,7 +6,7 @@ derive the variance of AUROC from the variances of the placements. Obuchowski (B
 images of a patient first, so that the images of a patient may depend on each other, and a patient may have cases and
 controls. With one image per patient, both are the same.
 
-Intervals are computed on the logit scale, so that they stay within 0 and 1 (Pepe, The Statistical Evaluation of Medical
+Intervals are computed on the logit scale, so that they are within 0 and 1 (Pepe, The Statistical Evaluation of Medical
 Tests 2003). If all cases score above all controls, the variance is 0, and the score interval of Newcombe
 (Statistics in Medicine 2006, method 5) is used.
 """

@@ -20,7 +20,7 @@ SMALL = 0.01
 class Difference(Estimate):
     """Metric of a model minus that of another on the same patients, with its 95 % interval and a test.
 
-    P-values are two-sided, for the hypothesis of no difference; NaN if undefined.
+    P-values are two-sided, for the hypothesis of equal metrics; NaN if undefined.
     """
 
     test: str = ""
@@ -50,7 +50,7 @@ class Difference(Estimate):
 
 TESTS = {
     "bootstrap": "bootstrap: twice the share of resamples of patients in which the difference has the other sign",
-    "McNemar": "McNemar: exact test of two proportions from the patients for whom only one model is right",
+    "McNemar": "McNemar: exact test of two proportions from the patients with only one right model",
     "McNemar, clustered": "McNemar, clustered: test of two proportions with several images of a patient (Obuchowski, "
     "Statistics in Medicine 1998)",
     "DeLong": "DeLong: paired test of two AUROC (DeLong, Biometrics 1988)",

@@ -93,7 +93,7 @@ def effective_number(right: Bool[Array, "n"], clusters: Clusters) -> float:
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """Return the p-value of McNemar's exact test, given the numbers of patients for whom only one model is right.
+    """Return the p-value of McNemar's exact test, given the numbers of patients with only one right model.
 
     It is twice the binomial probability of so few of the rarer kind, and at most 1.
     """

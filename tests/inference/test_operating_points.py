@@ -1,4 +1,4 @@
-"""Operating points survive a round trip, make calls at the threshold, and are refused for another model."""
+"""Operating points are read as they were written, make calls at the threshold, and are refused for another model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means of few patients have intervals with nearly the stated coverage, and none where there cannot be one."""
+"""Means of few patients have intervals with nearly the stated coverage, and is undefined where it cannot."""
 
 import numpy as np
 import pytest

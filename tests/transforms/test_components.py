@@ -1,4 +1,4 @@
-"""Only the largest component of a class is kept, and other classes stay as they are."""
+"""Only the largest component of a class is kept, and other classes are unchanged."""
 
 import numpy as np
 import pytest

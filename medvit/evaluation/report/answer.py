@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from medvit.document import Block, Callout, Section, Table
 from medvit.evaluation import Evaluation
-from medvit.evaluation.criteria import Outcome, Verdict
+from medvit.evaluation.criteria import CriteriaVerdict, CriterionResult
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.summary import MAIN
 from medvit.metrics import metric_title
@@ -21,7 +21,9 @@ DOES_NOT_SHOW = (
 )
 
 
-def answer_part(evaluation: Evaluation, verdict: Verdict, *, dataset: str, model: str, split: str) -> ReportPart:
+def answer_part(
+    evaluation: Evaluation, verdict: CriteriaVerdict, *, dataset: str, model: str, split: str
+) -> ReportPart:
     """Return the section with the question and the verdict, the first of a report."""
     count = f"{counted(len(evaluation.rows), evaluation.rows[0].kind)} of {PatientCount.of(evaluation.rows)}"
     question = f"How well does the model {model} {task_text(evaluation)}? Tested on {count}: {dataset}, split {split}."
@@ -87,7 +89,7 @@ def _main(evaluation: Evaluation) -> list[tuple[Evaluation, str, str]]:
     return [(part, main_metric(part), PatientCount.of(part.rows).cell) for part in parts]
 
 
-def _callout(verdict: Verdict) -> Callout:
+def _callout(verdict: CriteriaVerdict) -> Callout:
     if not verdict.outcomes:
         return Callout([NO_CRITERIA], "unjudged")
     num_met = sum(outcome.is_met for outcome in verdict.outcomes)
@@ -96,7 +98,7 @@ def _callout(verdict: Verdict) -> Callout:
     return Callout(lines, "passed" if verdict.name == "passed" else "failed")
 
 
-def _plain(outcome: Outcome) -> dict[str, object]:
+def _plain(outcome: CriterionResult) -> dict[str, object]:
     found = {} if outcome.estimate is None else asdict(outcome.estimate)
     numbers = {key: found.get(key) if found.get(key) == found.get(key) else None for key in ("value", "low", "high")}
     return {**outcome.criterion.tree(), "group": outcome.group, **numbers, "is_met": outcome.is_met}

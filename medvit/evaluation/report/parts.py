@@ -8,7 +8,7 @@ from medvit.artifacts import CONFIG
 from medvit.dataset.manifest import Manifest
 from medvit.document import Commands, Section
 from medvit.evaluation import Evaluation
-from medvit.evaluation.criteria import Verdict
+from medvit.evaluation.criteria import CriteriaVerdict
 from medvit.evaluation.folds import fold_part
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
@@ -31,7 +31,7 @@ class Reported:
     judged: Judged
     """Images that were evaluated, and the model or the stored predictions."""
     evaluation: Evaluation
-    verdict: Verdict
+    verdict: CriteriaVerdict
     seed: int
 
 

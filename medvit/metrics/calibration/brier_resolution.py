@@ -1,4 +1,4 @@
-"""Resolution, the part of the Brier score that rewards telling images apart: up to the uncertainty, higher is better.
+"""Resolution, the part of the Brier score that rewards separating images: up to the uncertainty, higher is better.
 
 It applies to classification, over all images. The Brier score is reliability - resolution + uncertainty (Murphy,
 Journal of Applied Meteorology 1973; with probabilities in bins: Stephenson et al., Weather and Forecasting 2008).

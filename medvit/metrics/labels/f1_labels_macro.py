@@ -1,7 +1,7 @@
 """Mean F1 over labels at a threshold of 0.5: 0 to 1, higher is better.
 
 It applies to multi-label classification, over all images with the label. Each label counts equally. It is NaN if a
-label is in no truth and no prediction.
+label is in neither truth nor prediction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medvit.metrics.labels._at_half import counts_at_half
 
 
 def f1_of_labels(truth: Float[Array, "n l"], probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
-    """Compute 2 TP / (2 TP + FP + FN) of each label; NaN for a label that is in no truth and no prediction."""
+    """Compute 2 TP / (2 TP + FP + FN) of each label; NaN for a label that is in neither truth nor prediction."""
     counts = counts_at_half(truth, probabilities)
     return ratio(2.0 * counts.both, counts.true + counts.found)
 

@@ -102,7 +102,7 @@ def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Se
 
 
 def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:
-    """Return the `number` models of an ensemble; each fold in turn is for validation."""
+    """Return the `number` models of an ensemble; each model has another fold for validation."""
     return [EnsembleMember(index, folds, seed) for index in range(number)]
 
 

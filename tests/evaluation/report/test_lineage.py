@@ -1,4 +1,4 @@
-"""Lineage of a report: names and hashes, and what was checked about training patients."""
+"""Lineage of a report: names and hashes, and the checks of training patients."""
 
 from __future__ import annotations
 

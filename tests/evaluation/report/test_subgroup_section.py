@@ -39,7 +39,7 @@ def test_the_table_and_the_file_have_every_group(tmp_path: Path) -> None:
     assert saved["groups"][0]["gaps"]["mae"]["value"] == analysis.groups[0].gaps["mae"].value
     assert (saved["comparisons"], saved["alike"]) == (1, {"sex": "F"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<th>model: &lt;B&gt;</th><td>30</td><td>30</td>" in page
+    assert '<th scope="row">model: &lt;B&gt;</th><td>30</td><td>30</td>' in page
     assert "Largest gap: model: &lt;B&gt;" in page
 
 

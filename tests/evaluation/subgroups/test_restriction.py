@@ -1,4 +1,4 @@
-"""A restricted evaluation has the images that the group of a report has, and says how many."""
+"""A restricted evaluation has the images that the group of a report has, and states how many."""
 
 from __future__ import annotations
 

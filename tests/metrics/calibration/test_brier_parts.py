@@ -1,4 +1,4 @@
-"""The parts of the Brier score add up to it, and equal Murphy's definition where it holds."""
+"""The parts of the Brier score add up to it, and equal Murphy's definition where it applies."""
 
 from __future__ import annotations
 

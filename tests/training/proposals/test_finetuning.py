@@ -1,4 +1,4 @@
-"""Fine-tuning uses proposals for unset options alone, and says where each value is from."""
+"""Fine-tuning uses proposals for unset options alone, with the source of each value."""
 
 from __future__ import annotations
 
