@@ -82,6 +82,8 @@ METHODS = {
     f"are fewer than {FEW_PATIENTS} patients (Hesterberg, The American Statistician 2015)",
     "bootstrap-t": "bootstrap-t over patients (Efron and Tibshirani, An Introduction to the Bootstrap 1993, section "
     f"12.5), because there are fewer than {FEW_PATIENTS} patients",
+    "Clopper-Pearson": "exact interval, because all images have the best or the worst possible value (Clopper and "
+    "Pearson, Biometrika 1934)",
     "mean of classes": "mean of the limits of the classes, because all resamples of the bootstrap agree; rather too "
     "wide than too narrow",
     "agreement": "none, because all resamples of the bootstrap agree; other patients may give other values",

@@ -49,7 +49,8 @@ class Difference(Estimate):
 
 
 TESTS = {
-    "bootstrap": "bootstrap: twice the share of resamples of patients in which the difference has the other sign",
+    "bootstrap": "bootstrap: the difference over its standard deviation in resamples of patients, compared with "
+    "Student's t",
     "McNemar": "McNemar: exact test of two proportions from the patients with only one right model",
     "McNemar, clustered": "McNemar, clustered: test of two proportions with several images of a patient (Obuchowski, "
     "Statistics in Medicine 1998)",

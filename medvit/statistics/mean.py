@@ -18,7 +18,7 @@ from medvit.statistics import FEW_PATIENTS, UNDEFINED, Estimate
 from medvit.statistics.bootstrap import AGREEMENT, FEW, MIN_PATIENTS, OUTER, TOLERANCE
 from medvit.statistics.clusters import Clusters, inflation
 
-BOOTSTRAP_T, MEAN_OF_CLASSES = "bootstrap-t", "mean of classes"
+BOOTSTRAP_T, CLOPPER_PEARSON, MEAN_OF_CLASSES = "bootstrap-t", "Clopper-Pearson", "mean of classes"
 
 
 def few_mean(
@@ -31,12 +31,16 @@ def few_mean(
 ) -> Estimate | None:
     """Return the mean of the defined values (not NaN) of images with its bootstrap-t interval, cut off at `bounds`.
 
-    None if there are `FEW_PATIENTS` patients or more with a value.
+    If all values are at the same finite bound, the interval is exact (`exact_interval`). Otherwise, the result is None
+    if there are `FEW_PATIENTS` patients or more with a value.
     """
     defined = np.flatnonzero(~np.isnan(values))
     if not defined.size:
         return UNDEFINED
     clusters = Clusters.of([patients[int(image)] for image in defined])
+    if np.isfinite(bounds).all() and np.ptp(values[defined]) == 0.0 and values[defined[0]] in bounds:
+        value = float(values[defined[0]])
+        return Estimate(value, *exact_interval(value, bounds, clusters.total), CLOPPER_PEARSON)
     if clusters.total >= FEW_PATIENTS:
         return None
     sums, sizes = clusters.sums(values[defined]), clusters.sums(np.ones(defined.size))
@@ -52,6 +56,17 @@ def few_mean(
     low, high = np.quantile((means[varied] - mean) / errors[varied], (OUTER, 1.0 - OUTER))
     ends = np.clip((mean - high * error, mean - low * error), *bounds)
     return Estimate(mean, float(ends[0]), float(ends[1]), BOOTSTRAP_T)
+
+
+def exact_interval(value: float, bounds: tuple[float, float], num_patients: int) -> tuple[float, float]:
+    """Return the interval of a mean if the values of all patients are at the same bound.
+
+    It follows from the exact interval of the proportion of patients at this bound (Clopper and Pearson, Biometrika
+    1934), if the values of all others were at the other bound.
+    """
+    low, high = bounds
+    reach = (high - low) * (1.0 - OUTER ** (1.0 / num_patients))
+    return (low, low + reach) if value == low else (high - reach, high)
 
 
 def _means(

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import t, ttest_rel
 
 from medvit.errors import DataError
 from medvit.evaluation.paired import paired_differences
-from medvit.statistics.bootstrap import bootstrap, resampled
+from medvit.statistics.bootstrap import bootstrap, bootstrap_differences, resampled
 
 
 def mean_of(values):
@@ -65,6 +65,32 @@ def test_expanded_intervals_of_a_mean_are_those_of_student(number):
     estimate = bootstrap(mean_of(values), [str(n) for n in range(number)], resamples=20_000)["mean"]
     width = 2 * t.ppf(0.975, number - 1) * values.std(ddof=1) / math.sqrt(number)
     assert estimate.high - estimate.low == pytest.approx(width, rel=0.1)
+
+
+@pytest.mark.parametrize("number", [8, 40])
+def test_differences_of_equal_models_are_significant_in_five_percent_of_samples(number):
+    generator = np.random.default_rng(0)
+    patients = [str(n) for n in range(number)]
+    p_values = []
+    for _ in range(500):
+        one, other = generator.beta(8, 1.5, (2, number))  # such as Dice
+        found = bootstrap_differences(mean_of(one - other), patients, resamples=200)["mean"]
+        p_values.append(found.p)
+    assert 0.03 <= np.mean(np.array(p_values) < 0.05) <= 0.075
+
+
+def test_the_p_value_of_a_mean_difference_is_that_of_the_paired_t_test():
+    one, other = np.random.default_rng(0).normal([[0.4], [0.0]], 1.0, (2, 25))
+    patients = [str(n) for n in range(25)]
+    found = bootstrap_differences(mean_of(one - other), patients, resamples=20_000)["mean"]
+    assert found.p == pytest.approx(ttest_rel(one, other).pvalue, rel=0.1)
+
+
+def test_a_large_difference_is_significant_after_a_correction_for_a_hundred_metrics():
+    generator = np.random.default_rng(0)
+    patients = [str(n) for n in range(60)]
+    found = bootstrap_differences(mean_of(1.0 + generator.normal(0, 0.1, 60)), patients, resamples=200)["mean"]
+    assert 100 * found.p < 0.05
 
 
 def test_no_interval_is_stated_where_all_resamples_agree():

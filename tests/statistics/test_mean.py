@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import binomtest, t
 
 from medvit.statistics import Estimate
 from medvit.statistics.mean import few_mean, mean_of_limits
@@ -48,10 +48,20 @@ def test_images_without_a_value_do_not_count():
     assert str(few_mean(np.full(3, np.nan), names(3), (0.0, 1.0), **DRAWING)) == "not defined"
 
 
-@pytest.mark.parametrize(("values", "method"), [([1.0] * 7, "agreement"), ([0.5, 0.7, 0.8], "few patients")])
+@pytest.mark.parametrize(("values", "method"), [([0.9] * 7, "agreement"), ([0.5, 0.7, 0.8], "few patients")])
 def test_equal_values_and_three_patients_have_no_interval(values, method):
     found = few_mean(np.array(values), names(len(values)), (0.0, 1.0), **DRAWING)
     assert (found.method, str(found)) == (method, f"{np.mean(values):.3f} [no interval]")
+
+
+@pytest.mark.parametrize("number", [2, 7, 100])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_values_at_a_bound_have_the_exact_interval_of_their_proportion(value, number):
+    found = few_mean(np.full(3 * number, value), names(number, 3), (0.0, 1.0), **DRAWING)
+    expected = binomtest(int(value * number), number).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    unbounded = few_mean(np.zeros(7), names(7), (0.0, np.inf), **DRAWING)
+    assert str(unbounded) == "0.000 [no interval]"
 
 
 def test_many_patients_are_left_to_the_bootstrap():

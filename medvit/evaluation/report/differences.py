@@ -30,13 +30,14 @@ def _explanation(differences: Mapping[str, Difference]) -> list[str]:
         "p: if both models were equally good, the probability of a difference at least as large as this one. Below "
         "0.05, a difference is commonly called significant.",
         f"p, corrected: for the {num_tests} metrics compared (Holm, Scandinavian Journal of Statistics 1979), because "
-        "with many metrics, one of them falls below 0.05 by chance. It is the p-value to cite.",
+        "with many metrics, one of them falls below 0.05 by chance. Cite this one, unless a single metric was chosen "
+        "before the comparison.",
         *(f"Test {TESTS[name]}." for name in used),
     ]
     if any(one.num_patients_needed is not None for one in differences.values()):
         found.append(
             f"patients for {SMALL}: if one model were truly better by {SMALL}, the number of patients like these at "
-            f"which a comparison would find a significant difference with a probability of {POWER:.0%}. It is "
+            f"which a comparison would find a significant difference with a probability of {100 * POWER:.0f} %. It is "
             "estimated from how much the difference varies between the patients of this comparison."
         )
     return found
