@@ -23,8 +23,8 @@ class ExplainOptions(ExplanationOptions):
     output: Path
     """New folder for the maps."""
     method: str = "auto"
-    """Method: attention, gradients, integrated_gradients, occlusion, prompt_cam or rollout. auto: the attention by
-    which the head pools patches or classes, if it has any, else integrated_gradients.
+    """Method: attention, gradients, integrated_gradients, occlusion, prompt_cam or rollout. auto: the attention of the
+    prompts of the classes or of the head, if there is any, else integrated_gradients.
     """
     split: Split = "test"
     """Split of the dataset whose images are explained."""

@@ -56,7 +56,7 @@ def chosen_output(config: ModelConfig, prediction: Prediction, wanted: str = "")
 
 
 def with_region(model: Model, pixels: Float[Tensor, "1 c *s"], output: ExplainedOutput) -> ExplainedOutput:
-    """Return the output of a segmentation with the pixels that are predicted as its class; all, if there is none.
+    """Return the output of a segmentation with the pixels that are predicted as its class, or with all of them.
 
     Outputs of other tasks are unchanged.
 

@@ -1,4 +1,4 @@
-"""Page of explanations: the maps with their checks, and what they do not show."""
+"""Page of explanations: the maps with their checks and limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = (
 GENERAL = (
     "A map describes the model, not the disease. It does not show that a marked area is abnormal, nor why the model "
     "uses it, nor that the prediction is right.",
-    "A map that agrees with the expectation of a reader is no evidence that the model is right. A map that marks an "
+    "A map that agrees with the expectation of a reader is not evidence that the model is right. A map that marks an "
     "area without medical meaning, such as a corner or a label, is a reason to examine the data.",
 )
 

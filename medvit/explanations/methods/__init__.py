@@ -50,7 +50,7 @@ class ExplanationMethod:
     meaning: str
     """Meaning of the map, in one sentence."""
     not_shown: str
-    """What the map does not show, in one sentence."""
+    """Limits of the map, in one sentence."""
     is_signed: bool
     map_of: MapFunction
     refused: Callable[[Model], str] = lambda _model: ""
