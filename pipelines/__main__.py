@@ -169,6 +169,11 @@ STAGES = {
         first=("splits", "features", "device"),
         room="pipelines.results",
     ),
+    "compare": Entry(
+        "Compare several reports on one page: metrics side by side, and differences from the first one.",
+        "medvit compare reports=[runs/report-a,runs/report-b] output=runs/comparison",
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

@@ -25,11 +25,12 @@ td, th { text-align: left; vertical-align: top; padding: .3rem 1.6rem .3rem 0; b
 .failed { background: #fdecec; border-color: #b3261e } .unjudged { background: #f1f3f8; border-color: #55607a }
 .lead { font-size: 1.1rem } .contents ul { columns: 16rem; padding-left: 1.2rem }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0; max-width: 100% }
+.pair { display: contents }
 figcaption { font-size: .9rem; color: #55607a }
 img { max-width: 100%; height: auto } code { font-size: .9rem; overflow-wrap: anywhere } .wide { overflow-x: auto }
 pre { background: #f1f3f8; padding: .6rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere }
 .cases { min-width: 640px } .cases td, .cases th { padding-right: 1rem }
-.cases button.open { padding: 0; border: 0; background: none; cursor: zoom-in }
+.cases button.open { display: block; padding: 0; border: 0; background: none; cursor: zoom-in }
 .cases img { display: block; width: 132px; max-width: 26vw } .cases p { margin: 0 }
 .cases td, .cases tbody th { overflow-wrap: break-word; font-weight: normal }
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
@@ -46,7 +47,9 @@ dialog button { font: inherit; padding: .35rem .8rem; margin: .6rem .4rem 0 0 }
   tr, figure, pre, .warning, .passed, .failed, .unjudged { break-inside: avoid } thead { display: table-header-group }
   .wide { overflow: visible } .numbers td, .numbers th { white-space: normal; overflow-wrap: anywhere }
   td, th { padding-right: .6rem } table { font-size: 8.5pt; max-width: 100% }
-  dialog { display: none } .cases { min-width: 0 }
+  dialog { display: none } .cases { min-width: 0 } .cases img { width: 26mm; max-width: none }
+  .figures { display: block } .pair { display: flex; gap: 2%; break-inside: avoid; margin-bottom: 1rem }
+  figure { width: 48% }
 }
 """
 
@@ -123,9 +126,13 @@ PAGE = """
             </tbody></table></div>
         {% else %}
             <div class="figures">
-            {% for picture in block %}
-                <figure><img alt="{{ picture.caption }}" width="{{ picture.width }}" src="{{ picture.uri }}">
-                <figcaption>{{ picture.caption }}</figcaption></figure>
+            {% for pair in block | batch(2) %}
+                <div class="pair">
+                {% for picture in pair %}
+                    <figure><img alt="{{ picture.caption }}" width="{{ picture.width }}" src="{{ picture.uri }}">
+                    <figcaption>{{ picture.caption }}</figcaption></figure>
+                {% endfor %}
+                </div>
             {% endfor %}
             </div>
         {% endif %}

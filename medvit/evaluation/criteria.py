@@ -61,7 +61,7 @@ class CriterionResult:
 
 @dataclass(frozen=True)
 class CriteriaVerdict:
-    """Verdict on a model: passed if all criteria are met, failed if not, and not judged if there are none."""
+    """Verdict on a model: passed if all criteria are met, failed if not, and not judged without criteria."""
 
     outcomes: tuple[CriterionResult, ...] = ()
 

@@ -31,7 +31,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def picture(name: str, width: int) -> Picture:
-    return Picture(name, f"Picture {name}", png(width, width // 2), width)
+    return Picture(name, f"Picture {name}", png(width, width), width)
 
 
 def whole() -> Document:
@@ -54,7 +54,7 @@ def whole() -> Document:
                 "Answer", [Callout(["Passed."], "passed"), Callout(["Failed."], "failed"), Callout(["?"], "unjudged")]
             ),
             Section("Results", ["A sentence. " * 30, numbers]),
-            Section("Curves", [[picture("a", 700), picture("b", 700)]]),
+            Section("Curves", [[picture(name, 700) for name in "abcdef"]]),
             Section("Cases", [Gallery(["case", "truth", "image"], cases, {"lesion": "#e69f00"})]),
             *(Section(f"Notes {n}", ["A sentence. " * 60, Bullets([long, "b"])]) for n in range(12)),
             Section("Checklist", [words, Commands([f"medvit evaluate {long}"])]),

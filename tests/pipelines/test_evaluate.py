@@ -320,7 +320,9 @@ def test_a_criterion_that_is_not_met_fails_the_model_and_the_report_still_is_wri
         output = tmp_path / verdict
         options = {"checkpoint": checkpoint, "dataset": dataset, "output": output, "resamples": 100}
         criteria = [{"metric": "dice", "bound": bound}]
-        finished = evaluate.run(evaluate.config_type.parse(options | {"criteria": criteria}))
+        finished = evaluate.run(
+            evaluate.config_type.parse(options | {"criteria": criteria, "tracking": {"enabled": False}})
+        )
         assert len(finished.failures) == (verdict == "failed")
         assert saved(finished.artifact)["verdict"]["name"] == verdict
         assert f'<div class="{verdict}">' in page(finished.artifact)

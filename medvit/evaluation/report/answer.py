@@ -16,7 +16,7 @@ from medvit.summary import counted
 
 NO_CRITERIA = "Not judged: no criteria were given before the evaluation."
 DOES_NOT_SHOW = (
-    "The answer holds for images like these: the same kind of patients, devices and labels. It does not show that "
+    "The answer is for images like these: the same kind of patients, devices and labels. It does not show that "
     "using the model helps patients."
 )
 
