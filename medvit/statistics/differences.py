@@ -14,6 +14,8 @@ POWER = 0.8
 """Probability of detecting a true difference for which the number of patients is computed."""
 SMALL = 0.01
 """Difference for which the number of patients is computed."""
+MIN_NEEDED = 10
+"""Smallest number of patients that is stated: the normal distribution does not hold for fewer."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ def patients_needed(variance: float, num_patients: int) -> int | None:
     """Return the number of patients at which a true difference of `SMALL` is detected with a probability of `POWER`.
 
     `variance` is that of the difference over `num_patients` patients, and decreases with their number. The test is
-    two-sided at 5 % (Chow et al., Sample Size Calculations in Clinical Research 2017). None without a variance.
+    two-sided at 5 % (Chow et al., Sample Size Calculations in Clinical Research 2017). The result is `MIN_NEEDED` or
+    more; None without a variance.
     """
     if not variance > 0.0:
         return None
-    return math.ceil(variance * num_patients * ((Z + NormalDist().inv_cdf(POWER)) / SMALL) ** 2)
+    needed = math.ceil(variance * num_patients * ((Z + NormalDist().inv_cdf(POWER)) / SMALL) ** 2)
+    return max(MIN_NEEDED, needed)
 
 
 def _p_text(p: float) -> str:

@@ -38,7 +38,7 @@ with 10 % missed structures: 84 to 90 % of the intervals contain the true mean).
 VALUE = "value [95 % interval]"
 """Title of a column with metrics."""
 
-MAX_COLUMNS = 5
+MAX_COLUMNS = 4
 """Number of metrics of classes in one table, so that it fits on the page."""
 
 DPI = 192
