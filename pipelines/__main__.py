@@ -169,6 +169,12 @@ STAGES = {
         first=("splits", "features", "device"),
         room="pipelines.results",
     ),
+    "probe": Entry(
+        "Compare frozen backbones on a label of a dataset by nearest neighbors, linear classifiers and layers.",
+        "medvit probe checkpoints=[runs/a,runs/b] dataset=runs/dataset output=runs/probe",
+        first=("label", "probes", "layers", "features"),
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

@@ -52,7 +52,7 @@ HOMES = {
     "pydicom": tuple(f"medvit/{room}/" for room in ROOMS_OF_DICOM),
     "pynetdicom": ("medvit/sources/",),
     "ray": ("medvit/engine/",),
-    "sklearn": ("medvit/evaluation/", "medvit/baselines/", "medvit/curves/baseline.py"),
+    "sklearn": ("medvit/evaluation/", "medvit/baselines/", "medvit/probing/", "medvit/curves/baseline.py"),
     "tifffile": ("medvit/wsi/", "medvit/readers/tiff_page.py", "medvit/writers/", "medvit/phantoms/"),
     "timm": ("medvit/backbones/", "medvit/weights/hub.py"),
     "weasyprint": ("medvit/document/pdf.py",),
