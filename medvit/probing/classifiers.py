@@ -121,7 +121,7 @@ def probe_linear(splits: ProbeSplits, *, seed: int) -> Probed:
 def probe_ridge(
     splits: ProbeSplits, features_of: Callable[[LayerFeatures], Float[Array, "n d"]]
 ) -> tuple[Array, Array]:
-    """Return the scores of val and test images by a ridge regression; its penalty needs no val split."""
+    """Return the scores of val and test images by a ridge regression, whose penalty is from the train split."""
     train, val, test = (torch.from_numpy(features_of(part)) for part in (splits.train, splits.val, splits.test))
     scores = ridge_logits(train, torch.from_numpy(splits.train_truth), torch.cat([val, test]))
     missing = splits.num_classes - scores.shape[1]

@@ -124,9 +124,9 @@ def board_table(lines: Sequence[BoardLine], positive: str) -> Table:
         [
             line.backbone,
             TITLES[line.probe],
-            str(line.metrics[MAIN[0]]),
-            str(line.differences[MAIN[0]]) if line.differences else "",
-            *(str(line.metrics[name]) for name in MAIN[1:]),
+            line.metrics[MAIN[0]].text,
+            line.differences[MAIN[0]].text if line.differences else "",
+            *(line.metrics[name].text for name in MAIN[1:]),
             f"{line.val:.3f}",
             line.chosen,
         ]

@@ -23,7 +23,7 @@ WIDTH, CLASSES = 12, 3
 
 
 def features(number: int, seed: int, *, depth: int = 2, planted: int = 1) -> tuple[LayerFeatures, np.ndarray]:
-    """Features of noise in `depth` layers, of which one tells the classes apart by its class token."""
+    """Features of noise in `depth` layers, in one of which the class token depends on the class."""
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, CLASSES, number)
     vectors = generator.normal(size=(number, depth, 2, WIDTH)).astype(np.float32)
