@@ -11,7 +11,7 @@ from numpy import ndarray as Array
 
 from medvit.drift.permutations import Shift, permutation_p
 from medvit.drift.variables import Variables, of_embeddings, of_names, of_numbers
-from medvit.embeddings.cohort import Cohort
+from medvit.embeddings.cohort import TrainingCohort
 from medvit.embeddings.table import EmbeddedImage, EmbeddingTable
 from medvit.errors import DataError
 from medvit.metrics.auroc import auroc
@@ -131,7 +131,7 @@ def _scored(
 
 def _outside(a: EmbeddingTable, b: EmbeddingTable, notes: list[str]) -> OutsideShare | None:
     try:
-        cohort = Cohort.of(a)
+        cohort = TrainingCohort.of(a)
     except DataError as error:
         notes.append(f"the distance of b from the images of a is not reported: {error}")
         return None

@@ -23,7 +23,7 @@ FEWEST_TRAIN, FEWEST_VAL = 20, 20
 
 
 @dataclass(frozen=True)
-class Cohort:
+class TrainingCohort:
     """Distribution of the embeddings of training images, and a threshold of the distance from it.
 
     `whitening` (E, R) maps centered embeddings to coordinates in which the distance is Euclidean.
@@ -36,7 +36,7 @@ class Cohort:
     num_val: int
 
     @classmethod
-    def of(cls, table: EmbeddingTable) -> Cohort:
+    def of(cls, table: EmbeddingTable) -> TrainingCohort:
         """Return the cohort of the training images of a table, with a threshold from its validation images.
 
         Raises:
@@ -52,7 +52,7 @@ class Cohort:
         return cls.fit(train.vectors.astype(np.float64), val.vectors.astype(np.float64))
 
     @classmethod
-    def fit(cls, train: Float[Array, "n e"], val: Float[Array, "m e"]) -> Cohort:
+    def fit(cls, train: Float[Array, "n e"], val: Float[Array, "m e"]) -> TrainingCohort:
         """Return the cohort of training embeddings, with a threshold from validation embeddings."""
         from sklearn.covariance import ledoit_wolf
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.artifacts import Checkpoint
-from medvit.embeddings.cohort import SHARE_BELOW, Cohort
+from medvit.embeddings.cohort import SHARE_BELOW, TrainingCohort
 from medvit.embeddings.image_embedder import ImageEmbedder, LastLayer
 from medvit.embeddings.table import EmbeddingTable, key_of
 from medvit.errors import ConfigError
@@ -20,14 +20,14 @@ DISTANCE = "distance from training images"
 
 
 @dataclass(frozen=True)
-class Reference:
+class CohortReference:
     """Training cohort with the embedder of its images; call it with an image for the distance from the cohort."""
 
     embedder: ImageEmbedder
-    cohort: Cohort
+    cohort: TrainingCohort
 
     @classmethod
-    def of(cls, folder: Path, checkpoint: Checkpoint, device: Device = "auto") -> Reference:
+    def of(cls, folder: Path, checkpoint: Checkpoint, device: Device = "auto") -> CohortReference:
         """Return the cohort of the embeddings in a folder, which must have been made with the checkpoint.
 
         Raises:
@@ -41,7 +41,7 @@ class Reference:
                 f"{folder} was embedded with another checkpoint than {checkpoint.folder}; run medvit embed with this "
                 "one on the training dataset"
             )
-        return cls(embedder, Cohort.of(table))
+        return cls(embedder, TrainingCohort.of(table))
 
     def __call__(self, image: Image) -> float:
         """Return the distance of an image from the training images.

@@ -10,7 +10,7 @@ from typing import Literal
 
 from medvit.artifacts import Checkpoint
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.embeddings.reference import Reference
+from medvit.embeddings.reference import CohortReference
 from medvit.errors import ConfigError
 from medvit.inference.operating_points import OperatingPoint
 from medvit.inference.options import PredictionOptions
@@ -62,7 +62,7 @@ def make_job(
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
-    reference = None if options.reference is None else Reference.of(options.reference, checkpoint, options.device)
+    reference = None if options.reference is None else CohortReference.of(options.reference, checkpoint, options.device)
     return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points, reference)
 
 

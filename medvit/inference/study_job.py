@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.embeddings.reference import DISTANCE, Reference
+from medvit.embeddings.reference import DISTANCE, CohortReference
 from medvit.errors import DataError
 from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
@@ -59,7 +59,7 @@ class StudyJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
     points: Sequence[OperatingPoint] = ()
     """Operating points at which calls are made."""
-    reference: Reference | None = None
+    reference: CohortReference | None = None
     """Training cohort from which the distance of each image is reported. None: no distance is reported."""
 
     def __call__(self, study: Study, folder: Path) -> Result:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medvit.embeddings.cohort import SHARE_BELOW, Cohort
+from medvit.embeddings.cohort import SHARE_BELOW, TrainingCohort
 from medvit.errors import DataError
 from tests.embeddings.test_table import table
 
@@ -24,7 +24,7 @@ def normal(number: int, seed: int, *, shift: float = 0.0) -> np.ndarray:
 
 
 def test_at_most_the_stated_share_of_new_images_of_the_same_kind_is_outside() -> None:
-    cohort = Cohort.fit(normal(500, 0), normal(200, 1))
+    cohort = TrainingCohort.fit(normal(500, 0), normal(200, 1))
     known = cohort.distances(normal(200, 1))
     assert np.mean(known <= cohort.threshold) >= SHARE_BELOW
     assert abs(cohort.is_outside(cohort.distances(normal(2000, 2))).mean() - 0.05) < 0.04
@@ -32,7 +32,7 @@ def test_at_most_the_stated_share_of_new_images_of_the_same_kind_is_outside() ->
 
 
 def test_a_shift_along_a_direction_of_little_variance_is_found_although_it_is_small() -> None:
-    cohort = Cohort.fit(normal(500, 0), normal(200, 1))
+    cohort = TrainingCohort.fit(normal(500, 0), normal(200, 1))
     shifted = normal(200, 3, shift=8.0)
     plain = (
         np.linalg.norm(shifted - cohort.mean, axis=1).mean()
@@ -46,7 +46,7 @@ def test_the_distance_equals_the_definition_of_mahalanobis() -> None:
     from sklearn.covariance import LedoitWolf
 
     train, new = normal(400, 0), normal(50, 5)
-    cohort = Cohort.fit(train, normal(100, 1))
+    cohort = TrainingCohort.fit(train, normal(100, 1))
     expected = np.sqrt(LedoitWolf().fit(train).mahalanobis(new) / WIDTH)
     np.testing.assert_allclose(cohort.distances(new), expected, rtol=1e-6)
 
@@ -54,6 +54,6 @@ def test_the_distance_equals_the_definition_of_mahalanobis() -> None:
 def test_a_cohort_needs_training_and_validation_images() -> None:
     many = table(60)
     with pytest.raises(DataError, match="0 images of the val split"):
-        Cohort.of(many)
+        TrainingCohort.of(many)
     images = tuple(replace(one, split="val") if n % 2 else one for n, one in enumerate(many.images))
-    assert Cohort.of(replace(many, images=images)).num_val == 30
+    assert TrainingCohort.of(replace(many, images=images)).num_val == 30

@@ -10,7 +10,7 @@ import pytest
 from medvit.artifacts import Checkpoint
 from medvit.embeddings.cohort import SHARE_BELOW
 from medvit.embeddings.image_embedder import ImageEmbedder
-from medvit.embeddings.reference import Reference
+from medvit.embeddings.reference import CohortReference
 from medvit.embeddings.table import EmbeddedImage, EmbeddingTable
 from medvit.errors import ConfigError
 from medvit.types import Image
@@ -37,7 +37,7 @@ def embedded(tmp_path: Path) -> Path:
 
 def test_images_like_the_training_images_are_near_and_others_are_noted(embedded: Path, tmp_path: Path) -> None:
     reference, generator = (
-        Reference.of(embedded, Checkpoint.load(tmp_path / "backbone"), "cpu"),
+        CohortReference.of(embedded, Checkpoint.load(tmp_path / "backbone"), "cpu"),
         np.random.default_rng(1),
     )
     near = [reference.note(reference(image(generator))) for _ in range(60)]
@@ -50,4 +50,4 @@ def test_images_like_the_training_images_are_near_and_others_are_noted(embedded:
 def test_embeddings_of_another_checkpoint_are_refused(embedded: Path, tmp_path: Path) -> None:
     other = Checkpoint.load(backbone_in(tmp_path / "other", seed=3))
     with pytest.raises(ConfigError, match="embedded with another checkpoint"):
-        Reference.of(embedded, other, "cpu")
+        CohortReference.of(embedded, other, "cpu")
