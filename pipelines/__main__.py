@@ -174,6 +174,24 @@ STAGES = {
         "medvit compare reports=[runs/report-a,runs/report-b] output=runs/comparison",
         room="pipelines.results",
     ),
+    "probe": Entry(
+        "Compare frozen backbones on a label of a dataset by nearest neighbors, linear classifiers and layers.",
+        "medvit probe checkpoints=[runs/a,runs/b] dataset=runs/dataset output=runs/probe",
+        first=("label", "probes", "layers", "features"),
+        room="pipelines.results",
+    ),
+    "search": Entry(
+        "Find the most similar images of embedded datasets, such as the training images most like a new one.",
+        "medvit search embeddings=runs/embeddings image=i-0123456789abcdef",
+        first=("image", "queries", "number", "where"),
+        room="pipelines.results",
+    ),
+    "drift": Entry(
+        "Compare two sets of images by embeddings, attributes and scores, and report whether they differ.",
+        "medvit drift a=runs/embeddings-may b=runs/embeddings-june",
+        "variables differ",
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -180,8 +178,3 @@ class ImageEmbedder:
 def _fits(batch: list[tuple[int, Tensor]], part: Float[Tensor, "c *s"]) -> bool:
     num_points = (len(batch) + 1) * math.prod(part.shape[1:])
     return batch[0][1].shape == part.shape and num_points <= POINTS_OF_A_BATCH
-
-
-def key_of(facts: Tree) -> str:
-    """Return the SHA-256 of the facts that determine embeddings; only embeddings with equal keys can be compared."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

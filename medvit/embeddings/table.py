@@ -5,8 +5,9 @@ It contains all columns of the manifest that describe an image, so that search a
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +18,18 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from medvit.config import Tree
-from medvit.embeddings.image_embedder import key_of
-from medvit.errors import DataError
+from medvit.errors import ConfigError, DataError
 from medvit.files.atomic import replacing
 from medvit.records import Row
 
 TABLE = "embeddings.parquet"
 TEXTS = ("image_id", "patient_id", "study_id", "series_id", "modality", "kind", "dataset", "split")
 MAPS = ("labels", "attributes")
+
+
+def key_of(facts: Tree) -> str:
+    """Return the SHA-256 of the facts that determine embeddings; only embeddings with equal keys can be compared."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -140,3 +145,26 @@ def require_comparable(one: EmbeddingTable, other: EmbeddingTable, names: tuple[
         f"{names[0]} and {names[1]} were embedded differently ({', '.join(differing)}); embed both with the same "
         "checkpoint and features"
     )
+
+
+def filtered(table: EmbeddingTable, where: Mapping[str, str], key: str) -> EmbeddingTable:
+    """Return the images whose columns, labels or attributes have given values; `key` is the option that gives them.
+
+    Raises:
+        ConfigError: If no image has such a column.
+        DataError: If no image fits.
+    """
+    unknown = sorted(where.keys() - set(table.columns))
+    if unknown:
+        raise ConfigError(f"{key} names {', '.join(unknown)}; the images have the columns {', '.join(table.columns)}")
+    found = table.where(lambda image: all(image.value(name) == value for name, value in where.items()))
+    if not len(found):
+        asked = ", ".join(f"{name}: {value}" for name, value in where.items())
+        raise DataError(f"no image has {asked} ({key}); give other values")
+    return found
+
+
+def table_digest(folder: Path) -> str:
+    """Return the SHA-256 of the table in a folder."""
+    with (folder / TABLE).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

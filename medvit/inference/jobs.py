@@ -10,6 +10,7 @@ from typing import Literal
 
 from medvit.artifacts import Checkpoint
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.embeddings.reference import CohortReference
 from medvit.errors import ConfigError
 from medvit.inference.operating_points import OperatingPoint
 from medvit.inference.options import PredictionOptions
@@ -48,6 +49,7 @@ def make_job(
     if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
         log.warning("codes is ignored: no DICOM output is written")
     if checkpoint.kind == "slide":
+        _require_no_reference(options, "a model of slides")
         slides = SlidePredictor(checkpoint, options.device)
         if options.patch_size is not None:
             log.warning("patch_size is ignored: the embeddings of slides have the patch size of their backbone")
@@ -60,7 +62,8 @@ def make_job(
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
-    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points)
+    reference = None if options.reference is None else CohortReference.of(options.reference, checkpoint, options.device)
+    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points, reference)
 
 
 def make_stack_job(
@@ -78,6 +81,7 @@ def make_stack_job(
         CheckpointError: If the checkpoints do not share one backbone.
         ConfigError: As `make_job`, if an option fits none of the models.
     """
+    _require_no_reference(options, "several models")
     predictor = StackPredictor(checkpoints, options.device, options.horizons)
     check_codes(options.codes, tuple(dict.fromkeys(n for one in predictor.configs.values() for n in one.classes)))
     readings: dict[str, dict[str, StudyJob]] = {}
@@ -98,6 +102,11 @@ def make_stack_job(
         )
         readings.setdefault(reading_of(checkpoints[name]), {})[name] = job
     return StackJob(predictor, tuple(readings.values()))
+
+
+def _require_no_reference(options: PredictionOptions, what: str) -> None:
+    if options.reference is not None:
+        raise ConfigError(f"reference is for a single model of images, and checkpoint is {what}; remove reference")
 
 
 def _not_alone(name: str, image: Image) -> Prediction:

@@ -71,6 +71,11 @@ class PredictionOptions(Config):
     """Patch size, for a model that was trained with `backbone.patch_sizes`: large patches are faster,
     small patches resolve more detail. Unset: `backbone.patch_size` of the model.
     """
+    reference: Path | None = None
+    """Folder of embeddings of the training dataset, made by embed with the same checkpoint. The distance of each series
+    from the training images is then written to `predictions.csv`, with a note in `status.csv` if it is larger than that
+    of 95 % of the validation images. Unset: no distance is computed.
+    """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""
     horizons: tuple[Positive, ...] = ()

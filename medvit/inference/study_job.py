@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.embeddings.reference import DISTANCE, CohortReference
 from medvit.errors import DataError
 from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
@@ -58,6 +59,8 @@ class StudyJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
     points: Sequence[OperatingPoint] = ()
     """Operating points at which calls are made."""
+    reference: CohortReference | None = None
+    """Training cohort from which the distance of each image is reported. None: no distance is reported."""
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """Return the result of a study.
@@ -86,6 +89,10 @@ class StudyJob:
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
         collected.findings += findings_of(prediction, image, name)
         collected.findings += calls(self.points, prediction.classes, prediction.probabilities, name)
+        if self.reference is not None:
+            distance = self.reference(image)
+            collected.findings.append(Finding(name, DISTANCE, value=distance))
+            collected.notes += filter(None, [self.reference.note(distance)])
         series = name if collected.has_several else ""
         # A prediction is on the grid of the first channel, if the image is made of several.
         context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)

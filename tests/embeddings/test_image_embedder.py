@@ -11,7 +11,8 @@ import torch
 from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import SlicesConfig
 from medvit.embeddings import image_embedder
-from medvit.embeddings.image_embedder import ImageEmbedder, LastLayer, key_of
+from medvit.embeddings.image_embedder import ImageEmbedder, LastLayer
+from medvit.embeddings.table import key_of
 from medvit.errors import CheckpointError
 from medvit.models.base import pretrained_backbone
 from medvit.models.image import Model

@@ -23,7 +23,7 @@ from pipelines.__main__ import STAGES, find, main
 from pipelines._help import OPTIONS, listed, misspelt, options
 
 
-class ProbeConfig(StageConfig):
+class RehearsalConfig(StageConfig):
     """Options of a stage made for these tests."""
 
     output: Path
@@ -43,7 +43,7 @@ ERRORS: dict[str, BaseException] = {
 
 
 @stage
-def probe(config: ProbeConfig, run: Run) -> Report:
+def rehearsal(config: RehearsalConfig, run: Run) -> Report:
     """Fails as configured."""
     errors = {
         "data": DataError("no slices found"),
@@ -58,16 +58,16 @@ def probe(config: ProbeConfig, run: Run) -> Report:
 
 
 @pytest.fixture
-def probe_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(STAGES, "probe", STAGES["predict"])
-    monkeypatch.setitem(listed(), "probe", {"groups": {}, "keys": [astuple(key) for key in keys(ProbeConfig)]})
-    monkeypatch.setitem(sys.modules, "pipelines.probe", SimpleNamespace(probe=probe))
-    monkeypatch.setattr(pipelines, "probe", probe, raising=False)
+def rehearsal_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(STAGES, "rehearsal", STAGES["predict"])
+    monkeypatch.setitem(listed(), "rehearsal", {"groups": {}, "keys": [astuple(key) for key in keys(RehearsalConfig)]})
+    monkeypatch.setitem(sys.modules, "pipelines.rehearsal", SimpleNamespace(rehearsal=rehearsal))
+    monkeypatch.setattr(pipelines, "rehearsal", rehearsal, raising=False)
     return
 
 
-def run_probe(folder: Path, *words: str) -> int:
-    return main(["probe", f"output={folder / 'made'}", "tracking.enabled=false", *words])
+def run_rehearsal(folder: Path, *words: str) -> int:
+    return main(["rehearsal", f"output={folder / 'made'}", "tracking.enabled=false", *words])
 
 
 def test_help_lists_the_stages_and_imports_nothing_heavy() -> None:
@@ -185,32 +185,32 @@ def test_no_stage_shows_the_list_and_is_an_error(capsys: pytest.CaptureFixture[s
     assert "ingest" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("probe_stage")
+@pytest.mark.usefixtures("rehearsal_stage")
 class TestStatus:
     def test_success_is_0(self, tmp_path: Path) -> None:
-        assert run_probe(tmp_path) == 0
+        assert run_rehearsal(tmp_path) == 0
         assert (tmp_path / "made").is_dir()
 
     def test_a_failed_stage_is_1_in_one_sentence(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run_probe(tmp_path, "error=data") == 1
-        assert capsys.readouterr().err.endswith("medvit probe: no slices found\n")
+        assert run_rehearsal(tmp_path, "error=data") == 1
+        assert capsys.readouterr().err.endswith("medvit rehearsal: no slices found\n")
 
     def test_an_unknown_key_is_2_and_answered_with_the_nearest(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert run_probe(tmp_path, "num_failure=1") == 2
+        assert run_rehearsal(tmp_path, "num_failure=1") == 2
         assert "unknown key 'num_failure'; did you mean 'num_failures'?" in capsys.readouterr().err
 
     def test_a_missing_config_file_is_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run_probe(tmp_path, "absent.yaml") == 2
+        assert run_rehearsal(tmp_path, "absent.yaml") == 2
         assert "no configuration file at absent.yaml" in capsys.readouterr().err
 
     def test_two_config_files_are_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run_probe(tmp_path, "a.yaml", "b.yaml") == 2
+        assert run_rehearsal(tmp_path, "a.yaml", "b.yaml") == 2
         assert "at most one CONFIG.yaml" in capsys.readouterr().err
 
     def test_failed_items_are_3_and_listed_up_to_ten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run_probe(tmp_path, "num_failures=12") == 3
+        assert run_rehearsal(tmp_path, "num_failures=12") == 3
         shown = capsys.readouterr().err
         assert "12 failed" in shown
         assert "item 9 failed" in shown
@@ -221,20 +221,20 @@ class TestStatus:
     def test_an_interruption_is_130_and_says_how_to_go_on(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: str
     ) -> None:
-        assert run_probe(tmp_path, f"error={error}") == 130
+        assert run_rehearsal(tmp_path, f"error={error}") == 130
         assert "resume=true" in capsys.readouterr().err
 
     def test_a_defect_is_told_by_type_without_its_text_or_traceback(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert run_probe(tmp_path, "error=bug") == 1
+        assert run_rehearsal(tmp_path, "error=bug") == 1
         shown = capsys.readouterr().err
         assert "unexpected KeyError; use --debug" in shown
         assert "Doe" not in shown
         assert "Traceback" not in shown
 
     def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run_probe(tmp_path, "error=bug", "--debug") == 1
+        assert run_rehearsal(tmp_path, "error=bug", "--debug") == 1
         assert "Traceback" in capsys.readouterr().err
 
 

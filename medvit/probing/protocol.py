@@ -1,0 +1,54 @@
+"""Protocol of a comparison of backbones: label, images of each split and settings of the probes, with a hash.
+
+Two comparisons with equal hashes used the same images in the same splits and the same settings, so that their numbers
+can stand in one table. The backbones are not part of the protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from medvit.baselines.subject import LabeledSplits
+from medvit.models.features import Features
+from medvit.probing import classifiers
+
+VERSION = 1
+"""Version of the probes. It is raised when the same images and settings give other numbers."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that determines a comparison except the backbones."""
+
+    label: str
+    classes: tuple[str, ...]
+    images: dict[str, str]
+    """SHA-256 of the images, patients and classes of each split, keyed by split."""
+    probes: tuple[str, ...]
+    features: Features
+    seed: int
+    neighbors: tuple[int, ...] = classifiers.NEIGHBORS
+    strengths: tuple[float, ...] = classifiers.STRENGTHS
+    rates: tuple[float, ...] = classifiers.RATES
+    blocks: tuple[int, ...] = classifiers.BLOCKS
+    steps: int = classifiers.STEPS
+    batch: int = classifiers.BATCH
+    chosen_by: str = "AUROC on the val split"
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, splits: LabeledSplits, probes: Sequence[str], features: Features, seed: int) -> Protocol:
+        """Return the protocol for the images of a label."""
+        images = {}
+        for name in ("train", "val", "test"):
+            rows = sorted([row.image_id, row.patient_id, row.labels[splits.label]] for row in getattr(splits, name))
+            images[name] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return cls(splits.label, splits.classes, images, tuple(probes), features, seed)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the protocol."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
