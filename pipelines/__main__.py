@@ -169,6 +169,11 @@ STAGES = {
         first=("splits", "features", "device"),
         room="pipelines.results",
     ),
+    "calibrate": Entry(
+        "Calibrate the predicted probabilities of a model on images that were used for nothing else.",
+        "medvit calibrate checkpoint=runs/model dataset=runs/dataset output=runs/calibrated",
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",
