@@ -124,6 +124,10 @@ class Checkpoint:
             write_weights(self.folder / WEIGHTS, self.state)
         if self.adapter is not None:
             write_weights(self.folder / ADAPTER, self.adapter)
+        return self.save_description()
+
+    def save_description(self) -> Checkpoint:
+        """Write `model.yaml` and `preprocess.json` into the folder, which has the weights already."""
         write_text(self.folder / MODEL, yaml.safe_dump({"schema": SCHEMA_VERSION, **self.model}, sort_keys=False))
         write_text(self.folder / PREPROCESS, json.dumps(self.preprocess, indent=2) + "\n")
         return self

@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, get_args
 
 Kind = Literal["image", "volume", "slide"]
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "calibration", "test"]
+"""Use of an image. train: training. val: selection of weights and thresholds. calibration: calibration of predicted
+probabilities, and nothing else. test: evaluation.
+"""
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
 """Requested values of an image. stored: as in the file, with their unit. displayed: as the file displays them. SUVbw:
@@ -298,6 +301,12 @@ class TileRow(Row):
     """x of the upper left corner, in pixels of level 0 of the slide."""
     y: int = 0
     """y of the upper left corner, downward."""
+
+
+def splits_of(rows: Iterable[Row]) -> tuple[Split, ...]:
+    """Return the splits in their order; `calibration`, which is optional, only if a row is in it."""
+    has_calibration = any(row.split == "calibration" for row in rows)
+    return tuple(split for split in get_args(Split) if split != "calibration" or has_calibration)
 
 
 SPLIT_NAMES: Mapping[str, Split] = {

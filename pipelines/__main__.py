@@ -169,6 +169,11 @@ STAGES = {
         first=("splits", "features", "device"),
         room="pipelines.results",
     ),
+    "calibrate": Entry(
+        "Calibrate the predicted probabilities of a model on images that were used for nothing else.",
+        "medvit calibrate checkpoint=runs/model dataset=runs/dataset output=runs/calibrated",
+        room="pipelines.results",
+    ),
     "compare": Entry(
         "Compare several reports on one page: metrics side by side, and differences from the first one.",
         "medvit compare reports=[runs/report-a,runs/report-b] output=runs/comparison",

@@ -27,7 +27,9 @@ available average averages away axes axis b2nd backbone backend backoff backslas
 balanced base base64 baselines batch batches been before began begin begins behind belong belongs below beside betas
 better between beyond bf16 bias bilinear bindings birth bits bitsallocated bitsstored blacken blank blanked blanks
 blocks blosc blur blurred bootstrap bootstraps border bottleneck bottom bound bounds bqml brackets breakdowns breaks
-brier brightest brightfield brightness broke broken burned burnedinannotation bytes call called calls came cancel
+brier brightest brightfield brightness broke broken burned burnedinannotation bytes calibrate calibrated call called
+calls came
+cancel
 cannot card cards carries carry categories cell center centered centering centers cert certain certificate chance
 chances change changed channel channels characteristics characters charset check checked checkpoint checkpoints checks
 chmod choices choose choosing chose chosen citeas ckpt claim claims classification clean client clinician clip clipped
@@ -64,7 +66,8 @@ identifies identify ignore ignored illumination imagelaterality imageorientation
 imagepositionpatient imagetype immutable includes incomplete infinity inflated info information ingest ingested inputs
 insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
 intensity intercept interleaved interpolated interpolation interrupted interval intervals into invent irregular
-islivedataset item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept keys
+islivedataset isotonic item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept
+keys
 kind kinds know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leaderboard
 leafspec leak leakage learn learned learning learns least leave leaves legacy lengths less letter level levelname
 levels library licence license lies life lifecycle lightning like likelihood limits lineage lines link listed listen
@@ -112,7 +115,8 @@ stable stacks stage stages stain stand standardized stands start started starts 
 stopped storage store stored straight strategy stream streamable strength strengths stretch strides structure student
 studydate studyid studyinstanceuid studytime style subfield subgroups subsampled such superior supervised supplemental
 support supported supports surfaces surrogateescape survival suvbw suvtype swap swiglu symlog syntax system table
-tabular tags take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature tensor
+tabular tags take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature
+temperatures tensor
 tensors tenth terminal terms texts their theirs them then there they thickness things third those though thousand
 threshold throughput tile tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance
 tool torch totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform

@@ -19,7 +19,7 @@ from numpy import ndarray as Array
 from medvit.cards import eye, plots, quality, slides
 from medvit.cards.cohort import AGE, NOMINAL, Cohort, cohort_table
 from medvit.cards.croissant import write_croissant
-from medvit.cards.plots import SPLITS, Intensities, axis_sizes
+from medvit.cards.plots import Intensities, axis_sizes
 from medvit.cards.prose import CardHead, Prose
 from medvit.dataset.intensity_statistics import percentiles, sampled_rows
 from medvit.dataset.manifest import Manifest
@@ -28,7 +28,7 @@ from medvit.document import Table, code, markdown_table, plain
 from medvit.files.atomic import write_text
 from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
-from medvit.records import Row
+from medvit.records import Row, Split, splits_of
 
 VERSION = 5
 """Version of the content of cards. If it is increased, the next update of a dataset writes the card again."""
@@ -105,7 +105,8 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str
 
 
 def _contents(manifest: Manifest) -> list[str]:
-    columns = [("all", manifest.rows)] + [(split, tuple(r for r in manifest if r.split == split)) for split in SPLITS]
+    splits = splits_of(manifest)
+    columns = [("all", manifest.rows)] + [(split, tuple(r for r in manifest if r.split == split)) for split in splits]
     kinds = sorted({(row.kind, row.modality) for row in manifest})
     counted = {f"{_plural(kind)}, {modality or 'unknown modality'}": (kind, modality) for kind, modality in kinds}
     return _table(
@@ -122,7 +123,7 @@ def _contents(manifest: Manifest) -> list[str]:
 def _cohorts(manifest: Manifest) -> Iterator[str]:
     """Yield a section on the patients of each split, if the images have attributes of subjects or scanners."""
     if any({AGE, *NOMINAL} & row.attributes.keys() for row in manifest):
-        sets = {split: [row for row in manifest if row.split == split] for split in SPLITS}
+        sets = {split: [row for row in manifest if row.split == split] for split in splits_of(manifest)}
         table = cohort_table({split: Cohort.of(rows, {}) for split, rows in sets.items()})
         yield f"## Patients by split\n\n{markdown_table(table)}"
 
@@ -136,11 +137,13 @@ def _count(rows: Sequence[Row], what: tuple[str, str]) -> int:
 
 
 def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
+    splits = splits_of(manifest)
     for key, names in manifest.facts.classes.items():
-        lines = [[plain(name), *_by_split(row for row in manifest if row.labels.get(key) == name)] for name in names]
+        each = ((name, [row for row in manifest if row.labels.get(key) == name]) for name in names)
+        lines = [[plain(name), *_by_split(rows, splits)] for name, rows in each]
         unlabeled = [row for row in manifest if key not in row.labels]
-        lines += [["(none)", *_by_split(unlabeled)]] if unlabeled else []
-        yield "\n".join([f"## Classes of {code(key)}, images", "", *_table(["", "all", *SPLITS], lines)])
+        lines += [["(none)", *_by_split(unlabeled, splits)]] if unlabeled else []
+        yield "\n".join([f"## Classes of {code(key)}, images", "", *_table(["", "all", *splits], lines)])
     if manifest.facts.mask_classes:
         names, shares = manifest.facts.mask_classes, measured.mask_shares
         columns: dict[str, Sequence[object]] = {"value": range(len(names)), "name": [plain(name) for name in names]}
@@ -162,9 +165,9 @@ def _num_annotated(manifest: Manifest, name: str) -> int:
     return sum(annotated is None or name in (background, *annotated) for annotated in each)
 
 
-def _by_split(rows: Iterable[Row]) -> list[int]:
+def _by_split(rows: Iterable[Row], splits: Sequence[Split]) -> list[int]:
     counts = Counter(row.split for row in rows)
-    return [counts.total(), *(counts[split] for split in SPLITS)]
+    return [counts.total(), *(counts[split] for split in splits)]
 
 
 def _sizes(manifest: Manifest) -> list[str]:
@@ -212,7 +215,8 @@ def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
 
 
 def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Sequence[Overlap]) -> list[str]:
-    facts, splits = manifest.facts, Counter(row.split for row in manifest)
+    facts, used = manifest.facts, {row.split for row in manifest}
+    empty = [split for split in splits_of(manifest) if split not in used]
     copies, alike = (sum(o.check == check and o.crosses for o in overlaps) for check in ("pixel", "perceptual"))
     notes = {
         "license: missing; give facts.license=...": not facts.license,
@@ -221,7 +225,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
         f"modality: missing for {head.images.get('unknown', 0)} images; give scanning.modality=...": "unknown"
         in head.images,
         "labels: missing, neither classes nor label maps": not facts.classes and not facts.mask_classes,
-        f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
+        f"splits: no image in {', '.join(empty)}; change splits.*": bool(empty),
         f"patients: {PatientCount.of(manifest).note}; scanning.patient_from=... or a patient column in "
         "labeling.table names them": (head.assumed_patients > 0),
         "patients: each image counts as one; if that is wrong, give scanning.patient_from=...": (

@@ -64,7 +64,7 @@ _COLUMNS = {
     "modality": ("sc:Text", "Modality, by its DICOM code"),
     "kind": ("sc:Text", "image, volume or slide"),
     "dataset": ("sc:Text", "Name of the dataset"),
-    "split": ("sc:Text", "train, val or test; a patient is in one of them"),
+    "split": ("sc:Text", "train, val, calibration or test; a patient is in one of them"),
     "shape": ("sc:Integer", "Channels, then voxels along each axis"),
     "dtype": ("sc:Text", "Type of the stored pixels"),
     "sha256": ("sc:Text", "Content address of the pixels: images/AB/AB....b2nd, AB its first two digits"),

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.attributes import LATERALITY, MODALITIES, QUALITY, stratum
-from medvit.cards.plots import FOLDER, SPLITS
+from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.thumbnails import SHOWN_PERCENTILES, montage, resized, thumbnail
 from medvit.document import Picture, Table, markdown_table
 from medvit.patients import PatientCount
-from medvit.records import Row
+from medvit.records import Row, splits_of
 
 SHOWN_VOLUMES = 6
 
@@ -57,8 +57,9 @@ def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
         name: PatientCount.of(row for row, own in zip(rows, names, strict=True) if own == name).cell
         for name in set(names)
     }
-    lines = [[name, patients[name], *(counts[name, split] for split in SPLITS)] for name in sorted(patients)]
-    return markdown_table(Table([title, "patients", *(f"images, {split}" for split in SPLITS)], lines))
+    splits = splits_of(rows)
+    lines = [[name, patients[name], *(counts[name, split] for split in splits)] for name in sorted(patients)]
+    return markdown_table(Table([title, "patients", *(f"images, {split}" for split in splits)], lines))
 
 
 def _pictures(manifest: Manifest, volumes: Sequence[Row], folder: Path) -> str:

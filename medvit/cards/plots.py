@@ -14,14 +14,13 @@ from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
 from medvit.patients import assumed_patients
-from medvit.records import Split
+from medvit.records import splits_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FOLDER = "card"
 COLORS = ("#3b6ea5", "#c8793a", "#5d9a6b", "#8d6bab", "#b05468", "#7a7a7a")
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SIZE_INCHES, DPI = (4.2, 2.8), 110
 MAX_RATIO_ON_A_LINEAR_AXIS = 100.0
 MAX_CLASSES = 20
@@ -77,7 +76,7 @@ def _save(folder: Path, name: str, plot: Callable[[Axes], None]) -> Path:
 def _classes(axes: Axes, manifest: Manifest, key: str) -> None:
     names = manifest.facts.classes[key]
     left = np.zeros(len(names))
-    for split, color in zip(SPLITS, COLORS, strict=False):
+    for split, color in zip(splits_of(manifest), COLORS, strict=False):
         counts = Counter(row.labels.get(key) for row in manifest if row.split == split)
         widths = np.array([counts[name] for name in names])
         axes.barh(range(len(names)), widths, left=left, color=color, label=split)
@@ -107,7 +106,8 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
     axes.set_title("Age, in years (89 stands for older, too)", fontsize=9)
     known = {(row.patient_id, row.attributes["age_years"]): row for row in manifest if "age_years" in row.attributes}
     by_split = {
-        split: np.array([float(age) for (_, age), row in known.items() if row.split == split]) for split in SPLITS
+        split: np.array([float(age) for (_, age), row in known.items() if row.split == split])
+        for split in splits_of(manifest)
     }
     _histograms(axes, {split: ages for split, ages in by_split.items() if len(ages)}, np.arange(0, 95, 5.0))
     axes.set_ylabel("patients, some assumed" if assumed_patients(manifest) else "patients", fontsize=8)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from medvit.cards.plots import FOLDER, SPLITS
+from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Picture, Table, markdown_table
 from medvit.leakage import Overlap
 from medvit.leakage.report import NAMES
 from medvit.patients import PatientCount, assumed_patients
-from medvit.records import Flag, Row, is_frame
+from medvit.records import Flag, Row, Split, is_frame, splits_of
 
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",
@@ -79,9 +79,10 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     if not flagged:
         yield "No image is flagged." if not unseen else ""
         return
+    splits = splits_of(manifest)
     ordered = [flag for flag in get_args(Flag) if flag in flagged]
-    lines = [[flag, MEANINGS[flag], len(flagged[flag]), *_by_split(flagged[flag])] for flag in ordered]
-    yield markdown_table(Table(["flag", "which says", "all", *SPLITS], lines))
+    lines = [[flag, MEANINGS[flag], len(flagged[flag]), *_by_split(flagged[flag], splits)] for flag in ordered]
+    yield markdown_table(Table(["flag", "which says", "all", *splits], lines))
     damaged = [row.num_not_finite for row in manifest if row.num_not_finite]
     if damaged:
         yield (
@@ -97,9 +98,9 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield f"![flags]({FOLDER}/flags.png)"
 
 
-def _by_split(rows: Sequence[Row]) -> list[int]:
+def _by_split(rows: Sequence[Row], splits: Sequence[Split]) -> list[int]:
     counts = Counter(row.split for row in rows)
-    return [counts[split] for split in SPLITS]
+    return [counts[split] for split in splits]
 
 
 def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:

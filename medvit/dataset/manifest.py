@@ -22,7 +22,7 @@ from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.files.atomic import replacing
 from medvit.patients import PatientCount
-from medvit.records import Flag, Row, Split
+from medvit.records import Flag, Row, Split, splits_of
 from medvit.summary import Summary, counted, labeled
 
 SCHEMA_VERSION = 4
@@ -206,7 +206,7 @@ class Manifest:
             ("images", ", ".join(counted(number, kind) for kind, number in sorted(kinds.items()))),
             ("studies", str(len({row.study_id for row in self.rows}))),
             ("patients", PatientCount.of(self.rows).cell),
-            ("splits", ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))),
+            ("splits", ", ".join(f"{name} {splits[name]}" for name in splits_of(self.rows))),
             *labeled("labels", [*self._labels(), *self._label_maps()] or ["none"]),
             *labeled("refused", list(_refused(refused)) or ["nothing"]),
         ]

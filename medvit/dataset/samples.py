@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SliceRow, stored_mask, stored_pixels
 from medvit.errors import DataError
 from medvit.geometry import Affine
-from medvit.records import Row, TileRow
+from medvit.records import Row, Split, TileRow
 from medvit.transforms.preprocess import Preprocess
 from medvit.types import Batch, Image, Sample
 from medvit.wsi.locations import MixedSlidesConfig, SlidesConfig, magnified, read_tile, tile_row
@@ -236,7 +237,7 @@ def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: in
     """Return a manifest with at most `count` random tiles per split."""
     generator = np.random.default_rng(seed)
     chosen: list[TileRow] = []
-    for split in ("train", "val", "test"):
+    for split in get_args(Split):
         rows = [row for row in manifest if row.split == split and row.kind == "slide"]
         grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in rows]
         places = [(n, index) for n, grid in enumerate(grids) for index in _few(len(grid), count, generator)]

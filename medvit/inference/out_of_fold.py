@@ -22,7 +22,7 @@ from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.files.atomic import replacing, write_text
 from medvit.inference.predicted_rows import predicted
-from medvit.inference.predictor import Predictor, numbers_of, prediction_of
+from medvit.inference.predictor import Predictor, calibrated, numbers_of, prediction_of
 from medvit.leakage.seen_patients import patients_among
 from medvit.models.ensemble import Ensemble
 from medvit.models.image import ModelConfig, has_truth
@@ -158,7 +158,7 @@ class StoredPredictions:
             return Prediction(self.config.classes, value=line["value"])
         if line["mask"] is None:
             numbers = np.array(line["probabilities"], dtype=np.float32)
-            return prediction_of(self.config.kind, self.config.target, numbers)
+            return calibrated(self.config, prediction_of(self.config.kind, self.config.target, numbers))
         return Prediction(self.config.classes, mask=Store(self.folder / MASKS).get(line["mask"]), affine=image.affine)
 
 

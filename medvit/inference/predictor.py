@@ -111,7 +111,7 @@ class Predictor:
             with precision_on(self.device):
                 predicted = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
             found.append(as_prediction(self.config, predicted, part, prepared))
-        return joined(self.config, found, image, self.horizons)
+        return calibrated(self.config, joined(self.config, found, image, self.horizons))
 
 
 def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
@@ -165,6 +165,14 @@ def joined(
         return prediction_of(config.kind, config.target, numbers)
     masks = [one.mask for one in found if one.mask is not None]
     return Prediction(config.classes, mask=stacked(masks, across_of(image, config.slices)), affine=image.affine)
+
+
+def calibrated(config: ModelConfig, prediction: Prediction) -> Prediction:
+    """Return a prediction with the calibration of the model, if it has one."""
+    if config.calibration is None or prediction.probabilities is None:
+        return prediction
+    (numbers,) = config.calibration.apply(config.kind, prediction.probabilities[None])
+    return prediction_of(config.kind, config.target, numbers)
 
 
 def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,7 +98,10 @@ class SlidePredictor:
         reading = self.model.read(embeddings.to(self.device))
         if not all(np.isfinite(found).all() for found in (reading.probabilities, reading.members, reading.scores)):
             raise DataError("the predicted probabilities of the slide are not finite; expected finite ones")
-        return reading
+        if self.config.calibration is None:
+            return reading
+        (probabilities,) = self.config.calibration.apply(self.config.kind, reading.probabilities[None])
+        return replace(reading, probabilities=probabilities)
 
     def __call__(
         self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path

@@ -35,7 +35,7 @@ log = logging.getLogger("medvit")
 
 MAX_GRADES = 20
 """Maximum number of different whole numbers of a label that can be classes; more are measured numbers."""
-PROTECTED: tuple[Split, ...] = ("test", "val", "train")
+PROTECTED: tuple[Split, ...] = ("test", "calibration", "val", "train")
 """Splits by priority: an image shared by several splits remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
 """Facts that splits must not share, and their names in messages."""

@@ -20,6 +20,7 @@ from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
+from medvit.models.calibration import Calibration
 from medvit.peft import PeftChoice, train_new_channels
 from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
@@ -119,6 +120,8 @@ class ModelConfig(Config):
     """Backbone that the adapter and the head apply to. None: training changed all weights, or the backbone was not a
     checkpoint.
     """
+    calibration: Calibration | None = None
+    """Calibration of the predicted probabilities, added by `medvit calibrate`. None: as predicted by the network."""
 
     @property
     def image_task(self) -> TaskName:

@@ -18,6 +18,7 @@ from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Config, Count, Positive, Share, Tree
 from medvit.errors import CheckpointError, DataError
 from medvit.heads import BagHead, HeadChoice, TileEmbeddings, of_earlier_version
+from medvit.models.calibration import Calibration
 from medvit.models.embedding_store import Embeddings
 from medvit.models.features import Features
 from medvit.models.image import AppliesTo
@@ -85,6 +86,8 @@ class SlideModelConfig(Config):
     """Positive one of two classes, to which sensitivity and specificity refer; empty if not given."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
     """Series of a study that the model applies to."""
+    calibration: Calibration | None = None
+    """Calibration of the predicted probabilities, added by `medvit calibrate`. None: as predicted by the network."""
 
     @property
     def image_task(self) -> TaskName:

@@ -101,7 +101,7 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
             f"{manifest.folder}: slides need at least two classes of {label!r}, found {', '.join(classes) or 'none'} "
             f"(labels found: {keys}); give label=..., or ingest the labels"
         )
-    labeled = manifest.filter(lambda row: row.kind == "slide" and row.split != "test" and label in row.labels)
+    labeled = manifest.filter(lambda row: row.kind == "slide" and row.split in ("train", "val") and label in row.labels)
     for row in labeled:
         if row.labels[label] not in classes:
             reason = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is excluded"

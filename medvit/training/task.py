@@ -256,7 +256,7 @@ def _require_annotated(train: Manifest, classes: Sequence[str]) -> None:
 
 
 def _log_missing(usable: Manifest, answered: Manifest, what: str) -> None:
-    before, after = (sum(row.split != "test" for row in rows) for rows in (usable, answered))
+    before, after = (sum(row.split in ("train", "val") for row in rows) for rows in (usable, answered))
     if after < before:
         log.info(
             "%d of %d images of the train and val splits have no %s and are not used", before - after, before, what

@@ -23,7 +23,7 @@ class ExportConfig(StageConfig):
     """Dataset folder made by ingest."""
     output: Path
     """New folder for the exported files."""
-    splits: tuple[Split, ...] = ("train", "val", "test")
+    splits: tuple[Split, ...] = ("train", "val", "calibration", "test")
     """Splits to export."""
     compress: bool = True
     """Write compressed .nii.gz files. The value false writes .nii files, which is several times faster but takes

@@ -58,7 +58,8 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
 
     if merged.left_out:
         log.warning(
-            "%d images are excluded, since a stricter split (test, val, train) has the same image or patient",
+            "%d images are excluded, since a stricter split (test, calibration, val, train) has the same image or "
+            "patient",
             len(merged.left_out),
         )
     manifest.write()

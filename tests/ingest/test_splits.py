@@ -96,3 +96,13 @@ def test_a_salt_is_offered_where_the_one_in_use_is_unlucky(candidate: Make) -> N
 def test_fractions_that_leave_nothing_to_train_are_refused(fractions: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         SplitConfig.parse(fractions)
+
+
+def test_patients_for_calibration_are_taken_from_training_alone() -> None:
+    names = [f"patient {number}" for number in range(2000)]
+    without, with_it = (
+        [split_of(name, SplitConfig(val=0.1, test=0.2, calibration=share)) for name in names] for share in (0.0, 0.15)
+    )
+    moved = {pair for pair in zip(without, with_it, strict=True) if pair[0] != pair[1]}
+    assert moved == {("train", "calibration")}
+    assert with_it.count("calibration") / len(names) == pytest.approx(0.15, abs=0.03)

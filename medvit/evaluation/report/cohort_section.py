@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from medvit.cards.cohort import Cohort, cohort_table
-from medvit.cards.plots import SPLITS
 from medvit.dataset.manifest import Manifest
 from medvit.document import Section
 from medvit.evaluation import Evaluation
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.subgroups.grouping import predicted_labels
-from medvit.records import Row
+from medvit.records import Row, splits_of
 
 EVALUATED = "evaluated"
 """Column of the evaluated images, if they are not exactly the images of a split."""
@@ -21,7 +20,9 @@ EVALUATED = "evaluated"
 def cohort_part(manifest: Manifest, judged: Judged, evaluation: Evaluation) -> ReportPart:
     """Return the part of a report that describes the splits of a dataset and the evaluated images."""
     labels = _labels(manifest, predicted_labels(judged.predictor.config))
-    each: dict[str, list[Row]] = {split: [row for row in manifest if row.split == split] for split in SPLITS}
+    each: dict[str, list[Row]] = {
+        split: [row for row in manifest if row.split == split] for split in splits_of(manifest)
+    }
     sets = {split: rows for split, rows in each.items() if rows}
     if list(evaluation.rows) not in sets.values():
         sets[EVALUATED] = list(evaluation.rows)

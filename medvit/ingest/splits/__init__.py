@@ -1,11 +1,11 @@
-"""Stable splits into train, val and test by patient, from a hash.
+"""Stable splits into train, val, calibration and test by patient, from a hash.
 
-The split of a patient depends only on the patient's identifier, a salt (`splits.salt`) and the fractions of val and
-test. Adding patients therefore changes no existing assignment, and every class has the same expected fraction in each
-split. The drawback is that a small class may be split unevenly; `better_salt` then finds another salt.
+The split of a patient depends only on the patient's identifier, a salt (`splits.salt`) and the fractions of the splits.
+Adding patients therefore changes no existing assignment, and every class has the same expected fraction in each split.
+The drawback is that a small class may be split unevenly; `better_salt` then finds another salt.
 
-Official splits are kept. If the official splits lack val or test, the missing split is drawn from the official training
-split by the same hash.
+Official splits are kept. If the official splits lack val, calibration or test, the missing split is drawn from the
+official training split by the same hash.
 
 Instead of a fraction, the test split can be all patients of some sites, or all patients with a study since a date
 (`origin`). The hash then divides the others into train and val.
@@ -34,7 +34,7 @@ log = logging.getLogger("medvit")
 
 LEAKAGE = "leakage"
 _ALL = ("", "")
-PROTECTED: tuple[Split, ...] = ("test", "val", "train")
+PROTECTED: tuple[Split, ...] = ("test", "calibration", "val", "train")
 """Splits by priority: a patient of several official splits remains in the first of these."""
 
 NUM_SALTS = 100
@@ -47,7 +47,7 @@ MAX_PATIENTS = 10_000
 
 
 class SplitConfig(Config):
-    """Division of patients into train, val and test. Splits given by folders or a table (official splits) are kept."""
+    """Division of patients into train, val, calibration and test. Official splits, those of the source, are kept."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation, which is used for early stopping and model selection."""
@@ -63,6 +63,10 @@ class SplitConfig(Config):
     test_since: date | None = Field(default=None, json_schema_extra={"private": True})
     """Date such as 2024-01-01: patients with a study on this day or later form the test split, with all of their
     images. All other patients are divided into train and val. The date is not stored in the dataset.
+    """
+    calibration: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of patients for `medvit calibrate`, which are used for nothing else. They are taken from the training
+    patients: those of val and test remain the same.
     """
     salt: int = 0
     """Seed of the division: another number divides the patients differently."""
@@ -90,11 +94,11 @@ class SplitConfig(Config):
             raise ValueError(
                 f"{held[0]} and test are both given, and {held[0]} decides about the test split; remove test"
             )
-        taken = self.val + self.test
-        if taken >= 1 and (self.val, self.test) != (0, 1):
+        taken = self.val + self.calibration + self.test
+        if taken >= 1 and (self.val, self.calibration, self.test) != (0, 0, 1):
             raise ValueError(
-                f"val and test together have a fraction of {taken:g} of the patients; expected less than 1, so that "
-                "patients remain for training"
+                f"val, calibration and test together have a fraction of {taken:g} of the patients; expected less than "
+                "1, so that patients remain for training"
             )
         return self
 
@@ -103,8 +107,8 @@ class SplitConfig(Config):
 class SplitAssignment:
     """Candidates with their splits, and refusals.
 
-    An image is refused if its patient also has images in a stricter official split: test is stricter than val, and val
-    than train.
+    An image is refused if its patient also has images in a stricter official split: test is stricter than calibration,
+    calibration than val, and val than train.
     """
 
     candidates: tuple[Candidate, ...]
@@ -137,7 +141,7 @@ def assign(
     together = joined or {}
     of_groups = _official_of_groups(official, together)
     hashed_as = _hashed_as(candidates)
-    cut = [name for name in ("test", "val") if not any(name in splits for splits in official.values())]
+    cut = [name for name in PROTECTED[:-1] if not any(name in splits for splits in official.values())]
     assigned: list[Candidate] = []
     refusals: list[Refusal] = []
     for candidate in candidates:
@@ -188,7 +192,9 @@ def split_of(patient: str, config: SplitConfig) -> Split:
     position = int.from_bytes(digest[:8]) / 2**64
     if position < config.test:
         return "test"
-    return "val" if position < config.test + config.val else "train"
+    if position < config.test + config.val:
+        return "val"
+    return "calibration" if position < config.test + config.val + config.calibration else "train"
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
@@ -263,14 +269,14 @@ def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mappi
 
 
 def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
-    """Return how unevenly patients are split: the largest deviation of all strata and of the splits val and test.
+    """Return how unevenly patients are split: the largest deviation of all strata and of all splits but train.
 
     A deviation is that of the number of patients from its expected value, in binomial standard deviations.
     """
     worst = 0.0
     for patients in strata.values():
         splits = [split_of(patient, config) for patient in patients]
-        fractions: dict[Split, float] = {"val": config.val, "test": config.test}
+        fractions: dict[Split, float] = {"val": config.val, "calibration": config.calibration, "test": config.test}
         for name, fraction in fractions.items():
             expected = len(patients) * fraction
             sigma = (expected * (1 - fraction)) ** 0.5
