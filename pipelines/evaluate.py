@@ -30,7 +30,9 @@ from medvit.evaluation.report.subject import read_other, report_subject, surface
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
 from medvit.evaluation.run import Measurement
 from medvit.evaluation.subgroups.analysis import with_subgroups
+from medvit.evaluation.subgroups.embedded import embedded
 from medvit.evaluation.subgroups.grouping import choose, predicted_labels
+from medvit.evaluation.subgroups.hidden_strata import are_possible, with_hidden_strata
 from medvit.evaluation.subgroups.restriction import restricted
 from medvit.inference.operating_points import OPERATING_POINTS, OperatingPoints
 from medvit.inference.out_of_fold import StoredPredictions
@@ -79,6 +81,11 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
     evaluation = with_subgroups(evaluation, chosen, **drawing)
+    if chosen and config.hidden_strata and are_possible(evaluation):
+        checkpoint = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
+        embeddings = embedded(judged, evaluation, checkpoint, config)
+        if embeddings is not None:
+            evaluation = with_hidden_strata(evaluation, embeddings, chosen, **drawing)
     against = compare_labels if evaluation.parts else compare
     differences = {} if other is None else against(evaluation, other, **drawing)
 

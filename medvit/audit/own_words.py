@@ -28,17 +28,15 @@ balanced base base64 baselines batch batches been before began begin begins behi
 better between beyond bf16 bias bilinear bindings birth bits bitsallocated bitsstored blacken blank blanked blanks
 blocks blosc blur blurred bootstrap bootstraps border bottleneck bottom bound bounds bqml brackets breakdowns breaks
 brier brightest brightfield brightness broke broken burned burnedinannotation bytes calibrate calibrated call called
-calls came
-cancel
-cannot card cards carries carry categories cell center centered centering centers cert certain certificate chance
-chances change changed channel channels characteristics characters charset check checked checkpoint checkpoints checks
-chmod choices choose choosing chose chosen citeas ckpt claim claims classification clean client clinician clip clipped
-clock closed closes cluster cnts coarser code coded codes coding coherence coincidence collapse colors come comes
-command comment comments common compare compared compares compile completed complex components compress compression
-concurrency confidence confidentiality config configs configuration confirmed conformsto confusion connection constant
-constrained constraint contain content contents contentsize contenturl context continue continues contradict
-contributing contributors conv convert converted convolution coordinates copied copies copy corn correct
-correctedimage correlation corruptions cosine costs could count counted counts create created creation creator
+calls came cancel cannot card cards carries carry categories cell center centered centering centers cert certain
+certificate chance chances change changed channel channels characteristics characters charset check checked checkpoint
+checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims classification clean client
+clinician clip clipped clock closed closes cluster cnts coarser code coded codes coding coherence coincidence collapse
+colors come comes command comment comments common compare compared compares compile completed complex components
+compress compression concurrency confidence confidentiality config configs configuration confirmed conformsto
+confusion connection constant constrained constraint contain content contents contentsize contenturl context continue
+continues contradict contributing contributors conv convert converted convolution coordinates copied copies copy corn
+correct correctedimage correlation corruptions cosine costs could count counted counts create created creation creator
 credentials criteria croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve
 curves cutmix damaged dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare
 declared declares decoded decoder decompress decy defined definition definitions deflate deflated degrees
@@ -67,23 +65,22 @@ imagepositionpatient imagetype immutable includes incomplete infinity inflated i
 insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
 intensity intercept interleaved interpolated interpolation interrupted interval intervals into invent irregular
 islivedataset isotonic item items iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept
-keys
-kind kinds know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers leaderboard
-leafspec leak leakage learn learned learning learns least leave leaves legacy lengths less letter level levelname
-levels library licence license lies life lifecycle lightning like likelihood limits lineage lines link listed listen
-listened lists lived load loaded loader local location locations lock logging logits look looked looks lookup lora
-loss losses lowest lutdescriptor machine macro macular made magnification magnifications mail majority make makes
-manufacturer many mapping mappings margin markdown masked masking masks match matched matches matrix matter meaning
-meanings means meant measure measured measurements measures median mediastoragesopinstanceuid medical medvit members
-memory merge merged message metadata method metric metrics micro microns microscope microscopy middle millimeters
-minutes mirrored missed missing mixes mixing mixup mlartifacts mlcommons mlflow mlruns mm² modality models modified
-moment momentum monai monitors monochrome2 morphologically mosaics most move much multilabel multipart multiple
-multitask must name named names ndim near nearest necrosis need needed needs neighboring neighbors neither network
-never next nhdr nifti nobody noise norm norm1 norm2 normalization normalize normalized note notebook notes nothing
-nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric numexpr object objective
-objecttype offer offered official offset offsets often older once ones opacities opened opens operating operation
-operations optic optim option options order orders ordinal organs orientation orientations origin others outer
-outlines outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette
+keys kind kinds know known knows koleo kwargs labeled labeling lacks language largest laterality layer layers
+leaderboard leafspec leak leakage learn learned learning learns least leave leaves legacy lengths less letter level
+levelname levels library licence license lies life lifecycle lightning like likelihood limits lineage lines link
+listed listen listened lists lived load loaded loader local location locations lock logging logits look looked looks
+lookup lora loss losses lowest lutdescriptor machine macro macular made magnification magnifications mail majority
+make makes manufacturer many mapping mappings margin markdown masked masking masks match matched matches matrix matter
+meaning meanings means meant measure measured measurements measures median mediastoragesopinstanceuid medical medvit
+members memory merge merged message metadata method metric metrics micro microns microscope microscopy middle
+millimeters minutes mirrored missed missing mixes mixing mixup mlartifacts mlcommons mlflow mlruns mm² modality models
+modified moment momentum monai monitors monochrome2 morphologically mosaics most move much multilabel multipart
+multiple multitask must name named names ndim near nearest necrosis need needed needs neighboring neighbors neither
+network never next nhdr nifti nobody noise norm norm1 norm2 normalization normalize normalized note notebook notes
+nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric numexpr object
+objective objecttype offer offered official offset offsets often older once ones opacities opened opens operating
+operation operations optic optim option options order orders ordinal organs orientation orientations origin others
+outer outlines outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette
 parameters parametric params parent parentfield parentrunid parents parm parquet parsed partial parts pass passes
 password past patch patches path patience patientbirthdate patientid patientidentityremoved patientname
 patientorientation patientsex patientstate patientweight pattern peft percentile percentiles perceptual
@@ -112,22 +109,22 @@ sites size sizes skip skipped slicenormalvector slicethickness slide slides slop
 solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence spacingbetweenslices spacings
 spans speaks specialneeds specificity specimen spectrum speed split splits spool spread sqlite sqrt square squared
 stable stacks stage stages stain stand standardized stands start started starts state status stays steps still stop
-stopped storage store stored straight strategy stream streamable strength strengths stretch strides structure student
-studydate studyid studyinstanceuid studytime style subfield subgroups subsampled such superior supervised supplemental
-support supported supports surfaces surrogateescape survival suvbw suvtype swap swiglu symlog syntax system table
-tabular tags take taken takes taking target targets task tasks teacher teaches telemetry tell tells temperature
-temperatures tensor
-tensors tenth terminal terms texts their theirs them then there they thickness things third those though thousand
-threshold throughput tile tiled tiles timeout times timestamp tiny tissue title together token tokens told tolerance
-tool torch totalpixelmatrixrows traceback tracker trained trainer transducer transfer transfersyntaxuid transform
-transformer translation transmil transparent transport travel trilinear trust trusted truth truths tuning turned turns
-twice ucum uids uint16 uint8 unable uncertainty unchanged undefined under underexposed unencrypted unexpected
-unfinished uni4eye unit unite united units unlabeled unless unmatched unpack unpacked unpacks unread unreadable
-unsupported untrusted update urfound usage used user username uses using usual usually value values variable variables
-variance variant vary vectors verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage
-voxel voxels wanted wants warmup warn warning wasserstein ways webhooks weight weights what whatever when where
-whether which while whose widen width windows windowwidth wished within words work worker workers works workspace
-workspaces world worst would wrap write writes writing written wrong yaml years your yourself zero zone zscore zstd
+stopped storage store stored straight strata strategy stream streamable strength strengths stretch strides structure
+student studydate studyid studyinstanceuid studytime style subfield subgroups subsampled such superior supervised
+supplemental support supported supports surfaces surrogateescape survival suvbw suvtype swap swiglu symlog syntax
+system table tabular tags take taken takes taking target targets task tasks teacher teaches telemetry tell tells
+temperature temperatures tensor tensors tenth terminal terms texts their theirs them then there they thickness things
+third those though thousand threshold throughput tile tiled tiles timeout times timestamp tiny tissue title together
+token tokens told tolerance tool torch totalpixelmatrixrows traceback tracker trained trainer transducer transfer
+transfersyntaxuid transform transformer translation transmil transparent transport travel trilinear trust trusted
+truth truths tuning turned turns twice ucum uids uint16 uint8 unable uncertainty unchanged undefined under
+underexposed unencrypted unexpected unfinished uni4eye unit unite united units unlabeled unless unmatched unpack
+unpacked unpacks unread unreadable unsupported untrusted update urfound usage used user username uses using usual
+usually value values variable variables variance variant vary vectors verdict versions vertical viewport visit visits
+vocab vocabulary voilutfunction voltage voxel voxels wanted wants warmup warn warning wasserstein ways webhooks weight
+weights what whatever when where whether which while whose widen width windows windowwidth wished within words work
+worker workers works workspace workspaces world worst would wrap write writes writing written wrong yaml years your
+yourself zero zone zscore zstd
 """
 
 OWN_WORDS = frozenset(_WRITTEN.split())

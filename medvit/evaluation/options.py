@@ -84,6 +84,10 @@ class EvaluationOptions(Config):
     """Attributes by which the report compares subgroups, such as site, model, sex or age_years; also labels that the
     model does not predict. Unset: all attributes of the images that describe subject or acquisition. []: no subgroups.
     """
+    hidden_strata: bool = True
+    """Also compare clusters of the embeddings of the images, which may show a weakness that no attribute describes.
+    This runs the backbone a second time. Needs at least 40 patients, and is not done with subgroups=[].
+    """
     resamples: int = Field(2000, ge=100)
     """Number of bootstrap resamples for the confidence intervals."""
     criteria: tuple[Criterion, ...] = ()

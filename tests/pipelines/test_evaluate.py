@@ -361,3 +361,40 @@ def test_the_cohort_of_every_split_and_of_the_evaluated_images_is_reported(
     assert cohort["evaluated"]["patients_by_value"]["sex"] == {"F": 3}
     assert cohort["test"]["images_by_class"] == {"finding": {"normal": 3, "effusion": 3}}
     assert '<th scope="row">age: median [quartiles], lowest to highest</th>' in page(report)
+
+
+def test_clusters_of_embeddings_are_compared_if_there_are_enough_patients(
+    tmp_path: Path, make_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clusters are named by the scanner whose images have a texture."""
+    checkpoint, folder = make_checkpoint(kind="classification", ndim=2), tmp_path / "many"
+    folder.mkdir()
+    manifest = Manifest((), Facts("many", classes={"finding": CLASSES["classification"]}), folder)
+    draw, rows = np.random.default_rng(0), []
+    for number in range(44):
+        texture = draw.normal(0, 5, (1, 16, 16)) + (np.indices((16, 16)).sum(axis=0) % 2 * 200 if number % 4 < 2 else 0)
+        pixels = (texture + 300).astype(np.int16)
+        row = Row(
+            image_id=f"i{number:02d}",
+            patient_id=f"p{number}",
+            study_id=f"s{number}",
+            series_id=f"e{number}",
+            modality="DX",
+            kind="image",
+            dataset="many",
+            split="test",
+            shape=pixels.shape,
+            dtype="int16",
+            sha256=manifest.store.put(pixels),
+            labels={"finding": CLASSES["classification"][number % 2]},
+            attributes={"model": "AB"[number % 4 < 2]},
+        )
+        rows.append(row)
+    replace(manifest, rows=tuple(rows)).write()
+    attributes, strata = saved(run(tmp_path, checkpoint, folder))["subgroups"]["analyses"]
+    assert (attributes["title"], strata["title"]) == ("Subgroups", "Hidden strata")
+    assert sorted(group["name"].partition(" (")[0] for group in strata["groups"]) == ["1, model B", "2, model A"]
+    assert sum(group["items"] for group in strata["groups"]) == 44
+    assert "Hidden strata, by AUROC" in capsys.readouterr().out
+    without = run(tmp_path, checkpoint, folder, output=tmp_path / "without", hidden_strata=False)
+    assert [one["title"] for one in saved(without)["subgroups"]["analyses"]] == ["Subgroups"]

@@ -129,7 +129,7 @@ def _table(analysis: SubgroupAnalysis, evaluation: Evaluation) -> Table:
 
 def _name_of_positives(evaluation: Evaluation) -> str:
     names = {"survival": "events", "segmentation": "with a structure", "multilabel": "with a positive label"}
-    return names.get(evaluation.kind, evaluation.positive)
+    return names.get(evaluation.kind, f"positive ({evaluation.positive})")
 
 
 def _signed(gap: Estimate) -> str:

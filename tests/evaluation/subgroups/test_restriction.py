@@ -1,4 +1,4 @@
-"""A restricted evaluation has the images that the group of a report has, and states how many."""
+"""A restricted evaluation has the images of the group in a report, and a note with their number."""
 
 from __future__ import annotations
 
