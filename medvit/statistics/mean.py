@@ -53,6 +53,8 @@ def few_mean(
     drawn = generator.multinomial(clusters.total, np.full(clusters.total, 1.0 / clusters.total), size=resamples)
     means, errors = _means(sums, sizes, drawn)
     varied = errors > TOLERANCE * max(1.0, abs(mean))
+    if not varied.any():
+        return Estimate(mean, float("nan"), float("nan"), AGREEMENT)
     low, high = np.quantile((means[varied] - mean) / errors[varied], (OUTER, 1.0 - OUTER))
     ends = np.clip((mean - high * error, mean - low * error), *bounds)
     return Estimate(mean, float(ends[0]), float(ends[1]), BOOTSTRAP_T)

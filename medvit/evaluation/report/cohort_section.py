@@ -28,9 +28,9 @@ def cohort_part(manifest: Manifest, judged: Judged, evaluation: Evaluation) -> R
         sets[EVALUATED] = list(evaluation.rows)
     cohorts = {name: Cohort.of(rows, labels) for name, rows in sets.items()}
     note = (
-        f"The splits are those of this dataset; the model was trained on {judged.trained_on}. A patient with several "
-        "values of an attribute counts for each of them. Shares are of the patients with a known value, or of the "
-        "images with a label."
+        f"The splits are those of this dataset; the training images of the model are those of {judged.trained_on}. A "
+        "patient with several values of an attribute counts for each of them. Shares are of the patients with a known "
+        "value, or of the images with a label."
     )
     numbers = {name: cohort.tree for name, cohort in cohorts.items()}
     return ReportPart(ReportPlace.COHORT, Section("Cohort", [note, cohort_table(cohorts)]), "cohort", numbers)
