@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from medvit.backbones import conv3d
+from medvit.backbones import convolutions
 from medvit.config import Config, Count
 from medvit.errors import ConfigError
 from medvit.hardware import half_precision, keep_freed_memory
@@ -112,7 +112,7 @@ class TrainerConfig(TrainerOptions):
             )
         if cpu:
             keep_freed_memory()
-            conv3d.install()
+            convolutions.install()
         # Lightning cannot know that the loader starts at the batch where the run was interrupted.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         # Without validation images, the last weights are kept.
