@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -69,10 +70,33 @@ def tested(difference: Difference, test: PairedTest, num_patients: int) -> Diffe
 
 
 def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """Return the differences with p-values corrected for the number of them that have a p-value."""
-    known = [key for key, one in differences.items() if not math.isnan(one.p)]
+    """Return the differences with p-values corrected for the number of tests (`tests_of`)."""
+    known, repeated = tests_of(differences), _repeated(differences)
     p_values = dict(zip(known, holm([differences[key].p for key in known]), strict=True))
-    return {key: replace(one, p_corrected=p_values.get(key, float("nan"))) for key, one in differences.items()}
+    return {
+        key: replace(one, p_corrected=p_values.get(repeated.get(key, key), float("nan")))
+        for key, one in differences.items()
+    }
+
+
+def tests_of(differences: Mapping[str, Difference]) -> list[str]:
+    """Return the keys of the differences that have a p-value of their own.
+
+    A metric of the only class, such as `dice.liver`, is the same test as the metric of all classes.
+    """
+    repeated = _repeated(differences)
+    return [key for key, one in differences.items() if not math.isnan(one.p) and key not in repeated]
+
+
+def _repeated(differences: Mapping[str, Difference]) -> dict[str, str]:
+    """Return the metrics of an only class with the metric of all classes, if both have the same difference."""
+    bases = {key: key.partition(".")[0] for key in differences if "." in key}
+    counts = Counter(bases.values())
+    return {
+        key: base
+        for key, base in bases.items()
+        if counts[base] == 1 and base in differences and differences[base] == differences[key]
+    }
 
 
 def patients_needed(variance: float, num_patients: int) -> int | None:

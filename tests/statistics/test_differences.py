@@ -32,6 +32,14 @@ def test_a_difference_without_a_p_value_is_not_counted_in_the_correction():
     assert np.isnan(found["c"].p_corrected)
 
 
+def test_a_metric_of_the_only_class_is_not_a_test_of_its_own() -> None:
+    one, two = difference(0.01), difference(0.03)
+    found = corrected({"dice": one, "dice.liver": one, "nsd": two, "nsd.liver": two})
+    assert [each.p_corrected for each in found.values()] == pytest.approx([0.02, 0.02, 0.03, 0.03])
+    several = corrected({"dice": one, "dice.liver": one, "dice.spleen": two})
+    assert several["dice"].p_corrected == pytest.approx(0.03)
+
+
 def test_readers_see_interval_and_p_values():
     assert str(corrected({"a": difference(0.0001), "b": difference(0.2)})["a"]) == (
         "0.020 [-0.010, 0.050], p < 0.001, corrected < 0.001"

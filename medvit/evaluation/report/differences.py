@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from medvit.document import Bullets, Section, Table
 from medvit.metrics import metric_title
-from medvit.statistics.differences import POWER, SMALL, TESTS, Difference
+from medvit.statistics.differences import POWER, SMALL, TESTS, Difference, tests_of
 
 HEAD = ("metric", "this - other [95 % interval]", "p", "p, corrected", "test", f"patients for {SMALL}")
 
@@ -24,7 +23,7 @@ def _line(title: str, one: Difference) -> list[str]:
 
 
 def _explanation(differences: Mapping[str, Difference]) -> list[str]:
-    num_tests = sum(not math.isnan(one.p) for one in differences.values())
+    num_tests = len(tests_of(differences))
     used = dict.fromkeys(one.test for one in differences.values() if one.test)
     found = [
         "p: if both models were equally good, the probability of a difference at least as large as this one. Below "
