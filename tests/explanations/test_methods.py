@@ -106,7 +106,7 @@ def test_rollout_of_blocks_that_attend_to_themselves_is_the_identity_and_rows_su
 def test_the_maximum_of_a_map_is_in_the_lesion_of_most_images_that_are_classified_correctly(
     trained: Model, name: str, share: float
 ) -> None:
-    """A patch at random is the right one in 1 of 36 images; measured are .98, .73 and .75."""
+    """A random patch is right in 1 of 36 images; measured: rollout 39 of 40, integrated gradients 29 of 40."""
     images = lesions(40, 1000)
     answers = trained(images.pixels).argmax(dim=1)
     correct = [number for number in range(40) if answers[number] == images.classes[number]]
