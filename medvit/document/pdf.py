@@ -13,6 +13,9 @@ def require_pdf() -> ModuleType:
     Raises:
         ConfigError: If WeasyPrint or one of the system libraries that it needs is not installed.
     """
+    from PIL import ImageFile
+
+    accepts_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
     except ImportError:
@@ -25,6 +28,8 @@ def require_pdf() -> ModuleType:
             f"pdf=true needs the library Pango, which cannot be loaded ({error}); install it (on Debian: `apt install "
             "libpangoft2-1.0-0`), or print report.html from a browser"
         ) from None
+    finally:  # WeasyPrint sets this for the whole process, in which readers must refuse truncated images
+        ImageFile.LOAD_TRUNCATED_IMAGES = accepts_truncated
     return weasyprint
 
 

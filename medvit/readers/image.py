@@ -120,8 +120,9 @@ def _check_size(width: int, height: int) -> None:
 
 def _open(path: Path) -> Picture:
     from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
+    from PIL import ImageFile, UnidentifiedImageError
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the process; missing rows would be gray
     try:
         picture = Pillow.open(path, formats=FORMATS)
     except UnidentifiedImageError:

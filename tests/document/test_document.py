@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import ImageFile
 
 from medvit.document import (
     Bullets,
@@ -125,3 +126,12 @@ def test_a_missing_pdf_writer_is_told_with_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "weasyprint", None)
     with pytest.raises(ConfigError, match=r"pip install medvit\[pdf\]"):
         require_pdf()
+
+
+def test_a_pdf_does_not_make_the_process_accept_truncated_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("weasyprint", reason="WeasyPrint is not installed (extra pdf)")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "weasyprint"]:
+        monkeypatch.delitem(sys.modules, name)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    require_pdf()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
