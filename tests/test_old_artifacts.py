@@ -131,7 +131,7 @@ def test_evaluating_an_old_checkpoint_repeats_the_old_report_and_compares_with_i
     later = {name.partition(".")[0] for name in new.keys() - old.keys()}  # metrics that the old version did not have
     assert all(name.endswith("_pooled") or name.startswith(("lesion_", "false_", "volume_error")) for name in later)
     for name in (name for name in old if name.startswith("dice")):
-        assert new[name] == pytest.approx(old[name], abs=DICE_TOLERANCE)
+        assert new[name]["value"] == pytest.approx(old[name]["value"], abs=DICE_TOLERANCE)
     differences = json.loads((made / "metrics.json").read_text(encoding="utf-8"))["differences"]
     assert differences["dice"]["value"] == pytest.approx(0.0, abs=DICE_TOLERANCE)
 
