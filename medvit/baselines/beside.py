@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,20 +106,8 @@ def tree_of(beside: tuple[BesideModel, ...]) -> dict[str, Any]:
     return {
         one.baseline.name: {
             "note": one.baseline.note,
-            "metrics": plain(one.metrics),
-            "difference": plain(one.differences),
+            "metrics": {name: found.plain for name, found in one.metrics.items()},
+            "difference": {name: found.plain for name, found in one.differences.items()},
         }
         for one in beside
     }
-
-
-def plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """Return estimates as plain values, for JSON; undefined ones are null."""
-    return {
-        name: {key: None if _is_undefined(value) else value for key, value in asdict(one).items()}
-        for name, one in estimates.items()
-    }
-
-
-def _is_undefined(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from medvit.baselines.subject import LabeledSplits
 from medvit.errors import DataError
 from medvit.evaluation.paired import MetricTable
 from medvit.files.atomic import replacing, write_text
+from medvit.statistics import Estimate
 
 FACTS = "baselines.json"
 
@@ -72,7 +72,10 @@ class BaselineFolder:
 
 
 def write_baselines(
-    folder: Path, splits: LabeledSplits, trained: Sequence[TrainedBaseline], metrics: Mapping[str, Any]
+    folder: Path,
+    splits: LabeledSplits,
+    trained: Sequence[TrainedBaseline],
+    metrics: Mapping[str, Mapping[str, Estimate]],
 ) -> None:
     """Write the baselines into a folder; `metrics` are those of the test images, keyed by baseline."""
     for one in trained:
@@ -83,7 +86,12 @@ def write_baselines(
         "classes": list(splits.classes),
         "images": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
         "baselines": {
-            one.name: {"title": TITLES[one.name], "note": one.note, "metrics": metrics[one.name]} for one in trained
+            one.name: {
+                "title": TITLES[one.name],
+                "note": one.note,
+                "metrics": {key: found.plain for key, found in metrics[one.name].items()},
+            }
+            for one in trained
         },
     }
     write_text(folder / FACTS, json.dumps(facts, indent=2, allow_nan=False) + "\n")

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray as Array
 
-from medvit.baselines.beside import metrics_of_table, plain
+from medvit.baselines.beside import metrics_of_table
 from medvit.document import Document, Picture, Section, Table
 from medvit.evaluation.paired import paired_differences
 from medvit.files.atomic import write_text
@@ -174,8 +174,8 @@ def write_board(
                 "probe": line.probe,
                 "setting": line.chosen,
                 "val_auroc": line.val,
-                "metrics": plain(line.metrics),
-                "difference_from_first": plain(line.differences),
+                "metrics": {name: one.plain for name, one in line.metrics.items()},
+                "difference_from_first": {name: one.plain for name, one in line.differences.items()},
             }
             for line in ranked(lines)
         ],

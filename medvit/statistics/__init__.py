@@ -7,7 +7,8 @@ form: they are computed from a `MetricSample`, which is a `medvit.statistics.aur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,20 @@ class Estimate:
             return "not defined"
         interval = "no interval" if np.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
         return f"{self.value:.3f} [{interval}]"
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All fields, for JSON; numbers that are undefined or infinite are None."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+    @property
+    def plain_interval(self) -> dict[str, float | None]:
+        """Value and interval, for JSON, in the same form."""
+        plain = self.plain
+        return {name: plain[name] for name in ("value", "low", "high")}
 
     def __str__(self) -> str:
         return self.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from medvit.artifacts import Checkpoint
 from medvit.baselines.attributes import ATTRIBUTES
-from medvit.baselines.beside import SHOWN, metrics_of_table, plain
+from medvit.baselines.beside import SHOWN, metrics_of_table
 from medvit.baselines.kinds import NAMES, TITLES, BaselineName, train_baseline
 from medvit.baselines.stored import FACTS, table_of, write_baselines
 from medvit.baselines.subject import LabeledSplits, label_of_checkpoint, only_label
@@ -20,6 +21,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.evaluation.positive import choose_positive, index_of
 from medvit.metrics import metric_title
 from medvit.stage import Run, StageConfig, first_free, stage
+from medvit.statistics import Estimate
 from medvit.summary import Summary
 from medvit.transforms.preprocess import Preprocess
 
@@ -94,13 +96,13 @@ def baseline(config: BaselineConfig, run: Run) -> Baselines:
                 raise DataError(f"{TITLES[name]}: {error}") from None
             log.warning("%s is skipped: %s", TITLES[name], error)
 
-    metrics = {}
+    metrics: dict[str, Mapping[str, Estimate]] = {}
     for one in trained:
         columns = table_of(one, splits)
         table = {key: column[columns["split"] == "test"] for key, column in columns.items()}
         index = index_of(positive, splits.classes)
         metrics[one.name] = metrics_of_table(table, splits.classes, index, resamples=config.resamples, seed=config.seed)
-    write_baselines(run.folder, splits, trained, {name: plain(found) for name, found in metrics.items()})
+    write_baselines(run.folder, splits, trained, metrics)
     lines = [[TITLES[one.name], *(metrics[one.name][key].text for key in SHOWN), one.note] for one in trained]
     print(markdown_table(Table(["baseline", *(metric_title(key, positive) for key in SHOWN), "features"], lines)))
     run.tracker.metrics({f"test.auroc.{name}": found["auroc"].value for name, found in metrics.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -122,14 +121,9 @@ def _copy_out_of_fold(source: Path, folder: Path, checkpoint: Checkpoint) -> Non
 
 
 def _write_numbers(folder: Path, found: Calibrated) -> None:
-    numbers = {when: {name: _plain(one) for name, one in each.items()} for when, each in _each(found)}
+    numbers = {when: {name: one.plain_interval for name, one in each.items()} for when, each in _each(found)}
     tree = {"calibration": found.calibration.tree(), **numbers, "notes": list(found.notes)}
     write_text(folder / CALIBRATION, json.dumps(tree, indent=2, allow_nan=False) + "\n")
-
-
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    parts = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: value if math.isfinite(value) else None for name, value in parts.items()}
 
 
 def _each(found: Calibrated) -> tuple[tuple[str, Mapping[str, Estimate]], ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from medvit.document import Block, Callout, Section, Table
 from medvit.evaluation import Evaluation
 from medvit.evaluation.criteria import CriteriaVerdict, CriterionResult
@@ -11,7 +9,7 @@ from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.summary import MAIN
 from medvit.metrics import metric_title
 from medvit.patients import PatientCount
-from medvit.statistics import Estimate
+from medvit.statistics import UNDEFINED, Estimate
 from medvit.summary import counted
 
 NO_CRITERIA = "Not judged: no criteria were given before the evaluation."
@@ -99,6 +97,5 @@ def _callout(verdict: CriteriaVerdict) -> Callout:
 
 
 def _plain(outcome: CriterionResult) -> dict[str, object]:
-    found = {} if outcome.estimate is None else asdict(outcome.estimate)
-    numbers = {key: found.get(key) if found.get(key) == found.get(key) else None for key in ("value", "low", "high")}
+    numbers = (outcome.estimate or UNDEFINED).plain_interval
     return {**outcome.criterion.tree(), "group": outcome.group, **numbers, "is_met": outcome.is_met}

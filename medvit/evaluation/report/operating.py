@@ -106,12 +106,8 @@ def _rates(rates: Rates) -> dict[str, object]:
 
 
 def plain_estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    """Return estimates as they are written as JSON; numbers that are undefined or infinite are null."""
-    parts = ("value", "low", "high")
-    return {
-        name: {part: value if math.isfinite(value := getattr(estimate, part)) else None for part in parts}
-        for name, estimate in estimates.items()
-    }
+    """Return estimates as they are written as JSON, without the method of the interval."""
+    return {name: estimate.plain_interval for name, estimate in estimates.items()}
 
 
 def _text(estimate: Estimate) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -186,14 +185,9 @@ def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str
     refer to the positive class state this class.
     """
     return {
-        name: {key: _finite(value) for key, value in asdict(estimate).items()}
-        | ({"positive": positive} if positive and is_of_positive(name) else {})
+        name: estimate.plain | ({"positive": positive} if positive and is_of_positive(name) else {})
         for name, estimate in metrics.items()
     }
-
-
-def _finite(value: float | str | None) -> float | str | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _definition(metric: Metric) -> dict[str, str | bool | None]:

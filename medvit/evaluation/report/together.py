@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medvit.artifacts import METRICS
@@ -102,9 +102,8 @@ class ReportComparison:
     def write(self) -> None:
         """Write `reports.html` and `differences.json` into the folder."""
         self.page().write_html(self.folder / HTML)
-        tree = {name: {key: asdict(one) for key, one in found.items()} for name, found in self.differences.items()}
-        text = json.dumps(tree, indent=2).replace("NaN", "null")
-        write_text(self.folder / JSON, text + "\n")
+        tree = {name: {key: one.plain for key, one in found.items()} for name, found in self.differences.items()}
+        write_text(self.folder / JSON, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
 def compare_reports(folders: Sequence[Path], output: Path, *, resamples: int, seed: int) -> ReportComparison:

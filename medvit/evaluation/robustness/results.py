@@ -100,8 +100,8 @@ def tree_of(found: Robustness) -> dict[str, Any]:
             {
                 "corruption": one.corruption,
                 "severity": one.severity,
-                "metric": _numbers(scores.metric),
-                "error": _numbers(scores.error),
+                "metric": scores.metric.plain_interval,
+                "error": scores.error.plain_interval,
             }
             for one, scores in found.conditions.items()
         ],
@@ -117,9 +117,4 @@ def _of_corruption(scores: CorruptionScores) -> dict[str, Any]:
         "balanced_error": scores.balanced,
         "relative_balanced_error": scores.relative,
     }
-    return {kind: _numbers(estimate) for kind, estimate in kinds.items() if estimate is not None}
-
-
-def _numbers(estimate: Estimate) -> dict[str, float | None]:
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+    return {kind: estimate.plain_interval for kind, estimate in kinds.items() if estimate is not None}

@@ -11,7 +11,7 @@ import pytest
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Evaluation
 from medvit.evaluation.paired import compare as compare_pair
-from medvit.evaluation.report.page import ReportSubject, write_report
+from medvit.evaluation.report.page import ReportSubject, read_table, write_report
 from medvit.evaluation.tasks.classification import evaluate_classes
 from medvit.evaluation.tasks.regression import evaluate_values
 from medvit.records import Row
@@ -54,6 +54,18 @@ def test_differences_are_those_of_evaluate_against(tmp_path: Path) -> None:
     page = (folder / "reports.html").read_text()
     assert all(f"{name} - a</h2>" in page for name in "bc")
     assert str(third.metrics["auroc"]) in page
+
+
+def test_the_name_of_a_class_is_kept_and_undefined_numbers_are_null(tmp_path: Path) -> None:
+    classes, truth = ("benign", "malignant", "BaNaNa"), np.arange(40) % 2
+    for seed, name in enumerate("ab"):
+        probabilities = np.random.default_rng(seed).dirichlet((1, 1, 1), 40)
+        found = evaluate_classes(rows(40), truth, probabilities, classes, resamples=100, seed=0)
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name, ReportSubject("Title", {}), found)
+    saved = json.loads((run(tmp_path, "a", "b") / "differences.json").read_text())["b"]
+    assert saved.keys() == compare_pair(found, read_table(tmp_path / "a"), resamples=100, seed=0).keys()
+    assert saved["auroc.BaNaNa"]["value"] is None  # no image has this class
 
 
 def test_reports_that_do_not_fit_are_refused(tmp_path: Path) -> None:
