@@ -10,7 +10,7 @@ from typing import Literal
 from medvit.config import Config
 from medvit.errors import ConfigError
 from medvit.evaluation import Evaluation
-from medvit.metrics import metric_of, metric_title
+from medvit.metrics import is_lower_better, metric_of, metric_title
 from medvit.statistics import Estimate
 
 VerdictName = Literal["passed", "failed", "not judged"]
@@ -45,14 +45,14 @@ class CriterionResult:
         """Return whether the interval keeps the bound; an undefined metric does not."""
         if self.estimate is None or math.isnan(self.estimate.value):
             return False
-        if _is_higher_better(self.criterion.metric):
-            return self.estimate.low >= self.criterion.bound
-        return self.estimate.high <= self.criterion.bound
+        if is_lower_better(self.criterion.metric):
+            return self.estimate.high <= self.criterion.bound
+        return self.estimate.low >= self.criterion.bound
 
     @property
     def text(self) -> str:
         """Return the criterion, the metric and the result in words."""
-        wanted = "lower end at least" if _is_higher_better(self.criterion.metric) else "upper end at most"
+        wanted = "upper end at most" if is_lower_better(self.criterion.metric) else "lower end at least"
         found = "missing in this evaluation" if self.estimate is None else str(self.estimate)
         group = f", {self.group}" if self.group else ""
         state = "met" if self.is_met else "not met"
@@ -117,8 +117,3 @@ def _outcomes(criterion: Criterion, evaluation: Evaluation) -> Iterator[Criterio
 
 def _name(title: str) -> str:
     return title.strip().lower().removeprefix("by ")
-
-
-def _is_higher_better(key: str) -> bool:
-    metric = metric_of(key)
-    return metric is None or metric.higher_is_better is not False

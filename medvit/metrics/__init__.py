@@ -352,6 +352,12 @@ def metric_of(key: str) -> Metric | None:
     return next((metric for metric in metrics(Metric) if own in metric.keys), None)
 
 
+def is_lower_better(key: str) -> bool:
+    """Return whether lower values of a metric are better, such as those of an error; false if unknown."""
+    metric = metric_of(key)
+    return metric is not None and metric.higher_is_better is False
+
+
 def metric_title(key: str, positive: str = "") -> str:
     """Return the title of a metric key, such as "Dice, liver" for `dice.liver`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,7 @@ from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.plots import FOUND, INK
 from medvit.evaluation.subgroups import Subgroup, SubgroupAnalysis
 from medvit.evaluation.subgroups.findings import findings, is_worse
-from medvit.metrics import metric_of, metric_title
+from medvit.metrics import is_lower_better, metric_title
 from medvit.statistics import Estimate
 
 SMALL = "#9aa3b5"
@@ -83,16 +83,12 @@ def forest_figure(analysis: SubgroupAnalysis) -> Figure:
     sides = axes.secondary_yaxis("right")
     sides.set_yticks(range(len(groups)), [str(group.metrics[main]) for group in groups], fontsize=9)
     sides.tick_params(length=0)
-    axes.set_xlabel(f"gap of {metric_title(main)} to all other images; {_worse_side(main)}", fontsize=9)
+    worse_side = "right" if is_lower_better(main) else "left"
+    axes.set_xlabel(f"gap of {metric_title(main)} to all other images; {worse_side} is worse", fontsize=9)
     axes.set_title("group (patients)", loc="left", fontsize=9)
     axes.set_title(metric_title(main), loc="right", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     return figure
-
-
-def _worse_side(main: str) -> str:
-    metric = metric_of(main)
-    return "right is worse" if metric is not None and metric.higher_is_better is False else "left is worse"
 
 
 def _excludes_zero(main: str, gap: Estimate) -> bool:
@@ -148,13 +144,6 @@ def _plain_group(group: Subgroup) -> dict[str, object]:
         "positives": group.num_positives,
         "is_small": group.is_small,
         "doubts": list(group.doubts),
-        "metrics": {key: _plain(estimate) for key, estimate in group.metrics.items()},
-        "gaps": {key: _plain(estimate) for key, estimate in group.gaps.items()},
-    }
-
-
-def _plain(estimate: Estimate) -> dict[str, float | str | None]:
-    plain = asdict(estimate)
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()
+        "metrics": {key: estimate.plain for key, estimate in group.metrics.items()},
+        "gaps": {key: estimate.plain for key, estimate in group.gaps.items()},
     }

@@ -13,7 +13,7 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.subgroups import ATTRIBUTES, Subgroup, SubgroupAnalysis
 from medvit.evaluation.subgroups.grouping import grouped
 from medvit.evaluation.subgroups.main_metrics import main_keys, main_metrics, main_samples, positives
-from medvit.metrics import metric_of, metric_title
+from medvit.metrics import is_lower_better, metric_title
 from medvit.patients import PatientCount, assumed_patients
 from medvit.statistics import Estimate
 from medvit.statistics.bootstrap import Statistic, bootstrap
@@ -83,8 +83,7 @@ def analyze(
 
 def disadvantage(key: str, gap: Estimate) -> float:
     """Return by how much a group is worse than the rest: the gap, or its negative if higher values are better."""
-    metric = metric_of(key)
-    return gap.value if metric is not None and metric.higher_is_better is False else -gap.value
+    return gap.value if is_lower_better(key) else -gap.value
 
 
 def _subgroup(

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from medvit.attributes import attribute_title
 from medvit.evaluation.subgroups import Subgroup, SubgroupAnalysis
-from medvit.metrics import metric_of, metric_title
+from medvit.metrics import is_lower_better, metric_title
 from medvit.statistics import Estimate, Z
 from medvit.statistics.multiplicity import holm
 from medvit.summary import counted
@@ -68,8 +68,7 @@ def largest_gap(analysis: SubgroupAnalysis, what: str = "image") -> str:
 
 def is_worse(key: str, gap: float) -> bool:
     """Return whether a gap is a disadvantage, given the direction of the metric."""
-    metric = metric_of(key)
-    return gap > 0 if metric is not None and metric.higher_is_better is False else gap < 0
+    return gap > 0 if is_lower_better(key) else gap < 0
 
 
 def p_value(gap: Estimate) -> float:
