@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from medvit.records import Row
 
 MODALITIES = ("OP", "OPT")
@@ -40,6 +42,15 @@ STRATA: tuple[tuple[str, float, float], ...] = (
 def attribute_title(key: str) -> str:
     """Return the title of an attribute in tables, with its unit."""
     return TITLES.get(key, key.replace("_", " "))
+
+
+def finite_number(text: str | None) -> float | None:
+    """Return the number that a text states; None for any other text, and for NaN and infinity."""
+    try:
+        number = math.nan if text is None else float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def stratum(row: Row) -> str:

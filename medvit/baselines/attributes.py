@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
+from medvit.attributes import finite_number
 from medvit.dicom.acquisition import AGE, NUMBERS, SEX, TEXTS
 from medvit.errors import DataError
 from medvit.records import Row
@@ -50,7 +51,7 @@ class AttributeFeatures:
             known = [text for text in found if text]
             if len(set(found)) < 2:
                 continue
-            if all(map(_is_number, known)):
+            if all(finite_number(text) is not None for text in known):
                 means[name] = float(np.mean([float(text) for text in known]))
                 marked += [name] * (len(known) < len(found))
             else:
@@ -72,9 +73,10 @@ class AttributeFeatures:
         columns = []
         for name, mean in self.means.items():
             texts = [value_of(row, name) for row in rows]
-            columns.append([float(text) if _is_number(text) else mean for text in texts])
+            numbers = [finite_number(text) for text in texts]
+            columns.append([mean if number is None else number for number in numbers])
             if name in self.marked:
-                columns.append([float(not _is_number(text)) for text in texts])
+                columns.append([float(number is None) for number in numbers])
         for name, values in self.values.items():
             texts = [value_of(row, name) for row in rows]
             columns += [[float(text == value) for text in texts] for value in values]
@@ -84,10 +86,3 @@ class AttributeFeatures:
 def value_of(row: Row, name: str) -> str:
     """Return an attribute of an image, or a label of this name, as a label table may give the age; empty if neither."""
     return row.attributes.get(name) or row.labels.get(name) or ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False

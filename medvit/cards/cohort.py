@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from medvit.attributes import PERIOD, SITE, attribute_title
-from medvit.cards.variables import MAX_CLASSES
+from medvit.cards.variables import is_numeric
 from medvit.document import Table
 from medvit.patients import PatientCount
 from medvit.records import Row
@@ -49,7 +49,7 @@ class Cohort:
     @classmethod
     def of(cls, rows: Sequence[Row], labels: Mapping[str, Collection[str]]) -> Self:
         """Describe a set of images; `labels` has the classes of each label to describe."""
-        numeric = {key for key, names in labels.items() if len(names) > MAX_CLASSES and all(map(_is_number, names))}
+        numeric = {key for key, names in labels.items() if is_numeric(names)}
         classes = {key: Counter(row.labels[key] for row in rows if key in row.labels) for key in labels}
         return cls(
             PatientCount.of(rows),
@@ -155,11 +155,3 @@ def _spread(values: Sequence[float]) -> str:
         return UNKNOWN
     low, first, middle, third, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
     return f"{middle:.4g} [{first:.4g}, {third:.4g}], {low:.4g} to {high:.4g}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

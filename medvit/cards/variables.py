@@ -5,7 +5,7 @@ Each value of an attribute counts once per patient; other variables count once p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from medvit.cards.effect_sizes import Observed
 from medvit.dataset.intensity_statistics import PERCENTILES, percentiles, sampled_rows
@@ -38,8 +38,8 @@ def numbers(manifest: Manifest) -> dict[str, Observed]:
         found[f"size {letter}, voxels"] = _observed((row, row.shape[1 + axis]) for row in volumes)
     for axis, side in enumerate(("rows", "columns")):
         found[side] = _observed((row, row.shape[1 + axis]) for row in rows if row.kind == "image")
-    for key in manifest.facts.classes:
-        if _is_numeric(manifest, key):
+    for key, classes in manifest.facts.classes.items():
+        if is_numeric(classes):
             found[f"label {key}"] = _observed((row, _number(row.labels.get(key))) for row in rows)
     found |= _intensities(manifest)
     return {name: observed for name, observed in found.items() if len(observed)}
@@ -60,8 +60,8 @@ def names(manifest: Manifest) -> dict[str, Observed]:
     if all(row.flags is not None for row in rows):
         flags = [" + ".join(row.flags or ()) or "none" for row in rows]
         found["flags"] = Observed(flags, [row.patient_id for row in rows])
-    for key in manifest.facts.classes:
-        if not _is_numeric(manifest, key):
+    for key, classes in manifest.facts.classes.items():
+        if not is_numeric(classes):
             found[f"label {key}"] = Observed([r.labels.get(key, "(none)") for r in rows], [r.patient_id for r in rows])
     return {name: observed for name, observed in found.items() if len(observed)}
 
@@ -96,8 +96,8 @@ def _intensities(manifest: Manifest) -> dict[str, Observed]:
     return {name: Observed(*lists) for name, lists in found.items()}
 
 
-def _is_numeric(manifest: Manifest, key: str) -> bool:
-    classes = manifest.facts.classes[key]
+def is_numeric(classes: Collection[str]) -> bool:
+    """Return whether the classes of a label are measurements: many, and all numbers."""
     return len(classes) > MAX_CLASSES and all(_number(name) is not None for name in classes)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
+from medvit.attributes import finite_number
 from medvit.drift.permutations import Shift, permutation_p
 from medvit.drift.variables import Variables, of_embeddings, of_names, of_numbers
 from medvit.embeddings.cohort import TrainingCohort
@@ -99,7 +100,7 @@ def _described(images: Sequence[EmbeddedImage], patient: Int[Array, "m"], notes:
         for key in sorted({key for one in pairs for key in one if key != CHANNELS}):
             texts = [one.get(key) for one in pairs]
             values = {text for text in texts if text}
-            if all(map(_is_number, values)) and len(values) > 2:
+            if len(values) > 2 and all(finite_number(text) is not None for text in values):
                 numbers[key] = [float(text) if text else np.nan for text in texts]
             elif len(values) <= MAX_NAMES:
                 names[key] = texts
@@ -144,10 +145,3 @@ def separation(known: Float[Array, "n"], new: Float[Array, "m"]) -> float:
     """Return the AUROC of distances for telling new images from known ones."""
     is_new: Bool[Array, "k"] = np.repeat([False, True], [len(known), len(new)])
     return auroc(is_new, np.concatenate([known, new]))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray as Array
 
-from medvit.attributes import LATERALITY, QUALITY, stratum
+from medvit.attributes import LATERALITY, QUALITY, finite_number, stratum
 from medvit.errors import ConfigError
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
@@ -110,12 +110,12 @@ def available(rows: Sequence[Row], predicted: Collection[str] = ()) -> tuple[str
 
 def grouped(rows: Sequence[Row], attribute: str) -> dict[str, Int[Array, "m"]]:
     """Return the indices of the images in each group of an attribute; the group of unknown values comes last."""
-    names = group_names(rows, attribute)
-    counts = Counter(names)
+    every = group_names(rows, attribute)
+    counts = Counter(every)
     rare = {name for name, _ in counts.most_common()[MAX_GROUPS:]} - {UNKNOWN}
     other = f"{len(rare)} rarer values"
-    names = [other if name in rare else name for name in names]
-    order = [name for name in _ordered(rows, attribute, counts) if name not in rare] + [other] * bool(rare)
+    names = [other if name in rare else name for name in every]
+    order = [name for name in _ordered(rows, attribute, every) if name not in rare] + [other] * bool(rare)
     order = [name for name in order if name != UNKNOWN] + [UNKNOWN] * (UNKNOWN in counts)
     members = np.array(names, dtype=object)
     return {name: np.flatnonzero(members == name) for name in order}
@@ -126,7 +126,7 @@ def group_names(rows: Sequence[Row], attribute: str) -> list[str]:
     if attribute == QUALITY:
         return [UNKNOWN if QUALITY not in row.attributes else stratum(row) for row in rows]
     values = [_value(row, attribute) for row in rows]
-    numbers = [_number(value) for value in values]
+    numbers = [finite_number(value) for value in values]
     if any(value is not None and number is None for value, number in zip(values, numbers, strict=True)):
         return [value or UNKNOWN for value in values]
     if attribute == AGE or attribute.casefold() == "age":
@@ -143,14 +143,6 @@ def _value(row: Row, attribute: str) -> str | None:
     return row.attributes.get(attribute) or row.labels.get(attribute) or None
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        number = None if text is None else float(text)
-    except ValueError:
-        return None
-    return number if number is not None and np.isfinite(number) else None
-
-
 def _thirds(numbers: Sequence[float | None]) -> list[str]:
     known = [number for number in numbers if number is not None]
     low, high = (float(np.quantile(known, part, method="lower")) for part in (1 / 3, 2 / 3))
@@ -158,14 +150,17 @@ def _thirds(numbers: Sequence[float | None]) -> list[str]:
     return [UNKNOWN if number is None else names[(number > low) + (number > high)] for number in numbers]
 
 
-def _ordered(rows: Sequence[Row], attribute: str, names: Iterable[str]) -> list[str]:
-    """Return the names of groups in the order of their smallest number, or in natural order (`year 2`, `year 10`)."""
+def _ordered(rows: Sequence[Row], attribute: str, names: Sequence[str]) -> list[str]:
+    """Return the names of groups in the order of their smallest number, or in natural order (`year 2`, `year 10`).
+
+    `names` has the name of the group of each image.
+    """
     smallest: dict[str, float] = {}
-    for row, name in zip(rows, group_names(rows, attribute), strict=True):
-        number = _number(_value(row, attribute))
+    for row, name in zip(rows, names, strict=True):
+        number = finite_number(_value(row, attribute))
         if number is not None:
             smallest[name] = min(number, smallest.get(name, number))
-    return sorted(names, key=lambda name: (smallest.get(name, np.inf), _natural(name)))
+    return sorted(dict.fromkeys(names), key=lambda name: (smallest.get(name, np.inf), _natural(name)))
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
