@@ -30,6 +30,7 @@ from medvit.artifacts import CONFIG, Checkpoint, Lineage
 from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
+from medvit.embeddings.table import EmbeddingTable, table_digest
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.files.atomic import sweep, write_text
 from medvit.files.lock import LOCK, FileLock, LockedError, take
@@ -128,6 +129,12 @@ class Run:
     def adapter(self, folder: Path, name: str) -> Checkpoint:
         """Load the adapter of a checkpoint (`Checkpoint.load_adapter`) and record the checkpoint as an input."""
         return self._recorded(Checkpoint.load_adapter(folder), name)
+
+    def embeddings(self, folder: Path, name: str = "embeddings") -> EmbeddingTable:
+        """Read a table of embeddings and record it as an input of this run."""
+        table = EmbeddingTable.read(folder)
+        self._uses(name, folder, table_digest(folder))
+        return table
 
     def _recorded(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         self.learned |= training_patients(checkpoint.folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,14 +154,24 @@ def filtered(table: EmbeddingTable, where: Mapping[str, str], key: str) -> Embed
         ConfigError: If no image has such a column.
         DataError: If no image fits.
     """
-    unknown = sorted(where.keys() - set(table.columns))
-    if unknown:
-        raise ConfigError(f"{key} names {', '.join(unknown)}; the images have the columns {', '.join(table.columns)}")
+    require_columns(table, where, key)
     found = table.where(lambda image: all(image.value(name) == value for name, value in where.items()))
     if not len(found):
         asked = ", ".join(f"{name}: {value}" for name, value in where.items())
         raise DataError(f"no image has {asked} ({key}); give other values")
     return found
+
+
+def require_columns(table: EmbeddingTable, names: Iterable[str], key: str) -> None:
+    """Check that images have the columns, labels or attributes that the option `key` names.
+
+    Raises:
+        ConfigError: If no image has one of them.
+    """
+    known = table.columns
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ConfigError(f"{key} names {', '.join(unknown)}; the images have the columns {', '.join(known)}")
 
 
 def table_digest(folder: Path) -> str:

@@ -12,7 +12,7 @@ from medvit.document import markdown_table
 from medvit.drift.comparison import DriftResult, StudyScores, compare_sets
 from medvit.drift.page import HTML, JSON, shift_table, write_drift
 from medvit.drift.scores import read_scores
-from medvit.embeddings.table import EmbeddingTable, filtered, require_comparable, table_digest
+from medvit.embeddings.table import filtered, require_comparable
 from medvit.errors import ConfigError
 from medvit.stage import Run, StageConfig, first_free, stage
 from medvit.summary import Summary, labeled
@@ -64,7 +64,7 @@ class Drift:
 @stage
 def drift(config: DriftConfig, run: Run) -> Drift:
     """Compare two sets of images by embeddings, attributes and scores, and report whether they differ."""
-    tables = {name: _read(run, getattr(config, name), name) for name in "ab"}
+    tables = {name: run.embeddings(getattr(config, name), name) for name in "ab"}
     require_comparable(tables["a"], tables["b"], ("a", "b"))
     a, b = (filtered(tables[name], getattr(config, f"where_{name}"), f"where_{name}") for name in "ab")
     scores = _scores(config)
@@ -77,14 +77,6 @@ def drift(config: DriftConfig, run: Run) -> Drift:
     run.tracker.metrics({"num_alarms": len(found.alarms)})
     run.keep(HTML, JSON)
     return Drift(run.folder, found)
-
-
-def _read(run: Run, folder: Path, name: str) -> EmbeddingTable:
-    table = EmbeddingTable.read(folder)
-    digest = table_digest(folder)
-    run.require_same(name, digest)
-    run.inputs[name] = digest
-    return table
 
 
 def _scores(config: DriftConfig) -> tuple[StudyScores, StudyScores] | None:

@@ -12,7 +12,7 @@ from medvit.config import Count
 from medvit.document import Table, markdown_table
 from medvit.embeddings.search import Hit
 from medvit.embeddings.search import search as find_similar
-from medvit.embeddings.table import EmbeddedImage, EmbeddingTable, filtered, require_comparable, table_digest
+from medvit.embeddings.table import EmbeddingTable, filtered, require_columns, require_comparable
 from medvit.errors import ConfigError, DataError
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
@@ -78,18 +78,15 @@ class SimilarImages:
 @stage
 def search(config: SearchConfig, run: Run) -> SimilarImages:
     """Find the most similar images of embedded datasets, such as the training images most like a new one."""
-    everything = _read(run, config.embeddings, "embeddings")
+    everything = run.embeddings(config.embeddings, "embeddings")
     bank = filtered(everything, config.where, "where")
     queries = _queries(config, run, everything)
 
-    hits = find_similar(bank, queries, config.number, lambda query, found: _is_excluded(config.exclude, query, found))
+    excluded = "" if config.exclude == "nothing" else f"{config.exclude}_id"
+    hits = find_similar(bank, queries, config.number, excluded)
 
     columns = config.columns or ("split", *sorted({label for image in bank.images for label in image.labels}))
-    unknown = sorted(set(columns) - set(everything.columns))
-    if unknown:
-        raise ConfigError(
-            f"columns names {', '.join(unknown)}; the images have the columns {', '.join(everything.columns)}"
-        )
+    require_columns(everything, columns, "columns")
     head = ("query", "rank", "image_id", "patient_id", "study_id", "cosine", *columns)
     lines = [_line(hit, columns) for hit in hits]
     write_text(run.folder / HITS, csv_text(head, lines))
@@ -103,7 +100,7 @@ def _queries(config: SearchConfig, run: Run, everything: EmbeddingTable) -> Embe
         raise ConfigError("search needs image=PSEUDONYM, or queries=FOLDER with the embeddings of other images")
     found = everything
     if config.queries is not None:
-        found = _read(run, config.queries, "queries")
+        found = run.embeddings(config.queries, "queries")
         require_comparable(everything, found, ("embeddings", "queries"))
     if not config.image:
         return found
@@ -112,21 +109,6 @@ def _queries(config: SearchConfig, run: Run, everything: EmbeddingTable) -> Embe
         place = config.queries or config.embeddings
         raise DataError(f"{place} has no image or study {config.image}; give the pseudonym of an embedded image")
     return chosen
-
-
-def _read(run: Run, folder: Path, name: str) -> EmbeddingTable:
-    table = EmbeddingTable.read(folder)
-    digest = table_digest(folder)
-    run.require_same(name, digest)
-    run.inputs[name] = digest
-    return table
-
-
-def _is_excluded(rule: Excluded, query: EmbeddedImage, found: EmbeddedImage) -> bool:
-    if rule == "nothing":
-        return False
-    key = f"{rule}_id"
-    return bool(getattr(query, key) == getattr(found, key))
 
 
 def _line(hit: Hit, columns: tuple[str, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvit.embeddings.search import nearest, search
+from medvit.embeddings.search import QUERIES_AT_ONCE, nearest, search
 from tests.embeddings.test_table import table
 
 
@@ -33,9 +33,18 @@ def test_equal_images_are_in_the_order_of_the_bank() -> None:
 
 def test_excluded_images_are_replaced_by_the_next_ones() -> None:
     bank = table(30, width=8)
-    hits = search(bank, bank.at([4]), 5, lambda query, found: query.patient_id == found.patient_id)
+    hits = search(bank, bank.at([4]), 5, "patient_id")
     assert len(hits) == 5
     assert "i-4" not in [hit.found.image_id for hit in hits]
+
+
+def test_each_of_many_queries_excludes_its_own_image() -> None:
+    bank = table(QUERIES_AT_ONCE + 40, width=8)
+    unit = bank.vectors / np.linalg.norm(bank.vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2.0)
+    hits = search(bank, bank, 1, "image_id")
+    assert [hit.found.image_id for hit in hits] == [f"i-{n}" for n in cosines.argmax(axis=1)]
 
 
 def test_fewer_images_than_requested_are_all_found() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from medvit.artifacts import Lineage
+from medvit.embeddings.table import table_digest
 from medvit.errors import ConfigError, DataError
 from pipelines.results.embed import embed
 from pipelines.results.search import search
@@ -32,6 +34,7 @@ def test_the_image_itself_is_first_unless_it_is_excluded(embedded: Path, tmp_pat
     found = hits(search(**options, exclude="nothing", output=tmp_path / "a").folder)
     assert (found[0]["image_id"], found[0]["cosine"]) == ("i-004", "1.0000")
     without = hits(search(**options, output=tmp_path / "b").folder)
+    assert Lineage.read(tmp_path / "b").inputs == {"embeddings": table_digest(embedded)}
     assert [one["image_id"] for one in without[:2]] == [one["image_id"] for one in found[1:]]
 
 
