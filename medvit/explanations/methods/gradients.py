@@ -19,12 +19,10 @@ def gradient_map(
     from captum.attr import Saliency
 
     require_every_channel(pixels)
-    found = Saliency(partial(_score, model, output)).attribute(pixels.detach().clone().requires_grad_(), abs=True)
+    found = Saliency(partial(output_score, model, output=output)).attribute(
+        pixels.detach().clone().requires_grad_(), abs=True
+    )
     return found[0].amax(dim=0).detach().cpu()
-
-
-def _score(model: Model, output: ExplainedOutput, pixels: Tensor) -> Tensor:
-    return output_score(model, pixels, output)
 
 
 METHOD = ExplanationMethod(

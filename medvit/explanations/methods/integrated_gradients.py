@@ -25,17 +25,13 @@ def integrated_gradients(
     from captum.attr import IntegratedGradients
 
     require_every_channel(pixels)
-    method = IntegratedGradients(partial(_score, model, output), multiply_by_inputs=True)
+    method = IntegratedGradients(partial(output_score, model, output=output), multiply_by_inputs=True)
     baseline = baseline_of(pixels, options).contiguous()
     found = method.attribute(
         pixels.detach().clone(), baseline, n_steps=options.steps, method="gausslegendre", internal_batch_size=BATCH
     )
     assert isinstance(found, Tensor)
     return found[0].sum(dim=0).detach().float().cpu()
-
-
-def _score(model: Model, output: ExplainedOutput, pixels: Tensor) -> Tensor:
-    return output_score(model, pixels, output)
 
 
 METHOD = ExplanationMethod(

@@ -25,7 +25,7 @@ def occlusion_map(
 
     require_every_channel(pixels)
     sides = tuple(max(2, round(options.window * side)) for side in pixels.shape[2:])
-    found = Occlusion(partial(_score, model, output)).attribute(
+    found = Occlusion(partial(output_score, model, output=output)).attribute(
         pixels,
         sliding_window_shapes=(pixels.shape[1], *sides),
         strides=(pixels.shape[1], *(max(1, side // 2) for side in sides)),
@@ -33,10 +33,6 @@ def occlusion_map(
         perturbations_per_eval=BATCH,
     )
     return found[0].mean(dim=0).float().cpu()
-
-
-def _score(model: Model, output: ExplainedOutput, pixels: Tensor) -> Tensor:
-    return output_score(model, pixels, output)
 
 
 METHOD = ExplanationMethod(
