@@ -88,8 +88,9 @@ def output_score(model: Model, pixels: Float[Tensor, "b c *s"], output: Explaine
 
 def crops_of(model: Model, pixels: Float[Tensor, "b c *s"]) -> Iterator[Float[Tensor, "b c *r"]]:
     """Yield the parts of images that the model predicts one by one; their predictions are averaged."""
+    padded = pixels if model.config.roi is None else pad_about(pixels, model.config.roi)[0]
     for window in crop_indices(model, pixels):
-        yield (pixels if model.config.roi is None else pad_about(pixels, model.config.roi)[0])[window]
+        yield padded[window]
 
 
 def crop_indices(model: Model, pixels: Float[Tensor, "b c *s"]) -> list[tuple[Any, ...]]:
