@@ -75,6 +75,11 @@ class Evaluation:
         return self.columns["truth"].astype(int)
 
     @property
+    def label_truth(self) -> Float[Array, "n l"]:
+        """Truth of each label (columns) of each image (rows): 1, 0, or NaN if unknown; only for several labels."""
+        return np.stack([self.columns[f"truth.{name}"] for name in self.classes], axis=1)
+
+    @property
     def probabilities(self) -> Float[Array, "n l"]:
         """Probability of each class (columns) for each image (rows); for survival, the survival at each time."""
         return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)

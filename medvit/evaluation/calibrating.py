@@ -116,7 +116,7 @@ def _metrics_at(task: str, truth: Array, probabilities: Array, drawn: Array) -> 
 def truth_of(outcomes: Evaluation) -> Num[Array, "n"] | Float[Array, "n l"]:
     """Return class indices or, for several labels, 1, 0, or NaN for a missing label."""
     if outcomes.kind == "multilabel":
-        return np.stack([outcomes.columns[f"truth.{name}"] for name in outcomes.classes], axis=1)
+        return outcomes.label_truth
     return outcomes.truth
 
 

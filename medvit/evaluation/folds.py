@@ -19,12 +19,9 @@ import numpy as np
 from medvit.document import Block, Section, Table
 from medvit.evaluation import Evaluation
 from medvit.evaluation.part import ReportPart, ReportPlace
-from medvit.evaluation.positive import index_of
-from medvit.evaluation.tasks.classification import class_samples
-from medvit.evaluation.tasks.multilabel import label_samples
+from medvit.evaluation.samples import samples_of
 from medvit.inference.out_of_fold import StoredPredictions
-from medvit.metrics import Classified, metric_title
-from medvit.statistics import MetricSample
+from medvit.metrics import metric_title
 from medvit.statistics.auroc import Ranking
 
 POOLED = (
@@ -65,14 +62,5 @@ def fold_part(evaluation: Evaluation, predictions: StoredPredictions) -> ReportP
 
 def _rankings(evaluation: Evaluation) -> Mapping[str, Ranking]:
     """Return the images ranked by the scores of each class or label, keyed by metric."""
-    patients, classes = [row.patient_id for row in evaluation.rows], evaluation.classes
-    samples: Mapping[str, MetricSample] = {}
-    if evaluation.kind == "classification":
-        positive = index_of(evaluation.positive, classes)
-        samples = class_samples(
-            Classified(evaluation.truth, evaluation.probabilities, classes, positive, evaluation.is_graded), patients
-        )
-    elif evaluation.kind == "multilabel":
-        truth = np.stack([evaluation.columns[f"truth.{name}"] for name in classes], axis=1)
-        samples = label_samples(truth, evaluation.probabilities, classes, patients)
+    samples = samples_of(evaluation, np.arange(len(evaluation.rows)))
     return {key: sample for key, sample in samples.items() if isinstance(sample, Ranking)}

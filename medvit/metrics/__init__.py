@@ -79,6 +79,10 @@ class Classified:
     positive: int = 1
     is_graded: bool = False
 
+    def at(self, indices: Int[Array, "m"]) -> Classified:
+        """Return the images at these indices."""
+        return replace(self, truth=self.truth[indices], probabilities=self.probabilities[indices])
+
     @cached_property
     def chosen(self) -> Int[Array, "n"]:
         """Predicted class of each image."""

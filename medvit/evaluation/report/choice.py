@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.positive import index_of
-from medvit.metrics import Classified
+from medvit.evaluation.tasks.classification import classified
 from medvit.records import Row
 
 MIDDLE, BEST = "median", "best"
@@ -104,8 +103,8 @@ def _sizes(evaluation: Evaluation, index: int, key: str) -> str:
 def _of_classes(evaluation: Evaluation, lesion_size: LesionSize) -> CaseChoice:
     """False negatives and false positives of two classes, or wrong classes, the most confident first."""
     classes, truth, probabilities = evaluation.classes, evaluation.truth, evaluation.probabilities
-    positive = index_of(evaluation.positive, classes)
-    found = Classified(truth, probabilities, classes, positive, evaluation.is_graded).chosen
+    images = classified(evaluation)
+    found, positive = images.chosen, images.positive
     scores = probabilities[np.arange(len(truth)), truth]
     wrong = [int(n) for n in np.argsort(scores, kind="stable") if found[n] != truth[n]]
     if len(classes) == 2:
@@ -129,7 +128,7 @@ def _of_classes(evaluation: Evaluation, lesion_size: LesionSize) -> CaseChoice:
 
 def _of_labels(evaluation: Evaluation) -> CaseChoice:
     """Findings missed and findings predicted although absent, the most confident first."""
-    truth = np.stack([evaluation.columns[f"truth.{name}"] for name in evaluation.classes], axis=1)
+    truth = evaluation.label_truth
     probabilities = evaluation.probabilities
     distance = np.abs(probabilities - truth)
     scores = -np.nanmean(distance, axis=1)

@@ -9,7 +9,7 @@ from numpy import ndarray as Array
 from sklearn import metrics
 
 from medvit.evaluation import Evaluation
-from medvit.metrics import Classified
+from medvit.evaluation.tasks.classification import classified
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.ece import reliability
 from medvit.survival import KaplanMeier, survival_at, survival_times, time_text
@@ -61,8 +61,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
 def confusion_figure(evaluation: Evaluation) -> Figure:
     """Plot the number of images of each class by predicted class."""
     labels = list(range(len(evaluation.classes)))
-    found = Classified(evaluation.truth, evaluation.probabilities, evaluation.classes, is_graded=evaluation.is_graded)
-    counts = found.counts
+    counts = classified(evaluation).counts
     figure, axes = _square()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -7,7 +7,6 @@ not among them, because they differ between groups even if the model is equally 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -15,11 +14,11 @@ from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
 from medvit.evaluation.positive import index_of
-from medvit.evaluation.tasks.classification import class_samples
-from medvit.evaluation.tasks.multilabel import label_samples
+from medvit.evaluation.samples import samples_of
+from medvit.evaluation.tasks.classification import classified
 from medvit.evaluation.tasks.segmentation import mean_of_defined
 from medvit.evaluation.tasks.survival import outcomes_of
-from medvit.metrics import Classified, ClassMetric, LabelMetric, SurvivalMetric, ValueMetric, metrics
+from medvit.metrics import ClassMetric, LabelMetric, SurvivalMetric, ValueMetric, metrics
 from medvit.statistics import MetricSample
 from medvit.statistics.bootstrap import Statistic
 
@@ -62,43 +61,24 @@ def main_metrics(evaluation: Evaluation, keys: Sequence[str]) -> Statistic:
         }
     if evaluation.kind == "multilabel":
         of_labels = [one for one in metrics(LabelMetric) if one.key() in keys]
-        true, given = (np.stack([columns[f"{part}.{name}"] for name in classes], axis=1) for part in ("truth", "p"))
+        true, given = evaluation.label_truth, evaluation.probabilities
         return lambda drawn: {one.key(): one.compute(true[drawn], given[drawn]) for one in of_labels}
     return _of_classes(evaluation, keys)
 
 
 def main_samples(evaluation: Evaluation, those: Int[Array, "m"], keys: Sequence[str]) -> dict[str, MetricSample]:
     """Return the samples of those main metrics of some images that have an interval in closed form."""
-    patients = [evaluation.rows[index].patient_id for index in those]
-    found: dict[str, MetricSample] = {}
-    if evaluation.kind == "classification":
-        found = class_samples(_at(_classified(evaluation), those), patients)
-    elif evaluation.kind == "multilabel":
-        true, given = (
-            np.stack([evaluation.columns[f"{part}.{name}"][those] for name in evaluation.classes], axis=1)
-            for part in ("truth", "p")
-        )
-        found = label_samples(true, given, evaluation.classes, patients)
-    return {key: sample for key, sample in found.items() if key in keys}
-
-
-def _classified(evaluation: Evaluation) -> Classified:
-    positive, classes = index_of(evaluation.positive, evaluation.classes), evaluation.classes
-    return Classified(evaluation.truth, evaluation.probabilities, classes, positive, is_graded=evaluation.is_graded)
-
-
-def _at(images: Classified, those: Int[Array, "m"]) -> Classified:
-    return replace(images, truth=images.truth[those], probabilities=images.probabilities[those])
+    return {key: sample for key, sample in samples_of(evaluation, those).items() if key in keys}
 
 
 def _of_classes(evaluation: Evaluation, keys: Sequence[str]) -> Statistic:
     chosen = [one for one in metrics(ClassMetric) if one.of_all is not None and one.key() in keys]
-    images = _classified(evaluation)
+    images = classified(evaluation)
 
     def values(drawn: Array) -> dict[str, float]:
         if not len(drawn):
             return {one.key(): np.nan for one in chosen}
-        part = _at(images, drawn)
+        part = images.at(drawn)
         return {one.key(): one.of_all(part) for one in chosen if one.of_all is not None}
 
     return values
@@ -116,7 +96,7 @@ def positives(evaluation: Evaluation) -> Bool[Array, "n"] | None:
     if evaluation.kind == "survival":
         return columns["event"] == 1.0
     if evaluation.kind == "multilabel":
-        return np.any([columns[f"truth.{name}"] == 1.0 for name in evaluation.classes], axis=0)
+        return (evaluation.label_truth == 1.0).any(axis=1)
     if evaluation.kind == "classification" and evaluation.positive:
         return evaluation.truth == index_of(evaluation.positive, evaluation.classes)
     return None

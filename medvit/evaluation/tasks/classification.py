@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
+from medvit.evaluation.positive import index_of
 from medvit.metrics import Classified, ClassMetric, metrics
 from medvit.metrics.confusion import median_grade
 from medvit.records import Row
@@ -41,6 +42,13 @@ def evaluate_classes(
     named = classes[positive] if len(classes) == 2 else ""
     how: dict[str, Any] = {"positive": named, "is_graded": is_graded}
     return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes), **how)
+
+
+def classified(evaluation: Evaluation) -> Classified:
+    """Return the images of an evaluation of a classification."""
+    positive = index_of(evaluation.positive, evaluation.classes)
+    truth, probabilities = evaluation.truth, evaluation.probabilities
+    return Classified(truth, probabilities, evaluation.classes, positive, evaluation.is_graded)
 
 
 def class_estimates(images: Classified, patients: Sequence[str], *, resamples: int, seed: int) -> dict[str, Estimate]:
