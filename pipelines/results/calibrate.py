@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medvit.artifacts import ADAPTER, CONFIG, FIGURES, FINGERPRINT, MODEL_CARD, WEIGHTS, Checkpoint, Lineage
-from medvit.config import Tree, read_yaml
+from medvit.artifacts import ADAPTER, FIGURES, FINGERPRINT, MODEL_CARD, WEIGHTS, Checkpoint, Lineage
+from medvit.config import Tree
 from medvit.document import inert
 from medvit.errors import ConfigError
 from medvit.evaluation.calibrating import Calibrated, calibrate_outcomes, calibration_outcomes
+from medvit.evaluation.operating.validation import has_folds
 from medvit.evaluation.options import EvaluationOptions
 from medvit.files.atomic import write_text
 from medvit.hardware import Device
@@ -136,6 +137,5 @@ def _require_no_hidden_folds(checkpoint: Checkpoint) -> None:
     Raises:
         ConfigError: If it was.
     """
-    path = checkpoint.folder / CONFIG
-    if checkpoint.kind == "slide" and path.is_file() and read_yaml(path).get("folds"):
+    if checkpoint.kind == "slide" and has_folds(checkpoint.folder):
         raise ConfigError("a model of slides with folds cannot be calibrated; train it without folds")

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation.operating.cases import Cases
+from medvit.evaluation.operating.choice import predictive_value
 from medvit.statistics import Estimate
 from medvit.statistics.bootstrap import resampled
 
@@ -84,7 +85,7 @@ def derived(
         return {
             "sensitivity": sensitivity,
             "specificity": specificity,
-            "ppv": ill * sensitivity / (ill * sensitivity + well * (1.0 - specificity)),
+            "ppv": predictive_value(sensitivity, specificity, prevalence),
             "npv": well * specificity / (well * specificity + ill * (1.0 - sensitivity)),
             "lr_positive": sensitivity / (1.0 - specificity),
             "lr_negative": (1.0 - sensitivity) / specificity,

@@ -50,7 +50,7 @@ def validation_outcomes(
         images, notes = _labeled(stored.images_of(manifest), judged)
         found, notes = _outcomes(replace(judged, predictor=stored), images, options, notes, failures)
         return found, [FOLDS, *notes]
-    if _has_folds(folder):
+    if has_folds(folder):
         raise DataError(
             f"{folder} is an ensemble with folds, whose models were trained on parts of the val split; operating "
             "points need a model that was trained without folds"
@@ -75,7 +75,7 @@ def _outcomes(
     return found, [f"val split: {note}" for note in (*notes, *found.notes)]
 
 
-def _has_folds(checkpoint: Path) -> bool:
+def has_folds(checkpoint: Path) -> bool:
     """Return whether a checkpoint was trained with folds, according to its options."""
     path = checkpoint / CONFIG
     return path.is_file() and bool(read_yaml(path).get("folds"))
