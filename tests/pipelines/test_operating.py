@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image as Picture
 
 from medvit.artifacts import Checkpoint, Report
 from medvit.errors import ConfigError
@@ -19,26 +17,14 @@ from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest
 from pipelines.predict import predict
-
-OFF: dict[str, Any] = {"tracking": {"enabled": False}}
-SHORT: dict[str, Any] = {
-    "backbone": {"name": "vit", "patch_size": 8, "width": 12, "depth": 1, "heads": 2},
-    "peft": "full",
-    "loader": {"batch_size": 8},
-    "trainer": {"epochs": 1, "steps_per_epoch": 4},
-}
+from tests.pipelines.short_training import OFF, SHORT, write_dark_and_bright
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Source, dataset and model: bright and dark images of 120 patients, most of them in the val and test splits."""
     folder = tmp_path_factory.mktemp("operating")
-    generator = np.random.default_rng(0)
-    for number in range(120):
-        kind = ("dark", "bright")[number % 2]
-        (folder / "source" / kind).mkdir(parents=True, exist_ok=True)
-        pixels = generator.normal(110 + 20 * (number % 2), 30, (32, 32)).clip(0, 255).astype(np.uint8)
-        Picture.fromarray(pixels).save(folder / "source" / kind / f"{number}.png")
+    write_dark_and_bright(folder / "source", 120, dark=110, bright=130)
     key = folder / "site.key"
     how = {"labeling": {"from_folders": "folder"}, "splits": {"val": 0.4, "test": 0.4}}
     dataset = ingest(source=folder / "source", dataset=folder / "dataset", key=key, **how, **OFF).folder

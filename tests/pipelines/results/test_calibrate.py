@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image as Picture
 
 from medvit.artifacts import Checkpoint, Lineage
 from medvit.dataset.manifest import Manifest
@@ -22,26 +21,14 @@ from pipelines.finetune import finetune
 from pipelines.ingest import ingest
 from pipelines.predict import predict
 from pipelines.results.calibrate import calibrate
-
-OFF: dict[str, Any] = {"tracking": {"enabled": False}}
-SHORT: dict[str, Any] = {
-    "backbone": {"name": "vit", "patch_size": 8, "width": 12, "depth": 1, "heads": 2},
-    "peft": "full",
-    "loader": {"batch_size": 8},
-    "trainer": {"epochs": 1, "steps_per_epoch": 4},
-}
+from tests.pipelines.short_training import OFF, SHORT, write_dark_and_bright
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Folder, dataset and model: bright and dark images of 160 patients, half of them for calibration."""
     folder = tmp_path_factory.mktemp("calibrating")
-    generator = np.random.default_rng(0)
-    for number in range(160):
-        kind = ("dark", "bright")[number % 2]
-        (folder / "source" / kind).mkdir(parents=True, exist_ok=True)
-        pixels = generator.normal(120 + 5 * (number % 2), 30, (32, 32)).clip(0, 255).astype(np.uint8)
-        Picture.fromarray(pixels).save(folder / "source" / kind / f"{number}.png")
+    write_dark_and_bright(folder / "source", 160, dark=120, bright=125)
     how = {"labeling": {"from_folders": "folder"}, "splits": {"val": 0.1, "calibration": 0.5, "test": 0.2}}
     dataset = ingest(source=folder / "source", dataset=folder / "dataset", key=folder / "site.key", **how, **OFF).folder
     model = finetune(dataset=dataset, output=folder / "model", positive="bright", **SHORT, **OFF)
