@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.errors import SourceError
 from medvit.sources.failures import CutShortError, UnreachableError
-from medvit.sources.options import RetrieveConfig, TlsConfig
+from medvit.sources.options import ConnectionConfig, TlsConfig
 from medvit.sources.punctual import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Peer:
     aet: str
     host: str
     port: int
-    options: RetrieveConfig = field(repr=False)
+    options: ConnectionConfig = field(repr=False)
     is_encrypted: bool = False
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Peer:
             UnreachableError: If the server accepts no connection.
             SourceError: If the name of the server cannot be resolved, or its certificate is not trusted.
         """
-        self.options.tls.check()
+        self.options.tls.check(self.options.GROUP)
         try:
             with socket.create_connection((self.host, self.port), self.options.timeout_s) as connection:
                 if self.is_encrypted:
@@ -55,14 +55,15 @@ class Peer:
                         return str(secured.getsockname()[0])
                 return str(connection.getsockname()[0])
         except socket.gaierror:
-            raise SourceError(f"the name of {self} cannot be resolved; check the URL of the source") from None
+            raise SourceError(f"the name of {self} cannot be resolved; check its URL") from None
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
-                f"the certificate of {self} is not trusted ({error.verify_message}); see retrieve.tls.ca"
+                f"the certificate of {self} is not trusted ({error.verify_message}); see {self.options.GROUP}.tls.ca"
             ) from None
         except ssl.SSLError:
             raise SourceError(
-                f"{self} and this machine support no common encryption; check the port of the server, and retrieve.tls"
+                f"{self} and this machine support no common encryption; check the port of the server, and "
+                f"{self.options.GROUP}.tls"
             ) from None
         except OSError as error:
             reason = error.strerror or "no answer"
@@ -122,9 +123,17 @@ def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray
 
 @contextmanager
 def associated(
-    peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    roles: Sequence[Any] = (),
+    handlers: Sequence[Any] = (),
+    *,
+    advice: str = "",
 ) -> Iterator[Association]:
     """Return a context with an association to a server, which is released at the end.
+
+    The server must accept the service of the first of the presentation contexts. `advice` is what the message
+    recommends if it does not.
 
     Raises:
         UnreachableError: If the server does not answer.
@@ -154,7 +163,7 @@ def associated(
         )
     try:
         if not any(context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts):
-            raise SourceError(f"{peer} does not offer the requested service; try another retrieve.pacs.method")
+            raise SourceError(f"{peer} does not offer the requested service{advice}")
         yield association
     finally:
         if association.is_established:

@@ -17,7 +17,7 @@ from medvit.sources.failures import CutShortError, NotThereError
 from medvit.sources.http import explained, session
 from medvit.sources.intake import MAX_RESULTS, Intake, RemoteSeries, RemoteStudy, matches
 from medvit.sources.multipart import boundary_of, split
-from medvit.sources.options import Query, RetrieveConfig
+from medvit.sources.options import ConnectionConfig, Query, RetrieveConfig
 from medvit.sources.punctual import chunks
 from medvit.sources.transfer import ServerSource
 
@@ -40,8 +40,9 @@ QidoResult = Mapping[str, Any]
 class DicomWeb:
     """Connection to a DICOMweb server."""
 
-    def __init__(self, root: str, http: requests.Session, client: DICOMwebClient, timeout_s: float) -> None:
-        self._root, self._http, self._client, self._timeout_s = root, http, client, timeout_s
+    def __init__(self, root: str, http: requests.Session, client: DICOMwebClient, options: ConnectionConfig) -> None:
+        self._root, self._http, self._client = root, http, client
+        self._timeout_s, self._group = options.timeout_s, options.GROUP
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """Return the studies that match a patient and a modality; an empty argument matches any."""
@@ -118,7 +119,7 @@ class DicomWeb:
         """
         found: dict[str, QidoResult] = {}
         while True:
-            with explained(self._root):
+            with explained(self._root, self._group):
                 page = search(
                     *where,
                     search_filters=dict(filters or {}),
@@ -136,7 +137,7 @@ class DicomWeb:
                 )
 
     def _stream(self, url: str, intake: Intake) -> None:
-        with explained(self._root), intake.dropping_halves():
+        with explained(self._root, self._group), intake.dropping_halves():
             headers = {"Accept": ANY_SYNTAX}
             with self._http.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response:
                 response.raise_for_status()
@@ -164,16 +165,27 @@ class DicomWeb:
 @contextmanager
 def connect(location: str, options: RetrieveConfig) -> Iterator[DicomWeb]:
     """Connect to the DICOMweb server of a URL."""
+    with connection(location, options, options.concurrency) as server:
+        yield server
+
+
+@contextmanager
+def connection(location: str, options: ConnectionConfig, num_connections: int = 1) -> Iterator[DicomWeb]:
+    """Return a context with a number of connections to the DICOMweb server of a URL.
+
+    Raises:
+        ConfigError: If the URL cannot be read, or a certificate or a secret is missing.
+    """
     from dicomweb_client.api import DICOMwebClient
 
     root = location.removeprefix("dicomweb+").rstrip("/")
-    with session(root, options) as http:
+    with session(root, options, num_connections) as http:
         try:
             client = DICOMwebClient(root, session=http, timeout=options.timeout_s, permissive_uid=True)
         except ValueError:
-            raise ConfigError("the URL of the source cannot be read; expected https://HOST:PORT/ROOT") from None
+            raise ConfigError("the URL of the server cannot be read; expected https://HOST:PORT/ROOT") from None
         client.set_http_retry_params(retry=False)  # it would retry some failures; `transfer` retries all transient ones
-        yield DicomWeb(root, http, client, options.timeout_s)
+        yield DicomWeb(root, http, client, options)
 
 
 def _filters(filters: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from medvit.errors import ConfigError, MedvitError, SourceError
 from medvit.sources.failures import CutShortError, NotThereError, UnreachableError
-from medvit.sources.options import AuthConfig, RetrieveConfig
+from medvit.sources.options import AuthConfig, ConnectionConfig
 from medvit.sources.punctual import PunctualAdapter, hold
 
 log = logging.getLogger("medvit")
@@ -60,42 +60,43 @@ class _Session(requests.Session):
 
 
 @contextmanager
-def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
-    """Return a context with a session for a server.
+def session(url: str, options: ConnectionConfig, num_connections: int = 1) -> Iterator[requests.Session]:
+    """Return a context with a session for a server, which keeps a number of connections open.
 
     Raises:
         ConfigError: If a certificate or a secret is missing, or a secret would be sent unencrypted.
     """
-    options.tls.check()
+    options.tls.check(options.GROUP)
     with _Session() as http:
         http.max_redirects, http.timeout_s = MAX_REDIRECTS, options.timeout_s
         for scheme in ("http://", "https://"):
-            http.mount(scheme, PunctualAdapter(pool_maxsize=options.concurrency, max_retries=0))
+            http.mount(scheme, PunctualAdapter(pool_maxsize=num_connections, max_retries=0))
         http.hooks["response"].append(http.hold_redirect)
         tls = options.tls
         if tls.ca is not None:
             http.verify = str(tls.ca)
         if tls.cert is not None:
             http.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
-        http.auth = _auth(options.auth)
+        http.auth = _auth(options.auth, options.GROUP)
         _check_clear(url, options, has_secret=http.auth is not None)
         yield http
 
 
-def _auth(auth: AuthConfig) -> AuthBase | None:
-    secrets = auth.secrets()
+def _auth(auth: AuthConfig, group: str) -> AuthBase | None:
+    secrets = auth.secrets(group)
     if not secrets:
         return None
     return _Bearer(secrets[0]) if len(secrets) == 1 else HTTPBasicAuth(secrets[0].encode(), secrets[1].encode())
 
 
-def _check_clear(url: str, options: RetrieveConfig, *, has_secret: bool) -> None:
+def _check_clear(url: str, options: ConnectionConfig, *, has_secret: bool) -> None:
     parts = urlsplit(url)
     if parts.scheme == "https" or is_loopback(parts.hostname or ""):
         return
     if has_secret and not options.insecure:
         raise ConfigError(
-            "the password or token would be sent unencrypted; give an https:// URL, or set retrieve.insecure=true"
+            "the password or token would be sent unencrypted; give an https:// URL, or set "
+            f"{options.GROUP}.insecure=true"
         )
     log.warning("source: images are transferred unencrypted; use an https:// URL to encrypt them")
 
@@ -111,8 +112,10 @@ def is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
+def explained(url: str, group: str) -> Iterator[None]:
     """Return a context that converts the errors of a request to one sentence, which names only the server of the URL.
+
+    `group` is the name of the options of this connection, for messages.
 
     Raises:
         UnreachableError: If the server does not answer.
@@ -125,27 +128,27 @@ def explained(url: str) -> Iterator[None]:
         raise
     except (requests.exceptions.RequestException, ValueError) as error:
         parts = urlsplit(url)
-        raise _meaning(error, f"the server {parts.scheme}://{parts.netloc.rpartition('@')[2]}") from None
+        raise _meaning(error, f"the server {parts.scheme}://{parts.netloc.rpartition('@')[2]}", group) from None
 
 
-def _meaning(error: Exception, server: str) -> SourceError:
+def _meaning(error: Exception, server: str, group: str) -> SourceError:
     if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
-        return _of_status(error.response.status_code, server)
+        return _of_status(error.response.status_code, server, group)
     if isinstance(error, requests.exceptions.SSLError):
-        return _of_tls(str(error), server)
+        return _of_tls(str(error), server, group)
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
-        return _of_connection(error, server)
+        return _of_connection(error, server, group)
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return CutShortError(f"{server} closed the connection")
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return SourceError(f"{server} does not answer in DICOM JSON; {WRONG_ROOT}")
-    return SourceError(f"{server} cannot be asked ({type(error).__name__}); check the URL of the source")
+    return SourceError(f"{server} cannot be asked ({type(error).__name__}); check its URL")
 
 
-def _of_status(status: int, server: str) -> SourceError:
+def _of_status(status: int, server: str, group: str) -> SourceError:
     known: Mapping[int, str] = {
-        401: "refuses our credentials (HTTP 401); check retrieve.auth and the environment variables that it names",
-        403: "does not allow it (HTTP 403); ask its administrator for the right to search and retrieve",
+        401: f"refuses our credentials (HTTP 401); check {group}.auth and the environment variables that it names",
+        403: "does not allow it (HTTP 403); ask its administrator for the right to do so",
         407: "is behind a proxy that requires a password (HTTP 407)",
     }
     if status in known:
@@ -154,28 +157,28 @@ def _of_status(status: int, server: str) -> SourceError:
         return CutShortError(f"{server} is out of order (HTTP {status})")
     if status in (404, 410):
         return NotThereError(f"{server} has nothing at this address (HTTP {status}); {WRONG_ROOT}")
-    return SourceError(f"{server} refuses (HTTP {status}); check the URL of the source")
+    return SourceError(f"{server} refuses (HTTP {status}); check its URL")
 
 
-def _of_tls(text: str, server: str) -> SourceError:
+def _of_tls(text: str, server: str, group: str) -> SourceError:
     if "CERTIFICATE_VERIFY_FAILED" not in text:
         return SourceError(
-            f"{server} and this machine have no encryption in common; check that it speaks TLS, and retrieve.tls"
+            f"{server} and this machine have no encryption in common; check that it speaks TLS, and {group}.tls"
         )
     if re.search("self.signed|unable to get", text):
         return SourceError(
             f"the certificate of {server} is from an untrusted authority; give the authority's certificate as "
-            "retrieve.tls.ca"
+            f"{group}.tls.ca"
         )
     return SourceError(f"the certificate of {server} is not valid for it; check its name and its date")
 
 
-def _of_connection(error: Exception, server: str) -> SourceError:
+def _of_connection(error: Exception, server: str, group: str) -> SourceError:
     text = str(error)
     if "NameResolutionError" in text or "getaddrinfo" in text:
-        return SourceError(f"the name of {server} cannot be resolved; check the URL of the source")
+        return SourceError(f"the name of {server} cannot be resolved; check its URL")
     if isinstance(error, requests.exceptions.ReadTimeout) or "Read timed out" in text:
-        return CutShortError(f"{server} stopped sending; raise retrieve.timeout_s if it is slow")
+        return CutShortError(f"{server} stopped sending; raise {group}.timeout_s if it is slow")
     if isinstance(error, requests.exceptions.ProxyError):
         return UnreachableError(f"the proxy to {server} does not answer; check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, requests.exceptions.Timeout) or "Max retries" in text:

@@ -9,7 +9,7 @@ import os
 import re
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -152,8 +152,10 @@ class AuthConfig(Config):
             raise ValueError("give token_env or user_env with password_env, not both")
         return self
 
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self, group: str) -> tuple[str, ...]:
         """Return the token, or user and password, or an empty tuple if neither is set.
+
+        `group` is the name of the options of this connection, for messages.
 
         Raises:
             ConfigError: If a named variable is not set.
@@ -161,7 +163,7 @@ class AuthConfig(Config):
         named = [name for name in (self.token_env, self.user_env, self.password_env) if name]
         for name in named:
             if not os.environ.get(name):
-                raise ConfigError(f"the environment variable {name}, which retrieve.auth names, is not set")
+                raise ConfigError(f"the environment variable {name}, which {group}.auth names, is not set")
         return tuple(os.environ[name] for name in named)
 
 
@@ -183,8 +185,10 @@ class TlsConfig(Config):
             raise ValueError("a key needs its certificate; give cert as well")
         return self
 
-    def check(self) -> None:
+    def check(self, group: str) -> None:
         """Check that the certificate files can be read.
+
+        `group` is the name of the options of this connection, for messages.
 
         Raises:
             ConfigError: If a file cannot be read.
@@ -192,14 +196,19 @@ class TlsConfig(Config):
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)
             if path is not None and not os.access(path, os.R_OK):
-                raise ConfigError(f"the file retrieve.tls.{name} cannot be read; give the path of a PEM file")
+                raise ConfigError(f"the file {group}.tls.{name} cannot be read; give the path of a PEM file")
 
 
-class PacsConfig(Config):
-    """Connection to a DICOM server (pacs://AET@HOST:PORT)."""
+class EntityConfig(Config):
+    """Application entity of this machine, for connections to a DICOM server (pacs://AET@HOST:PORT)."""
 
     aet: Aet = "MEDVIT"
     """Application entity title of this machine. For C-MOVE, it must be registered on the server."""
+
+
+class PacsConfig(EntityConfig):
+    """Connection to a DICOM server (pacs://AET@HOST:PORT)."""
+
     method: Literal["move", "get"] = "move"
     """Transfer method. move (C-MOVE): the server connects to this machine. get (C-GET): images come over the existing
     connection; not all servers support this.
@@ -210,18 +219,33 @@ class PacsConfig(Config):
     """Local port on which C-MOVE receives images. The port must be registered on the server."""
 
 
-class RetrieveConfig(Config):
-    """Access to servers, and unpacking of archives. Not used for folders."""
+class ConnectionConfig(Config):
+    """Connection to a server."""
 
-    query: Query = Field(default_factory=Query)
-    concurrency: Count = 4
-    """Number of series fetched in parallel."""
+    GROUP: ClassVar[str]
+    """Name of the option that contains these options, for messages."""
+
     retries: Annotated[int, Field(ge=0)] = 4
     """Number of retries without progress after which a request fails."""
     backoff_s: Amount = 1.0
     """Pause in seconds before the first retry. It doubles with each retry, up to a minute."""
     timeout_s: Positive = 60.0
     """Seconds without any data after which a connection counts as lost."""
+    insecure: bool = False
+    """Allow passwords and tokens on unencrypted connections to other machines."""
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    tls: TlsConfig = Field(default_factory=TlsConfig)
+    pacs: EntityConfig = Field(default_factory=EntityConfig)
+
+
+class RetrieveConfig(ConnectionConfig):
+    """Access to servers, and unpacking of archives. Not used for folders."""
+
+    GROUP: ClassVar[str] = "retrieve"
+
+    query: Query = Field(default_factory=Query)
+    concurrency: Count = 4
+    """Number of series fetched in parallel."""
     incomplete: Literal["refuse", "quarantine"] = "refuse"
     """Response if some images of a series cannot be fetched. refuse: stop the stage. quarantine: exclude the series and
     list it.
@@ -232,10 +256,6 @@ class RetrieveConfig(Config):
     """Keep the fetched files, which contain names of patients, in the folder `spool`. Requires `spool`."""
     max_gib: Positive = 512.0
     """Maximum total size in GiB to fetch or unpack. The stage stops if there is more."""
-    insecure: bool = False
-    """Allow passwords and tokens on unencrypted connections to other machines."""
-    auth: AuthConfig = Field(default_factory=AuthConfig)
-    tls: TlsConfig = Field(default_factory=TlsConfig)
     pacs: PacsConfig = Field(default_factory=PacsConfig)
 
     @model_validator(mode="after")

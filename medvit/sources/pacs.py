@@ -18,7 +18,7 @@ from medvit.errors import ConfigError, SourceError
 from medvit.sources.associations import PENDING, Peer, associated, checked
 from medvit.sources.failures import CutShortError
 from medvit.sources.intake import MAX_RESULTS, Intake, RemoteSeries, RemoteStudy, matches
-from medvit.sources.options import Aet, Query, RetrieveConfig
+from medvit.sources.options import Aet, ConnectionConfig, Query, RetrieveConfig
 from medvit.sources.receiver import Receiver
 from medvit.sources.transfer import ServerSource
 
@@ -32,6 +32,8 @@ GET = "1.2.840.10008.5.1.4.1.2.2.3"
 """UIDs of the Study Root information models of C-FIND, C-MOVE and C-GET (PS3.4 C.6.2)."""
 CANNOT_SEND = (0xA702, 0xA801, 0xC000)
 """Statuses of C-MOVE to a title that the server does not know or cannot reach (PS3.4 C.4.2.1.5)."""
+OTHER_METHOD = "; try another retrieve.pacs.method"
+"""Advice if the server does not offer C-MOVE or C-GET."""
 SINGLE = 50
 """Maximum number of instances named in one request; some servers refuse more."""
 DEFAULT_PORT = 104
@@ -63,7 +65,8 @@ class Pacs:
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """Return the studies that match a patient and a modality; an empty argument matches any."""
-        results = self._find(
+        results = find(
+            self._peer,
             "STUDY",
             StudyInstanceUID="",
             PatientID=patient,
@@ -77,8 +80,8 @@ class Pacs:
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """Return the series of a study that match a query, with all their instances."""
-        results = self._find(
-            "SERIES", StudyInstanceUID=study.uid, SeriesInstanceUID="", Modality="", SeriesDescription=""
+        results = find(
+            self._peer, "SERIES", StudyInstanceUID=study.uid, SeriesInstanceUID="", Modality="", SeriesDescription=""
         )
         return [
             self._with_instances(study, _text(result, "SeriesInstanceUID"))
@@ -109,8 +112,8 @@ class Pacs:
                 self._move(asked, series, intake, self._receiver)
 
     def _with_instances(self, study: RemoteStudy, series: str) -> RemoteSeries:
-        results = self._find(
-            "IMAGE", StudyInstanceUID=study.uid, SeriesInstanceUID=series, SOPInstanceUID="", SOPClassUID=""
+        results = find(
+            self._peer, "IMAGE", StudyInstanceUID=study.uid, SeriesInstanceUID=series, SOPInstanceUID="", SOPClassUID=""
         )
         return RemoteSeries(
             study.uid,
@@ -119,24 +122,11 @@ class Pacs:
             tuple(sorted({uid for result in results if (uid := _text(result, "SOPClassUID"))})),
         )
 
-    def _find(self, level: str, **keys: str) -> list[Dataset]:
-        found: list[Dataset] = []
-        with associated(self._peer, [_context(FIND)]) as association:
-            for status, result in association.send_c_find(_dataset(level, **keys), FIND):
-                if not status and not found:
-                    raise CutShortError(
-                        f"{self._peer} closes the connection on a request, which often means that it does not know the "
-                        f"title {self._options.pacs.aet} of this machine; check retrieve.pacs.aet with its "
-                        "administrator"
-                    )
-                if checked(status, self._peer, "a search") in PENDING and result is not None:
-                    found.append(result)
-                    if len(found) > MAX_RESULTS:
-                        raise SourceError(f"{self._peer} returns more than {MAX_RESULTS} results for one search")
-        return found
-
     def _move(self, asked: Dataset, series: RemoteSeries, intake: Intake, receiver: Receiver) -> None:
-        with receiver.expecting(series, intake), associated(self._peer, [_context(MOVE)]) as association:
+        with (
+            receiver.expecting(series, intake),
+            associated(self._peer, [_context(MOVE)], advice=OTHER_METHOD) as association,
+        ):
             for status, _ in association.send_c_move(asked, self._options.pacs.aet, MOVE):
                 code = checked(status, self._peer, "C-MOVE", allowed=CANNOT_SEND)
                 if code in CANNOT_SEND:
@@ -159,7 +149,7 @@ class Pacs:
                 return intake.store(event.encoded_dataset())
 
         handlers = [(evt.EVT_C_STORE, store)]
-        with associated(self._peer, [_context(GET), *contexts], roles, handlers) as association:
+        with associated(self._peer, [_context(GET), *contexts], roles, handlers, advice=OTHER_METHOD) as association:
             for status, _ in association.send_c_get(asked, GET):
                 checked(status, self._peer, "C-GET")
 
@@ -176,7 +166,7 @@ def connect(location: str, options: RetrieveConfig) -> Iterator[Pacs]:
         yield Pacs(peer, options, receiver)
 
 
-def peer_of(location: str, options: RetrieveConfig) -> Peer:
+def peer_of(location: str, options: ConnectionConfig) -> Peer:
     """Return the DICOM server that a URL names, with its title, host and port.
 
     Raises:
@@ -187,11 +177,34 @@ def peer_of(location: str, options: RetrieveConfig) -> Peer:
         aet = TypeAdapter(Aet).validate_python(unquote(parts.username or ""))
     except ValidationError:
         raise ConfigError(
-            "the URL of the source has no application entity title (1 to 16 characters); expected pacs://AET@HOST:PORT"
+            "the URL has no application entity title (1 to 16 characters); expected pacs://AET@HOST:PORT"
         ) from None
     assert parts.hostname is not None, "checked when the config was parsed"
     is_encrypted = parts.scheme.lower().endswith("+tls")
     return Peer(aet, parts.hostname, parts.port or DEFAULT_PORT, options, is_encrypted=is_encrypted)
+
+
+def find(peer: Peer, level: str, **keys: str) -> list[Dataset]:
+    """Return what a server finds at a level (STUDY, SERIES, IMAGE) for the keys of a query (C-FIND).
+
+    Raises:
+        CutShortError: If the server closes the connection.
+        SourceError: If the server refuses, or returns too many results.
+    """
+    found: list[Dataset] = []
+    with associated(peer, [_context(FIND)]) as association:
+        for status, result in association.send_c_find(_dataset(level, **keys), FIND):
+            if not status and not found:
+                options = peer.options
+                raise CutShortError(
+                    f"{peer} closes the connection on a request, which often means that it does not know the title "
+                    f"{options.pacs.aet} of this machine; check {options.GROUP}.pacs.aet with its administrator"
+                )
+            if checked(status, peer, "a search") in PENDING and result is not None:
+                found.append(result)
+                if len(found) > MAX_RESULTS:
+                    raise SourceError(f"{peer} returns more than {MAX_RESULTS} results for one search")
+    return found
 
 
 def _context(model: str) -> PresentationContext:

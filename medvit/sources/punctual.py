@@ -87,7 +87,7 @@ def _watched(end: Any, timeout_s: float) -> Iterator[_Watch]:
 
 def _slow(timeout_s: float) -> str:
     rate = f"less than {CHUNK_BYTES // 2**10} KiB in {timeout_s:g} s"
-    return f"the server sent {rate}; raise retrieve.timeout_s if it is slow"
+    return f"the server sent {rate}; raise timeout_s if it is slow"
 
 
 class _Punctual:

@@ -24,7 +24,7 @@ from medvit.records import Refusal
 from medvit.sources import Local, SourceRequest
 from medvit.sources.failures import CutShortError, NotThereError, StoppedError, UnreachableError
 from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, file_name
-from medvit.sources.options import Query, RetrieveConfig
+from medvit.sources.options import ConnectionConfig, Query, RetrieveConfig
 from medvit.sources.spool import Spool
 
 log = logging.getLogger("medvit")
@@ -73,7 +73,7 @@ class ServerSource:
 
     def fetch(self, place: SourceRequest) -> Local:
         """Fetch the instances of all studies that match the query."""
-        with _quiet(), self.connect(place.location, place.options) as server:
+        with quiet(), self.connect(place.location, place.options) as server:
             found = _find(server, place.options)
             spool = place.spool()
             with spool.closed_on_failure():
@@ -85,7 +85,7 @@ class ServerSource:
         An incomplete study never stops the others.
         """
         isolating = place.options.model_copy(update={"incomplete": "quarantine"})
-        with _quiet(), self.connect(place.location, place.options) as server:
+        with quiet(), self.connect(place.location, place.options) as server:
             found = _find(server, place.options)
             by_study: dict[str, list[RemoteSeries]] = {}
             for series in found:
@@ -94,7 +94,7 @@ class ServerSource:
         log.info("source: %d of %d studies are left to fetch", len(waiting), len(by_study))
         for study in with_progress(waiting, total=len(waiting), title="studies", unit="study"):
             # One connection per study: processing a study may take longer than a server waits.
-            with _quiet(), self.connect(place.location, place.options) as server:
+            with quiet(), self.connect(place.location, place.options) as server:
                 spool = place.spool(study)
                 with spool.closed_on_failure():
                     local = Transfer(server, isolating, spool).run(by_study[study])
@@ -191,7 +191,7 @@ def in_threads(jobs: Sequence[Callable[[], T]], num_threads: int, stop: threadin
             raise
 
 
-def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Event) -> T:
+def persist(action: Callable[[], T], options: ConnectionConfig, stop: threading.Event) -> T:
     """Return the result of an action, repeated after failures that a retry may fix.
 
     Raises:
@@ -207,7 +207,7 @@ def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Ev
     return action()
 
 
-def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
+def pause(options: ConnectionConfig, attempt: int, stop: threading.Event) -> None:
     """Wait before the next attempt.
 
     The waiting time increases with the number of attempts so far (`attempt`) and is partly random.
@@ -261,7 +261,7 @@ def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threadi
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Return a context that silences the logs of network libraries.
 
     These logs quote the messages that are sent and received, which may name patients.

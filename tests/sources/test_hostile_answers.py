@@ -141,7 +141,7 @@ def test_a_page_without_end_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatc
         endless,
         serving(lambda: itertools.chain([HEAD], answer)) as url,
         session(url, RetrieveConfig.parse({"timeout_s": 5.0})) as http,
-        http_module.explained(url),
+        http_module.explained(url, "retrieve"),
     ):
         http.get(url, timeout=5.0)
 
