@@ -157,6 +157,13 @@ STAGES = {
             "device",
         ),
     ),
+    "send": Entry(
+        "Send results to an archive, after a check of the patient, and confirm that the archive has them.",
+        "medvit send predictions=runs/predictions to=https://pacs.hospital.org/dicom-web output=runs/sent",
+        "were not delivered",
+        first=("only_check", "archive.auth.token_env", "archive.tls.ca", "archive.pacs.aet"),
+        room="pipelines.results",
+    ),
     "baseline": Entry(
         "Train simple baselines, such as the class frequencies or age, sex and scanner, to compare a model with.",
         "medvit baseline checkpoint=runs/model dataset=runs/dataset output=runs/baselines",

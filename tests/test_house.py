@@ -33,7 +33,18 @@ CITATION = re.compile(
     r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w'-]+),? (?:[\w' -]+ )?(?:19|20)\d\d\b"  # Caron et al., ICCV 2021
     r"|\([A-Z][\w'-]+, [A-Z][\w' -]* (?:19|20)\d\d\b"  # (Howard, NeurIPS 2021)
 )
-ROOMS_OF_DICOM = ("audit", "deidentification", "dicom", "phantoms", "readers", "series", "sources", "writers", "wsi")
+ROOMS_OF_DICOM = (
+    "audit",
+    "deidentification",
+    "delivery",
+    "dicom",
+    "phantoms",
+    "readers",
+    "series",
+    "sources",
+    "writers",
+    "wsi",
+)
 HOMES = {
     "SimpleITK": ("medvit/readers/",),
     "blosc2": ("medvit/dataset/store.py",),
@@ -50,7 +61,7 @@ HOMES = {
     "openslide": ("medvit/wsi/",),
     "peft": ("medvit/peft/",),
     "pydicom": tuple(f"medvit/{room}/" for room in ROOMS_OF_DICOM),
-    "pynetdicom": ("medvit/sources/",),
+    "pynetdicom": ("medvit/delivery/", "medvit/sources/"),
     "ray": ("medvit/engine/",),
     "sklearn": (
         "medvit/evaluation/",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import SourceError
-from medvit.sources.failures import CutShortError, UnreachableError
+from medvit.sources.failures import CutShortError, NotOfferedError, UnreachableError
 from medvit.sources.options import ConnectionConfig, TlsConfig
 from medvit.sources.punctual import CHUNK_BYTES
 
@@ -137,6 +137,7 @@ def associated(
 
     Raises:
         UnreachableError: If the server does not answer.
+        NotOfferedError: If the server does not accept the first presentation context.
         SourceError: If the server refuses this machine or its request.
     """
     from pynetdicom import evt
@@ -163,7 +164,7 @@ def associated(
         )
     try:
         if not any(context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts):
-            raise SourceError(f"{peer} does not offer the requested service{advice}")
+            raise NotOfferedError(f"{peer} does not offer the requested service{advice}")
         yield association
     finally:
         if association.is_established:

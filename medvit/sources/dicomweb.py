@@ -7,7 +7,7 @@ which the server stores them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -47,13 +47,44 @@ class DicomWeb:
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """Return the studies that match a patient and a modality; an empty argument matches any."""
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
-        results = self._pages(
-            self._client.search_for_studies, filters=_filters(asked), fields=["StudyDate", "StudyDescription"]
-        )
+        results = self.search_studies(_filters(asked), ["StudyDate", "StudyDescription"])
         studies = (
             RemoteStudy(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results
         )
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
+
+    def search_studies(self, filters: Mapping[str, str], fields: Sequence[str]) -> list[QidoResult]:
+        """Return the studies that match filters, as DICOM JSON with at least the attributes `fields`."""
+        return self._pages(self._client.search_for_studies, filters=filters, fields=fields)
+
+    def instance_uids(self, study: str, series: str) -> frozenset[str]:
+        """Return the UIDs of the instances of a series; empty if the server does not have the series."""
+        try:
+            results = self._pages(self._client.search_for_instances, study, series)
+        except NotThereError:
+            return frozenset()
+        return frozenset(uid for one in results if (uid := _text(one, INSTANCE)))
+
+    def post(self, path: str, body: bytes, content_type: str, *, allowed: Collection[int]) -> tuple[int, QidoResult]:
+        """Send a body to a resource of the server; return the HTTP status and the answer as DICOM JSON.
+
+        The answer is empty if the server does not answer in JSON.
+
+        Raises:
+            CutShortError: If a retry may succeed.
+            SourceError: If the server refuses with a status that is not in `allowed`.
+        """
+        headers = {"Content-Type": content_type, "Accept": "application/dicom+json"}
+        with explained(self._root, self._group):
+            url = f"{self._root}/{path}"
+            with self._http.post(url, data=body, headers=headers, timeout=self._timeout_s) as response:
+                if response.status_code not in allowed:
+                    response.raise_for_status()
+                try:
+                    answer = response.json()
+                except ValueError:
+                    answer = {}
+                return response.status_code, answer if isinstance(answer, dict) else {}
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """Return the series of a study that match a query, with all their instances."""

@@ -17,6 +17,10 @@ class NotThereError(CutShortError):
     """Requested object that does not exist; a retry is useless, but other objects are not affected."""
 
 
+class NotOfferedError(SourceError):
+    """Service or kind of object that the server does not offer; other services are not affected."""
+
+
 class StoppedError(SourceError):
     """Work that was stopped because other work failed; only the other error is reported."""
 

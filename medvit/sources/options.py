@@ -203,12 +203,14 @@ class EntityConfig(Config):
     """Application entity of this machine, for connections to a DICOM server (pacs://AET@HOST:PORT)."""
 
     aet: Aet = "MEDVIT"
-    """Application entity title of this machine. For C-MOVE, it must be registered on the server."""
+    """Application entity title of this machine. Many servers accept only titles that are registered there."""
 
 
 class PacsConfig(EntityConfig):
     """Connection to a DICOM server (pacs://AET@HOST:PORT)."""
 
+    aet: Aet = "MEDVIT"
+    """Application entity title of this machine. For C-MOVE, it must be registered on the server."""
     method: Literal["move", "get"] = "move"
     """Transfer method. move (C-MOVE): the server connects to this machine. get (C-GET): images come over the existing
     connection; not all servers support this.
