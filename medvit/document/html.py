@@ -33,6 +33,7 @@ pre { background: #f1f3f8; padding: .6rem 1rem; white-space: pre-wrap; overflow-
 .cases button.open { display: block; padding: 0; border: 0; background: none; cursor: zoom-in }
 .cases img { display: block; width: 132px; max-width: 26vw } .cases p { margin: 0 }
 .cases td, .cases tbody th { overflow-wrap: break-word; font-weight: normal }
+.cases td:last-child { white-space: pre }
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
 .key span { display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.12em }
 dialog { width: min(1200px, 94vw); max-height: 94vh; border: 1px solid #55607a; padding: 1rem; box-sizing: border-box }
@@ -48,6 +49,7 @@ dialog button { font: inherit; padding: .35rem .8rem; margin: .6rem .4rem 0 0 }
   .wide { overflow: visible } .numbers td, .numbers th { white-space: normal; overflow-wrap: anywhere }
   td, th { padding-right: .6rem } table { font-size: 8.5pt; max-width: 100% }
   dialog { display: none } .cases { min-width: 0 } .cases img { width: 26mm; max-width: none }
+  .cases td:last-child { white-space: pre-line }
   .figures { display: block } .pair { display: flex; gap: 2%; break-inside: avoid; margin-bottom: 1rem }
   figure { width: 48% }
 }

@@ -95,6 +95,9 @@ METHODS = {
     "Obuchowski": "variance by DeLong for several images of a patient (Obuchowski, Biometrics 1997) on the logit scale",
     "bootstrap, expanded": "percentiles of a bootstrap over patients, further out than 2.5 % and 97.5 % because there "
     f"are fewer than {FEW_PATIENTS} patients (Hesterberg, The American Statistician 2015)",
+    "bootstrap, bias-corrected": "percentiles of a bootstrap over patients, moved by twice the difference between the "
+    "mean of the resamples and the value (Efron and Tibshirani, An Introduction to the Bootstrap 1993, chapter 10), "
+    "because chance changes the metric in one direction",
     "bootstrap-t": "bootstrap-t over patients (Efron and Tibshirani, An Introduction to the Bootstrap 1993, section "
     f"12.5), because there are fewer than {FEW_PATIENTS} patients",
     "Clopper-Pearson": "exact interval, because all images have the best or the worst possible value (Clopper and "

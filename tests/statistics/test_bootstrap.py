@@ -139,3 +139,45 @@ def test_reports_of_other_classes_or_units_are_refused(columns):
     one, other = ({**table([0.5], ["a"]), column: np.ones(1)} for column in columns)
     with pytest.raises(DataError, match="have different metrics"):
         paired_differences(one, other, (), resamples=100, seed=0)
+
+
+def reliability(probabilities, truth):
+    """The reliability of the Brier score: squared difference of mean probability and frequency over ten bins."""
+    bins = np.minimum((probabilities * 10).astype(int), 9)
+    counts, given, found = (np.bincount(bins, one, 10) for one in (np.ones(len(truth)), probabilities, truth))
+    filled = counts > 0
+    return ((given - found)[filled] ** 2 / counts[filled]).sum() / len(truth)
+
+
+def test_the_interval_of_a_number_that_chance_makes_larger_contains_its_true_value():
+    generator = np.random.default_rng(5)
+
+    def draw(number):
+        probabilities = generator.beta(1.5, 1.5, number)
+        true_probabilities = np.clip(probabilities + 0.1 * np.sin(probabilities * 6), 0, 1)
+        return probabilities, (generator.random(number) < true_probabilities).astype(float)
+
+    true_value, patients = reliability(*draw(400_000)), [str(number) for number in range(200)]
+    covered, covered_by_percentiles = 0, 0
+    for _ in range(60):
+        probabilities, truth = draw(200)
+
+        def statistic(drawn, probabilities=probabilities, truth=truth):
+            return {"reliability": reliability(probabilities[drawn], truth[drawn])}
+
+        estimate = bootstrap(statistic, patients, resamples=200)["reliability"]
+        assert estimate.low <= estimate.value <= estimate.high
+        covered += estimate.low <= true_value <= estimate.high
+        values = [statistic(drawn)["reliability"] for drawn in resampled(patients, 200, 0)]
+        low, high = np.quantile(values, (0.025, 0.975))
+        covered_by_percentiles += low <= true_value <= high
+    assert covered >= 54  # 90 % of 60; the expected number is 57
+    assert covered_by_percentiles <= 30
+
+
+def test_the_interval_of_a_mean_is_not_corrected():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 100)
+    estimate = bootstrap(mean_of(values), [str(n) for n in range(100)])["mean"]
+    drawn = [values[one].mean() for one in resampled([str(n) for n in range(100)], 2000, 0)]
+    assert estimate.method == "bootstrap"
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))

@@ -135,7 +135,7 @@ def _thumbnail(picture: Picture) -> Picture:
 
 def _cells(one: ChosenCase) -> list[str]:
     side = one.row.attributes.get(LATERALITY, "")
-    names = f"{one.row.image_id}, patient {one.row.patient_id}" + (f", side {side}" if side else "")
+    names = f"{one.row.image_id}\npatient {one.row.patient_id}" + (f"\nside {side}" if side else "")
     return [one.kind, one.truth, one.prediction, one.score, names]
 
 

@@ -40,7 +40,7 @@ def _section(analysis: SubgroupAnalysis, evaluation: Evaluation, label: str) -> 
         figure = forest_figure(analysis)
         figure.set_dpi(DPI)
         caption = f"Gaps of {metric_title(analysis.main, evaluation.positive)}, largest disadvantage first"
-        blocks += [[Picture.of("", caption, figure)], _table(analysis, evaluation)]
+        blocks += [[Picture.of("", caption, figure)], *_tables(analysis, evaluation)]
     return Section(title, blocks)
 
 
@@ -95,7 +95,11 @@ def _excludes_zero(main: str, gap: Estimate) -> bool:
     return (gap.high < 0 or gap.low > 0) and is_worse(main, gap.value)
 
 
-def _table(analysis: SubgroupAnalysis, evaluation: Evaluation) -> Table:
+def _tables(analysis: SubgroupAnalysis, evaluation: Evaluation) -> list[Table]:
+    """Return the numbers, the main metric and the gap of each group, and a second table with its other metrics.
+
+    One table of all columns would be wider than the page.
+    """
     main, positive = analysis.main, evaluation.positive
     others = [key for key in analysis.groups[0].metrics if key != main]
     has_positives = any(group.num_positives is not None for group in analysis.groups)
@@ -106,21 +110,25 @@ def _table(analysis: SubgroupAnalysis, evaluation: Evaluation) -> Table:
         *([_name_of_positives(evaluation)] if has_positives else []),
         metric_title(main, positive),
         "gap",
-        *(metric_title(key, positive) for key in others),
     ]
+    names = [f"{group}{' *' * group.is_small}" for group in analysis.groups]
     lines = [
         [
-            f"{group}{' *' * group.is_small}",
+            name,
             group.num_items,
             group.patients.cell,
             *([group.num_positives] if has_positives else []),
             str(group.metrics[main]),
             _signed(group.gaps[main]),
-            *(str(group.metrics[key]) for key in others),
         ]
-        for group in analysis.groups
+        for name, group in zip(names, analysis.groups, strict=True)
     ]
-    return Table(head, lines)
+    if not others:
+        return [Table(head, lines)]
+    rest = [
+        [name, *(str(group.metrics[key]) for key in others)] for name, group in zip(names, analysis.groups, strict=True)
+    ]
+    return [Table(head, lines), Table(["group", *(metric_title(key, positive) for key in others)], rest)]
 
 
 def _name_of_positives(evaluation: Evaluation) -> str:
@@ -131,6 +139,8 @@ def _name_of_positives(evaluation: Evaluation) -> str:
 def _signed(gap: Estimate) -> str:
     if not math.isfinite(gap.value):
         return str(gap)
+    if not math.isfinite(gap.low):
+        return f"{gap.value:+.3f} [no interval]"
     return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
 
 

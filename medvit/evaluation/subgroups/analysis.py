@@ -120,14 +120,20 @@ def _subgroup(
         counted,
         estimates,
         bootstrap(gaps, patients, resamples=resamples, seed=seed),
-        tuple(_doubts(evaluation, len(those), counted, num_positives)),
+        tuple(_doubts(evaluation, those, counted)),
     )
 
 
-def _doubts(evaluation: Evaluation, num_items: int, patients: PatientCount, num_positives: int | None) -> Iterator[str]:
+def _doubts(evaluation: Evaluation, those: Int[Array, "m"], patients: PatientCount) -> Iterator[str]:
+    """Yield reasons why a group, or the rest that it is compared with, is too small for reliable numbers."""
     if patients.total < MIN_PATIENTS:
         yield f"fewer than {MIN_PATIENTS} patients"
-    if num_positives is not None and evaluation.kind in ("classification", "survival"):
+    inside = set(those.tolist())
+    if len({row.patient_id for index, row in enumerate(evaluation.rows) if index not in inside}) < MIN_PATIENTS:
+        yield f"fewer than {MIN_PATIENTS} other patients"
+    positive = positives(evaluation)
+    if positive is not None and evaluation.kind in ("classification", "survival"):
+        num_positives, num_items = int(positive[those].sum()), len(those)
         names = ("events", "censored") if evaluation.kind == "survival" else ("positives", "negatives")
         for count, what in zip((num_positives, num_items - num_positives), names, strict=True):
             if count < MIN_CASES and what != "censored":

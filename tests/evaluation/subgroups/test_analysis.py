@@ -135,6 +135,16 @@ def test_a_metric_without_a_value_in_a_group_is_replaced_by_one_that_all_groups_
     assert all(np.isnan(group.metrics["auroc"].value) for group in analysis.groups if group.name == "A")
 
 
+def test_a_group_that_is_compared_with_few_patients_is_marked() -> None:
+    draw = np.random.default_rng(0)
+    rows = rows_of(["A"] * 90 + ["B"] * 10)
+    two = evaluate_classes(rows, np.array([0, 1] * 50), draw.dirichlet(np.ones(2), 100), ("a", "b"), **HOW)
+    doubts = {group.name: group.doubts for group in analysis_of(two, "model").groups}
+    assert "fewer than 20 other patients" in doubts["A"]
+    assert "fewer than 20 patients" in doubts["B"]
+    assert analysis_of(two, "model").compared == ()
+
+
 def of_kind(kind: str) -> Evaluation:
     """90 images, of which those of scanner B are predicted worst."""
     draw, scanners = np.random.default_rng(1), SCANNERS * 30
