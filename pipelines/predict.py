@@ -85,7 +85,7 @@ def _job(config: PredictConfig, run: Run, names: SiteNames) -> StudyJob | SlideJ
     (folder,) = config.checkpoint
     checkpoint = run.checkpoint(folder).require(*get_args(ModelTask))
     points = _points(config, run, {"checkpoint": checkpoint}).get("checkpoint", ())
-    job = make_job(config, checkpoint, names, Maker(__version__, checkpoint.hash, run.tracker.run_id), points)
+    job = make_job(config, checkpoint, names, _maker(config, run, names_of([folder])[0], checkpoint), points)
     rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
     run.in_force(applies_to=rule, outputs=job.outputs.names)
     return job
@@ -95,10 +95,14 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
     """Return the job of several models, each of which selects series by the rule of its checkpoint."""
     folders = dict(zip(names_of(config.checkpoint), config.checkpoint, strict=True))
     checkpoints = {name: run.adapter(folder, f"checkpoint.{name}") for name, folder in folders.items()}
-    makers = {name: Maker(__version__, one.hash, run.tracker.run_id) for name, one in checkpoints.items()}
+    makers = {name: _maker(config, run, name, one) for name, one in checkpoints.items()}
     job = make_stack_job(config, checkpoints, names, makers, _points(config, run, checkpoints))
     run.in_force(applies_to=config.applies_to, outputs=job.output_names)
     return job
+
+
+def _maker(config: PredictConfig, run: Run, name: str, checkpoint: Checkpoint) -> Maker:
+    return Maker(__version__, checkpoint.hash, run.tracker.run_id, name, config.series_number)
 
 
 def _points(

@@ -92,6 +92,10 @@ class PredictionOptions(Config):
     """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of classes that are not
     listed are looked up by their name.
     """
+    series_number: Count | None = None
+    """SeriesNumber of DICOM results, by which viewers sort the series of a study. Unset: the number of the source
+    series plus 1000.
+    """
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file from which pseudonyms are computed, created on first use. With the key file of ingest, a study gets the
     same pseudonym as in the dataset.

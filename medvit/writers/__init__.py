@@ -95,11 +95,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Maker:
-    """Origin of a result, stated in its DICOM objects: the hash of the model and the MLflow run."""
+    """Origin of a result, stated in its DICOM objects: the hash and name of the model, and the MLflow run."""
 
     version: str
     model_sha256: str
     run_id: str | None = None
+    name: str = ""
+    """Name of the model: that of its folder."""
+    series_number: int | None = None
+    """SeriesNumber of results; None: it follows from the number of the source series."""
 
 
 @dataclass(frozen=True)

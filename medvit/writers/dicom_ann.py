@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from medvit.errors import UnsupportedError
 from medvit.records import Item
-from medvit.writers import COLORS, Concept, Maker, ModelTask, SlideContext
+from medvit.writers import COLORS, Concept, ModelTask, SlideContext
 from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
-from medvit.writers.dicom_seg import algorithm, authorship, coded, fit_texts, silent
+from medvit.writers.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
 from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.source_instances import Sources, read_sources
 
@@ -24,8 +24,8 @@ PROBABILITY = Concept(PRIVATE_SCHEME, "PROBABILITY", "Probability of the class")
 NO_UNIT = Concept("UCUM", "1", "no units")
 
 
-def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: Mapping[str, str]) -> None:
-    """Write the tiles of a slide as annotations: a group of squares for each class, with measurements.
+def write_ann(path: Path, context: SlideContext, sources: Sources) -> list[str]:
+    """Write the tiles of a slide as annotations: a group of squares for each class, with measurements; return notes.
 
     The group of a class has the tiles for which it is the most probable class.
 
@@ -34,23 +34,24 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
     """
     import highdicom as hd
 
+    finding = context.prediction
     source = base_level(sources.headers)
     chosen = finding.reading.scores.argmax(axis=1)
     labels = [label for label in range(len(finding.classes)) if (chosen == label).any()]
     with silent():
-        fit_texts(sources, finding.classes, codes)
+        fit_texts(sources, context, finding.classes)
         groups = [
-            _group(number, label, np.flatnonzero(chosen == label), finding, maker, codes)
+            _group(number, label, np.flatnonzero(chosen == label), context)
             for number, label in enumerate(labels, start=1)
         ]
         annotations = hd.ann.MicroscopyBulkSimpleAnnotations(
             source_images=[source],
             annotation_coordinate_type=hd.ann.AnnotationCoordinateTypeValues.SCOORD,
             annotation_groups=groups,
-            series_description="medvit tiles, for research use",
-            **authorship(sources, maker),
+            **authorship(sources, context, "tiles"),
         )
         annotations.save_as(path)
+    return notes_on(sources, "the annotation object")
 
 
 def base_level(headers: Sequence[Dataset]) -> Dataset:
@@ -67,9 +68,10 @@ def base_level(headers: Sequence[Dataset]) -> Dataset:
     return max(whole, key=lambda header: int(header.TotalPixelMatrixColumns))
 
 
-def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: Maker, codes: Mapping[str, str]) -> Any:
+def _group(number: int, label: int, members: Any, context: SlideContext) -> Any:
     import highdicom as hd
 
+    finding = context.prediction
     name = finding.classes[label]
     side, scores = finding.side, finding.reading.scores
     # Corners in the order along the square's outline, x along a row (PS3.3 C.37.1.2, RECTANGLE).
@@ -80,11 +82,11 @@ def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: 
         uid=hd.UID(),
         label=label_of(name),
         annotated_property_category=coded(property_category(name)),
-        annotated_property_type=coded(property_types(finding.classes, codes)[name]),
+        annotated_property_type=coded(property_types(finding.classes, context.codes)[name]),
         graphic_type=hd.ann.GraphicTypeValues.RECTANGLE,
         graphic_data=squares,
         algorithm_type=hd.ann.AnnotationGroupGenerationTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm(maker),
+        algorithm_identification=algorithm(context.maker),
         measurements=[
             hd.ann.Measurements(coded(ATTENTION), finding.reading.attention[members], coded(NO_UNIT)),
             hd.ann.Measurements(coded(PROBABILITY), scores[members, label], coded(NO_UNIT)),
@@ -105,10 +107,7 @@ class DicomAnnWriter:
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:
         """Write the annotations."""
-        sources = read_sources(context.item)
-        path = context.path(folder, "annotations", ".dcm")
-        write_ann(path, context.prediction, sources, context.maker, context.codes)
-        return sources.notes
+        return write_ann(context.path(folder, "annotations", ".dcm"), context, read_sources(context.item))
 
 
 WRITER = DicomAnnWriter()

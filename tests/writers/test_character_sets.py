@@ -19,7 +19,7 @@ from medvit.writers.dicom_seg import write_seg
 from medvit.writers.source_instances import read_sources
 from tests.dicom.multiframe import counted, frame_group, write_multiframe
 from tests.plugins.mr_series import SeriesMaker
-from tests.writers.test_dicom_seg import MAKER, asymmetric, errors_of, mask_of
+from tests.writers.test_dicom_seg import MAKER, asymmetric, context_of, errors_of, mask_of
 from tests.writers.test_dicom_seg_multiframe import PlainNames
 
 JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
@@ -82,7 +82,7 @@ def test_a_segmentation_has_the_name_of_its_source_whatever_its_character_set(
     item, image = make_series()
     rewrite(item, declared=declared, encoded_as=encoded_as, name=name)
     sources = read_sources(item)
-    write_seg(tmp_path / "seg.dcm", asymmetric(image), sources, maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), sources)
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     assert seg.get("SpecificCharacterSet") == written
     assert str(seg.PatientName) == name
@@ -98,7 +98,7 @@ def test_texts_of_no_declared_character_set_are_read_and_that_is_reported(
     item, image = make_series()
     rewrite(item, declared="ISO_IR 6", encoded_as=encoded_as, name=LATIN)
     sources = read_sources(item)
-    write_seg(tmp_path / "seg.dcm", asymmetric(image), sources, maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), sources)
     assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == LATIN
     assert sources.notes == (f"the source declares no character set for its texts, which were read as {read_as}",)
 
@@ -117,10 +117,10 @@ def test_a_class_in_another_alphabet_than_the_source_keeps_its_name(make_series:
     item, image = make_series()
     rewrite(item, declared="ISO_IR 100", encoded_as="ISO_IR 100", name=LATIN)
     prediction = Prediction(("background", "肝臓", "b", "c"), mask=asymmetric(image).mask, affine=image.affine)
-    write_seg(tmp_path / "seg.dcm", prediction, read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, prediction), read_sources(item))
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     assert str(seg.PatientName) == LATIN
-    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["肝臓", "c"]
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["肝臓", "b", "c"]
 
 
 @pytest.mark.parametrize("jitter", [1e-7, 1e-5, 5e-4])
@@ -136,7 +136,7 @@ def test_an_orientation_rounded_differently_in_each_slice_still_gets_its_segment
     assert isinstance(found, Item)
     image = read(found)
     prediction = asymmetric(image)
-    write_seg(tmp_path / "seg.dcm", prediction, read_sources(found), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(found, prediction), read_sources(found))
     assert np.array_equal(mask_of(tmp_path / "seg.dcm", image), prediction.mask)
 
 
@@ -157,7 +157,7 @@ def test_frames_that_each_say_the_orientation_they_share_get_their_segmentation(
     mask = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
     mask[1, 0, 2] = 1
     prediction = Prediction(("background", "a"), mask=mask, affine=image.affine)
-    write_seg(tmp_path / "seg.dcm", prediction, read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, prediction), read_sources(item))
     found = pydicom.dcmread(tmp_path / "seg.dcm")
     assert found.pixel_array.sum() == 1
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -17,13 +19,18 @@ from medvit.phantoms import write_radiograph_studies
 from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Image, Prediction
-from medvit.writers import Maker
+from medvit.writers import ImageContext, Maker
 from medvit.writers.dicom_seg import on_source, write_seg
 from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import AXIAL, CORONAL, TILTED, SeriesMaker
 
 MAKER = Maker("0.1.0", "ab" * 32, "run1")
 CLASSES = ("background", "Liver", "something of ours", "kidney tumor")
+
+
+def context_of(item: Item, prediction: Prediction, image: Image | None = None, **options: Any) -> ImageContext:
+    """What a writer is given for a series."""
+    return ImageContext(item, image=image or read(item), prediction=prediction, **{"maker": MAKER, **options})
 
 
 def asymmetric(image: Image) -> Prediction:
@@ -61,7 +68,7 @@ def test_a_mask_written_as_seg_comes_back_on_the_same_voxels(
 ) -> None:
     item, image = make_series(iop=iop)
     prediction = asymmetric(image)
-    write_seg(tmp_path / "seg.dcm", prediction, read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, prediction), read_sources(item))
     assert np.array_equal(mask_of(tmp_path / "seg.dcm", image), prediction.mask)
 
 
@@ -91,7 +98,7 @@ def test_a_seg_obeys_the_standard_also_when_its_source_does_not(
     make_series: SeriesMaker, tmp_path: Path, without: tuple[str, ...]
 ) -> None:
     item, image = make_series(without=without)
-    write_seg(tmp_path / "seg.dcm", asymmetric(image), read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), read_sources(item))
     assert errors_of(tmp_path / "seg.dcm") == []
 
 
@@ -117,7 +124,7 @@ def test_a_value_the_standard_does_not_allow_is_not_copied(
             dataset = pydicom.dcmread(path)
             setattr(dataset, keyword, value)
             dataset.save_as(path)
-    write_seg(tmp_path / "seg.dcm", asymmetric(image), read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), read_sources(item))
     assert errors_of(tmp_path / "seg.dcm") == []
 
 
@@ -125,7 +132,7 @@ def test_the_seg_goes_back_into_the_study_of_its_source_and_names_its_model(
     make_series: SeriesMaker, tmp_path: Path
 ) -> None:
     item, image = make_series()
-    write_seg(tmp_path / "seg.dcm", asymmetric(image), read_sources(item), maker=MAKER)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), read_sources(item))
     seg, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(item.files[0])
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):
         assert seg[keyword].value == source[keyword].value
@@ -136,8 +143,33 @@ def test_the_seg_goes_back_into_the_study_of_its_source_and_names_its_model(
     types = [s.SegmentedPropertyTypeCodeSequence[0] for s in seg.SegmentSequence]
     assert [(t.CodingSchemeDesignator, t.CodeValue) for t in types] == [
         ("SCT", "10200004"),
+        ("99MEDVIT", "SOMETHING_OF_OUR"),
         ("99MEDVIT", "KIDNEY_TUMOR"),
     ]
+
+
+def test_the_series_is_marked_as_research_and_named_by_its_model_and_part(
+    make_series: SeriesMaker, tmp_path: Path
+) -> None:
+    item, image = make_series()
+    long = "a model\\ with a name that is longer than the value of a DICOM element"
+    for name, part, expected in [
+        ("liver-v3", "", "[RESEARCH] liver-v3 segmentation"),
+        ("liver-v3", "echo time 30 ms", "[RESEARCH] liver-v3 segmentation, echo time 30 ms"),
+        ("", "", "[RESEARCH] segmentation"),
+        (long, "", None),
+    ]:
+        of_part, maker = replace(item, part=part), replace(MAKER, name=name)
+        write_seg(tmp_path / "seg.dcm", context_of(of_part, asymmetric(image), image, maker=maker), read_sources(item))
+        found = pydicom.dcmread(tmp_path / "seg.dcm")
+        assert found.SeriesNumber == 1003
+        assert found["SeriesDescription"].VM == 1
+        assert found.SeriesDescription == expected or (expected is None and len(found.SeriesDescription) == 64)
+        assert found.SeriesDescription.startswith("[RESEARCH]")
+        assert errors_of(tmp_path / "seg.dcm") == []
+    numbered = replace(MAKER, series_number=7)
+    write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image), image, maker=numbered), read_sources(item))
+    assert pydicom.dcmread(tmp_path / "seg.dcm").SeriesNumber == 7
 
 
 def test_a_mask_off_the_grid_of_its_source_is_refused(make_series: SeriesMaker, tmp_path: Path) -> None:
@@ -146,7 +178,7 @@ def test_a_mask_off_the_grid_of_its_source_is_refused(make_series: SeriesMaker, 
     moved = Affine.from_spacing((1.0, 1.0, 1.0), (1.0, 0.0, 0.0)) @ image.affine
     wrong = Prediction(CLASSES, mask=asymmetric(image).mask, affine=moved)
     with pytest.raises(GeometryError, match=r"are 1\.25 voxels apart"):
-        write_seg(tmp_path / "seg.dcm", wrong, read_sources(item), maker=MAKER)
+        write_seg(tmp_path / "seg.dcm", context_of(item, wrong), read_sources(item))
 
 
 def test_nothing_of_the_source_is_logged(
@@ -154,7 +186,7 @@ def test_nothing_of_the_source_is_logged(
 ) -> None:
     item, image = make_series()
     with caplog.at_level("DEBUG"):
-        write_seg(tmp_path / "seg.dcm", asymmetric(image), read_sources(item), maker=MAKER)
+        write_seg(tmp_path / "seg.dcm", context_of(item, asymmetric(image)), read_sources(item))
     assert caplog.text == ""
 
 
@@ -163,7 +195,9 @@ def test_a_radiograph_without_position_gets_a_segmentation_too(tmp_path: Path) -
     for item in find(sorted((tmp_path / "dx").rglob("*.dcm"))):
         assert isinstance(item, Item)
         mask = (read(item).pixels[0] > 2000).astype(np.uint8)
-        write_seg(tmp_path / "seg.dcm", Prediction(("background", "Lung"), mask=mask), read_sources(item), maker=MAKER)
+        write_seg(
+            tmp_path / "seg.dcm", context_of(item, Prediction(("background", "Lung"), mask=mask)), read_sources(item)
+        )
         assert errors_of(tmp_path / "seg.dcm") == []
         assert np.array_equal(pydicom.dcmread(tmp_path / "seg.dcm").pixel_array, mask)
 
@@ -184,7 +218,7 @@ def test_real_series_get_segments_on_the_pixels_of_their_instances(
         threshold = np.percentile(image.pixels, 90)
         mask = (image.pixels[0] > threshold).astype(np.uint8)
         prediction = Prediction(("background", "Brain"), mask=mask, affine=image.affine)
-        write_seg(tmp_path / "seg.dcm", prediction, read_sources(item), maker=MAKER)
+        write_seg(tmp_path / "seg.dcm", context_of(item, prediction), read_sources(item))
         assert errors_of(tmp_path / "seg.dcm") == []
         segments = hd.seg.segread(tmp_path / "seg.dcm").get_pixels_by_source_instance(
             [header.SOPInstanceUID for header in read_sources(item).headers], ignore_spatial_locations=True

@@ -15,7 +15,7 @@ from medvit.writers import Study
 from medvit.writers.dicom_seg import write_seg
 from medvit.writers.source_instances import read_sources
 from tests.dicom.multiframe import counted, frame_group, write_multiframe
-from tests.writers.test_dicom_seg import CLASSES, MAKER, errors_of, mask_of
+from tests.writers.test_dicom_seg import CLASSES, MAKER, context_of, errors_of, mask_of
 
 
 class PlainNames:
@@ -41,7 +41,9 @@ def test_a_segmentation_refers_to_the_frames_of_the_time_it_was_made_of(tmp_path
     mask = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
     mask[1:3, 0:2, 0], mask[4, 3, 2] = 1, 3
     write_seg(
-        tmp_path / "seg.dcm", Prediction(CLASSES, mask=mask, affine=image.affine), read_sources(items[1]), maker=MAKER
+        tmp_path / "seg.dcm",
+        context_of(items[1], Prediction(CLASSES, mask=mask, affine=image.affine)),
+        read_sources(items[1]),
     )
     assert np.array_equal(mask_of(tmp_path / "seg.dcm", image), mask)
     assert errors_of(tmp_path / "seg.dcm") == []

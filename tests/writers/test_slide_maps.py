@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 
 import highdicom as hd
@@ -19,7 +20,7 @@ from medvit.models.slide import SlideReading
 from medvit.phantoms import write_slide_studies
 from medvit.readers import find
 from medvit.records import Item
-from medvit.writers import Maker
+from medvit.writers import Maker, SlideContext
 from medvit.writers.dicom_ann import write_ann
 from medvit.writers.geojson import write_geojson
 from medvit.writers.heatmap import colored, write_heatmap
@@ -143,10 +144,16 @@ def dicom_finding(item: Item) -> SlideFinding:
     return finding(tiles, slide.shape, slide.mpp, high=np.arange(len(xy)) % 4 == 0)
 
 
+def context_of(item: Item, found: SlideFinding, codes: Mapping[str, str] | None = None) -> SlideContext:
+    slide = open_slide(item.files)
+    return SlideContext(item, MAKER, codes or {}, slide=slide, prediction=found)
+
+
 def test_annotations_of_a_dicom_slide_lie_on_its_tiles_and_in_its_study(dicom_slide, tmp_path):
     found = dicom_finding(dicom_slide)
     sources = read_sources(dicom_slide)
-    write_ann(tmp_path / "ann.dcm", found, sources, MAKER, {"tumor": "SCT:108369006:Neoplasm"})
+    context = context_of(dicom_slide, found, {"tumor": "SCT:108369006:Neoplasm"})
+    assert write_ann(tmp_path / "ann.dcm", context, sources) == []
     read = hd.ann.annread(tmp_path / "ann.dcm")
     assert read.StudyInstanceUID == sources.headers[0].StudyInstanceUID
     assert read.PatientID == sources.headers[0].PatientID
@@ -164,7 +171,7 @@ def test_annotations_of_a_dicom_slide_lie_on_its_tiles_and_in_its_study(dicom_sl
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
 def test_annotations_pass_the_validator(dicom_slide, tmp_path):
-    write_ann(tmp_path / "ann.dcm", dicom_finding(dicom_slide), read_sources(dicom_slide), MAKER, {})
+    write_ann(tmp_path / "ann.dcm", context_of(dicom_slide, dicom_finding(dicom_slide)), read_sources(dicom_slide))
     checked = subprocess.run(["dciodvfy", tmp_path / "ann.dcm"], capture_output=True, text=True, check=False)
     errors = [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
     # dciodvfy finds fault with an attribute of 3D coordinates, which a file of 2D ones must not have and has not.
@@ -178,4 +185,4 @@ def test_a_source_without_a_whole_picture_gets_no_annotations(dicom_slide, tmp_p
     for header in headers:
         header.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
     with pytest.raises(UnsupportedError, match="no file of the source is a whole-slide image"):
-        write_ann(tmp_path / "ann.dcm", dicom_finding(dicom_slide), Sources(headers), MAKER, {})
+        write_ann(tmp_path / "ann.dcm", context_of(dicom_slide, dicom_finding(dicom_slide)), Sources(headers))
