@@ -204,6 +204,14 @@ STAGES = {
         "variables differ",
         room="pipelines.results",
     ),
+    "doctor": Entry(
+        "Check the installation: packages, device, decoders, disk, site key, MLflow and, if given, an archive.",
+        "medvit doctor archive=pacs://ARCHIVE@10.0.0.5:104",
+        "do not work",
+        prints_them=True,
+        first=("folder", "archive", "backup"),
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

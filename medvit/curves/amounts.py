@@ -56,8 +56,8 @@ def patients_by_amount(amounts: Iterable[LabelAmount], total: int, num_classes: 
     """Return the number of labeled patients for each amount of labels, in ascending order.
 
     Raises:
-        ConfigError: If an amount needs more patients than there are, leaves no patients for choosing settings, or has
-            as many patients as another one.
+        ConfigError: If an amount needs more patients than there are, does not leave patients for choosing settings, or
+            has as many patients as another one.
     """
     found = {amount: num_labeled(amount, total, num_classes) for amount in amounts}
     for amount, number in found.items():
@@ -78,7 +78,7 @@ def patients_by_amount(amounts: Iterable[LabelAmount], total: int, num_classes: 
 def tuned_amount(amount: LabelAmount, by_amount: Iterable[LabelAmount]) -> LabelAmount:
     """Return the amount of labels whose tuned settings apply to `amount`; `by_amount` are all amounts, ascending.
 
-    This is `amount` itself, except for `all`, which leaves no patients for tuning: its settings are those of the
+    This is `amount` itself, except for `all`, which does not leave patients for tuning: its settings are those of the
     largest other amount.
     """
     return amount if amount != ALL else [each for each in by_amount if each != ALL][-1]

@@ -66,8 +66,9 @@ class CurveOptions(Config):
     """
     labeled: tuple[LabelAmount, ...] = (0.01, 0.05, 0.2, ALL)
     """Amounts of labeled training patients: fractions below 1, whole numbers of patients, or the word all. At least as
-    many patients are drawn as there are classes. The value all leaves no patients for choosing the learning rate and
-    the number of steps; for all patients, the settings that were chosen for the largest of the other amounts are used.
+    many patients are drawn as there are classes. The value all does not leave patients for choosing the learning rate
+    and the number of steps; for all patients, the settings that were chosen for the largest of the other amounts are
+    used.
     """
     draws: Count = 10
     """Number of random draws of labeled patients for each amount."""
@@ -114,7 +115,7 @@ class CurveOptions(Config):
             raise ValueError("pretrain and pretrained are both set; give the file or the checkpoints")
         if self.labeled == (ALL,):
             raise ValueError(
-                "labeled contains only all, which leaves no patient to choose settings by; add a smaller amount"
+                "labeled contains only all, which does not leave a patient to choose settings by; add a smaller amount"
             )
         return self
 

@@ -10,10 +10,8 @@ from medvit.delivery.identity import KEYWORDS, StudyIdentity
 from medvit.delivery.objects import DicomObject
 from medvit.sources.associations import Peer, associated, checked
 from medvit.sources.failures import NotOfferedError
-from medvit.sources.pacs import find, peer_of
+from medvit.sources.pacs import VERIFICATION, find, peer_of
 
-VERIFICATION = "1.2.840.10008.1.1"
-"""SOP class that every DICOM server accepts (PS3.4 A)."""
 WARNINGS = (0xB000, 0xB006, 0xB007)
 """Statuses of C-STORE with which an object was stored (PS3.4 B.2.3)."""
 REFUSALS = (0x0110, 0x0117, 0x0122, 0x0124, 0x0210, 0x0211, 0x0212)

@@ -21,7 +21,7 @@ POLL_S = 0.5
 """Seconds between two questions whether the archive lists an object."""
 
 STUDY_MISSING, IDENTITY_DIFFERS, NOT_LISTED = "study_missing", "identity_differs", "not_listed"
-"""Codes of the reasons why an object was held or failed."""
+"""Codes of the reasons why an object was not delivered."""
 
 
 @dataclass(frozen=True)

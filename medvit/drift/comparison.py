@@ -142,6 +142,6 @@ def _outside(a: EmbeddingTable, b: EmbeddingTable, notes: list[str]) -> OutsideS
 
 
 def separation(known: Float[Array, "n"], new: Float[Array, "m"]) -> float:
-    """Return the AUROC of distances for telling new images from known ones."""
+    """Return the AUROC of distances for distinguishing new images from known ones."""
     is_new: Bool[Array, "k"] = np.repeat([False, True], [len(known), len(new)])
     return auroc(is_new, np.concatenate([known, new]))

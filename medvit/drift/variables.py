@@ -31,7 +31,7 @@ class Variables:
 
 
 def of_patients(values: Float[Array, "m v"], patient: Int[Array, "m"]) -> Float[Array, "n v"]:
-    """Return the mean over the images of each patient, which `patient` numbers from 0; NaN where none has a value."""
+    """Return the mean over the images of each patient, which `patient` numbers from 0; NaN if no image has a value."""
     known = ~np.isnan(values)
     counts = np.zeros((int(patient.max()) + 1, values.shape[1]))
     sums = np.zeros_like(counts)

@@ -54,7 +54,8 @@ def nearest(
 def search(bank: EmbeddingTable, queries: EmbeddingTable, number: int, excluded: str = "") -> list[Hit]:
     """Return the most similar images of a bank for each query.
 
-    `excluded` is a column, such as `patient_id`: images with the same value as the query are skipped. Empty: none are.
+    `excluded` is a column, such as `patient_id`: images with the same value as the query are skipped. Empty: no
+    image is skipped.
     """
     known, asked = (np.array(one.values(excluded) if excluded else [], dtype=object) for one in (bank, queries))
     is_allowed = (lambda index: known != asked[index]) if excluded else None

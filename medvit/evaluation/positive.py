@@ -15,7 +15,7 @@ def choose_positive(
 
     The arguments are tried in this order: `asked`, the class requested by the user; `worst`, the last class of the
     option `order`; `model`, the positive class stored in the model; and `dataset`, that stored in the dataset. The
-    first one that names a class is used. If none does, the last class is positive, with a note. If there are not
+    first one that names a class is used. If no name does, the last class is positive, with a note. If there are not
     exactly two classes, both results are empty.
 
     Raises:

@@ -42,7 +42,7 @@ CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "percept
 LEAKAGE = "leakage"
 LabelMaps = Literal["equal", "union"]
 Numbers = Int[Array, "256"]
-"""Number of each class of a dataset among the united classes."""
+"""Number of each class of a dataset among the merged classes."""
 _UNNAMED = re.compile(r"(class|value) \d+")
 """Names that ingest gives to classes without a name."""
 
@@ -74,13 +74,13 @@ def merge(
 
     Raises:
         DataError: If two datasets contain the same image, by its pseudonym, or if the classes of their label maps
-            cannot be united by name.
+            cannot be merged by name.
         OutputError: If the pixels cannot be linked or copied.
     """
     _require_distinct(parts)
     left_out = _leaking(parts)
     numeric = _numeric(parts)
-    keys, masks = _ambiguous(parts) - numeric.keys(), _united(parts) if label_maps == "union" else _masks(parts)
+    keys, masks = _ambiguous(parts) - numeric.keys(), _merged(parts) if label_maps == "union" else _masks(parts)
     if not masks and any(row.mask for part in parts for row in part):
         log.warning(
             "all label maps are dropped, because their classes are not the same in all datasets; label_maps=union "
@@ -103,7 +103,7 @@ def merge(
         name,
         license=_listed(part.facts.license for part in parts),
         source=_listed(part.facts.source for part in parts),
-        description="united: " + ", ".join(part.facts.name for part in parts),
+        description="merged: " + ", ".join(part.facts.name for part in parts),
         classes={key: names for part in parts for key, names in _classes(part, keys).items()} | numeric,
         mask_classes=masks,
         positive=_positive(parts, keys),
@@ -237,7 +237,7 @@ def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
     return meanings.pop() if len(meanings) == 1 else ()
 
 
-def _united(parts: Sequence[Manifest]) -> tuple[str, ...]:
+def _merged(parts: Sequence[Manifest]) -> tuple[str, ...]:
     """Return the classes of all label maps together; classes of one name are one class.
 
     Raises:
@@ -251,7 +251,7 @@ def _united(parts: Sequence[Manifest]) -> tuple[str, ...]:
         if unnamed or not classes:
             raise DataError(
                 f"{part.folder}: classes of its label maps have no names ({', '.join(unnamed) or 'instances'}), and "
-                "label_maps=union unites classes by name; ingest it again with labeling.mask_classes"
+                "label_maps=union merges classes by name; ingest it again with labeling.mask_classes"
             )
         if classes[0] != names[0]:
             raise DataError(
@@ -263,12 +263,12 @@ def _united(parts: Sequence[Manifest]) -> tuple[str, ...]:
     return names
 
 
-def _numbers(classes: Sequence[str], united: Sequence[str]) -> Numbers | None:
-    """Return the number of each class of a dataset among the united classes; None if they are the same."""
-    if not united or tuple(classes) == tuple(united):
+def _numbers(classes: Sequence[str], merged: Sequence[str]) -> Numbers | None:
+    """Return the number of each class of a dataset among the merged classes; None if they are the same."""
+    if not merged or tuple(classes) == tuple(merged):
         return None
     numbers = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
-    numbers[: len(classes)] = [united.index(name) for name in classes]
+    numbers[: len(classes)] = [merged.index(name) for name in classes]
     return numbers
 
 

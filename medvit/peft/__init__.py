@@ -236,7 +236,7 @@ def require_known(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
 def train_new_channels(backbone: Backbone) -> None:
     """Train the embeddings of channels that a weights file lacked, unless the backbone is frozen.
 
-    At their initial value, zero, tokens of different channels could not be told apart.
+    At their initial value, zero, tokens of different channels could not be distinguished.
     """
     name = "channel_embed"
     if name in backbone.new_weights and any(weight.requires_grad for weight in backbone.parameters()):

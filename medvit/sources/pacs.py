@@ -32,6 +32,8 @@ GET = "1.2.840.10008.5.1.4.1.2.2.3"
 """UIDs of the Study Root information models of C-FIND, C-MOVE and C-GET (PS3.4 C.6.2)."""
 CANNOT_SEND = (0xA702, 0xA801, 0xC000)
 """Statuses of C-MOVE to a title that the server does not know or cannot reach (PS3.4 C.4.2.1.5)."""
+VERIFICATION = "1.2.840.10008.1.1"
+"""SOP class that every DICOM server accepts (PS3.4 A)."""
 OTHER_METHOD = "; try another retrieve.pacs.method"
 """Advice if the server does not offer C-MOVE or C-GET."""
 SINGLE = 50
@@ -205,6 +207,16 @@ def find(peer: Peer, level: str, **keys: str) -> list[Dataset]:
                 if len(found) > MAX_RESULTS:
                     raise SourceError(f"{peer} returns more than {MAX_RESULTS} results for one search")
     return found
+
+
+def echo(peer: Peer) -> None:
+    """Check that a server answers (C-ECHO).
+
+    Raises:
+        SourceError: If it cannot be reached, or does not accept this machine.
+    """
+    with associated(peer, [_context(VERIFICATION)]) as association:
+        checked(association.send_c_echo(), peer, "C-ECHO")
 
 
 def _context(model: str) -> PresentationContext:

@@ -28,6 +28,19 @@ def holds_runs(file: Path, *, besides: str | None) -> bool:
     return found is not None
 
 
+def num_experiments(config: TrackingConfig) -> int:
+    """Return the number of experiments of a store, which shows that the store answers.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    make = import_client()
+    try:
+        return len(make(tracking_uri=config.uri).search_experiments())
+    except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+        raise TrackingError(f"MLflow at {config.uri} cannot be reached: {first_line(error)}") from error
+
+
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield all texts of a store, each with its location; artifacts are downloaded into `folder`.
 

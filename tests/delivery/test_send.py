@@ -59,7 +59,7 @@ def get(server: Orthanc, path: str) -> requests.Response:
 
 
 def data_set_bytes(content: bytes) -> bytes:
-    """Return the bytes after the file meta information, which an archive writes anew."""
+    """Return the bytes after the file meta information, which an archive writes itself."""
     file = io.BytesIO(content)
     read_preamble(file, force=False)
     pydicom.filereader._read_file_meta_info(file)

@@ -199,7 +199,7 @@ def test_the_union_of_equal_classes_is_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask_classes", "message"),
     [
-        (("a", "class 1", "c"), r"have no names \(class 1\), and label_maps=union unites classes by name"),
+        (("a", "class 1", "c"), r"have no names \(class 1\), and label_maps=union merges classes by name"),
         (("b", "c", "d"), "the background of its label maps is 'b', and 'a' in another dataset"),
         ((), r"have no names \(instances\)"),
     ],

@@ -1,0 +1,93 @@
+"""Checks of the folder for outputs, and of the site key with its crosswalk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from medvit.doctor import SystemCheck
+from medvit.files.atomic import write_text
+from medvit.files.lock import LockedError, take
+
+GIB = 2**30
+MIN_FREE_GIB = 20.0
+"""Free space below which a data set of volumes or its checkpoints may not fit."""
+KEY_BYTES = 32
+
+
+def check_folder(folder: Path) -> SystemCheck:
+    """Check that files can be written, replaced and locked in a folder; report its free space."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        return SystemCheck("folder", "failed", f"no folder at {folder}", "give folder=PATH of the folder for outputs")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".medvit-doctor-", dir=folder) as name:
+            file = Path(name) / "file"
+            write_text(file, "first")
+            write_text(file, "second")
+            lock = take(Path(name) / "lock", "medvit doctor")
+            lock.release(Path(name) / "lock")
+            if file.read_text(encoding="utf-8") != "second":
+                return SystemCheck(
+                    "folder", "failed", "a file was replaced and still has its old content", "use another disk"
+                )
+            mode = stat.S_IMODE((Path(name)).stat().st_mode)
+    except (OSError, LockedError) as error:
+        reason = getattr(error, "strerror", None) or "its files cannot be locked"
+        return SystemCheck(
+            "folder", "failed", f"{folder}: {reason}", "give folder=PATH of a folder that you may write to"
+        )
+    free_gib = shutil.disk_usage(folder).free / GIB
+    found = f"{free_gib:.0f} GiB free"
+    if mode & 0o077:
+        advice = "results that name patients would be readable by others; use a disk that supports permissions"
+        return SystemCheck("folder", "failed", f"{found}; modes of files are ignored", advice)
+    if free_gib < MIN_FREE_GIB:
+        return SystemCheck("folder", "warning", found, f"free some space; expected {MIN_FREE_GIB:.0f} GiB or more")
+    return SystemCheck("folder", "ok", found)
+
+
+def check_key(key: Path, backup: Path | None) -> SystemCheck:
+    """Check the site key, whether other users can read it or its crosswalk, and whether its backup is the same."""
+    key = key.expanduser()
+    try:
+        if not key.exists():
+            return SystemCheck("site key", "ok", "not created yet; the first ingest or predict creates it")
+        content = key.read_bytes()
+        crosswalk = key.with_name(f"{key.name}.crosswalk")
+        open_to_others = [
+            path for path in (key, crosswalk) if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+        ]
+        is_same = backup is not None and backup.expanduser().read_bytes() == content
+    except OSError as error:
+        return SystemCheck(
+            "site key", "failed", f"the key or its backup cannot be read: {error.strerror}", "check the paths"
+        )
+    if len(content) < KEY_BYTES:
+        return SystemCheck(
+            "site key", "failed", f"{len(content)} bytes; expected {KEY_BYTES}", "restore it from a backup"
+        )
+    if open_to_others:
+        names = " and ".join(path.name for path in open_to_others)
+        return SystemCheck(
+            "site key", "failed", f"others may read {names}", "run chmod 600 on the key and 700 on the folder"
+        )
+    if backup is None:
+        advice = (
+            "without the key, pseudonyms of new images do not match those of earlier ones; copy it to a safe place and "
+            "give backup=PATH"
+        )
+        return SystemCheck("site key", "warning", "private; no backup was given", advice)
+    if not is_same:
+        return SystemCheck(
+            "site key", "failed", "the backup differs from the key", "find out which one made the datasets"
+        )
+    return SystemCheck("site key", "ok", f"private; its backup is the same{_modes(backup)}")
+
+
+def _modes(backup: Path) -> str:
+    is_open = os.name == "posix" and stat.S_IMODE(backup.expanduser().stat().st_mode) & 0o077
+    return ", but others may read it" if is_open else ""
