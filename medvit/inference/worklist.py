@@ -21,7 +21,7 @@ from medvit.files.atomic import is_of_disk, write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.inference.series_selection import NoSeriesError
 from medvit.progress import with_progress
-from medvit.writers import Result, Status, Study
+from medvit.writers import Finding, Result, Status, Study
 from medvit.writers.optional import LACKS
 
 log = logging.getLogger("medvit")
@@ -41,6 +41,12 @@ PREDICTION_COLUMNS = (
     "threshold",
     "call",
 )
+
+NUM_DIGITS = 6
+"""Number of significant digits of numbers in `predictions.csv`, unless a call needs more."""
+
+EXACT_DIGITS = 17
+"""Number of significant digits from which a number in double precision is read back exactly."""
 
 SHOWN_REASONS = 8
 """Maximum number of reasons that a summary contains: the most frequent reasons."""
@@ -109,7 +115,8 @@ class Worklist:
                 finding.threshold,
                 finding.call,
             )
-            texts = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+            digits = digits_of_call(finding)
+            texts = ("" if v is None else f"{v:.{digits}g}" if isinstance(v, float) else str(v) for v in values)
             row = (name, finding.series, finding.label, *texts)
             self._predictions.append(dict(zip(PREDICTION_COLUMNS, row, strict=True)))
         self.write()
@@ -174,6 +181,22 @@ class Worklist:
             return result
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def digits_of_call(finding: Finding) -> int:
+    """Return the significant digits with which probability and threshold of a finding agree with its call.
+
+    Without a call, these are `NUM_DIGITS`. Numbers that are equal after rounding need more digits, if one of them is
+    below the other one.
+    """
+    probability, threshold = finding.probability, finding.threshold
+    if probability is None or threshold is None:
+        return NUM_DIGITS
+    is_above = probability >= threshold
+    shown = (
+        (digits, *(float(f"{v:.{digits}g}") for v in (probability, threshold))) for digits in range(NUM_DIGITS, 18)
+    )
+    return next(digits for digits, one, other in shown if (one >= other) == is_above)
 
 
 def attempt(perform: Callable[[], Result]) -> Result:

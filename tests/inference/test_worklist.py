@@ -48,6 +48,17 @@ def test_one_bad_study_never_stops_the_others(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("below", [0.0, 1e-7, 1e-9, 1e-16])
+def test_a_call_agrees_with_its_printed_probability_and_threshold(tmp_path: Path, below: float) -> None:
+    threshold = 0.5
+    call = "negative" if threshold - below < threshold else "positive"
+    finding = Finding("e-1", "bright", probability=threshold - below, threshold=threshold, call=call)
+    Worklist(tmp_path).record("s-0", Result("done", findings=(finding,)))
+    (row,) = table(tmp_path / PREDICTIONS)
+    assert (float(row["probability"]) >= float(row["threshold"])) == (row["call"] == "positive")
+    assert row["threshold"] == "0.5"
+
+
 def test_reasons_are_counted_and_a_result_that_lacks_an_object_is_named(tmp_path: Path) -> None:
     worklist = Worklist(tmp_path)
     worklist.run(STUDIES, perform)
