@@ -85,7 +85,12 @@ class Evaluation:
         return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)
 
     @property
+    def patients(self) -> list[str]:
+        """Patient of each image."""
+        return [row.patient_id for row in self.rows]
+
+    @property
     def table(self) -> Mapping[str, Array]:
         """Columns of `predictions.parquet`: the pseudonyms of each image and its patient, then `columns`."""
-        images, patients = [row.image_id for row in self.rows], [row.patient_id for row in self.rows]
-        return {"image_id": np.array(images), "patient_id": np.array(patients), **self.columns}
+        images = [row.image_id for row in self.rows]
+        return {"image_id": np.array(images), "patient_id": np.array(self.patients), **self.columns}

@@ -6,12 +6,15 @@ probable class, and accuracy that of this class, also for an ordinal classificat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from medvit.metrics import ClassMetric
-from medvit.metrics._probability_bins import probability_bins
+from medvit.metrics._probability_bins import NUM_BINS, probability_bins
 
 
 def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
@@ -23,13 +26,28 @@ def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Arra
 
 def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> list[tuple[float, float, float]]:
     """Return mean confidence, accuracy, and fraction of images for each non-empty bin."""
-    confidence = probabilities.max(axis=1)
-    hits = probabilities.argmax(axis=1) == truth
-    bins = probability_bins(confidence)
+    found = ConfidenceBins.of(truth, probabilities)
+    bins = found.bins
     return [
-        (float(confidence[bins == b].mean()), float(hits[bins == b].mean()), float((bins == b).mean()))
+        (float(found.confidence[bins == b].mean()), float(found.is_right[bins == b].mean()), float((bins == b).mean()))
         for b in np.unique(bins)
     ]
+
+
+@dataclass(frozen=True)
+class ConfidenceBins:
+    """Confidence of each image, whether its most probable class is right, and its bin, from 0 to `NUM_BINS` - 1."""
+
+    confidence: Float[Array, "n"]
+    is_right: Bool[Array, "n"]
+    bins: Int[Array, "n"]
+    width: ClassVar[float] = 1.0 / NUM_BINS
+
+    @classmethod
+    def of(cls, truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> ConfidenceBins:
+        """Return the bins of images, given the true class of each."""
+        confidence = probabilities.max(axis=1)
+        return cls(confidence, probabilities.argmax(axis=1) == truth, probability_bins(confidence))
 
 
 METRIC = ClassMetric(

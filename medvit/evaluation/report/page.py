@@ -173,7 +173,7 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
         return curves
     return [
         *curves,
-        ("Reliability", plots.reliability_figure(evaluation)),
+        ("Reliability: accuracy with 95 % intervals over patients", plots.reliability_figure(evaluation)),
         ("Confusion matrix: counts, shaded by share of the true class", plots.confusion_figure(evaluation)),
     ]
 

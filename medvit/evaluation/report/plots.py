@@ -11,7 +11,9 @@ from sklearn import metrics
 from medvit.evaluation import Evaluation
 from medvit.evaluation.tasks.classification import classified
 from medvit.metrics.dice import METRIC as DICE
-from medvit.metrics.ece import reliability
+from medvit.metrics.ece import ConfidenceBins
+from medvit.statistics import Estimate
+from medvit.statistics.proportion import Proportion
 from medvit.survival import KaplanMeier, survival_at, survival_times, time_text
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
@@ -49,13 +51,35 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
 
 
 def reliability_figure(evaluation: Evaluation) -> Figure:
-    """Plot accuracy against confidence; the area of a dot is the share of images in its bin."""
-    figure, axes = _square()
+    """Plot accuracy against confidence in bins, with 95 % intervals over patients and the number of images."""
+    figure = Figure(figsize=(3.8, 4.4), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
-    confidence, accuracy, share = np.array(reliability(evaluation.truth, evaluation.probabilities)).T
-    axes.plot(confidence, accuracy, color=INK, linewidth=1.2)
-    axes.scatter(confidence, accuracy, s=20 + 400 * share, color=INK, alpha=0.6)
-    return _finished(figure, axes, "confidence", "accuracy")
+    bins = ConfidenceBins.of(evaluation.truth, evaluation.probabilities).bins
+    for number, (confidence, accuracy) in reliability_intervals(evaluation).items():
+        spread = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
+        axes.errorbar(confidence, accuracy.value, yerr=spread, fmt="o", color=INK, markersize=5, linewidth=1, capsize=2)
+        center, count = (number + 0.5) * ConfidenceBins.width, int((bins == number).sum())
+        below.bar(center, count, width=0.9 * ConfidenceBins.width, color=INK, alpha=0.6)
+        below.annotate(str(count), (center, count), ha="center", va="bottom", fontsize=7)
+    _finished(figure, axes, "", "accuracy")
+    below.set_xlabel("confidence")
+    below.set_ylabel("images")
+    below.margins(y=0.35)
+    below.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def reliability_intervals(evaluation: Evaluation) -> dict[int, tuple[float, Estimate]]:
+    """Return mean confidence, and accuracy with its interval over patients, of each non-empty bin of confidence."""
+    found, patients = ConfidenceBins.of(evaluation.truth, evaluation.probabilities), evaluation.patients
+    return {
+        int(number): (
+            float(found.confidence[found.bins == number].mean()),
+            Proportion(found.bins == number, found.is_right, patients).estimate(),
+        )
+        for number in np.unique(found.bins)
+    }
 
 
 def confusion_figure(evaluation: Evaluation) -> Figure:
