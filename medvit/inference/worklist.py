@@ -48,6 +48,9 @@ NUM_DIGITS = 6
 EXACT_DIGITS = 17
 """Number of significant digits from which a number in double precision is read back exactly."""
 
+EXACT_DIGITS = 17
+"""Number of significant digits from which a number in double precision is read back exactly."""
+
 SHOWN_REASONS = 8
 """Maximum number of reasons that a summary contains: the most frequent reasons."""
 
@@ -193,10 +196,11 @@ def digits_of_call(finding: Finding) -> int:
     if probability is None or threshold is None:
         return NUM_DIGITS
     is_above = probability >= threshold
-    shown = (
-        (digits, *(float(f"{v:.{digits}g}") for v in (probability, threshold))) for digits in range(NUM_DIGITS, 18)
-    )
-    return next(digits for digits, one, other in shown if (one >= other) == is_above)
+
+    def agrees(digits: int) -> bool:
+        return (float(f"{probability:.{digits}g}") >= float(f"{threshold:.{digits}g}")) == is_above
+
+    return next(digits for digits in range(NUM_DIGITS, EXACT_DIGITS + 1) if agrees(digits))
 
 
 def attempt(perform: Callable[[], Result]) -> Result:
