@@ -31,7 +31,7 @@ from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.embeddings.table import EmbeddingTable, table_digest
-from medvit.errors import ConfigError, MedvitError, OutputError
+from medvit.errors import CheckpointError, ConfigError, MedvitError, OutputError
 from medvit.files.atomic import sweep, write_text
 from medvit.files.lock import LOCK, FileLock, LockedError, take
 from medvit.files.private import OWNER_FILE, OWNER_FOLDER, make_private
@@ -39,6 +39,7 @@ from medvit.leakage.seen_patients import training_patients
 from medvit.logs import LOG, log_to_file, note
 from medvit.summary import Summary, duration
 from medvit.tracking import Tracker, TrackingConfig, start
+from medvit.tracking.model_registry import ModelVersion, find_version, is_registered
 
 log = logging.getLogger("medvit")
 
@@ -52,6 +53,8 @@ BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
 """Names of the files that a run writes into its folder before it produces any output."""
 NOTED_FAILURES = 1000
 """Maximum number of failed items in the log file."""
+MODEL_CACHE = Path("~/.medvit/models")
+"""Folder for checkpoints of registered models that are fetched from a server."""
 FREE_BYTES = 2**20
 """Free space below which a failed write is reported as a full disk."""
 
@@ -140,6 +143,13 @@ class Run:
         self.learned |= training_patients(checkpoint.folder)
         self._uses(name, checkpoint.folder, checkpoint.hash)
         return checkpoint
+
+    def note_versions(self, versions: Sequence[ModelVersion]) -> None:
+        """Record the versions of registered models that this run uses."""
+        for one in versions:
+            log.info("%s: uses version %s of the registered model %s", self.stage, one.version, one.name)
+        if versions:
+            self.tracker.tags({"medvit.registered": ", ".join(map(str, versions))})
 
     def require_same(self, name: str, digest: str) -> None:
         """Record an input by its hash, and check that a resumed run uses the same input.
@@ -252,6 +262,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         Raises:
             MedvitError: With one sentence for the user. After an error, the output folder never has its final name.
         """
+        config, versions = with_registered(config)
         final = config.folder.absolute()
         partial = final.with_name(f"{final.name}.partial")
         if not leads():
@@ -265,6 +276,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
             _noted(self.name, config),
         ):
             run = Run(self.name, partial, start(config.tracking, self.name, partial))
+            run.note_versions(versions)
             try:
                 _begin(run, config)
                 artifact = self.recipe(config, run)
@@ -291,6 +303,33 @@ class Stage(Generic[StageConfigT, ArtifactT]):
             seed_everything(config.seed)
             self.recipe(config, Run(self.name, partial, Tracker(), leads=False))
         raise SystemExit(0)
+
+
+def with_registered(config: StageConfigT) -> tuple[StageConfigT, list[ModelVersion]]:
+    """Return a config in which registered models (models:/NAME@ALIAS) are replaced by folders, and their versions.
+
+    Raises:
+        CheckpointError: If the weights of a version are not those that were registered.
+        MedvitError: As in `find_version`.
+    """
+    versions: list[ModelVersion] = []
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(resolved, value))
+        if not isinstance(value, Path) or not is_registered(value):
+            return value
+        found = find_version(config.tracking, value, MODEL_CACHE.expanduser())
+        if Checkpoint.load(found.folder).hash != found.sha256:
+            raise CheckpointError(
+                f"the weights of {value} are not those that were registered: their hash differs from "
+                f"{found.sha256[:16]}; register the model again, or restore its files"
+            )
+        versions.append(found)
+        return found.folder
+
+    values = {name: resolved(getattr(config, name)) for name in type(config).model_fields}
+    return (config.model_copy(update=values) if versions else config), versions
 
 
 def stage(recipe: Callable[[StageConfigT, Run], ArtifactT]) -> Stage[StageConfigT, ArtifactT]:

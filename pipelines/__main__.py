@@ -212,6 +212,12 @@ STAGES = {
         first=("folder", "archive", "backup"),
         room="pipelines.results",
     ),
+    "register": Entry(
+        "Register a model in MLflow from a report whose criteria it met, so that all stages find it by name.",
+        "medvit register checkpoint=runs/model report=runs/report name=pneumonia alias=champion",
+        first=("checkpoint", "report", "name", "alias", "allow"),
+        room="pipelines.results",
+    ),
     "models": Entry(
         "List the checkpoints in a folder: task, classes, size, scores, and which share a backbone.",
         "medvit models runs",

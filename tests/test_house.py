@@ -57,7 +57,7 @@ HOMES = {
     "imagecodecs": ("medvit/dicom/", "medvit/doctor/decoding.py", "medvit/readers/image.py"),
     "jinja2": ("medvit/document/",),
     "lightning": ("medvit/training/",),
-    "mlflow": ("medvit/tracking/",),
+    "mlflow": ("medvit/tracking/", "pipelines/results/_served_model.py"),
     "openpyxl": ("medvit/ingest/label_cells.py",),
     "openslide": ("medvit/wsi/",),
     "peft": ("medvit/peft/",),

@@ -18,7 +18,8 @@ from medvit.deidentification.vocabulary import WORDS
 _WRITTEN = """
 99medvit abmil about above absent absolute accepted accepts accessed accession accessionnumber accumulate accuracy
 acqu acquired across action activations active adamw adapted adapter added address admin administrator affine after
-again against ages aggregate agreement alarm alarms alembic algorithm align alignment alike allergies allocated allow
+again against ages aggregate agreement alarm alarms alembic algorithm alias align alignment alike allergies
+allocated allow
 allows alone along alpha already also altogether always among analyze anatomical anchor anew angles anisotropy annex
 annotated annotations another answer answers anyone anywhere apart application applies archival archives area argument
 arguments around array arrow artifacts artificial ascii asctime asked asks assessment assessments association

@@ -124,7 +124,7 @@ class Sender:
         return state if run.info.lifecycle_stage == "active" else None
 
     def _created(self, client: MlflowClient) -> State:
-        identifier = _experiment(client, self.experiment, self.uri)
+        identifier = experiment_of(client, self.experiment, self.uri)
         before = client.search_runs([identifier], f"tags.`{RUN_TAG}` = '{self.journal.key}'", max_results=1)
         if before:
             run_id = before[0].info.run_id
@@ -248,7 +248,7 @@ class Sender:
         log.warning("MLflow does not receive %s: the file is no longer in %s", path.name, path.parent)
 
 
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     """Return the identifier of an experiment, which is created if missing.
 
     Raises:

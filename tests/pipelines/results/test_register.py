@@ -1,0 +1,186 @@
+"""Registration: only passed models of their own report, found again by version and alias, and served by MLflow."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from medvit.artifacts import WEIGHTS, Checkpoint, Lineage
+from medvit.errors import CheckpointError, ConfigError, DataError, TrackingError
+from medvit.phantoms import write_radiograph_studies
+from medvit.tracking.model_registry import SHA256_TAG, VERDICT_TAG
+from pipelines.evaluate import evaluate
+from pipelines.finetune import finetune
+from pipelines.ingest import ingest
+from pipelines.results.register import register
+from tests.pipelines.short_training import OFF, SHORT
+
+
+@dataclass(frozen=True)
+class Project:
+    """A dataset of radiographs, a model, and its reports with and without criteria."""
+
+    folder: Path
+    tracking: dict[str, Any]
+
+    def options(self, report: str = "passed", **changes: Any) -> dict[str, Any]:
+        folders = {"checkpoint": self.folder / "model", "report": self.folder / report}
+        return folders | {"name": "chest", "tracking": self.tracking} | changes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registered")
+    write_radiograph_studies(folder / "source", 40)
+    key = folder / "site.key"
+    ingest(source=folder / "source", dataset=folder / "dataset", key=key, labeling={"from_folders": "folder"}, **OFF)
+    finetune(
+        dataset=folder / "dataset",
+        output=folder / "model",
+        preprocess={"kind": "image", "size": [32, 32], "intensity": {"method": "range"}},
+        **SHORT,
+        **OFF,
+    )
+    common = {"checkpoint": folder / "model", "dataset": folder / "dataset", "resamples": 100, "hidden_strata": False}
+    for name, criteria in (
+        ("passed", [{"metric": "accuracy", "bound": 0.0}]),
+        ("failed", [{"metric": "accuracy", "bound": 1.0}]),
+        ("not-judged", []),
+    ):
+        evaluate(**common, output=folder / name, criteria=criteria, **OFF)
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path, make_store) -> Project:
+    return Project(trained, {"uri": make_store(tmp_path)})
+
+
+def client_of(project: Project):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=project.tracking["uri"])
+
+
+def test_a_passed_model_is_found_by_version_and_alias_in_every_stage(project, tmp_path):
+    made = register(**project.options(alias="champion", output=tmp_path / "a"))
+    version = client_of(project).get_model_version("chest", made.version)
+    checkpoint = Checkpoint.load(project.folder / "model")
+    assert version.tags[SHA256_TAG] == checkpoint.hash
+    assert version.tags[VERDICT_TAG] == "passed"
+    assert version.tags["medvit.input.dataset"] == Lineage.read(project.folder / "passed").inputs["dataset"]
+    assert float(version.tags["medvit.metric.accuracy"].split()[0]) <= 1
+    for location in ("models:/chest/1", "models:/chest@champion"):
+        output = tmp_path / location.rpartition("t")[2].strip("/@")
+        report = evaluate(
+            checkpoint=location,
+            dataset=project.folder / "dataset",
+            output=output,
+            resamples=100,
+            hidden_strata=False,
+            tracking=project.tracking,
+        )
+        assert Lineage.read(report.folder).inputs["checkpoint"] == checkpoint.hash
+
+
+def test_an_alias_moves_to_the_next_version(project, tmp_path):
+    register(**project.options(alias="champion", output=tmp_path / "a"))
+    second = register(**project.options(alias="champion", output=tmp_path / "b"))
+    assert second.version == "2"
+    assert str(client_of(project).get_model_version_by_alias("chest", "champion").version) == "2"
+
+
+@pytest.mark.parametrize(("report", "verdict"), [("failed", "failed"), ("not-judged", "not judged")])
+def test_a_model_that_did_not_pass_is_refused_unless_allowed_and_the_tag_remains(project, report, verdict, tmp_path):
+    with pytest.raises(DataError, match=f"the verdict .* is '{verdict}'"):
+        register(**project.options(report, output=tmp_path / "a"))
+    made = register(**project.options(report, allow=[verdict], output=tmp_path / "b"))
+    assert client_of(project).get_model_version("chest", made.version).tags[VERDICT_TAG] == verdict
+
+
+def test_the_report_of_another_model_is_refused(project, tmp_path):
+    shutil.copytree(project.folder / "model", tmp_path / "other")
+    state = {name: weight + 1 for name, weight in load_file(tmp_path / "other" / WEIGHTS).items()}
+    save_file(state, tmp_path / "other" / WEIGHTS)
+    with pytest.raises(DataError, match="is not of the model"):
+        register(**project.options(checkpoint=tmp_path / "other", output=tmp_path / "a"))
+    with pytest.raises(DataError, match="not a report"):
+        register(**project.options("dataset", output=tmp_path / "a"))
+
+
+def test_changed_weights_unknown_versions_and_other_forms_are_refused(project, tmp_path):
+    register(**project.options(alias="champion", output=tmp_path / "a"))
+    common = {"dataset": project.folder / "dataset", "output": tmp_path / "b", "tracking": project.tracking}
+    for location, error in (
+        ("models:/chest/7", TrackingError),
+        ("models:/chest@nobody", TrackingError),
+        ("models:/chest", ConfigError),
+    ):
+        with pytest.raises(error):
+            evaluate(checkpoint=location, **common)
+    (weights,) = tmp_path.rglob(f"*/artifacts/*/{WEIGHTS}")
+    save_file({name: weight + 1 for name, weight in load_file(weights).items()}, weights)
+    with pytest.raises(CheckpointError, match="not those that were registered"):
+        evaluate(checkpoint="models:/chest@champion", **common)
+
+
+SCRIPT = """
+import base64, json, sys
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/chest@champion")
+rows = pandas.DataFrame(json.load(sys.stdin))
+rows["zip"] = [base64.b64decode(one) if one else None for one in rows["zip"]]
+print("ANSWER" + model.predict(rows).to_json(orient="records"))
+"""
+
+
+def test_a_served_model_answers_folders_and_archives_without_pickle(project, tmp_path):
+    register(**project.options(alias="champion", output=tmp_path / "a"))
+    root, outside = tmp_path / "studies", tmp_path / "outside"
+    write_radiograph_studies(root, 1, seed=5)
+    write_radiograph_studies(outside, 1, seed=5)
+    (file,) = root.rglob("*.dcm")
+    (root / "link").symlink_to(outside)
+    archive = BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        made.write(file, file.name)
+    zipped = base64.b64encode(archive.getvalue()).decode()
+    paths = [file.parent.name, "", "../outside", "link", "."]
+    rows = [{"path": path, "zip": "" if path else zipped} for path in paths]
+    environment = os.environ | {
+        "MEDVIT_SERVE_ROOT": str(root),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, project.tracking["uri"]],
+        input=json.dumps(rows),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert "ANSWER" in done.stdout, done.stderr[-2000:]
+    lines = json.loads(done.stdout.rpartition("ANSWER")[2])
+    by_request = {number: [line for line in lines if line["request"] == number] for number in range(5)}
+    folder, zipped_lines = ([(line["class"], line["probability"]) for line in by_request[n]] for n in (0, 1))
+    assert folder == zipped_lines
+    assert sum(float(probability) for _, probability in folder) == pytest.approx(1, abs=1e-4)
+    for number in (2, 3, 4):
+        assert [line["status"] for line in by_request[number]] == ["failed"]
+        assert "MEDVIT_SERVE_ROOT" in by_request[number][0]["reason"]
