@@ -18,6 +18,9 @@ MAPPING, OFFERED = "value_mapping", "offered_mappings"
 that were present but not applied.
 """
 
+BURNED_IN_TEXT = "burned_in_text"
+"""Key of the attribute of an image with burned-in text: masked (blanked) or kept."""
+
 TITLES = {
     "age_years": "age",
     "field_strength_t": "field strength, T",

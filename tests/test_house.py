@@ -56,6 +56,7 @@ HOMES = {
     "highdicom": ("medvit/writers/",),
     "imagecodecs": ("medvit/dicom/", "medvit/doctor/decoding.py", "medvit/readers/image.py"),
     "jinja2": ("medvit/document/",),
+    "markdown_it": ("medvit/document/",),
     "lightning": ("medvit/training/",),
     "mlflow": ("medvit/tracking/", "pipelines/results/_served_model.py"),
     "openpyxl": ("medvit/ingest/label_cells.py",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,8 +66,9 @@ def without_path(line: bytes) -> str:
 
 
 def shown(dataset: Path) -> Iterator[str]:
-    """The text of a data card."""
+    """The text of a data card, and its page without the bytes of pictures, which depend on libraries."""
     yield (dataset / "card.md").read_text(encoding="utf-8")
+    yield re.sub('base64,[^"]*', "", (dataset / "card.html").read_text(encoding="utf-8"))
 
 
 def digest(texts: list[str]) -> str:

@@ -1,14 +1,14 @@
 """Cards of datasets and models: computed figures, prose written by people, comparison, Croissant metadata.
 
-`card.md` is for people, with front matter for programs and plots in `card/`; `card.json` contains machine-readable
-metadata.
+`card.html` (self-contained) and `card.md` are for people and have the same contents; `card.md` has front matter for
+programs, and its pictures are in `card/`. `card.json` contains machine-readable metadata.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,24 @@ import yaml
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
 
-from medvit.cards import eye, plots, quality, slides
+from medvit.cards import eye, montage, plots, quality, slides
 from medvit.cards.cohort import AGE, NOMINAL, Cohort, cohort_table
 from medvit.cards.croissant import write_croissant
 from medvit.cards.plots import Intensities, axis_sizes
 from medvit.cards.prose import CardHead, Prose
+from medvit.cards.variables import is_numeric
 from medvit.dataset.intensity_statistics import percentiles, sampled_rows
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.quarantine import Quarantined
-from medvit.document import Table, code, markdown_table, plain
+from medvit.document import Block, Bullets, Document, Markdown, Outside, Section, Table
 from medvit.files.atomic import write_text
 from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
 from medvit.records import Row, Split, splits_of
 
-VERSION = 5
+VERSION = 6
 """Version of the content of cards. If it is increased, the next update of a dataset writes the card again."""
-FILE_NAME = "card.md"
+FILE_NAME, HTML = "card.md", "card.html"
 SHOWN_REASONS = 30
 
 
@@ -50,39 +51,73 @@ class _Measured:
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
-    """Write `card.md`, its plots and `card.json` into a dataset folder in which only the card is missing.
+    """Write `card.html`, `card.md`, its pictures and `card.json` into a dataset folder in which only these are missing.
 
     Raises:
         DataError: If the store lacks pixels that the card shows or measures.
     """
-    write_markdown(manifest, quarantine, prose, folder=manifest.folder)
+    write_pages(manifest, quarantine, prose, folder=manifest.folder)
     write_croissant(manifest)
 
 
-def write_markdown(
+def write_pages(
     manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None, *, folder: Path
 ) -> None:
-    """Write only `card.md` and its plots, into any folder."""
+    """Write only `card.html`, `card.md` and its pictures, into any folder.
+
+    Raises:
+        DataError: If the store lacks pixels that the card shows or measures.
+    """
+    head = _head(manifest)
+    sections = _sections(manifest, quarantine, prose, head)
+    document = Document(Outside(manifest.facts.name), "", sections, facts=_facts(head), has_contents=True)
+    document.write_html(folder / HTML)
+    front = f"---\n{yaml.safe_dump(head.tree(), sort_keys=False, allow_unicode=True)}---\n\n"
+    # The front matter has the facts.
+    write_text(folder / FILE_NAME, front + replace(document, facts=None).markdown(folder, plots.FOLDER))
+
+
+def _sections(
+    manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None, head: CardHead
+) -> list[Section]:
     measured = _measure(manifest)
     overlaps = find_copies(manifest)
-    pictures = plots.draw(manifest, measured.intensities, folder)
-    head = _head(manifest)
-    sections = [
-        f"---\n{yaml.safe_dump(head.tree(), sort_keys=False, allow_unicode=True)}---\n\n# {manifest.facts.name}",
-        *([manifest.facts.description] if manifest.facts.description else []),
-        *([prose.text] if prose else []),
-        "## Contents\n\n" + "\n".join(_contents(manifest)),
+    notes = _notes(manifest, head, prose, overlaps)
+    return [
+        *_description(manifest, prose),
+        Section("Contents", [_contents(manifest)]),
         *_cohorts(manifest),
         *_class_tables(manifest, measured),
-        "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
-        "\n".join(map(_shown, pictures)),
-        *slides.sections(manifest, folder),
-        *quality.sections(manifest, overlaps, folder),
-        *eye.sections(manifest, folder),
-        "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
-        "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose, overlaps) or ["Nothing found."])]),
+        *montage.sections(manifest),
+        Section(
+            "Sizes and intensities",
+            [_sizes(manifest), *_intensity_table(measured), plots.draw(manifest, measured.intensities)],
+        ),
+        *slides.sections(manifest),
+        *quality.sections(manifest, overlaps),
+        *eye.sections(manifest),
+        Section("Not taken", _not_taken(quarantine)),
+        Section("Missing or doubtful", [Bullets(notes) if notes else "Nothing found."]),
     ]
-    write_text(folder / FILE_NAME, "\n\n".join(sections) + "\n")
+
+
+def _description(manifest: Manifest, prose: Prose | None) -> Iterator[Section]:
+    """Yield the section with text that people have written."""
+    blocks: list[Block] = [manifest.facts.description] if manifest.facts.description else []
+    blocks += [Markdown(prose.text)] if prose else []
+    if blocks:
+        yield Section("Description", blocks)
+
+
+def _facts(head: CardHead) -> dict[str, str]:
+    """Return the facts of the front matter as texts; a missing text is `not stated`."""
+    return {
+        "License": head.license or "not stated",
+        "Source": head.source or "not stated",
+        "Images": ", ".join(f"{kind} {number}" for kind, number in head.images.items()),
+        "Patients": PatientCount(head.patients or 0, head.assumed_patients).cell,
+        "Hash": head.hash,
+    }
 
 
 def _head(manifest: Manifest) -> CardHead:
@@ -100,16 +135,12 @@ def _head(manifest: Manifest) -> CardHead:
     )
 
 
-def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
-    return markdown_table(Table(header, list(lines))).splitlines()
-
-
-def _contents(manifest: Manifest) -> list[str]:
+def _contents(manifest: Manifest) -> Table:
     splits = splits_of(manifest)
     columns = [("all", manifest.rows)] + [(split, tuple(r for r in manifest if r.split == split)) for split in splits]
     kinds = sorted({(row.kind, row.modality) for row in manifest})
     counted = {f"{_plural(kind)}, {modality or 'unknown modality'}": (kind, modality) for kind, modality in kinds}
-    return _table(
+    return Table(
         ["", *(name for name, _ in columns)],
         [
             ["patients", *(PatientCount.of(rows).cell for _, rows in columns)],
@@ -120,12 +151,12 @@ def _contents(manifest: Manifest) -> list[str]:
     )
 
 
-def _cohorts(manifest: Manifest) -> Iterator[str]:
+def _cohorts(manifest: Manifest) -> Iterator[Section]:
     """Yield a section on the patients of each split, if the images have attributes of subjects or scanners."""
     if any({AGE, *NOMINAL} & row.attributes.keys() for row in manifest):
         sets = {split: [row for row in manifest if row.split == split] for split in splits_of(manifest)}
         table = cohort_table({split: Cohort.of(rows, {}) for split, rows in sets.items()})
-        yield f"## Patients by split\n\n{markdown_table(table)}"
+        yield Section("Patients by split", [table])
 
 
 def _plural(kind: str) -> str:
@@ -136,22 +167,38 @@ def _count(rows: Sequence[Row], what: tuple[str, str]) -> int:
     return sum((row.kind, row.modality) == what for row in rows)
 
 
-def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
+def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[Section]:
     splits = splits_of(manifest)
     for key, names in manifest.facts.classes.items():
+        if is_numeric(names):
+            yield Section(Outside(f"Values of {key}"), [_value_table(manifest, key)])
+            continue
         each = ((name, [row for row in manifest if row.labels.get(key) == name]) for name in names)
-        lines = [[plain(name), *_by_split(rows, splits)] for name, rows in each]
+        lines: list[list[object]] = [[Outside(name), *_by_split(rows, splits)] for name, rows in each]
         unlabeled = [row for row in manifest if key not in row.labels]
         lines += [["(none)", *_by_split(unlabeled, splits)]] if unlabeled else []
-        yield "\n".join([f"## Classes of {code(key)}, images", "", *_table(["", "all", *splits], lines)])
+        yield Section(Outside(f"Classes of {key}, images"), [Table(["", "all", *splits], lines)])
     if manifest.facts.mask_classes:
         names, shares = manifest.facts.mask_classes, measured.mask_shares
-        columns: dict[str, Sequence[object]] = {"value": range(len(names)), "name": [plain(name) for name in names]}
+        columns: dict[str, Sequence[object]] = {"value": range(len(names)), "name": [Outside(name) for name in names]}
         columns |= {f"voxels, {measured.num_images} images": [_percent(share) for share in shares]}
         if any(row.annotated is not None for row in manifest):
             columns |= {"annotated, images": [_num_annotated(manifest, name) for name in names]}
         lines = [list(line) for line in zip(*columns.values(), strict=True)]
-        yield "\n".join(["## Classes of label maps", "", *_table(list(columns), lines)])
+        yield Section("Classes of label maps", [Table(list(columns), lines)])
+
+
+def _value_table(manifest: Manifest, key: str) -> Table:
+    """Return the lowest, median and highest value of a label whose classes are numbers, for all images and by split."""
+    sets = {"all": list(manifest)} | {s: [row for row in manifest if row.split == s] for s in splits_of(manifest)}
+    values = {
+        name: np.array([float(row.labels[key]) for row in rows if key in row.labels]) for name, rows in sets.items()
+    }
+    lines = [
+        [name, len(found), len(sets[name]) - len(found), *(_spread(found) if len(found) else ("unknown",) * 3)]
+        for name, found in values.items()
+    ]
+    return Table(["", "images", "without", "lowest", "median", "highest"], lines)
 
 
 def _percent(share: float) -> str:
@@ -170,14 +217,14 @@ def _by_split(rows: Iterable[Row], splits: Sequence[Split]) -> list[int]:
     return [counts.total(), *(counts[split] for split in splits)]
 
 
-def _sizes(manifest: Manifest) -> list[str]:
+def _sizes(manifest: Manifest) -> Table:
     lines = [(f"size along {axis}, pixels", *_spread(sizes)) for axis, sizes in axis_sizes(manifest).items()]
     spacings = np.array([row.spacing_mm for row in manifest if row.spacing_mm])
     if len(spacings):
         lines += [(f"spacing along {axis}, mm", *_spread(spacings[:, n])) for n, axis in enumerate("IJK")]
     mpp = [row.mpp for row in manifest if row.mpp is not None]
     lines += [("pixel size, microns", *_spread(np.array(mpp)))] if mpp else []
-    return _table(["", "lowest", "median", "highest"], lines)
+    return Table(["", "lowest", "median", "highest"], lines)
 
 
 def _spread(values: Num[Array, "n"]) -> tuple[str, str, str]:
@@ -185,20 +232,16 @@ def _spread(values: Num[Array, "n"]) -> tuple[str, str, str]:
     return f"{low:.5g}", f"{middle:.5g}", f"{high:.5g}"
 
 
-def _intensity_table(measured: _Measured) -> Iterator[str]:
-    yield from ("", f"Intensities of {measured.num_images} sampled images: median [lowest, highest] over images.", "")
+def _intensity_table(measured: _Measured) -> Iterator[Block]:
+    yield f"Intensities of {measured.num_images} sampled images: median [lowest, highest] over images."
     lines = [
         [group.name, len(group.percentiles), *("{1} [{0}, {2}]".format(*_spread(c)) for c in group.percentiles.T)]
         for group in measured.intensities
     ]
-    yield from _table(["modality", "images", "1st percentile", "median", "99th percentile"], lines)
+    yield Table(["modality", "images", "1st percentile", "median", "99th percentile"], lines)
 
 
-def _shown(plot: Path) -> str:
-    return f"![{plot.stem}]({plot.as_posix()})"
-
-
-def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
+def _not_taken(quarantine: Sequence[Quarantined]) -> list[Block]:
     if not quarantine:
         return ["No file was refused."]
     items, files = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
@@ -209,8 +252,8 @@ def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
     lines = [[*key, items[key], files[key]] for key in ordered[:SHOWN_REASONS]]
     rest = len(ordered) - SHOWN_REASONS
     return [
-        *_table(["code", "reason", "items", "files"], lines),
-        *(["", f"And {rest} more reasons; `quarantine.parquet` has all."] if rest > 0 else []),
+        Table(["code", "reason", "items", "files"], lines, is_text=True),
+        *([f"And {rest} more reasons; `quarantine.parquet` has all."] if rest > 0 else []),
     ]
 
 
@@ -243,7 +286,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
             prose is not None and bool(prose.head.classes) and prose.head.classes != _one_label(manifest)
         ),
     }
-    return [*(f"- {note}" for note, is_true in notes.items() if is_true), *(f"- {note}" for note in facts.notes)]
+    return [*(note for note, is_true in notes.items() if is_true), *facts.notes]
 
 
 def _one_label(manifest: Manifest) -> dict[str, int]:

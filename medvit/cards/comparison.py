@@ -15,7 +15,7 @@ from medvit.cards.plots import COLORS
 from medvit.cards.variables import names, numbers
 from medvit.dataset.intensity_statistics import sampled_rows
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.thumbnails import montage, thumbnail
+from medvit.dataset.thumbnails import montage, showable, thumbnail
 from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
@@ -66,7 +66,8 @@ class CardFolder:
     def summary(self) -> Summary:
         """Return the number of variables compared."""
         lines = [("compared", counted(len(self.variables), "variable"))] if self.variables else []
-        return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", "card.md": "data card"})
+        cards = {"card.html": "data card", "card.md": "the same in Markdown"}
+        return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", **cards})
 
 
 def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, ...]:
@@ -220,8 +221,8 @@ def _bars(axes: Axes, variable: ComparedVariable) -> None:
 def _images(a: Manifest, b: Manifest) -> Picture:
     lines = []
     for key, manifest in (("a", a), ("b", b)):
-        rows = sampled_rows(manifest)
-        places = np.unique(np.linspace(0, len(rows) - 1, SHOWN_IMAGES).round().astype(int))
+        rows = showable(manifest, sampled_rows(manifest))
+        places = np.unique(np.linspace(0, len(rows) - 1, SHOWN_IMAGES).round().astype(int)) if rows else ()
         shown = [("", thumbnail(manifest, rows[place])) for place in places]
         lines.append((f"{key}: {manifest.facts.name}", shown))
     return Picture.of("images", "Images spread evenly over each dataset", montage(lines))

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.attributes import LATERALITY, MODALITIES, QUALITY, stratum
-from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.thumbnails import SHOWN_PERCENTILES, montage, resized, thumbnail
-from medvit.document import Picture, Table, markdown_table
+from medvit.dataset.thumbnails import SHOWN_PERCENTILES, montage, resized, showable, thumbnail
+from medvit.document import Block, Picture, Section, Table
 from medvit.patients import PatientCount
 from medvit.records import Row, splits_of
 
 SHOWN_VOLUMES = 6
 
 
-def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Yield the section in Markdown if there are eye images; its figure is written into `card` in `folder`."""
+def sections(manifest: Manifest) -> Iterator[Section]:
+    """Yield the section if there are eye images."""
     rows = [row for row in manifest if row.modality in MODALITIES]
     if not rows:
         return
-    parts = ["## Eyes", _table("eye", rows, [row.attributes.get(LATERALITY, "not stated") for row in rows])]
+    blocks: list[Block] = [_table("eye", rows, [row.attributes.get(LATERALITY, "not stated") for row in rows])]
     if any(QUALITY in row.attributes for row in rows):
-        parts += [_table("quality", rows, [stratum(row) for row in rows])]
-        parts += ["Quality is the worst of sharpness, exposure and field of view: good from 0.8, poor below 0.5."]
-    volumes = [row for row in rows if row.kind == "volume"]
+        blocks += [_table("quality", rows, [stratum(row) for row in rows])]
+        blocks += ["Quality is the worst of sharpness, exposure and field of view: good from 0.8, poor below 0.5."]
+    volumes = [row for row in showable(manifest, rows) if row.kind == "volume"]
     if volumes:
-        parts += [
-            "Middle B-scans, and the same volumes from the front (mean over depth):",
-            _pictures(manifest, volumes, folder),
-        ]
-    yield "\n\n".join(parts)
+        blocks.append([_picture(manifest, volumes)])
+    yield Section("Eyes", blocks)
 
 
 def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
@@ -51,7 +46,7 @@ def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
     return resized(np.clip((seen - low) / (high - low or 1.0), 0.0, 1.0), height_to_width=between / along)
 
 
-def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
     counts = Counter(zip(names, (row.split for row in rows), strict=True))
     patients = {
         name: PatientCount.of(row for row, own in zip(rows, names, strict=True) if own == name).cell
@@ -59,15 +54,13 @@ def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
     }
     splits = splits_of(rows)
     lines = [[name, patients[name], *(counts[name, split] for split in splits)] for name in sorted(patients)]
-    return markdown_table(Table([title, "patients", *(f"images, {split}" for split in splits)], lines))
+    return Table([title, "patients", *(f"images, {split}" for split in splits)], lines)
 
 
-def _pictures(manifest: Manifest, volumes: Sequence[Row], folder: Path) -> str:
+def _picture(manifest: Manifest, volumes: Sequence[Row]) -> Picture:
     shown = volumes[:: max(1, len(volumes) // SHOWN_VOLUMES)][:SHOWN_VOLUMES]
     titles = [row.attributes.get(LATERALITY, "") for row in shown]
     scans = list(zip(titles, (thumbnail(manifest, row) for row in shown), strict=True))
     fronts = list(zip(titles, (en_face(manifest, row) for row in shown), strict=True))
-    (folder / FOLDER).mkdir(exist_ok=True)
-    figure = montage([("B-scans", scans), ("en face", fronts)])
-    (folder / FOLDER / "en-face.png").write_bytes(Picture.of("en-face", "", figure).png)
-    return f"![en-face]({FOLDER}/en-face.png)"
+    caption = "Middle B-scans, and the same volumes from the front (mean over depth)"
+    return Picture.of("en-face", caption, montage([("B-scans", scans), ("en face", fronts)]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +12,13 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
+from medvit.document import Outside, Picture
 from medvit.patients import assumed_patients
 from medvit.records import splits_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FOLDER = "card"
 COLORS = ("#3b6ea5", "#c8793a", "#5d9a6b", "#8d6bab", "#b05468", "#7a7a7a")
@@ -41,25 +42,27 @@ class Intensities:
         return f"{self.modality or 'unknown'}{f' ({self.unit})' if self.unit else ''}"
 
 
-def draw(manifest: Manifest, intensities: Sequence[Intensities], folder: Path) -> list[Path]:
-    """Write all applicable plots into `card` in a folder; return their paths relative to that folder."""
-    plots: dict[str, Callable[[Axes], None]] = {
-        f"classes-{number}" if number else "classes": lambda axes, key=key: _classes(axes, manifest, key)  # type: ignore[misc]
+def draw(manifest: Manifest, intensities: Sequence[Intensities]) -> list[Picture]:
+    """Return all applicable plots."""
+    plots: dict[str, tuple[str, Callable[[Axes], None]]] = {
+        f"classes-{number}" if number else "classes": (
+            Outside(f"Images by class of {key} and split"),
+            lambda axes, key=key: _classes(axes, manifest, key),  # type: ignore[misc]
+        )
         for number, key in enumerate(manifest.facts.classes)
         if len(manifest.facts.classes[key]) <= MAX_CLASSES
     }
-    plots["sizes"] = lambda axes: _sizes(axes, manifest)
+    plots["sizes"] = "Images by size along each axis", lambda axes: _sizes(axes, manifest)
     if any(row.spacing_mm for row in manifest):
-        plots["spacings"] = lambda axes: _spacings(axes, manifest)
+        plots["spacings"] = "Images by spacing along each axis", lambda axes: _spacings(axes, manifest)
     if intensities:
-        plots["intensities"] = lambda axes: _intensities(axes, intensities)
+        plots["intensities"] = "Intensities of the sampled images", lambda axes: _intensities(axes, intensities)
     if any("age_years" in row.attributes for row in manifest):
-        plots["ages"] = lambda axes: _ages(axes, manifest)
-    (folder / FOLDER).mkdir(exist_ok=True)
-    return [_save(folder, name, plot) for name, plot in plots.items()]
+        plots["ages"] = "Patients by age and split", lambda axes: _ages(axes, manifest)
+    return [Picture.of(name, caption, _figure(plot)) for name, (caption, plot) in plots.items()]
 
 
-def _save(folder: Path, name: str, plot: Callable[[Axes], None]) -> Path:
+def _figure(plot: Callable[[Axes], None]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
@@ -68,9 +71,7 @@ def _save(folder: Path, name: str, plot: Callable[[Axes], None]) -> Path:
     axes.tick_params(labelsize=8)
     plot(axes)
     figure.legend(loc="outside lower center", ncols=6, fontsize=7, frameon=False)
-    path = Path(FOLDER) / f"{name}.png"
-    figure.savefig(folder / path, metadata={"Software": None})  # equal datasets must give equal bytes
-    return path
+    return figure
 
 
 def _classes(axes: Axes, manifest: Manifest, key: str) -> None:

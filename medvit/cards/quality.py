@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import get_args
 
-from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.thumbnails import montage, thumbnail
-from medvit.document import Picture, Table, markdown_table
+from medvit.dataset.thumbnails import montage, showable, thumbnail
+from medvit.document import Block, Picture, Section, Table
 from medvit.leakage import Overlap
 from medvit.leakage.report import NAMES
 from medvit.patients import PatientCount, assumed_patients
@@ -47,16 +45,16 @@ _NUMERIC = (
 )
 
 
-def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> Iterator[str]:
-    """Yield the sections in Markdown; pictures of flagged images are written into `card` in `folder`."""
-    yield "\n\n".join(["## Quality", *_quality(manifest, folder)])
-    yield "\n\n".join(["## Copies", *_copies(overlaps)])
+def sections(manifest: Manifest, overlaps: Sequence[Overlap]) -> Iterator[Section]:
+    """Yield the sections on flags, copies, and scanners and patients."""
+    yield Section("Quality", list(_quality(manifest)))
+    yield Section("Copies", list(_copies(overlaps)))
     acquisition = _acquisition(manifest)
-    if acquisition:
-        yield "\n\n".join(["## Scanners and patients", *acquisition])
+    if acquisition is not None:
+        yield Section("Scanners and patients", [acquisition])
 
 
-def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
+def _quality(manifest: Manifest) -> Iterator[Block]:
     unseen = sum(row.flags is None for row in manifest)
     if unseen:
         yield f"Flags of {unseen} images were not computed; run ingest again to compute them."
@@ -77,12 +75,13 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
         for flag in row.flags or ():
             flagged[flag].append(row)
     if not flagged:
-        yield "No image is flagged." if not unseen else ""
+        if not unseen:
+            yield "No image is flagged."
         return
     splits = splits_of(manifest)
     ordered = [flag for flag in get_args(Flag) if flag in flagged]
     lines = [[flag, MEANINGS[flag], len(flagged[flag]), *_by_split(flagged[flag], splits)] for flag in ordered]
-    yield markdown_table(Table(["flag", "which says", "all", *splits], lines))
+    yield Table(["flag", "which says", "all", *splits], lines, is_text=True)
     damaged = [row.num_not_finite for row in manifest if row.num_not_finite]
     if damaged:
         yield (
@@ -90,12 +89,10 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
             "image; statistics exclude them, and preprocessing fills them."
         )
     yield "Flags are hints. Training excludes flagged images with `skip_flags=[...]`."
-    figure = montage(
-        [(flag, [("", thumbnail(manifest, row)) for row in flagged[flag][:SHOWN_IMAGES]]) for flag in ordered]
-    )
-    (folder / FOLDER).mkdir(exist_ok=True)
-    (folder / FOLDER / "flags.png").write_bytes(Picture.of("flags", "", figure).png)
-    yield f"![flags]({FOLDER}/flags.png)"
+    seen = {flag: showable(manifest, flagged[flag])[:SHOWN_IMAGES] for flag in ordered}
+    shown = [(flag, [("", thumbnail(manifest, row)) for row in rows]) for flag, rows in seen.items() if rows]
+    if shown:
+        yield [Picture.of("flags", "Some images with each flag", montage(shown))]
 
 
 def _by_split(rows: Sequence[Row], splits: Sequence[Split]) -> list[int]:
@@ -103,7 +100,7 @@ def _by_split(rows: Sequence[Row], splits: Sequence[Split]) -> list[int]:
     return [counts[split] for split in splits]
 
 
-def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:
+def _copies(overlaps: Sequence[Overlap]) -> Iterator[Block]:
     if not overlaps:
         yield "No two images are identical or near duplicates."
         return
@@ -112,14 +109,14 @@ def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:
         found = [overlap for overlap in overlaps if overlap.check == check]
         images, crossing = sum(len(o.members) for o in found), sum(o.crosses for o in found)
         lines.append([NAMES[check], len(found), images, crossing])
-    yield markdown_table(Table(["", "groups", "images", "groups in several splits"], lines))
+    yield Table(["", "groups", "images", "groups in several splits"], lines)
     labels = sum(len({tuple(sorted(m.row.labels.items())) for m in o.members}) > 1 for o in overlaps)
     if labels:
         yield f"In {labels} of these groups labels differ."
     yield "`medvit leakage a=DATASET` shows them side by side."
 
 
-def _acquisition(manifest: Manifest) -> list[str]:
+def _acquisition(manifest: Manifest) -> Table | None:
     keys = dict.fromkeys(key for row in manifest for key in row.attributes)
     lines, assumed = [], assumed_patients(manifest)
     for key in sorted(keys):
@@ -127,7 +124,7 @@ def _acquisition(manifest: Manifest) -> list[str]:
         pairs = {(row.patient_id, row.attributes[key]) for row in manifest if key in row.attributes}
         known = PatientCount.among({patient for patient, _ in pairs}, assumed)
         lines.append([key.replace("_", " "), known.cell, _values(key, pairs)])
-    return [markdown_table(Table(["", "patients with a value", "values (patients)"], lines))] if lines else []
+    return Table(["", "patients with a value", "values (patients)"], lines, is_text=True) if lines else None
 
 
 def _values(key: str, pairs: set[tuple[str, str]]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
+from PIL import Image as Pillow
 
-from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
-from medvit.document import Table, markdown_table
+from medvit.document import Block, Outside, Picture, Section, Table
 from medvit.patients import PatientCount
 from medvit.records import Row
 from medvit.wsi.tiles import BLURRED, PEN, TISSUE_MM2, TileGrid
@@ -34,8 +33,8 @@ HEADER = (
 )
 
 
-def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Yield the section in Markdown if the dataset has slides; their pictures are copied into `card` in `folder`.
+def sections(manifest: Manifest) -> Iterator[Section]:
+    """Yield the section if the dataset has slides.
 
     Raises:
         DataError: If the tile list of a slide is missing from the dataset.
@@ -52,21 +51,22 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
         f"{float(first.facts.get('min_tissue', '0')):.0%} or more. Pixels remain in the files of the slides."
     )
     lines = [_line(row, grid) for row, grid in both[:SHOWN]]
-    parts = ["## Slides", summary, *_by_label(both), markdown_table(Table(HEADER, lines))]
-    parts += [f"And {len(slides) - SHOWN} more."] if len(slides) > SHOWN else []
-    parts.append(
+    blocks: list[Block] = [summary, *_by_label(both), Table(HEADER, lines)]
+    blocks += [f"And {len(slides) - SHOWN} more."] if len(slides) > SHOWN else []
+    blocks.append(
         "Left the slide at low power; right the segmentation: glass dimmed, ink yellow, tiles framed in blue, "
         "in violet if blurred, in yellow if under ink."
     )
-    shown = [_picture(manifest, row, folder) for row in slides[:SHOWN]]
-    yield "\n\n".join([*parts, "\n".join(filter(None, shown))])
+    pictures = [picture for row in slides[:SHOWN] if (picture := _picture(manifest, row))]
+    blocks += [pictures] if pictures else []
+    yield Section("Slides", blocks)
 
 
 def _count(slides: Sequence[Row]) -> str:
     return f"{len(slides)} slide{'s' * (len(slides) != 1)} of {PatientCount.of(slides)}"
 
 
-def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
+def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[Table]:
     """Yield, for each label of slides, a table with slides, patients and tiles per class."""
     for key in sorted({key for row, _ in slides for key in row.labels}):
         classes = sorted({row.labels[key] for row, _ in slides if key in row.labels})
@@ -76,26 +76,27 @@ def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
             tiles = [number for _, number in chosen]
             patients = PatientCount.of(row for row, _ in chosen).cell
             if chosen:
-                title = "without" if name is None else name
+                title = "without" if name is None else Outside(name)
                 lines.append([title, len(chosen), patients, f"{sum(tiles):,}", f"{np.median(tiles):g}"])
         if len(classes) <= MAX_CLASSES:
-            yield markdown_table(Table((f"`{key}`", "slides", "patients", "tiles", "tiles a slide, median"), lines))
+            yield Table((Outside(key), "slides", "patients", "tiles", "tiles a slide, median"), lines)
 
 
 def _line(row: Row, grid: TileGrid) -> list[object]:
     _, height, width = row.shape
     area = f"{float(grid.facts[TISSUE_MM2]):.2f}" if TISSUE_MM2 in grid.facts else "unknown"
     mpp = f"{row.mpp or 0.0:.4g}"
-    labels = ", ".join(row.labels[key] for key in sorted(row.labels)) or "none"
+    labels = Outside(", ".join(row.labels[key] for key in sorted(row.labels)) or "none")
     flagged = [int(grid.has(flag).sum()) for flag in (BLURRED, PEN)]
     named = [row.image_id, row.patient_id, row.split, labels]
     return [*named, f"{width} x {height}", mpp, len(grid), area, *flagged]
 
 
-def _picture(manifest: Manifest, row: Row, folder: Path) -> str:
-    source, name = manifest.folder / TILES / f"{row.image_id}.png", Path(FOLDER) / f"slide-{row.image_id}.png"
-    if not source.is_file():
-        return ""
-    (folder / FOLDER).mkdir(exist_ok=True)
-    shutil.copyfile(source, folder / name)
-    return f"![{row.image_id}]({name.as_posix()})"
+def _picture(manifest: Manifest, row: Row) -> Picture | None:
+    path = manifest.folder / TILES / f"{row.image_id}.png"
+    if not path.is_file():
+        return None
+    png = path.read_bytes()
+    with Pillow.open(io.BytesIO(png)) as picture:
+        width = picture.width
+    return Picture(f"slide-{row.image_id}", f"{row}, and its tiles", png, width)

@@ -31,7 +31,7 @@ READABLE_VERSIONS = (1, 2, 3, 4)
 attributes. Versions 1 and 2 lack padding, num_not_finite and patient_is_assumed. Versions 1 to 3 lack annotated.
 """
 FILE_NAME = "manifest.parquet"
-FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
+FILES = {"card.html": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
 """Files of a dataset to open first."""
 SHOWN_CLASSES = 8
 """Maximum number of classes of a label that a summary names."""

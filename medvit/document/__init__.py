@@ -16,13 +16,16 @@ from medvit.document.blocks import (
     Case,
     Commands,
     Gallery,
+    Markdown,
+    Outside,
     Picture,
+    PictureTable,
     Reference,
     Section,
     Table,
 )
 from medvit.document.html import rendered
-from medvit.document.markdown import code, inert, markdown_block, markdown_table, plain
+from medvit.document.markdown import code, escaped, inert, markdown_block, markdown_table, plain
 from medvit.document.pdf import rendered_pdf, require_pdf
 from medvit.files.atomic import write_bytes, write_text
 
@@ -34,7 +37,10 @@ __all__ = [
     "Commands",
     "Document",
     "Gallery",
+    "Markdown",
+    "Outside",
     "Picture",
+    "PictureTable",
     "Reference",
     "Section",
     "Table",
@@ -90,12 +96,16 @@ class Document:
 
     def write_markdown(self, path: Path, pictures: str) -> None:
         """Write the document as Markdown, and its figures into the folder `pictures` next to it."""
-        parts = [f"# {self.title}", *([self.opening] if self.opening else [])]
+        write_text(path, self.markdown(path.parent, pictures))
+
+    def markdown(self, folder: Path, pictures: str) -> str:
+        """Return the document as Markdown, and write its figures into the folder `pictures` in `folder`."""
+        parts = [f"# {escaped(self.title)}", *([self.opening] if self.opening else [])]
         if self.facts:
             parts.append(markdown_table(Table(["", ""], list(self.facts.items()))))
         for section in self.sections:
             parts += [
-                f"## {section.title}",
-                *(markdown_block(block, path.parent, pictures) for block in section.blocks),
+                f"## {escaped(section.title)}",
+                *(markdown_block(block, folder, pictures) for block in section.blocks),
             ]
-        write_text(path, "\n\n".join(parts) + "\n")
+        return "\n\n".join(parts) + "\n"

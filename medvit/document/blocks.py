@@ -15,6 +15,23 @@ SCREEN_DPI = 96
 """Pixels per inch of a page, which determine the width of pictures."""
 
 
+class Outside(str):
+    """Text from outside medvit, such as a class name, as a title, sentence or table cell: it is never markup."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """Markdown written by people.
+
+    In HTML, tags, links and pictures are displayed as text, so that a page loads nothing, and headings are one level
+    lower, since they are within a section.
+    """
+
+    text: str
+
+
 @dataclass(frozen=True)
 class Table:
     """Table: a header and rows, where the first cell of a row is its heading.
@@ -67,12 +84,16 @@ class Commands:
 
 @dataclass(frozen=True)
 class Picture:
-    """Figure as a PNG, with its file name (without extension), caption, and width on the page."""
+    """Figure as a PNG, with its file name (without extension), caption, and width on the page.
+
+    `title` is the text below a picture of a `PictureTable`, whose caption is then for screen readers.
+    """
 
     name: str
     caption: str
     png: bytes
     width: int
+    title: str = ""
 
     @classmethod
     def of(cls, name: str, caption: str, figure: Figure) -> Picture:
@@ -108,7 +129,19 @@ class Gallery:
     colors: Mapping[str, str] = field(default_factory=dict)
 
 
-Block = str | Table | Bullets | Callout | Commands | Gallery | Sequence[Picture]
+@dataclass(frozen=True)
+class PictureTable:
+    """Table of pictures: a title and cells for each row; a cell contains pictures, or a text in place of pictures.
+
+    `head` names the columns, the first one that of the titles. `colors` is the legend of the pictures.
+    """
+
+    head: Sequence[str]
+    lines: Sequence[tuple[str, Sequence[Sequence[Picture] | str]]]
+    colors: Mapping[str, str] = field(default_factory=dict)
+
+
+Block = str | Markdown | Table | Bullets | Callout | Commands | Gallery | PictureTable | Sequence[Picture]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from html import escape
@@ -9,7 +10,7 @@ from html import escape
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from medvit.document.blocks import Bullets, Callout, Commands, Gallery, Reference, Table
+from medvit.document.blocks import Bullets, Callout, Commands, Gallery, Markdown, PictureTable, Reference, Table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2a44; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -34,6 +35,9 @@ pre { background: #f1f3f8; padding: .6rem 1rem; white-space: pre-wrap; overflow-
 .cases img { display: block; width: 132px; max-width: 26vw } .cases p { margin: 0 }
 .cases td, .cases tbody th { overflow-wrap: break-word; font-weight: normal }
 .cases td:last-child { white-space: pre }
+.montage figure { display: inline-block; width: 150px; margin: 0 .5rem .5rem 0; vertical-align: top }
+.montage img { display: block; width: 150px } .montage figcaption { font-size: .75rem }
+.montage tbody th { min-width: 6rem; max-width: 12rem; overflow-wrap: anywhere; font-weight: 500 }
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
 .key span { display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.12em }
 dialog { width: min(1200px, 94vw); max-height: 94vh; border: 1px solid #55607a; padding: 1rem; box-sizing: border-box }
@@ -51,11 +55,21 @@ dialog button { font: inherit; padding: .35rem .8rem; margin: .6rem .4rem 0 0 }
   dialog { display: none } .cases { min-width: 0 } .cases img { width: 26mm; max-width: none }
   .cases td:last-child { white-space: pre-line }
   .figures { display: block } .pair { display: flex; gap: 2%; break-inside: avoid; margin-bottom: 1rem }
-  figure { width: 48% }
+  figure { width: 48% } .montage figure, .montage img { width: 24mm }
+  .montage tbody th { min-width: 0; max-width: 24mm }
 }
 """
 
 PAGE = """
+{% macro legend(colors) %}
+    {% if colors %}
+        <ul class="key">
+        {% for name, color in colors.items() %}
+            <li><span style="background:{{ color }}"></span>{{ name }}</li>
+        {% endfor %}
+        </ul>
+    {% endif %}
+{% endmacro %}
 <!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ page.title }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ style }}</style></head><body><main>
 <h1>{{ page.title }}</h1><p>For research. Not a medical device.</p>
@@ -78,9 +92,11 @@ PAGE = """
     <h2 id="{{ page.anchors[loop.index0] }}">{{ section.title }}</h2>
     {% for block in section.blocks %}
         {% if block is string %}
-            <p>{{ block }}</p>
+            <p>{{ block | spans }}</p>
+        {% elif block is markdown %}
+            {{ block.text | from_markdown }}
         {% elif block is callout %}
-            <div class="{{ block.tone }}">{% for line in block.lines %}<p>{{ line }}</p>{% endfor %}</div>
+            <div class="{{ block.tone }}">{% for line in block.lines %}<p>{{ line | spans }}</p>{% endfor %}</div>
         {% elif block is table %}
             <div class="wide" tabindex="0" role="group" aria-label="{{ section.title }}, table {{ loop.index }}">
             <table class="{{ "text" if block.is_text else "numbers" }}">
@@ -104,17 +120,11 @@ PAGE = """
             {% endfor %}
             </tbody></table></div>
         {% elif block is bullets %}
-            <ul>{% for line in block.lines %}<li>{{ line }}</li>{% endfor %}</ul>
+            <ul>{% for line in block.lines %}<li>{{ line | spans }}</li>{% endfor %}</ul>
         {% elif block is commands %}
             <pre><code>{{ block.text }}</code></pre>
         {% elif block is gallery %}
-            {% if block.colors %}
-                <ul class="key">
-                {% for name, color in block.colors.items() %}
-                    <li><span style="background:{{ color }}"></span>{{ name }}</li>
-                {% endfor %}
-                </ul>
-            {% endif %}
+            {{ legend(block.colors) }}
             <div class="wide" tabindex="0" role="group" aria-label="{{ section.title }}, table {{ loop.index }}">
             <table class="cases"><thead><tr><th scope="col">picture</th>
             {% for name in block.head %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead><tbody>
@@ -124,6 +134,31 @@ PAGE = """
                 <img alt="Enlarge: {{ case.picture.caption }}" src="{{ case.thumbnail.uri }}"></button></td>
                 <th scope="row">{{ case.cells[0] }}</th>
                 {% for cell in case.cells[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+            {% endfor %}
+            </tbody></table></div>
+        {% elif block is picture_table %}
+            {{ legend(block.colors) }}
+            <div class="wide" tabindex="0" role="group" aria-label="{{ section.title }}, table {{ loop.index }}">
+            <table class="montage"><thead><tr>
+            {% for name in block.head %}
+                {% if name %}<th scope="col">{{ name }}</th>{% else %}<td></td>{% endif %}
+            {% endfor %}
+            </tr></thead><tbody>
+            {% for title, cells in block.lines %}
+                <tr><th scope="row">{{ title }}</th>
+                {% for cell in cells %}
+                    <td>
+                    {% if cell is string %}{{ cell }}
+                    {% else %}
+                        {% for picture in cell %}
+                            <figure><img alt="{{ picture.caption }}" width="{{ picture.width }}"
+                            {{ " " }}src="{{ picture.uri }}">
+                            <figcaption>{{ picture.title or picture.caption }}</figcaption></figure>
+                        {% endfor %}
+                    {% endif %}
+                    </td>
+                {% endfor %}
+                </tr>
             {% endfor %}
             </tbody></table></div>
         {% else %}
@@ -199,6 +234,8 @@ BLOCKS: Mapping[str, type] = {
     "callout": Callout,
     "commands": Commands,
     "gallery": Gallery,
+    "markdown": Markdown,
+    "picture_table": PictureTable,
     "reference": Reference,
 }
 """Names by which the template distinguishes blocks and cells."""
@@ -218,7 +255,27 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_escaped)
     for name, kind in BLOCKS.items():
         environment.tests[name] = _is_a(kind)
+    environment.filters |= {"spans": _with_spans, "from_markdown": _from_markdown}
     return environment.from_string("".join(map(str.strip, PAGE.splitlines())))
+
+
+def _with_spans(text: str) -> Markup:
+    """Return a sentence as markup in which text between backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))
+
+
+def _from_markdown(text: str) -> Markup:
+    """Return Markdown as markup without tags, links and pictures of its own, its headings one level lower."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
+        elif token.type == "th_open":
+            token.attrSet("scope", "col")
+    return Markup(parser.renderer.render(tokens, parser.options, {}))
 
 
 def _escaped(value: object) -> Markup:

@@ -9,7 +9,7 @@ import sys
 
 from medvit import StageRoom
 
-VERSION = 5
+VERSION = 6
 """Version of the data stored and recorded for an image. If it is increased, the next update of a dataset reads all
 images again.
 """

@@ -122,7 +122,7 @@ class Dataset:
             write_card(manifest, self.left_out, self.prose)
         run.failures += [*failures(self.left_out), *unmet(self.manifest.rows)]
         run.tracker.dataset(manifest.facts.name, manifest.hash, "ingest")
-        run.keep(cards.FILE_NAME, croissant.FILE_NAME)
+        run.keep(cards.FILE_NAME, cards.HTML, croissant.FILE_NAME)
         run.tracker.file(manifest.folder / plots.FOLDER, plots.FOLDER)
         return manifest
 

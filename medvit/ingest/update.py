@@ -78,7 +78,7 @@ class Earlier:
         """
         if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
-        for name in (cards.FILE_NAME, croissant.FILE_NAME):
+        for name in (cards.FILE_NAME, cards.HTML, croissant.FILE_NAME):
             shutil.copyfile(self.folder / name, folder / name)
         if (self.folder / plots.FOLDER).is_dir():
             shutil.copytree(self.folder / plots.FOLDER, folder / plots.FOLDER, dirs_exist_ok=True)

@@ -34,8 +34,8 @@ def card(config: CardConfig, run: Run) -> CardFolder:
     if config.b is None:
         prose = find_prose(config.card, a.facts.name)
         prose = prose if config.card else fitting(prose, a.rows)
-        cards.write_markdown(a, quarantine.read(config.a), prose, folder=run.folder)
-        run.keep(cards.FILE_NAME)
+        cards.write_pages(a, quarantine.read(config.a), prose, folder=run.folder)
+        run.keep(cards.FILE_NAME, cards.HTML)
         run.tracker.file(run.folder / plots.FOLDER, plots.FOLDER)
         return CardFolder(run.folder)
 

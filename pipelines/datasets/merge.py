@@ -66,7 +66,7 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     quarantine.write(merged.left_out, run.folder)
     write_card(manifest, merged.left_out)
     run.tracker.dataset(manifest.facts.name, manifest.hash, "merge")
-    run.keep(cards.FILE_NAME, croissant.FILE_NAME)
+    run.keep(cards.FILE_NAME, cards.HTML, croissant.FILE_NAME)
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections import Counter
@@ -151,8 +152,9 @@ def test_equal_pixels_in_two_splits_are_told(make: Make) -> None:
 @pytest.mark.usefixtures("whole_figures")
 def test_the_pictures_are_there(make: Make) -> None:
     manifest = make()
-    pictures = re.findall(r"!\[\w+\]\((card/\w+\.png)\)", card_of(manifest))
-    assert {Path(picture).stem for picture in pictures} == {"classes", "sizes", "spacings", "intensities"}
+    pictures = re.findall(r"!\[[^\]]+\]\((card/[\w-]+\.png)\)", card_of(manifest))
+    names = {Path(picture).stem for picture in pictures}
+    assert {name for name in names if not name.startswith("montage")} == {"classes", "sizes", "spacings", "intensities"}
     assert all((manifest.folder / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
@@ -247,6 +249,45 @@ def test_the_counts_of_the_cards_of_medmnist_are_those_of_the_arrays(shared_data
     prose = read_prose(PROSE_FOLDER / f"{name}.md")
     assert sum(prose.head.images.values()) == sum(counts.values())
     assert f"{counts['train']} to train, {counts['val']} to validate, {counts['test']} to test" in prose.text
+
+
+def test_the_page_states_what_the_text_states(make: Make) -> None:
+    manifest = make(Facts("toy", license="CC0", classes={"label": ("benign", "malignant")}))
+    prose = Prose(CardHead(name="toy"), "Some *words*.\n\n## Good to know\n\n- It is small.")
+    text = card_of(manifest, prose=prose).split("---\n", 2)[2]
+    page = (manifest.folder / "card.html").read_text(encoding="utf-8")
+    shown = parsed(page)
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert shown["h2"] == [one for one in headings if one != "Good to know"]
+    assert "Good to know" in shown["h3"]
+    cells = [cell.strip() for line in re.findall(r"^\| (.*) \|$", text, re.M) for cell in line.split(" | ")]
+    numbers = [cell for cell in cells if re.fullmatch(r"[\d.]+%?", cell)]
+    assert len(numbers) > 30
+    assert not Counter(numbers) - Counter(shown["td"] + shown["th"])
+    pictures = re.findall(r"!\[([^\]]+)\]", text)
+    assert Counter(pictures) == Counter(re.findall(r'<img alt="([^"]*)"', page))
+
+
+def test_the_page_loads_nothing_and_is_no_markup_of_others(make: Make) -> None:
+    names = (HOSTILE, "<script>alert(1)</script>")
+    facts = Facts("toy", description=HOSTILE, classes={HOSTILE: names}, mask_classes=("background", HOSTILE))
+    text = "![a](http://b/c.png) [d](http://e) <http://f> <script src='http://g'></script>\n\n<img src='http://h'>"
+    card_of(make(facts), prose=Prose(CardHead(name="toy"), text))
+    page = ((make(facts).folder) / "card.html").read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|link|iframe|object|base)\b", page)
+    assert all(one.startswith("data:image/png;base64,") for one in re.findall(r'<img[^>]* src="([^"]*)', page))
+    assert all(one.startswith("#") for one in re.findall(r'href="([^"]*)', page))
+    assert "url(" not in page.partition("</style>")[0]
+    assert HOSTILE.replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+def parsed(page: str) -> dict[str, list[str]]:
+    """Return the texts of elements by tag."""
+    found: dict[str, list[str]] = {"h2": [], "h3": [], "td": [], "th": []}
+    for tag, texts in found.items():
+        each = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", page, re.S)
+        texts += [html.unescape(re.sub("<[^>]+>", "", one)).strip() for one in each]
+    return found
 
 
 HOSTILE = "<img src=x>[y](http://z)|`"

@@ -52,7 +52,7 @@ def test_markdown_has_its_pictures_beside_it(tmp_path: Path) -> None:
     page().write_markdown(tmp_path / "page.md", "pictures")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert text.startswith("# A & B\n\nIt differs.\n\n## Found\n\nA sentence.\n\n| name | count |\n| --- | ---: |")
-    assert "![a <plot>](pictures/plot.png)" in text
+    assert "![a &lt;plot>](pictures/plot.png)" in text
     assert (tmp_path / "pictures" / "plot.png").read_bytes() == drawn().png
 
 

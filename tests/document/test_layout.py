@@ -13,7 +13,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medvit.document import Bullets, Callout, Case, Commands, Document, Gallery, Picture, Reference, Section, Table
+from medvit.document import (
+    Bullets,
+    Callout,
+    Case,
+    Commands,
+    Document,
+    Gallery,
+    Markdown,
+    Picture,
+    PictureTable,
+    Reference,
+    Section,
+    Table,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
 AXE = files(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (extra dev)"))
@@ -45,6 +58,7 @@ def whole() -> Document:
     cases = [
         Case(picture(f"s{n}", 200), picture(f"l{n}", 1600), ["false negative", "1", f"i-{'0' * 16}"]) for n in range(3)
     ]
+    montage = [(long_word, [[picture(f"m{n}", 150) for n in range(3)], "none"]) for long_word in ("a", "b" * 90)]
     long = "/".join(["a_name_without_any_blank"] * 12)
     return Document(
         "A page with all blocks",
@@ -56,6 +70,11 @@ def whole() -> Document:
             Section("Results", ["A sentence. " * 30, numbers]),
             Section("Curves", [[picture(name, 700) for name in "abcdef"]]),
             Section("Cases", [Gallery(["case", "truth", "image"], cases, {"lesion": "#e69f00"})]),
+            Section("Montage", [PictureTable(["class", "train", "val"], montage, {"lesion": "#e69f00"})]),
+            Section(
+                "Description",
+                [Markdown("Some *words*.\n\n## Good to know\n\n- One.\n\n| a | b |\n|---|---|\n| 1 | 2 |")],
+            ),
             *(Section(f"Notes {n}", ["A sentence. " * 60, Bullets([long, "b"])]) for n in range(12)),
             Section("Checklist", [words, Commands([f"medvit evaluate {long}"])]),
         ],

@@ -17,10 +17,9 @@ from numpy import ndarray as Array
 from PIL import Image as Pillow
 
 from medvit.document import Picture
+from medvit.document.colors import color_of
 from medvit.records import IGNORED
 
-PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
-"""Colors of classes that people with color blindness can distinguish (Okabe and Ito 2008)."""
 THUMBNAIL_INCHES, PANEL_INCHES, DPI = 1.75, 3.4, 128
 OUTLINE = (patheffects.withStroke(linewidth=2.0, foreground="black"),)
 """Black outline of letters, which keeps them readable on bright pixels."""
@@ -71,16 +70,6 @@ class CaseImage:
     def has_masks(self) -> bool:
         """Return whether there is anything to draw on the image."""
         return bool(self.truth.any() or self.found.any())
-
-
-def class_colors(classes: Sequence[str]) -> dict[str, str]:
-    """Return the color of each class; the first class is the background and has none."""
-    return {name: color_of(number) for number, name in enumerate(classes) if number}
-
-
-def color_of(number: int) -> str:
-    """Return the color of a class by its number in the label map."""
-    return PALETTE[(number - 1) % len(PALETTE)]
 
 
 def case_pictures(name: str, caption: str, case: CaseImage) -> tuple[Picture, Picture]:

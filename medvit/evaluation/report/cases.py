@@ -13,10 +13,11 @@ from medvit.attributes import LATERALITY
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.document import Case, Gallery, Picture, Section
+from medvit.document.colors import class_colors
 from medvit.evaluation import Evaluation
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
-from medvit.evaluation.report.case_figure import THUMBNAIL_INCHES, CaseImage, case_pictures, class_colors
+from medvit.evaluation.report.case_figure import THUMBNAIL_INCHES, CaseImage, case_pictures
 from medvit.evaluation.report.choice import ChosenCase, choose_cases
 from medvit.evaluation.report.slide_figure import slide_figure
 from medvit.evaluation.run import ImagePredictor

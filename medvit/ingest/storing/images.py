@@ -21,7 +21,7 @@ from typing import TextIO
 import numpy as np
 from numpy import ndarray as Array
 
-from medvit.attributes import OFFERED
+from medvit.attributes import BURNED_IN_TEXT, OFFERED
 from medvit.dataset.measures import num_instances
 from medvit.dataset.store import Store
 from medvit.deidentification.burned_in import FATES, BurnedInConfig, Fate, checked
@@ -88,6 +88,8 @@ class ReadAndStore:
             image = replace(image, mask=classes)
         modality = image.modality or candidate.item.modality or self.modality
         found = examined(replace(image, modality=modality), candidate, self.eye)
+        if fate:
+            found["attributes"][BURNED_IN_TEXT] = fate  # such images are not shown on cards
         store = Store(self.store)
         return Taken(
             sha256=store.put(image.pixels),
