@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, get_args
@@ -30,6 +31,9 @@ from medvit.stage import Run, StageConfig, stage
 from medvit.writers import STATUSES, Maker, ModelTask
 
 log = logging.getLogger("medvit")
+
+SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons")
+"""Options on which a prediction depends, apart from its checkpoint and source."""
 
 
 class PredictConfig(PredictionOptions, StageConfig):
@@ -102,7 +106,10 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
 
 
 def _maker(config: PredictConfig, run: Run, name: str, checkpoint: Checkpoint) -> Maker:
-    return Maker(__version__, checkpoint.hash, run.tracker.run_id, name, config.series_number)
+    tree = config.tree()
+    settings = {key: tree[key] for key in SETTINGS} | {"device": resolve_device(config.device).type}
+    text = json.dumps(settings | {"slide_mpp": config.tiles.slide_mpp}, sort_keys=True)
+    return Maker(__version__, checkpoint.hash, run.tracker.run_id, name, config.series_number, text)
 
 
 def _points(

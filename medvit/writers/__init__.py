@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from medvit.config import unknown_name
+from medvit.files.digests import digest_of_array
 from medvit.records import Item, Refusal
 from medvit.registry import occupants
 from medvit.tasks import TaskName
@@ -104,6 +106,8 @@ class Maker:
     """Name of the model: that of its folder."""
     series_number: int | None = None
     """SeriesNumber of results; None: it follows from the number of the source series."""
+    settings: str = ""
+    """Options on which the prediction depends, as text."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,11 @@ class ImageContext(WriterContext):
 
     image: Image
     prediction: Prediction
+
+    @cached_property
+    def pixels_sha256(self) -> str:
+        """Digest of the pixels that the model was given, which is computed once for all writers."""
+        return digest_of_array(self.image.pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from medvit.records import Item
 from medvit.writers import COLORS, Concept, ModelTask, SlideContext
 from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
 from medvit.writers.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.object_uids import ObjectUids, object_uids
 from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.source_instances import Sources, read_sources
 
@@ -37,18 +38,22 @@ def write_ann(path: Path, context: SlideContext, sources: Sources) -> list[str]:
     finding = context.prediction
     source = base_level(sources.headers)
     chosen = finding.reading.scores.argmax(axis=1)
+    reading = finding.reading
+    results = (finding.grid.xy, reading.probabilities, reading.scores, reading.maps)
     labels = [label for label in range(len(finding.classes)) if (chosen == label).any()]
     with silent():
+        # The pixels of a slide take too long to read again: the results of all tiles stand for them.
+        uids = object_uids("annotations", context, sources, "", *results)
         fit_texts(sources, context, finding.classes)
         groups = [
-            _group(number, label, np.flatnonzero(chosen == label), context)
+            _group(number, label, np.flatnonzero(chosen == label), context, uids)
             for number, label in enumerate(labels, start=1)
         ]
         annotations = hd.ann.MicroscopyBulkSimpleAnnotations(
             source_images=[source],
             annotation_coordinate_type=hd.ann.AnnotationCoordinateTypeValues.SCOORD,
             annotation_groups=groups,
-            **authorship(sources, context, "tiles"),
+            **authorship(sources, context, "tiles", uids),
         )
         annotations.save_as(path)
     return notes_on(sources, "the annotation object")
@@ -68,7 +73,7 @@ def base_level(headers: Sequence[Dataset]) -> Dataset:
     return max(whole, key=lambda header: int(header.TotalPixelMatrixColumns))
 
 
-def _group(number: int, label: int, members: Any, context: SlideContext) -> Any:
+def _group(number: int, label: int, members: Any, context: SlideContext, uids: ObjectUids) -> Any:
     import highdicom as hd
 
     finding = context.prediction
@@ -79,7 +84,7 @@ def _group(number: int, label: int, members: Any, context: SlideContext) -> Any:
     squares = [(corner + outline).astype(np.float32) for corner in finding.grid.xy[members]]
     return hd.ann.AnnotationGroup(
         number=number,
-        uid=hd.UID(),
+        uid=uids.of("group", name),
         label=label_of(name),
         annotated_property_category=coded(property_category(name)),
         annotated_property_type=coded(property_types(finding.classes, context.codes)[name]),

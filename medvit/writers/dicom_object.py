@@ -11,6 +11,7 @@ from typing import Any
 from medvit.writers import Concept, Maker, WriterContext
 from medvit.writers.character_sets import settle
 from medvit.writers.coded_terms import label_of
+from medvit.writers.object_uids import ObjectUids
 from medvit.writers.source_instances import Sources
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
@@ -19,19 +20,17 @@ RESEARCH = "[RESEARCH]"
 """Beginning of every SeriesDescription of a result, so that a list of series shows that it is not for diagnosis."""
 
 
-def authorship(sources: Sources, context: WriterContext, what: str) -> dict[str, Any]:
+def authorship(sources: Sources, context: WriterContext, what: str, uids: ObjectUids) -> dict[str, Any]:
     """Return the common arguments of highdicom objects: a new series of one instance, made by a model.
 
     `what` is the kind of result, such as segmentation.
     """
-    import highdicom as hd
-
     maker = context.maker
     return {
-        "series_instance_uid": hd.UID(),
+        "series_instance_uid": uids.series,
         "series_number": maker.series_number or series_number(sources),
         "series_description": series_description(context, what),
-        "sop_instance_uid": hd.UID(),
+        "sop_instance_uid": uids.instance,
         "instance_number": 1,
         "manufacturer": "medvit",
         "manufacturer_model_name": "medvit",

@@ -24,7 +24,7 @@ from medvit.writers import COLORS, ImageContext, ModelTask
 from medvit.writers.bit_packing import pack_unambiguously
 from medvit.writers.coded_terms import label_of, property_category, property_types
 from medvit.writers.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
-from medvit.writers.object_uids import tracking
+from medvit.writers.object_uids import ObjectUids, object_uids, tracking
 from medvit.writers.source_instances import Sources, has_position, read_sources
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def write_seg(path: Path, context: ImageContext, sources: Sources) -> list[str]:
     if is_empty:
         frames[0, 0, 0] = 1  # highdicom would write every frame of every segment
     with silent():
-        segmentation = make_segmentation(frames, "BINARY", context, sources)
+        uids = seg_uids("segmentation", context, sources)
+        segmentation = make_segmentation(frames, "BINARY", context, sources, uids)
         if is_empty:
             segmentation.PixelData = bytes(len(segmentation.PixelData))
         is_right = pack_unambiguously(segmentation, sources)
@@ -59,7 +60,12 @@ def write_seg(path: Path, context: ImageContext, sources: Sources) -> list[str]:
 
 
 def make_segmentation(
-    frames: UInt[Array, "n h w"], kind: str, context: ImageContext, sources: Sources, **options: Any
+    frames: UInt[Array, "n h w"],
+    kind: str,
+    context: ImageContext,
+    sources: Sources,
+    uids: ObjectUids,
+    **options: Any,
 ) -> Dataset:
     """Return a segmentation of label maps on the planes of the source, with a segment for each class of the model.
 
@@ -72,16 +78,26 @@ def make_segmentation(
     _complete_thickness(sources)
     fit_texts(sources, context, classes)
     try:
-        return hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=sources.headers,
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues(kind),
             segment_descriptions=_segments(context, sources),
-            **authorship(sources, context, "segmentation"),
+            **authorship(sources, context, "segmentation", uids),
             **options,
         )
     except KeyError:
         raise UnsupportedError("the source is of a retired DICOM class, which a segmentation cannot refer to") from None
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uids.of("dimensions")
+    return segmentation
+
+
+def seg_uids(kind: str, context: ImageContext, sources: Sources) -> ObjectUids:
+    """Return the UIDs of a segmentation of a kind, without writing it."""
+    mask = context.prediction.mask
+    assert mask is not None
+    return object_uids(kind, context, sources, context.pixels_sha256, mask)
 
 
 def refer_to_source(segmentation: Dataset, sources: Sources) -> None:
