@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from numpy import ndarray as Array
 
 from medvit.geometry import Affine
@@ -196,7 +196,8 @@ class Prediction:
     Classification: `probabilities` (L,). Regression: `value`, in the unit of the label, which `classes` names.
     Ordinal classification: also the predicted grade, in `grades`.
     Survival: `probabilities` (L,) of being without the event until the times in `classes`, and mean and median `times`.
-    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel. Multi-task model: `by_label`, the
+    Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel, and on request `voxel_probabilities`
+    (L-1, *S) of all classes but the background, of which 255 is 1. Multi-task model: `by_label`, the
     prediction of each label.
 
     >>> import medvit
@@ -218,6 +219,7 @@ class Prediction:
     grades: Mapping[str, int] = field(default_factory=dict)
     """Median grade of an ordinal classification, keyed by the name of the label; empty for other tasks."""
     by_label: Mapping[str, Prediction] = field(default_factory=dict)
+    voxel_probabilities: UInt8[Array, "k *s"] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from medvit.readers.options import ValuesConfig
 from medvit.types import Image, Prediction
 from medvit.writers import Maker, writer
 from medvit.writers.coded_terms import check_codes
-from medvit.writers.outputs import Outputs
+from medvit.writers.outputs import Outputs, needs_probabilities
 from medvit.wsi.locations import SlidesConfig
 from medvit.wsi.tiling import TilesConfig, cut
 
@@ -58,7 +58,13 @@ def make_job(
         series: Literal["all", "one"] = "one" if options.series == "one" else "all"
         cut_tiles = tiles_as_trained(slides.config.tiles)
         return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs, points)
-    predictor = Predictor(checkpoint, options.device, options.horizons, patch_size=options.patch_size)
+    predictor = Predictor(
+        checkpoint,
+        options.device,
+        options.horizons,
+        patch_size=options.patch_size,
+        keeps_probabilities=outputs.needs_probabilities,
+    )
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
@@ -82,7 +88,8 @@ def make_stack_job(
         ConfigError: As `make_job`, if an option fits none of the models.
     """
     _require_no_reference(options, "several models")
-    predictor = StackPredictor(checkpoints, options.device, options.horizons)
+    keeps_probabilities = any(needs_probabilities(writer(name)) for name in options.outputs or ())
+    predictor = StackPredictor(checkpoints, options.device, options.horizons, keeps_probabilities=keeps_probabilities)
     check_codes(options.codes, tuple(dict.fromkeys(n for one in predictor.configs.values() for n in one.classes)))
     readings: dict[str, dict[str, StudyJob]] = {}
     for name, config in predictor.configs.items():

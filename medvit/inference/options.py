@@ -81,8 +81,9 @@ class PredictionOptions(Config):
     horizons: tuple[Positive, ...] = ()
     """Times at which survival is predicted, in the unit of the label. Empty: the ends of the model's time intervals."""
     outputs: tuple[str, ...] | None = None
-    """Output formats. For images and volumes: dicom_seg, nifti, png, preview. For slides: dicom_ann, geojson, heatmap,
-    preview. Unset: all that apply. []: only tables of the results.
+    """Output formats. For images and volumes: dicom_seg, nifti, png, preview and, only on request,
+    dicom_seg_fractional and dicom_seg_labelmap. For slides: dicom_ann, geojson, heatmap, preview. Unset: all others
+    that apply. []: only tables of the results.
     """
     operating_points: tuple[Path, ...] = ()
     """Report folders of evaluate with operating points, at most one for each model. The call at each point, positive or

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Model with the preprocessing of its checkpoint, loaded once.
 
-    `patch_size` is used instead of the usual patch size, if the model was trained with several.
+    `patch_size` is used instead of the usual patch size, if the model was trained with several. With
+    `keeps_probabilities`, segmentations also have the probabilities of each voxel.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -61,6 +62,7 @@ class Predictor:
         horizons: Sequence[float] = (),
         *,
         patch_size: int | tuple[int, ...] | None = None,
+        keeps_probabilities: bool = False,
     ) -> None:
         from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
@@ -72,6 +74,7 @@ class Predictor:
         require_horizons(horizons, self.config.kind, self.config.classes)
         self.horizons = tuple(horizons)
         """Times at which survival is predicted; empty: the ends of the model's time intervals."""
+        self.keeps_probabilities = keeps_probabilities
         if patch_size is not None:
             self._use_patch_size(patch_size)
 
@@ -110,7 +113,7 @@ class Predictor:
             prepared = self.preprocess.prepared(part)
             with precision_on(self.device):
                 predicted = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
-            found.append(as_prediction(self.config, predicted, part, prepared))
+            found.append(as_prediction(self.config, predicted, part, prepared, self.keeps_probabilities))
         return calibrated(self.config, joined(self.config, found, image, self.horizons))
 
 
@@ -119,8 +122,16 @@ def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
     return [image] if slices is None or image.kind != "volume" else list(slices_of(image, slices))
 
 
-def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Image, prepared: Prepared) -> Prediction:
+def as_prediction(
+    config: ModelConfig,
+    found: Float[Tensor, "l *s"],
+    image: Image,
+    prepared: Prepared,
+    keeps_probabilities: bool = False,
+) -> Prediction:
     """Return the output of a model for an image or slice as a prediction; a mask is on the grid of the image.
+
+    Probabilities of voxels are kept on request, except those of overlapping regions, which are not those of classes.
 
     Raises:
         NonFiniteError: If the output is not finite.
@@ -144,7 +155,11 @@ def as_prediction(config: ModelConfig, found: Float[Tensor, "l *s"], image: Imag
     mask = mask_on_grid(found, grid) if regions is None else regions_on_grid(found, grid, regions)
     mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
     mask = keep_largest(mask, [config.classes.index(name) for name in config.largest_components])
-    return Prediction(config.classes, mask=mask, affine=image.affine)
+    kept = None
+    if keeps_probabilities and regions is None:
+        kept = np.stack([np.rint(255 * one.cpu().numpy()).astype(np.uint8) for one in _each_on_grid(found[1:], grid)])
+        kept = kept if crop is None else crop.back(kept, shape)
+    return Prediction(config.classes, mask=mask, affine=image.affine, voxel_probabilities=kept)
 
 
 def joined(
@@ -164,7 +179,15 @@ def joined(
         numbers = np.mean([numbers_of(one) for one in found], axis=0)
         return prediction_of(config.kind, config.target, numbers)
     masks = [one.mask for one in found if one.mask is not None]
-    return Prediction(config.classes, mask=stacked(masks, across_of(image, config.slices)), affine=image.affine)
+    across = across_of(image, config.slices)
+    kept = [one.voxel_probabilities for one in found if one.voxel_probabilities is not None]
+    volumes = [stacked(slices, across) for slices in zip(*kept, strict=True)]
+    return Prediction(
+        config.classes,
+        mask=stacked(masks, across),
+        affine=image.affine,
+        voxel_probabilities=np.stack(volumes) if volumes else None,
+    )
 
 
 def calibrated(config: ModelConfig, prediction: Prediction) -> Prediction:

@@ -36,8 +36,14 @@ class StackPredictor:
     """
 
     def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], device: Device = "auto", horizons: Sequence[float] = ()
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        device: Device = "auto",
+        horizons: Sequence[float] = (),
+        *,
+        keeps_probabilities: bool = False,
     ) -> None:
+        self.keeps_probabilities = keeps_probabilities
         self.device = resolve_device(device)
         inputs = {name: reading_of(checkpoint) for name, checkpoint in checkpoints.items()}
         prepared = {
@@ -94,7 +100,9 @@ class StackPredictor:
         found: dict[str, PredictionOrError] = {}
         for name in names:
             try:
-                found[name] = as_prediction(self.configs[name], predicted[name][0].float(), part, prepared)
+                found[name] = as_prediction(
+                    self.configs[name], predicted[name][0].float(), part, prepared, self.keeps_probabilities
+                )
             except NonFiniteError as error:
                 found[name] = error
         return found

@@ -73,6 +73,26 @@ def pack_unambiguously(segmentation: Dataset, sources: Sources) -> bool:
     return num_empty is not None
 
 
+def set_frames(segmentation: Dataset, frames: Sequence[tuple[int, int]], sources: Sources) -> None:
+    """Replace the frames of a segmentation by others, each given by the number of its segment and of its plane.
+
+    PixelData remain to be set.
+    """
+    (like, *_) = segmentation.PerFrameFunctionalGroupsSequence
+    groups = [_empty_frame(like, segment, plane, sources) for segment, plane in frames]
+    if sources.affine is not None:
+        _number_planes(groups, [plane for _, plane in frames])
+    segmentation.PerFrameFunctionalGroupsSequence = groups
+    segmentation.NumberOfFrames = len(groups)
+
+
+def pad_pixels(segmentation: Dataset) -> None:
+    """Pad pixels of 8 or 16 bits to an even length with a zero byte; highdicom pads with the character 0."""
+    shape = (segmentation.Rows, segmentation.Columns, segmentation.NumberOfFrames, segmentation.BitsAllocated // 8)
+    length = math.prod(map(int, shape))
+    segmentation.PixelData = bytes(segmentation.PixelData)[:length].ljust(length + length % 2, b"\0")
+
+
 def _others(present: Sequence[tuple[int, int]], num_segments: int, num_planes: int) -> list[tuple[int, int]]:
     """Return the segments and planes without a frame, those in planes with other frames first."""
     planes = dict.fromkeys([*(plane for _, plane in present), *range(num_planes)])

@@ -30,6 +30,8 @@ from medvit.writers.source_instances import Sources, has_position, read_sources
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+SEGMENTATION = "segmentation"
+"""Kind of the binary segmentation, in its description and in the digest of its UIDs."""
 EMPTY = "the mask is empty: nothing was found"
 AMBIGUOUS = (
     "the DICOM segmentation has too few frames to fill the last 16 bits of its pixels; the OHIF viewer may refuse it "
@@ -49,8 +51,8 @@ def write_seg(path: Path, context: ImageContext, sources: Sources) -> list[str]:
     if is_empty:
         frames[0, 0, 0] = 1  # highdicom would write every frame of every segment
     with silent():
-        uids = seg_uids("segmentation", context, sources)
-        segmentation = make_segmentation(frames, "BINARY", context, sources, uids)
+        uids = seg_uids(SEGMENTATION, context, sources)
+        segmentation = make_segmentation(frames, "BINARY", context, sources, uids, SEGMENTATION)
         if is_empty:
             segmentation.PixelData = bytes(len(segmentation.PixelData))
         is_right = pack_unambiguously(segmentation, sources)
@@ -65,9 +67,12 @@ def make_segmentation(
     context: ImageContext,
     sources: Sources,
     uids: ObjectUids,
+    what: str,
     **options: Any,
 ) -> Dataset:
     """Return a segmentation of label maps on the planes of the source, with a segment for each class of the model.
+
+    `what` is the kind of segmentation in its description.
 
     Raises:
         UnsupportedError: If the source is of a retired SOP class.
@@ -83,7 +88,7 @@ def make_segmentation(
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues(kind),
             segment_descriptions=_segments(context, sources),
-            **authorship(sources, context, "segmentation", uids),
+            **authorship(sources, context, what, uids),
             **options,
         )
     except KeyError:

@@ -1,4 +1,4 @@
-"""Unique identifiers (UIDs) of DICOM results, derived from what a result was made of.
+"""Unique identifiers (UIDs) of DICOM results, derived from the inputs of a result.
 
 The same source instances, model, settings and version give the same UIDs; if anything differs, the UIDs do. An archive
 that receives a result twice therefore stores one object. The two differ only in their times and in the run that made
@@ -37,7 +37,7 @@ class Tracking(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectUids:
-    """UIDs of one object, derived from a digest of what it was made of."""
+    """UIDs of one object, derived from the digest of its inputs and results."""
 
     digest: str
 

@@ -23,13 +23,15 @@ class Outputs:
 
     @classmethod
     def of(cls, names: Sequence[str] | None, task: str) -> Self:
-        """Return the writers with these names; if `names` is unset, all writers for models of a task.
+        """Return the writers with these names; if `names` is unset, the writers for models of a task.
+
+        Writers with `is_on_request` are included only if they are named.
 
         Raises:
             ConfigError: If a writer is for models of another task.
         """
         if names is None:
-            return cls(tuple(one for one in writers() if task in one.tasks))
+            return cls(tuple(one for one in writers() if task in one.tasks and not is_on_request(one)))
         chosen = tuple(writer(name) for name in dict.fromkeys(names))
         for one in chosen:
             if task not in one.tasks:
@@ -44,6 +46,11 @@ class Outputs:
     def names(self) -> tuple[str, ...]:
         """Names of the writers."""
         return tuple(one.name for one in self.writers)
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether a writer needs the probabilities of voxels."""
+        return any(map(needs_probabilities, self.writers))
 
     def write(self, context: ImageContext | SlideContext, folder: Path) -> list[str]:
         """Write a result into a folder; return the notes of the writers, and why an output is missing.
@@ -62,6 +69,16 @@ class Outputs:
                 found = f"{context.item.kind} (format {context.item.reader})"
                 notes.append(f"{LACKS} {one.title}: {one.name} does not apply to this {found}")
         return notes
+
+
+def is_on_request(one: ResultWriter[Any]) -> bool:
+    """Return whether a writer is used only if `outputs` names it: its optional constant `is_on_request`."""
+    return bool(getattr(one, "is_on_request", False))
+
+
+def needs_probabilities(one: ResultWriter[Any]) -> bool:
+    """Return whether a writer needs the probabilities of voxels: its optional constant `needs_probabilities`."""
+    return bool(getattr(one, "needs_probabilities", False))
 
 
 def _written(one: ResultWriter[Any], context: ImageContext | SlideContext, folder: Path) -> list[str]:

@@ -77,6 +77,25 @@ def test_a_segmentation_lies_on_the_grid_of_the_image_it_was_given(make_checkpoi
     assert prediction.classes == ("background", "front", "back")
 
 
+def test_kept_probabilities_are_those_of_which_the_mask_is_the_largest(
+    make_checkpoint: Callable[..., Checkpoint],
+) -> None:
+    made = make_checkpoint("segmentation", spacing_mm=(2.0, 2.0, 2.0))
+    pixels = np.random.default_rng(0).integers(0, 100, (1, 11, 13, 9), dtype=np.int16)
+    image = Image(pixels, "volume", affine=Affine.from_spacing((1.1, 1.3, 3.0), (-5.0, 2.0, 7.0)))
+    prediction, without = Predictor(made, "cpu", keeps_probabilities=True)(image), Predictor(made, "cpu")(image)
+    assert without.voxel_probabilities is None
+    assert prediction.voxel_probabilities is not None
+    assert prediction.mask is not None
+    assert np.array_equal(prediction.mask, without.mask)
+    front, back = prediction.voxel_probabilities.astype(int)
+    rest = 255 - front - back  # background, within the rounding of two values
+    every = np.stack([rest, front, back])
+    chosen = np.take_along_axis(every, prediction.mask[None].astype(int), 0)[0]
+    assert (every.max(axis=0) - chosen <= 2).all()
+    assert len(np.unique(prediction.mask)) > 1
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_probabilities_of_a_classification_add_up_to_one(make_checkpoint: Callable[..., Checkpoint], ndim: int) -> None:
     predictor = Predictor(make_checkpoint("classification", ndim=ndim, size=(16,) * ndim), "cpu")

@@ -29,7 +29,7 @@ CLASSES = ("background", "Liver", "something of ours", "kidney tumor")
 
 
 def context_of(item: Item, prediction: Prediction, image: Image | None = None, **options: Any) -> ImageContext:
-    """What a writer is given for a series."""
+    """Input of a writer for a series."""
     return ImageContext(item, image=image or read(item), prediction=prediction, **{"maker": MAKER, **options})
 
 

@@ -1,0 +1,79 @@
+"""Probabilities of a segmentation as a fractional DICOM Segmentation (PS3.3 C.8.20.2.3): one byte a pixel and class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medvit.errors import UnsupportedError
+from medvit.readers.dicom import READER as DICOM
+from medvit.records import Item
+from medvit.types import Prediction
+from medvit.writers import ImageContext, ModelTask
+from medvit.writers.bit_packing import pad_pixels, set_frames
+from medvit.writers.dicom_object import notes_on, silent
+from medvit.writers.dicom_seg import EMPTY, make_segmentation, on_source, refer_to_source
+from medvit.writers.object_uids import object_uids
+from medvit.writers.source_instances import Sources, read_sources
+
+PROBABILITIES = "probabilities"
+MAXIMUM = 255
+"""Stored value of the probability 1."""
+
+
+def write_fractional(path: Path, context: ImageContext, sources: Sources) -> list[str]:
+    """Write a FRACTIONAL segmentation of the probabilities of all classes but the background; return notes.
+
+    Frames in which all probabilities are 0 are omitted.
+
+    Raises:
+        GeometryError: If the probabilities are not on the pixel grid of the source.
+        UnsupportedError: If the prediction has no probabilities, or the source is of a retired SOP class.
+    """
+    maps = context.prediction.voxel_probabilities
+    if maps is None:
+        raise UnsupportedError(
+            "the model has no probabilities of classes: it predicts overlapping regions, whose probabilities are others"
+        )
+    planes = {
+        (segment, plane): frame
+        for segment, one in enumerate(maps, start=1)
+        for plane, frame in enumerate(on_source(replace(context.prediction, mask=one), sources))
+        if frame.any()
+    }
+    with silent():
+        uids = object_uids(PROBABILITIES, context, sources, context.pixels_sha256, maps)
+        first = np.zeros_like(on_source(context.prediction, sources), np.uint8)
+        first[0, 0, 0] = 1  # the one frame from which the others are made
+        options = {"fractional_type": "PROBABILITY", "max_fractional_value": MAXIMUM}
+        segmentation = make_segmentation(first, "FRACTIONAL", context, sources, uids, PROBABILITIES, **options)
+        set_frames(segmentation, list(planes) or [(1, 0)], sources)
+        segmentation.PixelData = b"".join(frame.tobytes() for frame in planes.values()) or bytes(first[0].size)
+        pad_pixels(segmentation)
+        segmentation.SegmentsOverlap = "UNDEFINED"
+        refer_to_source(segmentation, sources)
+        segmentation.save_as(path)
+    return [*notes_on(sources, "the fractional segmentation"), *[EMPTY] * (not planes)]
+
+
+class DicomSegFractionalWriter:
+    """Writer of `probabilities.dcm`."""
+
+    name, title = "dicom_seg_fractional", "fractional DICOM segmentation"
+    tasks: Sequence[ModelTask] = ("segmentation",)
+    is_on_request = True
+    needs_probabilities = True
+
+    def applies(self, item: Item, prediction: Prediction) -> bool:
+        """Return whether the item is from a DICOM series."""
+        return prediction.mask is not None and item.reader == DICOM.name
+
+    def write(self, context: ImageContext, folder: Path) -> Sequence[str]:
+        """Write the segmentation."""
+        return write_fractional(context.path(folder, "probabilities", ".dcm"), context, read_sources(context.item))
+
+
+WRITER = DicomSegFractionalWriter()
