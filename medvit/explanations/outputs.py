@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,7 @@ def chosen_output(config: ModelConfig, prediction: Prediction, wanted: str = "")
     """
     names = list(config.classes)
     if wanted:
-        if wanted not in names or (config.kind == "segmentation" and wanted == names[0]):
-            known = names[1:] if config.kind == "segmentation" else names
-            raise ConfigError(f"target={wanted}: the model does not predict it; give one of {', '.join(known)}")
-        return ExplainedOutput(names.index(wanted), wanted)
+        return output_named(wanted, names, names[1:] if config.kind == "segmentation" else names)
     if config.kind == "segmentation":
         assert prediction.mask is not None, "a segmentation predicts a label map"
         sizes = [int((prediction.mask == label).sum()) for label in range(1, len(names))]
@@ -53,6 +50,17 @@ def chosen_output(config: ModelConfig, prediction: Prediction, wanted: str = "")
     else:
         index = len(names) - 1 if config.kind == "survival" else 0
     return ExplainedOutput(index, names[index])
+
+
+def output_named(wanted: str, names: Sequence[str], explained: Sequence[str]) -> ExplainedOutput:
+    """Return the output with a name, one of those that can be explained.
+
+    Raises:
+        ConfigError: If there is no such output.
+    """
+    if wanted not in explained:
+        raise ConfigError(f"target={wanted}: the model does not predict it; give one of {', '.join(explained)}")
+    return ExplainedOutput(list(names).index(wanted), wanted)
 
 
 def with_region(model: Model, pixels: Float[Tensor, "1 c *s"], output: ExplainedOutput) -> ExplainedOutput:
@@ -80,7 +88,7 @@ def output_score(model: Model, pixels: Float[Tensor, "b c *s"], output: Explaine
     cover it.
     """
     if output.region is not None:
-        odds = _log_odds(model(pixels).float(), output.index)
+        odds = log_odds(model(pixels).float(), output.index)
         return odds[:, output.region].mean(dim=1)
     scores = [_of_crop(model, crop, output.index) for crop in crops_of(model, pixels)]
     return torch.stack(scores).mean(dim=0)
@@ -108,10 +116,17 @@ def shown_value(config: ModelConfig, score: Float[Tensor, "n"]) -> Float[Tensor,
     return score.sigmoid() if is_odds else score
 
 
+def log_odds(logits: Float[Tensor, "b l *s"], index: int) -> Float[Tensor, "b *s"]:
+    """Return the log-odds, ln(p / (1 - p)), of a class of a classification."""
+    others = logits.clone()
+    others[:, index] = -math.inf
+    return logits[:, index] - others.logsumexp(dim=1)
+
+
 def _of_crop(model: Model, crop: Float[Tensor, "b c *r"], index: int) -> Float[Tensor, "b"]:
     logits, config = model(crop).float(), model.config
     if config.kind == "classification":
-        return _log_odds(logits, index)
+        return log_odds(logits, index)
     if config.kind == "multilabel":
         return logits[:, index]
     found = image_task(config.kind).predictions(logits, config.target)[:, index]
@@ -119,9 +134,3 @@ def _of_crop(model: Model, crop: Float[Tensor, "b c *r"], index: int) -> Float[T
         return found
     found = found.clamp(1e-6, 1.0 - 1e-6)
     return found.log() - (1.0 - found).log()
-
-
-def _log_odds(logits: Float[Tensor, "b l *s"], index: int) -> Float[Tensor, "b *s"]:
-    others = logits.clone()
-    others[:, index] = -math.inf
-    return logits[:, index] - others.logsumexp(dim=1)

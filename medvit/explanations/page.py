@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.explanations.checks import MapChecks
-from medvit.explanations.methods import ExplanationMethod
+from medvit.explanations.methods import DescribedMethod
 
 SIMILAR = 0.5
 """Correlation with the map of random weights above which a map is reported as nearly independent of the weights."""
@@ -55,9 +55,13 @@ class ShownExplanation:
 
 
 def explanations_document(
-    title: str, facts: Mapping[str, str], method: ExplanationMethod, shown: Sequence[ShownExplanation]
+    title: str,
+    facts: Mapping[str, str],
+    method: DescribedMethod,
+    shown: Sequence[ShownExplanation],
+    about_checks: str,
 ) -> Document:
-    """Return the page."""
+    """Return the page; `about_checks` explains the columns of the checks."""
     doubts = doubts_about(shown)
     opening = f"{method.title}. {method.meaning} {method.not_shown}"
     return Document(
@@ -65,7 +69,7 @@ def explanations_document(
         opening,
         [
             Section("Limits of the maps", [Bullets([method.not_shown, *GENERAL])]),
-            Section("Checks", [ABOUT_CHECKS, Bullets(doubts), checks_table(shown)]),
+            Section("Checks", [about_checks, Bullets(doubts), checks_table(shown)]),
             *(Section(_heading(one), [[one.picture]]) for one in shown),
         ],
         facts=facts,

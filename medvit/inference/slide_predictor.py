@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,7 +109,18 @@ class SlidePredictor:
     ) -> SlideReading:
         """Embed the tiles of a slide and return the prediction.
 
-        Embeddings are stored in a temporary file in `work`, not in memory.
+        Raises:
+            DataError: If the slide has no tile or cannot be read.
+            OutputError: If disk space for the embeddings is insufficient.
+        """
+        with self.embedded(open_slide, grid, config, work) as embeddings:
+            return self.read(embeddings)
+
+    @contextmanager
+    def embedded(
+        self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path
+    ) -> Iterator[Embeddings]:
+        """Return a context with the embeddings of the tiles of a slide, in a temporary file in `work`.
 
         Raises:
             DataError: If the slide has no tile or cannot be read.
@@ -123,4 +135,4 @@ class SlidePredictor:
                     writer.append(part)
             embeddings = store.get("slide", len(grid))
             assert embeddings is not None
-            return self.read(embeddings)
+            yield embeddings

@@ -195,7 +195,7 @@ class SlideModel(nn.Module):
     @torch.inference_mode()
     def read(self, tiles: TileEmbeddings, chunk: int = CHUNK) -> SlideReading:
         """Run the model on the tiles of a slide, with at most `chunk` tiles in memory at once."""
-        readings = [head.stream(tiles, chunk) for head in self._heads()]
+        readings = [head.stream(tiles, chunk) for head in self.heads]
         logits = torch.cat([reading.logits for reading in readings]).float()
         maps = torch.cat([reading.attention[0] for reading in readings]).float()
         return SlideReading(
@@ -209,11 +209,13 @@ class SlideModel(nn.Module):
         parts = []
         for indices in torch.arange(len(tiles)).split(chunk):
             alone = tiles.take(indices)[:, None]  # (n, 1, D): bags of one tile
-            logits = torch.stack([head.read(alone).logits for head in self._heads()]).float().mean(dim=0)
+            logits = torch.stack([head.read(alone).logits for head in self.heads]).float().mean(dim=0)
             parts.append(logits.softmax(dim=1).cpu().numpy())
         return np.concatenate(parts)
 
-    def _heads(self) -> list[BagHead]:
+    @property
+    def heads(self) -> list[BagHead]:
+        """Heads whose logits are averaged."""
         return [head for head in self.members if isinstance(head, BagHead)]
 
 

@@ -26,8 +26,8 @@ CENTIMETER = 3
 """TIFF's unit of resolution: pixels per centimeter (TIFF 6.0, ResolutionUnit)."""
 MICRONS = 1e4
 """Microns per centimeter."""
-COLORS = {"attention": "viridis", "class": "inferno"}
-"""Kind of map -> color map of matplotlib, perceptually uniform and safe for color-blind readers (Nuñez et al. 2018)."""
+COLORS = {"attention": "viridis", "class": "inferno", "signed": "RdBu_r"}
+"""Kind of map -> color map of matplotlib that is safe for color-blind readers (Nuñez et al. 2018)."""
 
 
 def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:

@@ -32,12 +32,16 @@ class SlideFinding:
         return self.grid.side(self.mpp)
 
     def top(self, count: int) -> Int[Array, "k"]:
-        """Return the `count` tiles with the most attention, in descending order.
+        """Return the `count` tiles with the most attention, in descending order, without overlaps."""
+        return self.highest(self.reading.attention, count)
 
-        A tile that overlaps a tile with more attention is skipped.
+    def highest(self, values: Float[Array, "n"], count: int) -> Int[Array, "k"]:
+        """Return the `count` tiles with the highest values, in descending order.
+
+        A tile that overlaps a tile with a higher value is skipped.
         """
         chosen: list[int] = []
-        for index in np.argsort(-self.reading.attention, kind="stable"):
+        for index in np.argsort(-values, kind="stable"):
             apart = np.abs(self.grid.xy[chosen] - self.grid.xy[index]).max(axis=1) if chosen else np.array([np.inf])
             if apart.min() >= self.side - 1:
                 chosen.append(int(index))
@@ -70,15 +74,16 @@ def attention_map(finding: SlideFinding) -> HeatMap:
     order in the grid.
     """
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
-    return _map(finding, (order + 1) / len(order))
+    return tile_map(finding, (order + 1) / len(order))
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
     """Return a map of a class: its probability for each tile, predicted as if the tile were the whole slide."""
-    return _map(finding, finding.reading.scores[:, label])
+    return tile_map(finding, finding.reading.scores[:, label])
 
 
-def _map(finding: SlideFinding, values: Float[Array, "n"]) -> HeatMap:
+def tile_map(finding: SlideFinding, values: Float[Array, "n"]) -> HeatMap:
+    """Return a map of one value per tile."""
     overlap = float(finding.grid.facts.get("overlap", "0"))
     cell = finding.side * (1.0 - overlap)
     span = max(1, round(finding.side / cell))

@@ -1,35 +1,51 @@
-"""Explanations of predictions: a map for each image, with checks of the map."""
+"""Explanations of predictions: a map for each image or slide, with checks of the map."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
+from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.document import Picture
 from medvit.errors import ConfigError, DataError, MedvitError, unexpected
+from medvit.explanations.chosen import chosen_rows
 from medvit.explanations.drawing import map_figure, write_map, write_overlay
 from medvit.explanations.explain import explain as explained
 from medvit.explanations.explain import models_of
-from medvit.explanations.methods import ExplanationMethod, method_of
-from medvit.explanations.options import ExplainOptions
-from medvit.explanations.page import COLUMNS, ShownExplanation, doubts_about, explanations_document
+from medvit.explanations.methods import DescribedMethod, ExplanationMethod, method_of
+from medvit.explanations.options import ExplainOptions, require_no_slide_options
+from medvit.explanations.page import (
+    ABOUT_CHECKS,
+    COLUMNS,
+    ShownExplanation,
+    doubts_about,
+    explanations_document,
+)
+from medvit.explanations.slides.explain import ABOUT_SLIDE_CHECKS
+from medvit.explanations.slides.methods import slide_method_of
+from medvit.explanations.slides.subjects import (
+    explain_and_write,
+    require_slide_options,
+    slide_of_source,
+    slides_of_dataset,
+)
 from medvit.files.atomic import write_text
 from medvit.inference.predictor import Predictor
+from medvit.inference.slide_predictor import SlidePredictor
 from medvit.progress import with_progress
 from medvit.readers.by_path import find, read
 from medvit.records import Item
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, labeled
-from medvit.tasks import TaskName
 from medvit.types import Image
+from medvit.writers import ModelTask
 
 PAGE, TABLE = "explanations.html", "explanations.csv"
 
@@ -49,6 +65,26 @@ class ExplainedImage:
 
 
 @dataclass(frozen=True)
+class ExplainJob:
+    """Image or slide to explain: its name, and the function that explains it and writes its files."""
+
+    name: str
+    explain: Callable[[], ShownExplanation]
+
+
+@dataclass(frozen=True)
+class ExplainJobs:
+    """All images or slides to explain, the method, the label of the model, and texts for the page."""
+
+    each: Sequence[ExplainJob]
+    unit: Literal["image", "slide"]
+    method: DescribedMethod
+    label: str
+    about_checks: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Explanations:
     """Finished explanations: their folder, the method, and the listed images."""
 
@@ -64,35 +100,52 @@ class Explanations:
 
 @stage
 def explain(config: ExplainConfig, run: Run) -> Explanations:
-    """Draw maps of the parts of images that predictions depend on, with checks of the maps."""
+    """Draw maps of the parts of images or slides that predictions depend on, with checks of the maps."""
     config.require_one_source()
-    checkpoint = run.checkpoint(config.checkpoint).require(*get_args(TaskName))
-    predictor = Predictor(checkpoint, config.device)
-    method = method_of(config.method, models_of(predictor)[0])
+    checkpoint = run.checkpoint(config.checkpoint).require(*get_args(ModelTask))
     manifest = None if config.dataset is None else run.dataset(config.dataset)
+    jobs = (_slide_jobs if checkpoint.kind == "slide" else _image_jobs)(config, run.folder, checkpoint, manifest)
     found = []
-    chosen = _of_source(config, predictor) if manifest is None else _of_dataset(config, manifest, predictor)
-    for subject in with_progress(chosen, total=len(chosen), title="Explaining", unit="image"):
+    for job in with_progress(jobs.each, total=len(jobs.each), title="Explaining", unit=jobs.unit):
         try:
-            found.append(_explained(config, run.folder, predictor, method, subject))
+            found.append(job.explain())
         except ConfigError:
             raise
         except MedvitError as error:
-            run.failures.append(f"{subject.name}: {error}")
+            run.failures.append(f"{job.name}: {error}")
         except (RuntimeError, ValueError, OSError) as error:  # a damaged array, an image too large for the device
-            run.failures.append(f"{subject.name}: {unexpected(error)}")
+            run.failures.append(f"{job.name}: {unexpected(error)}")
     if not found:
-        raise DataError(f"none of the images could be explained, first {run.failures[0]}")
-    facts = {
-        "Model": checkpoint.hash[:16],
-        "Images": "one image" if manifest is None else f"{manifest.facts.name}, {config.split} split",
-        "Baseline": config.baseline,
-    }
-    title = f"Explanations of {predictor.config.label or 'a segmentation'}: {method.title.lower()}"
-    explanations_document(title, facts, method, found).write_html(run.folder / PAGE)
+        raise DataError(f"none of the {jobs.unit}s could be explained, first {run.failures[0]}")
+    source = f"one {jobs.unit}" if manifest is None else f"{manifest.facts.name}, {config.split} split"
+    facts = {"Model": checkpoint.hash[:16], f"{jobs.unit.capitalize()}s": source, **jobs.facts}
+    title = f"Explanations of {jobs.label or 'a segmentation'}: {jobs.method.title.lower()}"
+    explanations_document(title, facts, jobs.method, found, jobs.about_checks).write_html(run.folder / PAGE)
     write_text(run.folder / TABLE, _table(found))
     run.keep(TABLE, PAGE)
-    return Explanations(run.folder, method.title.lower(), tuple(found))
+    return Explanations(run.folder, jobs.method.title.lower(), tuple(found))
+
+
+def _image_jobs(config: ExplainConfig, folder: Path, checkpoint: Checkpoint, manifest: Manifest | None) -> ExplainJobs:
+    require_no_slide_options(config)
+    predictor = Predictor(checkpoint, config.device)
+    method = method_of(config.method, models_of(predictor)[0])
+    chosen = _of_source(config, predictor) if manifest is None else _of_dataset(config, manifest, predictor)
+    jobs = [ExplainJob(one.name, partial(_explained, config, folder, predictor, method, one)) for one in chosen]
+    return ExplainJobs(jobs, "image", method, predictor.config.label, ABOUT_CHECKS, {"Baseline": config.baseline})
+
+
+def _slide_jobs(config: ExplainConfig, folder: Path, checkpoint: Checkpoint, manifest: Manifest | None) -> ExplainJobs:
+    require_slide_options(config)
+    predictor = SlidePredictor(checkpoint, config.device)
+    method = slide_method_of(config.method, predictor.model.heads)
+    if manifest is None:
+        chosen = [slide_of_source(config, predictor, folder)]
+    else:
+        chosen = slides_of_dataset(config, manifest, predictor)
+    write = partial(explain_and_write, predictor=predictor, method=method, options=config, seed=config.seed)
+    jobs = [ExplainJob(one.name, partial(write, one, folder / one.name)) for one in chosen]
+    return ExplainJobs(jobs, "slide", method, predictor.config.label, ABOUT_SLIDE_CHECKS)
 
 
 def _explained(
@@ -129,33 +182,14 @@ def _of_source(config: ExplainConfig, predictor: Predictor) -> list[ExplainedIma
 
 
 def _of_dataset(config: ExplainConfig, manifest: Manifest, predictor: Predictor) -> list[ExplainedImage]:
-    """Return the requested images, or the first ones of the split, alternating between their classes.
+    """Return the images of a dataset to explain.
 
     Raises:
         ConfigError: If a requested image is not in the dataset, or the model does not accept it.
         DataError: If the split has no image that the model accepts.
     """
-    rows = [row for row in manifest if row.kind == predictor.kind]
-    if config.images:
-        known = {row.image_id: row for row in rows}
-        missing = [name for name in config.images if name not in known]
-        if missing:
-            raise ConfigError(
-                f"images names {missing[0]}, which is not among the {predictor.kind}s of {manifest.folder}; expected "
-                "values of the column image_id of its manifest"
-            )
-        chosen = [known[name] for name in config.images]
-    else:
-        by_class = defaultdict(list)
-        for row in rows:
-            if row.split == config.split:
-                by_class[row.labels.get(predictor.config.label, "")].append(row)
-        longest = max(map(len, by_class.values()), default=0)
-        turns = [own[n] for n in range(longest) for own in by_class.values() if n < len(own)]
-        chosen = turns[: config.max_images]
-        if not chosen:
-            raise DataError(f"{manifest.folder}: the {config.split} split has no {predictor.kind}; give another split")
     label = predictor.config.label
+    chosen = chosen_rows(config, manifest, predictor.kind, label)
     return [ExplainedImage(row.image_id, partial(load, manifest, row), row.labels.get(label, "")) for row in chosen]
 
 

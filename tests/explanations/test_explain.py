@@ -17,7 +17,7 @@ from medvit.explanations.drawing import map_figure, overlaid, planes_of, scale_o
 from medvit.explanations.explain import ExplanationOptions, explain, on_native
 from medvit.explanations.methods import method_of
 from medvit.explanations.outputs import chosen_output, output_score
-from medvit.explanations.page import GENERAL, explanations_document
+from medvit.explanations.page import ABOUT_CHECKS, GENERAL, explanations_document
 from medvit.geometry import Affine
 from medvit.inference.predictor import Predictor
 from medvit.models.image import Model
@@ -126,7 +126,7 @@ def test_planes_of_a_volume_cross_at_the_maximum_with_the_right_of_the_patient_o
 
 def test_the_page_says_what_maps_do_not_show() -> None:
     method = method_of("auto", tiny({"name": "linear"}))
-    page = explanations_document("title", {}, method, [])
+    page = explanations_document("title", {}, method, [], ABOUT_CHECKS)
     texts = [line for section in page.sections for block in section.blocks for line in getattr(block, "lines", [])]
     assert method.not_shown in texts
     assert set(GENERAL) <= set(texts)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -19,10 +17,9 @@ from PIL import Image as Pillow
 from medvit.document import Picture
 from medvit.document.colors import color_of
 from medvit.records import IGNORED
+from medvit.writers.scale_bar import OUTLINE, draw_scale_bar
 
 THUMBNAIL_INCHES, PANEL_INCHES, DPI = 1.75, 3.4, 128
-OUTLINE = (patheffects.withStroke(linewidth=2.0, foreground="black"),)
-"""Black outline of letters, which keeps them readable on bright pixels."""
 FILLED = 0.35
 """Opacity of predictions."""
 
@@ -112,7 +109,7 @@ def _drawn(case: CaseImage, panels: Sequence[CasePanel], inches: float) -> Figur
         for letter, (x, y) in zip(plane.letters, EDGES, strict=False):
             place = {"ha": "center", "va": "center", "transform": axes.transAxes}
             axes.text(x, y, letter, color="white", fontsize=9, path_effects=OUTLINE, **place)
-        _scale_bar(axes, width, picture.shape[1], picture.shape[0], case.unit)
+        draw_scale_bar(axes, width, picture.shape[1], picture.shape[0], case.unit)
     return figure
 
 
@@ -134,32 +131,6 @@ def _outline(axes: Axes, truth: Int[Array, "h w"]) -> None:
         is_class = np.pad(truth == number, 1).astype(float)
         extent = (-1.0, truth.shape[1], -1.0, truth.shape[0])
         axes.contour(is_class, levels=[0.5], colors=color_of(int(number)), linewidths=1.1, extent=extent)
-
-
-def _scale_bar(axes: Axes, width: float, columns: int, rows: int, unit: str) -> None:
-    """Draw a bar of a round length, about a quarter of the width of the image, with its length."""
-    length = round_length(width / 4)
-    shown = length / width * columns
-    x, y = columns * 0.96 - 0.5, rows * 0.95 - 0.5
-    line = axes.plot([x - shown, x], [y, y], color="white", linewidth=2, solid_capstyle="butt")[0]
-    line.set_path_effects([patheffects.withStroke(linewidth=4, foreground="black")])
-    axes.text(
-        x, y - rows * 0.02, length_text(length, unit), color="white", fontsize=7, ha="right", va="bottom",
-        path_effects=OUTLINE,
-    )  # fmt: skip
-    axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(rows - 0.5, -0.5)
-
-
-def round_length(length: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten that is at most `length`."""
-    power = 10.0 ** math.floor(math.log10(length))
-    return power * max(step for step in (1, 2, 5) if step * power <= length * (1 + 1e-9))
-
-
-def length_text(length: float, unit: str) -> str:
-    """Return a length with its unit; lengths below 1 mm are in micrometers."""
-    return f"{1000 * length:g} µm" if unit == "mm" and length < 1 else f"{length:g} {unit}"
 
 
 def _planes(case: CaseImage) -> list[CasePlane]:

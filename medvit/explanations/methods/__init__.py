@@ -42,8 +42,8 @@ MapFunction = Callable[[Model, Tensor, ExplainedOutput, MethodOptions], Tensor]
 
 
 @dataclass(frozen=True)
-class ExplanationMethod:
-    """Method of explanation, with its limits in words."""
+class DescribedMethod:
+    """Name of a method of explanation, and the meaning and limits of its maps in words."""
 
     name: str
     title: str
@@ -52,6 +52,12 @@ class ExplanationMethod:
     not_shown: str
     """Limits of the map, in one sentence."""
     is_signed: bool
+
+
+@dataclass(frozen=True)
+class ExplanationMethod(DescribedMethod):
+    """Method of explanation of the prediction for an image."""
+
     map_of: MapFunction
     refused: Callable[[Model], str] = lambda _model: ""
     """Function that returns why the method does not apply to a model; empty if it does."""

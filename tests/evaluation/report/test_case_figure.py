@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pillow
 
 from medvit.evaluation.report import case_figure
-from medvit.evaluation.report.case_figure import CaseImage, case_pictures, length_text, round_length
+from medvit.evaluation.report.case_figure import CaseImage, case_pictures
 from medvit.records import IGNORED
 
 
@@ -48,18 +48,6 @@ def test_volumes_of_unknown_orientation_have_no_letters() -> None:
     planes = case_figure._planes(replace(volume(np.zeros((4, 4, 4), np.uint8)), has_sides=False))
     assert [plane.letters for plane in planes] == ["", "", ""]
     assert [plane.title for plane in planes] == ["plane 1", "plane 2", "plane 3"]
-
-
-@pytest.mark.parametrize(
-    ("length", "rounded"),
-    [(1.0, 1.0), (3.9, 2.0), (49.0, 20.0), (51.0, 50.0), (0.05, 0.05), (0.019, 0.01), (999.0, 500.0)],
-)
-def test_scale_bars_have_a_round_length_that_fits(length: float, rounded: float) -> None:
-    assert round_length(length) == pytest.approx(rounded)
-
-
-def test_lengths_have_a_unit_that_reads_well() -> None:
-    assert [length_text(0.2, "mm"), length_text(20.0, "mm"), length_text(50.0, "px")] == ["200 µm", "20 mm", "50 px"]
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
