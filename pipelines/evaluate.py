@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from medvit.artifacts import METRICS, Report
 from medvit.baselines.beside import compare_with_baselines, part_of
@@ -23,6 +23,7 @@ from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.part import ReportPart
 from medvit.evaluation.report.decision import operating_parts
+from medvit.evaluation.report.neighbors import neighbors_part, require_images
 from medvit.evaluation.report.operating import points_lines
 from medvit.evaluation.report.page import HTML, PDF, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
@@ -59,6 +60,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
         require_pdf()
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
+    if config.reference is not None:
+        require_images(judged.predictor.kind, config.checkpoint)
     predicted = predicted_labels(judged.predictor.config)
     measured, restriction = restricted(judged.measured, config.where, predicted)
     judged = replace(judged, measured=measured, notes=(*judged.notes, *restriction))
@@ -96,6 +99,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     run.failures += verdict.unmet
     parts = [*parts_of(Reported(config, manifest, judged, evaluation, verdict, config.seed)), *beside]
     parts += [] if operating is None else operating_parts(operating, judged.split)
+    parts += _neighbors(config, run, manifest, evaluation)
     write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     if operating is not None:
@@ -117,6 +121,16 @@ def _beside(
     run.require_same("baselines", folder.hash)
     found = compare_with_baselines(folder, manifest.hash, evaluation, **drawing)
     return [part_of(found, evaluation.positive)]
+
+
+def _neighbors(config: EvaluateConfig, run: Run, manifest: Manifest, evaluation: Evaluation) -> list[ReportPart]:
+    if config.reference is None:
+        return []
+    assert config.checkpoint is not None, "a model of images is required"
+    checkpoint = run.checkpoint(config.checkpoint)
+    number, limit, device = config.neighbors, config.cases, config.device
+    how: dict[str, Any] = {"number": number, "limit": limit, "device": device}
+    return [neighbors_part(manifest, evaluation, checkpoint, run.embeddings(config.reference, "reference"), **how)]
 
 
 def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:

@@ -149,6 +149,15 @@ class SiteNames:
         self.given[name] = original
         return name
 
+    def patients(self, identity: Identity) -> frozenset[str]:
+        """Return the pseudonyms that the patient of an image may have in datasets of the site, none without PatientID.
+
+        There is one for the PatientID alone and, if the issuer is known, one for both.
+        """
+        known = {identity.patient, f"{identity.patient}^^^{identity.issuer}"} if identity.issuer else {identity.patient}
+        patients = [Patient(name, is_known_elsewhere=True) for name in known if identity.patient]
+        return frozenset(map(self._pseudonyms.patient, patients))
+
     def series(self, identifier: str) -> str:
         """Return the pseudonym of a series."""
         return self._pseudonyms.series(_of(Identity(series=identifier)))

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator
 
 from medvit.attributes import LATERALITY
-from medvit.config import Config, Positive
+from medvit.config import Config, Count, Positive
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.aggregation import LEVELS, AggregationLevel, are_ordered, from_harmless
@@ -97,6 +97,12 @@ class EvaluationOptions(Config):
     """
     cases: int = Field(12, ge=0)
     """Number of images shown in the report, the worst errors first."""
+    reference: Path | None = None
+    """Folder of embeddings of the training dataset, made by embed with the same checkpoint. The report then shows the
+    nearest training images of the worst errors, with their labels. Unset: they are not shown.
+    """
+    neighbors: Count = 5
+    """Number of nearest training images of an error, with `reference`."""
     pdf: bool = False
     """Also write the report as `report.pdf`. This needs WeasyPrint (`pip install medvit[pdf]`)."""
     device: Device = "auto"

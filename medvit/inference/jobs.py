@@ -45,6 +45,7 @@ def make_job(
         ConfigError: If an output format does not apply to the kind of model, a code is for a class that the model does
             not have, or the pixel values are not those that the model was trained on.
     """
+    _require_reference_for_neighbors(options)
     outputs = Outputs.of(options.outputs, checkpoint.kind)
     if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
         log.warning("codes is ignored: no DICOM output is written")
@@ -68,7 +69,9 @@ def make_job(
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
     values = values_as_trained(options.values, predictor.config.values)
-    reference = None if options.reference is None else CohortReference.of(options.reference, checkpoint, options.device)
+    reference = None
+    if options.reference is not None:
+        reference = CohortReference.of(options.reference, checkpoint, options.device, num_neighbors=options.neighbors)
     return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points, reference)
 
 
@@ -87,6 +90,7 @@ def make_stack_job(
         CheckpointError: If the checkpoints do not share one backbone.
         ConfigError: As `make_job`, if an option fits none of the models.
     """
+    _require_reference_for_neighbors(options)
     _require_no_reference(options, "several models")
     keeps_probabilities = any(needs_probabilities(writer(name)) for name in options.outputs or ())
     predictor = StackPredictor(checkpoints, options.device, options.horizons, keeps_probabilities=keeps_probabilities)
@@ -114,6 +118,14 @@ def make_stack_job(
 def _require_no_reference(options: PredictionOptions, what: str) -> None:
     if options.reference is not None:
         raise ConfigError(f"reference is for a single model of images, and checkpoint is {what}; remove reference")
+
+
+def _require_reference_for_neighbors(options: PredictionOptions) -> None:
+    if options.neighbors and options.reference is None:
+        raise ConfigError(
+            "neighbors needs the embeddings of the training images; give reference=FOLDER, made by medvit embed with "
+            "this checkpoint on the training dataset"
+        )
 
 
 def _not_alone(name: str, image: Image) -> Prediction:

@@ -76,6 +76,10 @@ class PredictionOptions(Config):
     from the training images is then written to `predictions.csv`, with a note in `status.csv` if it is larger than that
     of 95 % of the validation images. Unset: no distance is computed.
     """
+    neighbors: int = Field(default=0, ge=0)
+    """Number of nearest training images of other patients to list in `neighbors.csv` of each study, with their labels.
+    They are found in `reference`. 0: none.
+    """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series of a study to use. Unset options: as stored in the checkpoint."""
     horizons: tuple[Positive, ...] = ()

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.embeddings.neighbors import COLUMNS as NEIGHBOR_COLUMNS
 from medvit.embeddings.reference import DISTANCE, CohortReference
 from medvit.errors import DataError
+from medvit.files.atomic import write_text
+from medvit.files.spreadsheets import csv_text
 from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
 from medvit.models.image import AppliesTo
@@ -90,12 +93,17 @@ class StudyJob:
         collected.findings += findings_of(prediction, image, name)
         collected.findings += calls(self.points, prediction.classes, prediction.probabilities, name)
         if self.reference is not None:
-            distance = self.reference(image)
+            vector = self.reference.embedder(image)
+            distance = self.reference.distance(vector)
             collected.findings.append(Finding(name, DISTANCE, value=distance))
             collected.notes += filter(None, [self.reference.note(distance)])
         series = name if collected.has_several else ""
         # A prediction is on the grid of the first channel, if the image is made of several.
         context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)
+        if self.reference is not None and self.reference.neighbors is not None:
+            found = self.reference.neighbors(vector, self.names.patients(item.parts[0].identity), study.name)
+            write_text(context.path(folder, "neighbors", ".csv"), csv_text(NEIGHBOR_COLUMNS, found.lines()))
+            collected.notes += found.warnings
         collected.notes += self.outputs.write(context, folder)
         collected.outputs += sorted(path.name for path in folder.iterdir() if path.name not in collected.outputs)
 
