@@ -138,7 +138,7 @@ STAGES = {
         room="pipelines.results",
     ),
     "explain": Entry(
-        "Draw maps of the parts of images that predictions depend on, with checks of the maps.",
+        "Draw maps of the parts of images or slides that predictions depend on, with checks of the maps.",
         "medvit explain checkpoint=runs/model dataset=runs/dataset output=runs/maps",
         "could not be explained",
         first=("source", "method", "target", "split", "images", "max_images"),

@@ -49,7 +49,7 @@ ROOMS_OF_DICOM = (
 HOMES = {
     "SimpleITK": ("medvit/readers/",),
     "blosc2": ("medvit/dataset/store.py",),
-    "captum": ("medvit/explanations/methods/",),
+    "captum": ("medvit/explanations/methods/", "medvit/explanations/slides/"),
     "dicomanonymizer": ("medvit/deidentification/profile.py",),
     "dicomweb_client": ("medvit/sources/",),
     "eyepy": ("medvit/readers/heyex.py",),

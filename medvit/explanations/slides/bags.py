@@ -16,13 +16,13 @@ from medvit.models.slide import CHUNK
 
 
 @dataclass(frozen=True)
-class Bag:
+class TileBag:
     """Embeddings (N, D) of the tiles of a slide, in the order of its grid."""
 
     tiles: Float[Tensor, "n d"]
 
     @classmethod
-    def of(cls, embeddings: Embeddings, device: torch.device | str) -> Bag:
+    def of(cls, embeddings: Embeddings, device: torch.device | str) -> TileBag:
         """Read all embeddings of a slide onto a device."""
         return cls(embeddings.to(device).take(torch.arange(len(embeddings))))
 
@@ -33,12 +33,12 @@ class Bag:
         """Return the embeddings with these indices."""
         return self.tiles[indices.to(self.tiles.device)]
 
-    def only(self, kept: Int[Tensor, "m"]) -> Bag:
+    def only(self, kept: Int[Tensor, "m"]) -> TileBag:
         """Return the bag of these tiles alone, in the order of the grid."""
-        return Bag(self.take(kept.sort().values))
+        return TileBag(self.take(kept.sort().values))
 
 
-def bag_score(heads: Sequence[BagHead], bag: Bag, index: int) -> Float[Tensor, "1"]:
+def bag_score(heads: Sequence[BagHead], bag: TileBag, index: int) -> Float[Tensor, "1"]:
     """Return the log-odds of a class for a slide, with gradients; the logits of the heads are averaged."""
     logits = torch.stack([head.stream(bag, CHUNK).logits.float() for head in heads]).mean(dim=0)
     return log_odds(logits, index)

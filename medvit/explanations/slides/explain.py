@@ -15,7 +15,7 @@ from medvit.errors import DataError
 from medvit.explanations.checks import MapChecks, order_of, random_orders, rank_correlation, with_random_weights
 from medvit.explanations.explain import ExplanationOptions
 from medvit.explanations.outputs import ExplainedOutput, output_named
-from medvit.explanations.slides.bags import Bag, bag_score
+from medvit.explanations.slides.bags import TileBag, bag_score
 from medvit.explanations.slides.methods import SlideMethod, TilePlaces
 from medvit.heads import BagHead
 from medvit.inference.slide_predictor import SlidePredictor
@@ -65,7 +65,7 @@ def explain_slide(
     classes = predictor.config.classes
     chosen = options.target or classes[int(reading.probabilities.argmax())]
     output = output_named(chosen, classes, classes)
-    bag, heads = Bag.of(embeddings, predictor.device), predictor.model.heads
+    bag, heads = TileBag.of(embeddings, predictor.device), predictor.model.heads
     values = method.values_of(heads, bag, output.index, places, options)
     if not bool(values.isfinite().all()):
         raise DataError("the map of the explanation has values that are not finite; check the embeddings of the slide")
@@ -76,7 +76,7 @@ def explain_slide(
 
 def slide_checks(
     heads: Sequence[BagHead],
-    bag: Bag,
+    bag: TileBag,
     output: ExplainedOutput,
     values: Float[Tensor, "n"],
     places: TilePlaces,
@@ -102,7 +102,7 @@ def slide_checks(
 
 @torch.no_grad()
 def deletion_and_insertion_of_tiles(
-    heads: Sequence[BagHead], bag: Bag, output: ExplainedOutput, order: Int[Array, "n"], *, steps: int
+    heads: Sequence[BagHead], bag: TileBag, output: ExplainedOutput, order: Int[Array, "n"], *, steps: int
 ) -> tuple[float, float]:
     """Return the mean probability while tiles are left out, and while they are inserted, in an order of tiles.
 
@@ -111,7 +111,7 @@ def deletion_and_insertion_of_tiles(
     edges = np.linspace(1, len(order), steps + 1).round().astype(int)
     ranked = torch.from_numpy(order)
 
-    def mean_of(bags: Iterator[Bag]) -> float:
+    def mean_of(bags: Iterator[TileBag]) -> float:
         scores = [bag_score(heads, one, output.index).sigmoid() for one in bags]
         return float(torch.cat(scores).double().mean())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medvit.errors import ConfigError
 from medvit.explanations.methods import DescribedMethod, MethodOptions
-from medvit.explanations.slides.bags import Bag, bag_score
+from medvit.explanations.slides.bags import TileBag, bag_score
 from medvit.heads import BagHead
 from medvit.heads.mean_pool import MeanHead
 from medvit.models.slide import CHUNK
@@ -31,7 +31,7 @@ class TilePlaces:
     shape: tuple[int, int]
 
 
-TileFunction = Callable[[Sequence[BagHead], Bag, int, TilePlaces, MethodOptions], Tensor]
+TileFunction = Callable[[Sequence[BagHead], TileBag, int, TilePlaces, MethodOptions], Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class SlideMethod(DescribedMethod):
 
 @torch.no_grad()
 def tile_attention(
-    heads: Sequence[BagHead], bag: Bag, index: int, places: TilePlaces, options: MethodOptions
+    heads: Sequence[BagHead], bag: TileBag, index: int, places: TilePlaces, options: MethodOptions
 ) -> Float[Tensor, "n"]:
     """Return the mean of all attention maps over the heads; it sums to 1 and is the same for every class."""
     return torch.cat([head.stream(bag, CHUNK).attention[0].float() for head in heads]).mean(dim=0).cpu()
 
 
 def input_x_gradient(
-    heads: Sequence[BagHead], bag: Bag, index: int, places: TilePlaces, options: MethodOptions
+    heads: Sequence[BagHead], bag: TileBag, index: int, places: TilePlaces, options: MethodOptions
 ) -> Float[Tensor, "n"]:
     """Return the sum over the embedding of each tile times the gradient of the output, computed by Captum."""
     from captum.attr import InputXGradient
 
     def score_of(tiles: Float[Tensor, "1 n d"]) -> Float[Tensor, "1"]:
-        return bag_score(heads, Bag(tiles[0]), index)
+        return bag_score(heads, TileBag(tiles[0]), index)
 
     found = InputXGradient(score_of).attribute(bag.tiles.detach().clone()[None].requires_grad_())
     assert isinstance(found, Tensor)
@@ -68,7 +68,7 @@ def input_x_gradient(
 
 @torch.no_grad()
 def leave_tiles_out(
-    heads: Sequence[BagHead], bag: Bag, index: int, places: TilePlaces, options: MethodOptions
+    heads: Sequence[BagHead], bag: TileBag, index: int, places: TilePlaces, options: MethodOptions
 ) -> Float[Tensor, "n"]:
     """Return the mean fall of the output over all areas that contain the center of a tile, without their tiles.
 

@@ -15,7 +15,7 @@ from medvit.explanations.checks import order_of
 from medvit.explanations.explain import ExplanationOptions
 from medvit.explanations.methods import MethodOptions
 from medvit.explanations.outputs import ExplainedOutput
-from medvit.explanations.slides.bags import Bag, bag_score
+from medvit.explanations.slides.bags import TileBag, bag_score
 from medvit.explanations.slides.explain import deletion_and_insertion_of_tiles, slide_checks
 from medvit.explanations.slides.methods import METHODS, SlideMethod, TilePlaces, hidden_areas, slide_method_of
 from medvit.heads import BagHead
@@ -90,7 +90,7 @@ def test_the_tile_that_decides_comes_first(head: str, method: SlideMethod) -> No
     heads = ensemble(head)
     bags = planted(24, 9)
     chosen = torch.nonzero(bags.classes == 1)[:8, 0].tolist()
-    maps = [method.values_of(heads, Bag(bags.tiles[number]), 1, grid(), QUICK) for number in chosen]
+    maps = [method.values_of(heads, TileBag(bags.tiles[number]), 1, grid(), QUICK) for number in chosen]
     hits = sum(int(found.argmax()) == int(bags.places[number]) for found, number in zip(maps, chosen, strict=True))
     assert hits >= 7
 
@@ -101,7 +101,7 @@ def test_deletion_is_below_insertion_and_random_weights_change_the_map(head: str
     bags = planted(24, 10)
     each = []
     for number in torch.nonzero(bags.classes == 1)[:4, 0].tolist():
-        bag = Bag(bags.tiles[number])
+        bag = TileBag(bags.tiles[number])
         values = method.values_of(heads, bag, 1, grid(), QUICK)
         each.append(slide_checks(heads, bag, OUTPUT, values, grid(), method, QUICK, 0))
     assert all(one.is_informative for one in each)
@@ -110,9 +110,9 @@ def test_deletion_is_below_insertion_and_random_weights_change_the_map(head: str
 
 
 def test_occlusion_is_the_fall_without_the_tile(heads: list[BagHead]) -> None:
-    bag = Bag(planted(1, 3).tiles[0])
+    bag = TileBag(planted(1, 3).tiles[0])
     values = slide_method_of("occlusion", heads).values_of(heads, bag, 1, grid(), QUICK)
-    without = Bag(torch.cat([bag.tiles[:5], bag.tiles[6:]]))
+    without = TileBag(torch.cat([bag.tiles[:5], bag.tiles[6:]]))
     fall = bag_score(heads, bag, 1) - bag_score(heads, without, 1)
     assert float(values[5]) == pytest.approx(float(fall), abs=1e-4)
 
@@ -121,9 +121,9 @@ def test_gradient_times_input_is_exact_for_a_linear_model() -> None:
     """The mean head is linear: the values add up to the log-odds minus those of a bag of zeros."""
     torch.manual_seed(0)
     head = MeanConfig().build_for_bags(WIDTH, 2).requires_grad_(False)
-    bag = Bag(torch.randn(NUM_TILES, WIDTH))
+    bag = TileBag(torch.randn(NUM_TILES, WIDTH))
     values = slide_method_of("input_x_gradient", [head]).values_of([head], bag, 1, grid(), QUICK)
-    expected = bag_score([head], bag, 1) - bag_score([head], Bag(torch.zeros(1, WIDTH)), 1)
+    expected = bag_score([head], bag, 1) - bag_score([head], TileBag(torch.zeros(1, WIDTH)), 1)
     assert float(values.sum()) == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_areas_cover_every_tile_and_a_small_window_is_one_tile() -> None:
 
 
 def test_deletion_and_insertion_of_a_bag_of_equal_tiles_are_its_probability(heads: list[BagHead]) -> None:
-    bag = Bag(torch.ones(10, WIDTH))
+    bag = TileBag(torch.ones(10, WIDTH))
     order = order_of(torch.arange(10.0))
     own = deletion_and_insertion_of_tiles(heads, bag, OUTPUT, order, steps=4)
     expected = float(bag_score(heads, bag, 1).sigmoid())
