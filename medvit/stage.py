@@ -16,7 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count
@@ -45,16 +45,22 @@ log = logging.getLogger("medvit")
 
 OPTIONS, INPUTS = ".options.yaml", ".inputs.json"
 """Hidden files of an unfinished run: its options as requested, and the digests of its inputs."""
+RUN = "MLflow run"
+"""Name of the MLflow run among the inputs of a shared run."""
 UNNEEDED = ".unneeded.json"
 """File that lists the leftovers that a finished run removes from its folder. If the run is killed before it has removed
 them, they are removed later by this list.
 """
+WORK = ".work"
+"""Folder in the working folder of a shared stage, with a folder for the unfinished files of each process."""
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
 """Names of the files that a run writes into its folder before it produces any output."""
 NOTED_FAILURES = 1000
 """Maximum number of failed items in the log file."""
 MODEL_CACHE = Path("~/.medvit/models")
 """Folder for checkpoints of registered models that are fetched from a server."""
+POLL_S = 0.2
+"""Seconds between two looks at the process that finishes a shared output."""
 FREE_BYTES = 2**20
 """Free space below which a failed write is reported as a full disk."""
 
@@ -70,6 +76,10 @@ class StageConfig(Config):
     """Whether the processes of a distributed run share the work. If False, rank 0 does all of it."""
     IS_PRIVATE: ClassVar[bool] = False
     """Whether the output names patients, so that only its owner may read it."""
+    IS_SHARED: ClassVar[bool] = False
+    """Whether several processes with the same options may work in one output folder. The first one gives the folder
+    its final name. The others join its run, and one of them continues it if the first one ends early.
+    """
     USES_TORCH: ClassVar[bool] = True
     """Whether the stage draws random numbers with torch. If False, torch is not seeded: its import takes seconds."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +97,15 @@ class StageConfig(Config):
     def folder(self) -> Path:
         """Output folder."""
         return Path(getattr(self, self.OUTPUT))
+
+    @property
+    def reopens(self) -> bool:
+        """Whether a finished output of the same options is opened again, to process a part of it again."""
+        return False
+
+    def shown(self) -> Artifact | None:
+        """Print a report on an output, if the options ask for that instead of a run, and return the output."""
+        return None
 
 
 def first_free(name: str) -> Path:
@@ -116,7 +135,9 @@ class Run:
     the run may be interrupted until then and would need them to continue.
     """
     leads: bool = True
-    """Whether this process is rank 0. Other ranks take part in the training and write nothing."""
+    """Whether this process is rank 0 or the only process. Other ranks take part in the training and write nothing; a
+    process that joined a shared run writes only its part of the output.
+    """
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
         """Read a dataset and record it as an input of this run."""
@@ -138,6 +159,15 @@ class Run:
         table = EmbeddingTable.read(folder)
         self._uses(name, folder, table_digest(folder))
         return table
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow run of the output, also in a process that joined the run of another one; None without tracking."""
+        if self.leads:
+            return self.tracker.run_id
+        path = self.folder / INPUTS
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return before.get(RUN) or None
 
     def _recorded(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         self.learned |= training_patients(checkpoint.folder)
@@ -169,11 +199,10 @@ class Run:
         In a new run, or if the input is the same, return True.
         """
         path = self.folder / INPUTS
-        if not self.leads:
-            return True
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         is_same = bool(before.setdefault(name, digest) == digest)
-        write_text(path, json.dumps(before))
+        if self.leads:
+            write_text(path, json.dumps(before))
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | float | None) -> None:
@@ -262,11 +291,32 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         Raises:
             MedvitError: With one sentence for the user. After an error, the output folder never has its final name.
         """
+        shown: Any = config.shown()
+        if shown is not None:
+            return Finished(shown, ())
         config, versions = with_registered(config)
         final = config.folder.absolute()
         partial = final.with_name(f"{final.name}.partial")
         if not leads():
             self._follow(config, partial)
+        while True:
+            try:
+                return self._lead(config, partial, final, versions)
+            except BusyError:
+                if not config.IS_SHARED:
+                    raise
+            finished = self._help(config, partial, final)
+            if finished is not None:
+                return finished
+
+    def _lead(
+        self, config: StageConfigT, partial: Path, final: Path, versions: Sequence[ModelVersion]
+    ) -> Finished[ArtifactT]:
+        """Run the stage, and give its output the final name.
+
+        Raises:
+            BusyError: If another process is working in the folder.
+        """
         began = time.monotonic()
         with (
             _locked(partial, final, config, self.name),
@@ -281,7 +331,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 _begin(run, config)
                 artifact = self.recipe(config, run)
                 _end(run)
-                unneeded = sorted({*run.leftovers, OPTIONS, INPUTS})
+                unneeded = sorted({*run.leftovers, *(() if config.IS_SHARED else (OPTIONS, INPUTS))})
                 write_text(partial / UNNEEDED, json.dumps(unneeded))
                 with run.tracker.moving_to(final):
                     if config.IS_PRIVATE:  # here, since the tracker's thread writes below the folder at other times
@@ -292,6 +342,37 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 run.tracker.finish("FAILED")
                 raise
             run.tracker.finish("FINISHED")
+            finished = Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
+            _report(self.name, finished, time.monotonic() - began)
+        return finished
+
+    def _help(self, config: StageConfigT, partial: Path, final: Path) -> Finished[ArtifactT] | None:
+        """Take part in the run of another process, and wait until it has finished the output.
+
+        Return None if that process ended early.
+
+        Raises:
+            ConfigError: If it was started with other options.
+        """
+        began = time.monotonic()
+        while not (partial / OPTIONS).is_file():  # the other process has just started
+            if _is_left(partial):
+                return None
+            time.sleep(POLL_S)
+        _refuse_other_options(partial, config)
+        with (
+            _explained_disk_errors(partial),
+            log_to_file(partial / LOG, mode=OWNER_FILE if config.IS_PRIVATE else 0o666),
+            _noted(self.name, config, "joined"),
+        ):
+            log.info("%s: joins the run in %s", self.name, partial)
+            seed_everything(config.seed, with_torch=config.USES_TORCH)
+            run = Run(self.name, partial, Tracker(), tree=config.tree(private=False), leads=False)
+            artifact = self.recipe(config, run)
+            while not _is_left(partial):
+                time.sleep(POLL_S)
+            if not final.exists():
+                return None
             finished = Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
             _report(self.name, finished, time.monotonic() - began)
         return finished
@@ -349,6 +430,36 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
         torch.manual_seed(seed)
 
 
+class BusyError(OutputError):
+    """Output folder in which another process is working."""
+
+
+def _is_left(partial: Path) -> bool:
+    """Return whether the first process of a run has ended, or the folder has its final name."""
+    try:
+        take(partial / LOCK, "medvit").release(partial / LOCK)
+    except LockedError:
+        return False
+    except OSError:  # the folder was renamed
+        return True
+    return True
+
+
+def _reopen(final: Path, partial: Path, config: StageConfig, stage: str) -> None:
+    """Give a finished output the name of an unfinished one.
+
+    Raises:
+        OutputError: If the folder is not an output of this stage.
+        ConfigError: If it was made with other options.
+    """
+    lineage = Lineage.read(final) if final.is_dir() else None
+    if lineage is None or lineage.stage != stage:
+        raise OutputError(f"{final} is not a finished output of {stage}; give the folder of an earlier run")
+    _refuse_other_options(final, config)
+    with suppress(FileNotFoundError):  # another process has done it
+        os.replace(final, partial)
+
+
 @contextmanager
 def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
     """Create and lock the working folder, or open and lock that of the unfinished run.
@@ -359,15 +470,17 @@ def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iter
         ConfigError: If the unfinished run was started with other options.
     """
     _finish_removal(final)
+    if config.reopens and not partial.exists():
+        _reopen(final, partial, config, stage)
     _refuse_used(final, config.OUTPUT)
     is_new = not partial.exists()
     lock = _take(partial, final, f"medvit {stage}", config)
     try:
         _refuse_used(final, config.OUTPUT)  # another run may have finished just before the lock was taken
-        if not is_new and not config.resume:
+        if not is_new and not config.resume and not config.IS_SHARED:
             raise OutputError(f"{partial} contains an unfinished run; continue with resume=true, or remove it")
         _refuse_other_options(partial, config)
-        sweep(partial, besides=(tracking.FOLDER, sources.SPOOL))
+        sweep(partial, besides=(tracking.FOLDER, sources.SPOOL, WORK))
         yield
     finally:
         lock.release(partial / LOCK, final / LOCK)
@@ -388,7 +501,7 @@ def _take(partial: Path, final: Path, purpose: str, config: StageConfig) -> File
             partial.chmod(OWNER_FOLDER)  # files written below it later are unreadable for others
         return lock
     except LockedError as error:
-        raise OutputError(
+        raise BusyError(
             f"{error} is working in {partial}; wait until it has ended, or give another {config.OUTPUT}=..."
         ) from None
     except OSError as error:
@@ -433,8 +546,9 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
     changed = list(_changed(_without(before, config.MAY_CHANGE), _without(now, config.MAY_CHANGE)))
     if changed:
         raise ConfigError(
-            f"the unfinished run in {partial} was started with other options ({', '.join(changed)}); "
-            "resume with the same ones, or remove it"
+            f"the {'' if partial.name == config.folder.name else 'unfinished '}run in {partial} was started with other "
+            f"options ({', '.join(changed)}); {'join or ' * config.IS_SHARED}resume with the same ones, or "
+            f"{f'give another {config.OUTPUT}=...' if config.IS_SHARED else 'remove it'}"
         )
 
 
@@ -471,6 +585,8 @@ def _begin(run: Run, config: StageConfig) -> None:
     seed_everything(config.seed, with_torch=config.USES_TORCH)
     is_new = not (run.folder / CONFIG).is_file()
     run.tree |= config.tree(private=False)
+    if config.IS_SHARED:
+        run.began_with(RUN, run.tracker.run_id or "")
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
     if is_new:
@@ -486,12 +602,12 @@ def _end(run: Run) -> None:
 
 
 @contextmanager
-def _noted(stage: str, config: StageConfig) -> Iterator[None]:
-    """Return a context that logs the start of a run, and its failure.
+def _noted(stage: str, config: StageConfig, manner: str = "") -> Iterator[None]:
+    """Return a context that logs the start of a run (by default, whether it was resumed), and its failure.
 
     If the inputs of the stage name patients, only the type of an error is logged, because its message may name a file.
     """
-    note("medvit %s: %s %s", __version__, stage, "resumed" if config.resume else "started")
+    note("medvit %s: %s %s", __version__, stage, manner or ("resumed" if config.resume else "started"))
     try:
         yield
     except MedvitError as error:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, get_args
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 from medvit import __version__
 from medvit.artifacts import STATUS, Checkpoint, Predictions
@@ -14,12 +17,15 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import ConfigError, DataError
 from medvit.files.limits import allow_volumes
 from medvit.hardware import resolve_device
+from medvit.inference import batch
 from medvit.inference.jobs import make_job, make_stack_job, names_of
 from medvit.inference.operating_points import OperatingPoint, read_for_models
 from medvit.inference.options import PredictionOptions, SeriesRule
+from medvit.inference.outcomes import BatchOutcomes
 from medvit.inference.series_selection import studies_by_rule
 from medvit.inference.slide_job import SlideJob, as_slides
 from medvit.inference.stack_job import StackJob
+from medvit.inference.state import state_of
 from medvit.inference.study_job import StudyJob
 from medvit.inference.worklist import Worklist
 from medvit.models.image import AppliesTo
@@ -27,7 +33,8 @@ from medvit.readers import find
 from medvit.readers.channels import ChannelsConfig, combined
 from medvit.readers.options import GeometryConfig
 from medvit.sources import fetch_studies
-from medvit.stage import Run, StageConfig, stage
+from medvit.sources.options import is_url
+from medvit.stage import WORK, Run, StageConfig, stage
 from medvit.writers import STATUSES, Maker, ModelTask
 
 log = logging.getLogger("medvit")
@@ -39,9 +46,33 @@ SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons"
 class PredictConfig(PredictionOptions, StageConfig):
     """Options of `medvit predict`."""
 
-    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib", "status", "retry")
     IS_PRIVATE: ClassVar[bool] = True
+    IS_SHARED: ClassVar[bool] = True
     RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "channels", "outputs", "device")
+
+    status: bool = False
+    """Print how far the batch in the output folder is, without changing it: studies that are done, running (since when,
+    and by which process), waiting and failed (by reason).
+    """
+    retry: Literal["failed"] | None = None
+    """Process studies again that an earlier run of the same options has processed. failed: those that failed, in a
+    finished or unfinished output folder. Unset: each study is processed once.
+    """
+
+    @property
+    def reopens(self) -> bool:
+        """Whether studies of a finished batch are processed again."""
+        return self.retry is not None
+
+    def shown(self) -> Predictions | None:
+        """Print the state of a batch if `status` is set, and return its predictions."""
+        if not self.status:
+            return None
+        state = state_of(self.folder.absolute())
+        print(state.text())
+        counts = state.outcomes.counts
+        return Predictions(state.folder, counts["done"], counts["skipped"], counts["failed"])
 
 
 @stage
@@ -53,36 +84,76 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     rules = job.rules if isinstance(job, StackJob) else [job.applies_to]
     channels = _channels(config, rules)
     run.in_force(channels=channels, device=resolve_device(config.device).type)
-    worklist, num_ignored = Worklist(run.folder), 0
-    who = crosswalk.place(config.key, f"predict-{config.output.name}")
+    run.require_same("source or the key", names.state("source", _location(config.source)))
+    num_ignored, is_complete = 0, False
+    with closing(Worklist(run.folder)) as worklist, worklist.working():
+        work = run.folder if run.leads else worklist.work
+        if config.retry is not None:
+            log.info("predict: %d failed studies are processed again", worklist.retry_failed())
+        while not is_complete:
+            before, seen = worklist.waiting(), _Seen(worklist, names)
+            # A server gives one study at a time, everything else all at once.
+            for local in fetch_studies(config.source, config.retrieve, work=work, is_done=seen):
+                images = find(
+                    local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks
+                )
+                images = combined(images, channels, local.root)
+                images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
+                indexes = studies_by_rule([*images, *local.refusals], local.root, names, rules)
+                num_ignored += indexes[0].num_ignored
+                crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
+                seen.names |= {study.name for study in indexes[0].studies}
+                batch.process(worklist, indexes[0].studies, job.on(indexes) if isinstance(job, StackJob) else job)
+                local.discard()
+            is_complete = batch.is_complete(worklist, before - seen.names)
+        outcomes = worklist.outcomes()
+        if not outcomes.all:
+            raise DataError(
+                f"none of the {num_ignored} files of the source is an image; give source=PATH of a folder with studies"
+            )
+        if run.leads:
+            worklist.wait_until_alone()
+    return _summarized(config, run, outcomes)
 
-    # A server gives one study at a time, everything else all at once.
-    for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
-        images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
-        images = combined(images, channels, local.root)
-        images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
-        indexes = studies_by_rule([*images, *local.refusals], local.root, names, rules)
-        num_ignored += indexes[0].num_ignored
-        who = crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
-        worklist.run(indexes[0].studies, job.on(indexes) if isinstance(job, StackJob) else job)
-        local.discard()
-    if not worklist.lines:
-        raise DataError(
-            f"none of the {num_ignored} files of the source is an image; give source=PATH of a folder with studies"
-        )
 
-    run.failures += [*worklist.failures, *worklist.lacking]
-    if not worklist.counts["done"] and not worklist.failures:
-        run.failures.append(f"no study fits the model, all {len(worklist.lines)} were skipped: {worklist.first_reason}")
-    run.keep(STATUS)
-    counts = worklist.counts
-    run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
+def _summarized(config: PredictConfig, run: Run, outcomes: BatchOutcomes) -> Predictions:
+    """Write the tables of a batch, and return its predictions."""
+    counts = outcomes.counts
+    run.failures += [*outcomes.failures, *outcomes.lacking]
+    if not counts["done"] and not outcomes.failures:
+        run.failures.append(f"no study fits the model, all {len(outcomes.all)} were skipped: {outcomes.first_reason}")
+    if run.leads:
+        run.leftovers.add(WORK)
+        outcomes.write(run.folder)
+        run.keep(STATUS)
+        run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
     log.info(
         "predict: DICOM results name their patients, so they are readable only by you; %s maps pseudonyms to "
         "studies, as does medvit whois s-...",
-        who,
+        crosswalk.place(config.key, f"predict-{config.output.name}"),
     )
-    return Predictions(run.folder, counts["done"], counts["skipped"], counts["failed"], worklist.reasons)
+    return Predictions(run.folder, counts["done"], counts["skipped"], counts["failed"], outcomes.reasons)
+
+
+def _location(source: str) -> str:
+    return source if is_url(source) else str(Path(source).expanduser().absolute())
+
+
+@dataclass
+class _Seen:
+    """Studies found in one pass over a source; call it with the identifier of a study, before it is fetched.
+
+    It returns whether the study need not be fetched: it has an outcome, or another process is working on it.
+    """
+
+    worklist: Worklist
+    pseudonyms: SiteNames
+    names: set[str] = field(default_factory=set)
+
+    def __call__(self, identifier: str) -> bool:
+        name = self.pseudonyms.study(identifier)
+        self.names.add(name)
+        return not self.worklist.is_free(name)
 
 
 def _job(config: PredictConfig, run: Run, names: SiteNames) -> StudyJob | SlideJob:
@@ -109,7 +180,7 @@ def _maker(config: PredictConfig, run: Run, name: str, checkpoint: Checkpoint) -
     tree = config.tree()
     settings = {key: tree[key] for key in SETTINGS} | {"device": resolve_device(config.device).type}
     text = json.dumps(settings | {"slide_mpp": config.tiles.slide_mpp}, sort_keys=True)
-    return Maker(__version__, checkpoint.hash, run.tracker.run_id, name, config.series_number, text)
+    return Maker(__version__, checkpoint.hash, run.run_id, name, config.series_number, text)
 
 
 def _points(
@@ -139,8 +210,3 @@ def _channels(config: PredictConfig, rules: Sequence[AppliesTo]) -> ChannelsConf
             "with each of them separately"
         )
     return first
-
-
-def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
-    """Return a function that takes the identifier of a study and returns whether a worklist has processed the study."""
-    return lambda identifier: worklist.status(names.study(identifier)) == "done"

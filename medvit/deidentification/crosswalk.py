@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medvit.errors import ConfigError, OutputError
-from medvit.files.private import write_private
+from medvit.files.lock import LockedError, wait_for
+from medvit.files.private import OWNER_FOLDER, write_private
 
 COLUMNS = ("pseudonym", "original")
+LOCK_S = 60.0
+"""Seconds to wait for other processes that write to the same crosswalk."""
 
 
 def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Path:
@@ -21,9 +24,16 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
     """
     path = place(key_file, dataset)
     try:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *sorted({*_read(path), *pairs})])
-        write_private(path, [text.getvalue().encode("utf-8", "surrogateescape")])
+        path.parent.mkdir(mode=OWNER_FOLDER, parents=True, exist_ok=True)
+        lock = wait_for(path.with_name(f".{path.name}.lock"), "medvit", timeout_s=LOCK_S)
+        try:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([COLUMNS, *sorted({*_read(path), *pairs})])
+            write_private(path, [text.getvalue().encode("utf-8", "surrogateescape")])
+        finally:
+            lock.release(path.with_name(f".{path.name}.lock"))
+    except LockedError as error:
+        raise OutputError(f"{error} has been writing the crosswalk {path} for {LOCK_S:g} s; end it, or wait") from None
     except OSError as error:
         raise OutputError(f"the crosswalk {path} cannot be written: {error.strerror}; give another key=...") from None
     return path

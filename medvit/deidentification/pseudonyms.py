@@ -162,6 +162,10 @@ class SiteNames:
         """Return the pseudonym of a series."""
         return self._pseudonyms.series(_of(Identity(series=identifier)))
 
+    def state(self, *facts: object) -> str:
+        """Return a keyed hash of facts, by which a later run recognizes them."""
+        return self._pseudonyms.state(*facts)
+
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.errors import DataError
-from medvit.inference.worklist import PREDICTIONS
+from medvit.inference.outcomes import PREDICTIONS
 
 
 def read_scores(folder: Path) -> dict[str, dict[str, float]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from medvit.inference.attempt import Perform, attempt
 from medvit.inference.series_selection import StudyIndex, choose
 from medvit.inference.stack_predictor import PredictionOrError
 from medvit.inference.study_job import Collected, StudyJob
-from medvit.inference.worklist import Perform, attempt
 from medvit.models.image import AppliesTo
 from medvit.records import Item
 from medvit.types import Image, Prediction

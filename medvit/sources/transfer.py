@@ -93,6 +93,8 @@ class ServerSource:
         waiting = [study for study in by_study if not is_done(study)]
         log.info("source: %d of %d studies are left to fetch", len(waiting), len(by_study))
         for study in with_progress(waiting, total=len(waiting), title="studies", unit="study"):
+            if is_done(study):  # by another process, meanwhile
+                continue
             # One connection per study: processing a study may take longer than a server waits.
             with quiet(), self.connect(place.location, place.options) as server:
                 spool = place.spool(study)

@@ -20,7 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from medvit.artifacts import STATUS
 from medvit.errors import ConfigError, DataError, MedvitError
-from medvit.inference.worklist import PREDICTIONS
+from medvit.inference.outcomes import PREDICTIONS
 
 ROOT = "MEDVIT_SERVE_ROOT"
 """Environment variable with the folder that contains all studies that a request may name."""

@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from PIL import Image as Picture
 
 from medvit.artifacts import Checkpoint, Predictions
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.errors import CheckpointError, ConfigError, DataError, OutputError
 from medvit.evaluation.caveats import other_values
 from medvit.geometry import Affine, like
 from medvit.hardware import resolve_device
 from medvit.inference.jobs import make_job, values_as_trained
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
+from medvit.inference.worklist import DATABASE
 from medvit.leakage.merge import merge
 from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
@@ -37,6 +40,7 @@ from pipelines.__main__ import main
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest
 from pipelines.predict import PredictConfig, predict
+from tests.processes.forked import Forked
 
 Make = Callable[..., Path]
 VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2}
@@ -125,7 +129,7 @@ def test_the_site_can_find_the_study_of_a_pseudonym_and_nobody_else(tmp_path: Pa
     assert crosswalk.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_bad_study_ends_with_exit_status_3_and_a_resumed_run_mends_it(
+def test_a_bad_study_ends_with_exit_status_3_and_is_tried_again_on_request(
     tmp_path: Path, make_checkpoint: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_ct_studies(tmp_path / "source", 3)
@@ -142,6 +146,22 @@ def test_a_bad_study_ends_with_exit_status_3_and_a_resumed_run_mends_it(
         ("failed", "geometry"),
     ]
     assert "slice" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert main(["predict", *keys, f"output={tmp_path / 'out'}", "tracking.enabled=false", "status=true"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{tmp_path / 'out'}: 2 done, 0 skipped, 1 failed, 0 running, 0 waiting\nfailed:\n  1 geometry: " in shown
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    (tmp_path / "lost.dcm").rename(middle)
+    options = [*keys, f"output={tmp_path / 'out'}", "tracking.enabled=false"]
+    assert main(["predict", *options, "retry=failed", "series=all"]) == 2
+    assert "was started with other options (series)" in capsys.readouterr().err
+    assert main(["predict", *options, "retry=failed"]) == 0
+    assert [line["status"] for line in table(tmp_path / "out" / "status.csv")] == ["done"] * 3
+    unchanged = [path for path in before if path.suffix in (".dcm", ".gz", ".png")]
+    assert all(path.read_bytes() == before[path] for path in unchanged)
+    assert main(["predict", *options]) == 1
+    assert main(["predict", *keys, f"output={tmp_path / 'none'}", "status=true"]) == 2
 
 
 def test_a_result_says_that_a_file_of_its_series_was_cut_short(tmp_path: Path, make_checkpoint: Make) -> None:
@@ -158,25 +178,64 @@ def describe(path: Path) -> str:
     return str(pydicom.dcmread(path, stop_before_pixels=True).get("SeriesDescription", ""))
 
 
-def test_an_interrupted_batch_goes_on_where_it_was(
-    tmp_path: Path, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_batch_goes_on_where_it_was(tmp_path: Path, make_checkpoint: Make) -> None:
     write_ct_studies(tmp_path / "source", 2)
     checkpoint = make_checkpoint()
-    options = {"device": "cpu", "outputs": ["dicom_seg"]}  # as they are in force, for config.yaml has them so
-    whole = run(tmp_path, checkpoint, tmp_path / "source", **options).artifact.folder
-    expected = {line["study"]: line["status"] for line in table(whole / "status.csv")}
-    first = min(expected)
+    whole = run(tmp_path, checkpoint, tmp_path / "source", outputs=["dicom_seg"]).artifact.folder
+    first, last = sorted(line["study"] for line in table(whole / "status.csv"))
     partial = tmp_path / "out.partial"
     os.replace(whole, partial)
-    lines = (partial / "status.csv").read_text().splitlines()
-    (partial / "status.csv").write_text("\n".join(line for line in lines if not line.startswith(max(expected))) + "\n")
+    with closing(sqlite3.connect(partial / DATABASE)) as base, base:
+        base.execute("UPDATE studies SET status = 'running', attempts = 1, worker = 'killed' WHERE name = ?", (last,))
     kept = (partial / first / "segmentation.dcm").read_bytes()
-    shutil.rmtree(partial / max(expected))
-    resumed = run(tmp_path, checkpoint, tmp_path / "source", **options, resume=True).artifact.folder
-    assert {line["study"]: line["status"] for line in table(resumed / "status.csv")} == expected
-    assert (resumed / first / "segmentation.dcm").read_bytes() == kept
-    assert (resumed / max(expected) / "segmentation.dcm").is_file()
+    shutil.rmtree(partial / last)
+    continued = run(tmp_path, checkpoint, tmp_path / "source", outputs=["dicom_seg"]).artifact.folder
+    assert [line["status"] for line in table(continued / "status.csv")] == ["done", "done"]
+    assert (continued / first / "segmentation.dcm").read_bytes() == kept
+    assert (continued / last / "segmentation.dcm").is_file()
+
+
+def predict_in_fork(tmp_path: Path, checkpoint: Path, options: dict[str, object]) -> int:
+    torch.set_num_threads(1)  # threads of the test's process are not in its fork
+    return len(run(tmp_path, checkpoint, tmp_path / "source", **options).failures)
+
+
+def results(folder: Path) -> dict[str, object]:
+    """Return the tables without times, and the pixels of each mask."""
+    lines = [{**line, "seconds": ""} for line in table(folder / "status.csv")]
+    masks = {str(path.relative_to(folder)): np.asarray(Picture.open(path)) for path in sorted(folder.rglob("mask.png"))}
+    digests = {name: (mask.shape, mask.tobytes()) for name, mask in masks.items()}
+    return {"status": lines, "predictions": table(folder / "predictions.csv"), "masks": digests}
+
+
+def test_two_processes_finish_a_batch_together_with_the_results_of_one(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_radiograph_studies(tmp_path / "source", 20)
+    checkpoint = make_checkpoint(ndim=2)
+    alone = run(tmp_path, checkpoint, tmp_path / "source", output=tmp_path / "alone").artifact.folder
+    with (
+        Forked(predict_in_fork, tmp_path, checkpoint, {}) as one,
+        Forked(predict_in_fork, tmp_path, checkpoint, {}) as two,
+    ):
+        pass
+    assert (one.status, two.status) == (0, 0), one.errors + two.errors
+    together = tmp_path / "out"
+    assert results(together) == results(alone)
+    assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
+    text = (together / "medvit.log").read_text()
+    assert text.count("predict: joins the run in") == 1
+    with pytest.raises(OutputError, match="out exists already"):
+        run(tmp_path, checkpoint, tmp_path / "source")
+
+
+def test_a_process_with_other_options_is_refused_with_their_names(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 2)
+    checkpoint = make_checkpoint()
+    shutil.copytree(tmp_path / "source", tmp_path / "other")
+    os.replace(run(tmp_path, checkpoint, tmp_path / "source").artifact.folder, tmp_path / "out.partial")
+    with pytest.raises(ConfigError, match=r"other options \(series, outputs\); join or resume with the same ones"):
+        run(tmp_path, checkpoint, tmp_path / "source", outputs=["preview"], series="all")
+    with pytest.raises(ConfigError, match="the source or the key differs from that of the unfinished run"):
+        run(tmp_path, checkpoint, tmp_path / "other")
 
 
 def test_a_study_without_the_right_series_is_skipped_and_a_batch_of_only_such_is_reported(
