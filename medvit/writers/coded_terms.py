@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from medvit.errors import ConfigError
 from medvit.writers import Concept
@@ -90,6 +91,7 @@ def _parse(name: str, text: str) -> Concept:
     return Concept(*parts)
 
 
+@cache
 def _known(name: str) -> Concept | None:
     from pydicom.sr.codedict import codes
 

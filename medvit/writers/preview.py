@@ -24,6 +24,8 @@ HEIGHT = 320
 """Height of a row of slices, in pixels."""
 NEARLY = 0.9
 """Slices that show at least this share of the best slice's area count as equally good."""
+PNG_LEVEL = 1
+"""Compression level of the PNG. It takes a third of the time of the default level 6, and files are a third larger."""
 PERCENTILES = (1.0, 99.0)
 """Intensity percentiles of the picture shown as black and white."""
 
@@ -49,7 +51,7 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
         for row in rows
     ]
     picture = np.concatenate([np.concatenate(row, axis=1) for row in tiles])
-    Picture.fromarray(captioned(picture, *_legend(prediction))).save(path)
+    Picture.fromarray(captioned(picture, *_legend(prediction))).save(path, compress_level=PNG_LEVEL)
 
 
 def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
