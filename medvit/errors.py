@@ -50,6 +50,12 @@ class TimeLimitError(DataError):
     code = "timeout"
 
 
+class CrashError(DataError):
+    """Image or study on which processes ended, as for lack of memory or in a decoder."""
+
+    code = "crashed"
+
+
 class ConflictError(DataError):
     """Files that contradict each other, so that the correct value cannot be determined."""
 

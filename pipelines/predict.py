@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+from pydantic import Field
+
 from medvit import __version__
 from medvit.artifacts import STATUS, Checkpoint, Predictions
 from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.engine import EngineConfig
 from medvit.errors import ConfigError, DataError
 from medvit.files.limits import allow_volumes
+from medvit.files.mounts import mount_of
 from medvit.hardware import resolve_device
 from medvit.inference import batch
 from medvit.inference.jobs import make_job, make_stack_job, names_of
 from medvit.inference.operating_points import OperatingPoint, read_for_models
 from medvit.inference.options import PredictionOptions, SeriesRule
 from medvit.inference.outcomes import BatchOutcomes
+from medvit.inference.remote_job import RemoteJob
 from medvit.inference.series_selection import studies_by_rule
 from medvit.inference.slide_job import SlideJob, as_slides
 from medvit.inference.stack_job import StackJob
@@ -46,11 +52,19 @@ SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons"
 class PredictConfig(PredictionOptions, StageConfig):
     """Options of `medvit predict`."""
 
-    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib", "status", "retry")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        *StageConfig.MAY_CHANGE,
+        "retrieve",
+        "max_volume_gib",
+        "status",
+        "retry",
+        "engine",
+    )
     IS_PRIVATE: ClassVar[bool] = True
     IS_SHARED: ClassVar[bool] = True
     RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "channels", "outputs", "device")
 
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     status: bool = False
     """Print how far the batch in the output folder is, without changing it: studies that are done, running (since when,
     and by which process), waiting and failed (by reason).
@@ -80,13 +94,20 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     """Run a model on a folder of studies and write results that a clinician can open."""
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
-    job = _job(config, run, names) if len(config.checkpoint) == 1 else _stack_job(config, run, names)
+    job, remote = _job(config, run, names) if len(config.checkpoint) == 1 else _stack_job(config, run, names)
     rules = job.rules if isinstance(job, StackJob) else [job.applies_to]
+    is_remote = config.engine.name == "ray" or config.engine.num_processes > 1
+    if is_remote and isinstance(job, SlideJob):
+        raise ConfigError(
+            "a slide is read by several processes of its own (tiles.num_workers); leave engine unset for a model "
+            "of slides"
+        )
+    is_shared = _is_shared(config, run)
     channels = _channels(config, rules)
     run.in_force(channels=channels, device=resolve_device(config.device).type)
     run.require_same("source or the key", names.state("source", _location(config.source)))
     num_ignored, is_complete = 0, False
-    with closing(Worklist(run.folder)) as worklist, worklist.working():
+    with closing(Worklist(run.folder, is_shared=is_shared)) as worklist, worklist.working():
         work = run.folder if run.leads else worklist.work
         if config.retry is not None:
             log.info("predict: %d failed studies are processed again", worklist.retry_failed())
@@ -103,7 +124,12 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
                 num_ignored += indexes[0].num_ignored
                 crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
                 seen.names |= {study.name for study in indexes[0].studies}
-                batch.process(worklist, indexes[0].studies, job.on(indexes) if isinstance(job, StackJob) else job)
+                if is_remote:
+                    same = {one[0].name: one for one in zip(*(index.studies for index in indexes), strict=True)}
+                    batch.process_in_workers(worklist, same, remote, config.engine)
+                else:
+                    perform = job.on(indexes) if isinstance(job, StackJob) else job
+                    batch.process(worklist, indexes[0].studies, perform, config.engine.item_timeout_s)
                 local.discard()
             is_complete = batch.is_complete(worklist, before - seen.names)
         outcomes = worklist.outcomes()
@@ -156,24 +182,42 @@ class _Seen:
         return not self.worklist.is_free(name)
 
 
-def _job(config: PredictConfig, run: Run, names: SiteNames) -> StudyJob | SlideJob:
+def _is_shared(config: PredictConfig, run: Run) -> bool:
+    """Return whether other processes may use the list of studies: not on a network file system, with Ray.
+
+    Raises:
+        ConfigError: If this process has joined the run of another one, and the list cannot be shared.
+    """
+    mount = mount_of(run.folder)
+    is_shared = config.engine.name != "ray" or mount is None or not mount.is_network
+    if not is_shared and not run.leads:
+        raise ConfigError(
+            f"another process is working in {run.folder}, which is on a network file system, where one process alone "
+            "uses the list of studies; wait until it has ended"
+        )
+    return is_shared
+
+
+def _job(config: PredictConfig, run: Run, names: SiteNames) -> tuple[StudyJob | SlideJob, RemoteJob]:
     (folder,) = config.checkpoint
     checkpoint = run.checkpoint(folder).require(*get_args(ModelTask))
-    points = _points(config, run, {"checkpoint": checkpoint}).get("checkpoint", ())
-    job = make_job(config, checkpoint, names, _maker(config, run, names_of([folder])[0], checkpoint), points)
+    points = _points(config, run, {"checkpoint": checkpoint})
+    maker = _maker(config, run, names_of([folder])[0], checkpoint)
+    job = make_job(config, checkpoint, names, maker, points.get("checkpoint", ()))
     rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
     run.in_force(applies_to=rule, outputs=job.outputs.names)
-    return job
+    return job, RemoteJob(uuid.uuid4().hex, config, {"checkpoint": maker}, points)
 
 
-def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> StackJob:
+def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> tuple[StackJob, RemoteJob]:
     """Return the job of several models, each of which selects series by the rule of its checkpoint."""
     folders = dict(zip(names_of(config.checkpoint), config.checkpoint, strict=True))
     checkpoints = {name: run.adapter(folder, f"checkpoint.{name}") for name, folder in folders.items()}
     makers = {name: _maker(config, run, name, one) for name, one in checkpoints.items()}
-    job = make_stack_job(config, checkpoints, names, makers, _points(config, run, checkpoints))
+    points = _points(config, run, checkpoints)
+    job = make_stack_job(config, checkpoints, names, makers, points)
     run.in_force(applies_to=config.applies_to, outputs=job.output_names)
-    return job
+    return job, RemoteJob(uuid.uuid4().hex, config, makers, points)
 
 
 def _maker(config: PredictConfig, run: Run, name: str, checkpoint: Checkpoint) -> Maker:

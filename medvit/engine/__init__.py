@@ -112,6 +112,55 @@ def map_items(
             progress.update(count)
 
 
+def map_drawn(
+    function: Callable[[ItemT], ResultT], draw: Callable[[], ItemT | None], *, config: EngineConfig, attempts: int
+) -> Iterator[Outcome[ItemT, ResultT]]:
+    """Yield the outcomes of items that are drawn one by one, as soon as a worker can take another one.
+
+    `draw` returns None if there is no further item. At most one item per worker is in progress. Items on which workers
+    died `attempts` times have an error as their outcome, as in `map_items`. Local processes yield the outcomes in the
+    order in which they end, a Ray cluster in the order of the items.
+
+    Raises:
+        ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
+    """
+    carried, limit_s = _Limited(function, allowed_gib()), config.item_timeout_s
+    if config.name == "ray":
+        outcomes = on_cluster(
+            carried,
+            iter(draw, None),
+            num_ahead=1,
+            num_processes=config.num_processes,
+            address=config.address,
+            limit_s=limit_s,
+            attempts=attempts,
+        )
+    else:
+        outcomes = _drawn_in_processes(carried, draw, config.num_processes, limit_s, attempts)
+    with closing(outcomes):
+        yield from outcomes
+
+
+def _drawn_in_processes(
+    function: Callable[[ItemT], ResultT],
+    draw: Callable[[], ItemT | None],
+    num_processes: int,
+    limit_s: float | None,
+    attempts: int,
+) -> Generator[Outcome[ItemT, ResultT], None, None]:
+    crew: Crew[ItemT, ResultT] = Crew(function, (), num_processes, limit_s=limit_s, attempts=attempts)
+    try:
+        while True:
+            while crew.num_open < num_processes and (item := draw()) is not None:
+                crew.add(item)
+            crew.give()
+            if not crew.num_open:
+                return
+            yield from (outcome for _, outcome in crew.outcomes())
+    finally:
+        crew.end()
+
+
 @dataclass(frozen=True)
 class _Limited(Generic[ItemT, ResultT]):
     """Function that runs with the size limit of the calling process (`medvit.files.limits`), in any worker process.

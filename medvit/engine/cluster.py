@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic
@@ -41,12 +41,13 @@ class _Task(Generic[ItemT]):
 
 def on_cluster(
     function: Callable[[ItemT], ResultT],
-    items: Sequence[ItemT],
+    items: Iterable[ItemT],
     *,
     num_ahead: int,
     num_processes: int,
     address: str | None,
     limit_s: float | None,
+    attempts: int = ATTEMPTS,
 ) -> Generator[Outcome[ItemT, ResultT], None, None]:
     """Yield outcomes in the order of the items; at most `num_ahead` per processor of the cluster are in progress.
 
@@ -54,14 +55,14 @@ def on_cluster(
         ConfigError: If Ray is not installed or its cluster cannot be reached.
     """
     ray = _joined(num_processes, address)
-    remote = ray.remote(_answers).options(num_cpus=1, max_retries=ATTEMPTS - 1, num_returns="streaming")
+    remote = ray.remote(_answers).options(num_cpus=1, max_retries=attempts - 1, num_returns="streaming")
     shared = ray.put(function)
     num_ahead *= max(1, int(ray.cluster_resources().get("CPU", 1)))
     tasks = (_Task(item, remote.remote(shared, item)) for item in items)
     pending = deque(islice(tasks, num_ahead))
     try:
         while pending:
-            outcome = _first(ray, pending, limit_s)
+            outcome = _first(ray, pending, limit_s, attempts)
             pending.popleft()  # before it is yielded: a task canceled while Ray completes it aborts the process
             yield outcome
             pending.extend(islice(tasks, 1))
@@ -76,7 +77,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
     yield attempt(function, item)
 
 
-def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
+def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None, attempts: int) -> Outcome[ItemT, Any]:
     """Wait for the first task in `pending` and return its outcome; meanwhile, record which other tasks begin."""
     task = pending[0]
     try:
@@ -92,7 +93,7 @@ def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> 
     except ray.exceptions.RayTaskError as error:  # the item or its result cannot be pickled
         return Outcome(task.item, error=portable(error.cause))
     except ray.exceptions.RayError:
-        return died(task.item)
+        return died(task.item, attempts)
     assert limit_s is not None
     return late(task.item, limit_s)
 

@@ -57,20 +57,34 @@ class Crew(Generic[ItemT, ResultT]):
         num_workers: int,
         costs: Sequence[float] | None = None,
         limit_s: float | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
-        self._function, self._items, self._num_workers = function, items, num_workers
-        self._limit_s = limit_s
-        self._costs = costs or [0.0] * len(items)
+        self._function, self._items, self._num_workers = function, list(items), num_workers
+        self._limit_s, self._attempts = limit_s, attempts
+        self._costs = list(costs or [0.0] * len(items))
         self._waiting, self._deaths = deque(range(len(items))), [0] * len(items)
         self._busy: list[_Worker] = []
         self._failed_starts = 0
 
-    def give(self, before: int) -> None:
-        """Assign waiting items with numbers below `before` to workers, as long as a worker can take an item.
+    @property
+    def num_open(self) -> int:
+        """Number of items without an outcome."""
+        return len(self._waiting) + sum(len(worker.given) for worker in self._busy)
+
+    def add(self, item: ItemT) -> None:
+        """Add an item, which becomes the last one."""
+        self._waiting.append(len(self._items))
+        self._items.append(item)
+        self._costs.append(0.0)
+        self._deaths.append(0)
+
+    def give(self, before: int | None = None) -> None:
+        """Assign waiting items (with numbers below `before`) to workers, as long as a worker can take an item.
 
         Items are assigned in order. When at most `LAST` items per worker remain, the most expensive one is assigned
         first.
         """
+        before = len(self._items) if before is None else before
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
@@ -96,8 +110,8 @@ class Crew(Generic[ItemT, ResultT]):
             number = worker.given.popleft()
             if answer is None:
                 self._bury(worker, number)
-                if self._deaths[number] == ATTEMPTS:
-                    yield number, died(self._items[number])
+                if self._deaths[number] == self._attempts:
+                    yield number, died(self._items[number], self._attempts)
                 continue
             if not worker.given:
                 self._busy.remove(worker)
@@ -168,7 +182,7 @@ class Crew(Generic[ItemT, ResultT]):
                     'under `if __name__ == "__main__":`; or set engine.num_processes=1'
                 )
         self._deaths[number] += worker.has_begun
-        if self._deaths[number] < ATTEMPTS:
+        if self._deaths[number] < self._attempts:
             self._waiting.appendleft(number)
 
 

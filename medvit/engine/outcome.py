@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from medvit.errors import MedvitError, TimeLimitError, unexpected
+from medvit.errors import CrashError, MedvitError, TimeLimitError, unexpected
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -41,13 +41,13 @@ def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT 
     return outcome.result, None
 
 
-def died(item: ItemT) -> Outcome[ItemT, Any]:
+def died(item: ItemT, attempts: int = ATTEMPTS) -> Outcome[ItemT, Any]:
     """Return the outcome of an item whose workers died in all attempts."""
     message = (
-        f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; lower "
+        f"the worker process died on it {attempts} times, as for lack of memory or in a decoder; lower "
         "engine.num_processes"
     )
-    return Outcome(item, error=MedvitError(message))
+    return Outcome(item, error=CrashError(message))
 
 
 def late(item: ItemT, limit_s: float) -> Outcome[ItemT, Any]:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medvit.errors import ConfigError, OutputError
+from medvit.errors import ConfigError, CrashError, OutputError
 from medvit.files.mounts import mount_of
 from medvit.inference.outcomes import BatchOutcomes, outcome_of, plain
 from medvit.inference.worker import Worker
@@ -40,8 +40,6 @@ much longer, because a decoder may keep all threads of a process waiting.
 """
 ATTEMPTS = 3
 """Number of attempts for a study on which processes end."""
-CRASHED = "crashed"
-"""Code of a study on which processes ended `ATTEMPTS` times."""
 BUSY_S = 60.0
 """Seconds to wait for other processes that write to the database."""
 CLOSE_S = 5.0
@@ -301,7 +299,7 @@ class Worklist:
             )
             if row["attempts"] >= ATTEMPTS:
                 reason = f"{ATTEMPTS} processes ended on it, as for lack of memory or in a decoder"
-                self._end(row["name"], Result("failed", CRASHED, reason), 0.0)
+                self._end(row["name"], Result("failed", CrashError.code, reason), 0.0)
             else:
                 values = (WAITING, row["name"])
                 self._base.execute("UPDATE studies SET status = ?, worker = NULL WHERE name = ?", values)
@@ -368,7 +366,8 @@ def require_local(folder: Path) -> None:
     if mount is not None and mount.is_network:
         raise ConfigError(
             f"{folder} is on a network file system ({mount.kind}, mounted on {mount.folder}), on which the locks of "
-            "the list of studies are not reliable; give output=... on a local disk and copy the results"
+            "the list of studies are not reliable; give output=... on a local disk and copy the results, or "
+            "engine.name=ray, with which one process alone uses the list"
         )
 
 

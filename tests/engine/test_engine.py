@@ -17,9 +17,9 @@ import numpy  # noqa: F401 -- its threads are counted
 import pytest
 from threadpoolctl import threadpool_info
 
-from medvit.engine import AHEAD, EngineConfig, map_items
+from medvit.engine import AHEAD, EngineConfig, map_drawn, map_items
 from medvit.engine.local import LAST
-from medvit.errors import ConfigError, DataError, TimeLimitError
+from medvit.errors import ConfigError, CrashError, DataError, TimeLimitError
 from medvit.files.limits import allowed_gib, allowing
 
 PROJECT = Path(__file__).parents[2]
@@ -323,3 +323,38 @@ def test_in_the_calling_process_a_warning_tells_of_the_item_that_takes_too_long(
     assert [outcome.error for outcome in outcomes] == [None] * 3
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("slow: item 2 of 3 takes longer than engine.item_timeout_s=0.05 allows")
+
+
+def killed_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 10 * number
+
+
+def test_drawn_items_are_processed_and_one_that_kills_its_workers_does_not_stop_the_others() -> None:
+    waiting = list(range(8))
+    drawn = [
+        (outcome.item, outcome.result, outcome.error)
+        for outcome in map_drawn(killed_at_two, lambda: waiting.pop(0) if waiting else None, config=SPREAD, attempts=3)
+    ]
+    assert sorted((item, result) for item, result, error in drawn if error is None) == [
+        (number, 10 * number) for number in range(8) if number != 2
+    ]
+    (error,) = [error for item, _, error in drawn if item == 2]
+    assert isinstance(error, CrashError)
+    assert "died on it 3 times" in str(error)
+
+
+def test_an_item_is_only_drawn_when_a_worker_can_take_it() -> None:
+    drawn: list[int] = []
+
+    def draw() -> int | None:
+        if len(drawn) == 10:
+            return None
+        drawn.append(len(drawn) + 4)
+        return drawn[-1]
+
+    for number, outcome in enumerate(map_drawn(reciprocal, draw, config=SPREAD, attempts=1), start=1):
+        assert outcome.error is None
+        assert len(drawn) <= number + 1
+    assert len(drawn) == 10

@@ -15,7 +15,7 @@ from medvit.errors import ConfigError, OutputError
 from medvit.files import mounts
 from medvit.inference.batch import is_complete, process
 from medvit.inference.worker import Worker
-from medvit.inference.worklist import ATTEMPTS, CRASHED, DATABASE, Lease, Worklist
+from medvit.inference.worklist import ATTEMPTS, DATABASE, Lease, Worklist
 from medvit.stage import WORK
 from medvit.writers import Finding, Result, Study
 from tests.processes.forked import Forked, say
@@ -158,7 +158,7 @@ def test_a_study_that_ended_several_processes_fails_and_the_others_do_not(tmp_pa
     with worklist.working():
         process(worklist, STUDIES, perform)
     (failed,) = [one for one in worklist.outcomes().all if one.status == "failed"]
-    assert (failed.study, failed.code) == (NAMES[1], CRASHED)
+    assert (failed.study, failed.code) == (NAMES[1], "crashed")
     assert f"{ATTEMPTS} processes ended on it" in failed.reason
     assert worklist.outcomes().counts == {"done": len(NAMES) - 1, "failed": 1}
     worklist.close()

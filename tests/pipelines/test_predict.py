@@ -227,6 +227,20 @@ def test_two_processes_finish_a_batch_together_with_the_results_of_one(tmp_path:
         run(tmp_path, checkpoint, tmp_path / "source")
 
 
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_worker_processes_give_the_results_of_one_process(tmp_path: Path, make_checkpoint: Make, engine: str) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray")
+    write_radiograph_studies(tmp_path / "source", 12)
+    (tmp_path / "source" / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
+    checkpoint = make_checkpoint(ndim=2)
+    alone = run(tmp_path, checkpoint, tmp_path / "source", output=tmp_path / "alone").artifact.folder
+    spread = {"engine": {"name": engine, "num_processes": 2}, "max_volume_gib": 1.0}
+    workers = run(tmp_path, checkpoint, tmp_path / "source", **spread).artifact.folder
+    assert results(workers) == results(alone)
+    assert sorted(path.name for path in workers.iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
 def test_a_process_with_other_options_is_refused_with_their_names(tmp_path: Path, make_checkpoint: Make) -> None:
     write_ct_studies(tmp_path / "source", 2)
     checkpoint = make_checkpoint()
