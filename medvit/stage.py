@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from medvit import __version__, sources, tracking
 from medvit.artifacts import CONFIG, Checkpoint, Lineage
 from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
+from medvit.dataset.tracked import record_dataset
 from medvit.distributed import leads
 from medvit.embeddings.table import EmbeddingTable, table_digest
 from medvit.errors import CheckpointError, ConfigError, MedvitError, OutputError
@@ -37,8 +39,8 @@ from medvit.files.lock import LOCK, FileLock, LockedError, take
 from medvit.files.private import OWNER_FILE, OWNER_FOLDER, make_private
 from medvit.leakage.seen_patients import training_patients
 from medvit.logs import LOG, log_to_file, note
-from medvit.summary import Summary, duration
-from medvit.tracking import Tracker, TrackingConfig, start
+from medvit.summary import Summary, counted, duration
+from medvit.tracking import Tracker, TrackingConfig, device_tag, environment_tags, run_name, start
 from medvit.tracking.model_registry import ModelVersion, find_version, is_registered
 
 log = logging.getLogger("medvit")
@@ -53,6 +55,8 @@ them, they are removed later by this list.
 """
 WORK = ".work"
 """Folder in the working folder of a shared stage, with a folder for the unfinished files of each process."""
+NAME_TAG, NOTE_TAG, FAILURE_TAG = "mlflow.runName", "mlflow.note.content", "medvit.failure"
+"""Tags of a tracked run: its name, its description on the MLflow page, and the reason why it failed."""
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
 """Names of the files that a run writes into its folder before it produces any output."""
 NOTED_FAILURES = 1000
@@ -61,6 +65,8 @@ MODEL_CACHE = Path("~/.medvit/models")
 """Folder for checkpoints of registered models that are fetched from a server."""
 POLL_S = 0.2
 """Seconds between two looks at the process that finishes a shared output."""
+NOT_OF_MODEL = ("tracking", "resume", "output")
+"""Options of a training run that say nothing about its model."""
 FREE_BYTES = 2**20
 """Free space below which a failed write is reported as a full disk."""
 
@@ -124,6 +130,8 @@ class Run:
     parents: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     """One line per failed item. If there are any, the exit status is 3."""
+    datasets: list[str] = field(default_factory=list)
+    """Names of the datasets that were read, for the name of the tracked run."""
     learned: set[str] = field(default_factory=set)
     """Training patients of the checkpoints that were read (`medvit.leakage.seen_patients`)."""
     tree: Tree = field(default_factory=dict)
@@ -143,7 +151,9 @@ class Run:
         """Read a dataset and record it as an input of this run."""
         manifest = Manifest.read(folder)
         self._uses(name, folder, manifest.hash)
-        self.tracker.dataset(manifest.facts.name, manifest.hash, self.stage)
+        record_dataset(self.tracker, manifest, self.stage)
+        self.datasets.append(manifest.facts.name)
+        self.rename()
         return manifest
 
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
@@ -168,6 +178,16 @@ class Run:
         path = self.folder / INPUTS
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return before.get(RUN) or None
+
+    def model_params(self, folder: Path) -> None:
+        """Record the options with which the checkpoint in a folder was made, as parameters `model.*` of this run."""
+        if (folder / CONFIG).is_file():
+            own = read_yaml(folder / CONFIG)
+            self.tracker.params({"model": {key: value for key, value in own.items() if key not in NOT_OF_MODEL}})
+
+    def rename(self) -> None:
+        """Name the tracked run after its stage, datasets and resolved options."""
+        self.tracker.tags({NAME_TAG: run_name(self.stage, self.tree, self.datasets)})
 
     def _recorded(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         self.learned |= training_patients(checkpoint.folder)
@@ -219,6 +239,7 @@ class Run:
             *groups, last = key.split(".")
             reduce(lambda tree, group: tree[group], groups, self.tree)[last] = value
         self.tracker.params(plain)
+        self.rename()
         text = to_yaml(self.tree) + "".join(f"# {' '.join(each.split())}\n" for each in self.notes)
         write_text(self.folder / CONFIG, text)
         self.tracker.text(text, CONFIG)
@@ -338,10 +359,10 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                         make_private(partial)
                     _rename(partial, final)
                 _remove(final, [*unneeded, UNNEEDED])
-            except BaseException:
-                run.tracker.finish("FAILED")
+            except BaseException as error:
+                _finish_failed(run, config, error)
                 raise
-            run.tracker.finish("FINISHED")
+            _finish(run, config, artifact, final)
             finished = Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
             _report(self.name, finished, time.monotonic() - began)
         return finished
@@ -589,6 +610,8 @@ def _begin(run: Run, config: StageConfig) -> None:
         run.began_with(RUN, run.tracker.run_id or "")
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
+    run.tracker.tags(environment_tags(config.tracking.who) | _command(run, config))
+    run.rename()
     if is_new:
         run.tracker.params(_without(run.tree, config.RESOLVED))
         run.tracker.text(to_yaml(run.tree), CONFIG)
@@ -601,6 +624,66 @@ def _end(run: Run) -> None:
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
 
 
+def _command(run: Run, config: StageConfig) -> dict[str, str]:
+    """Return tags with the output folder, and with a command that repeats the run, without private options."""
+    words = [f"{key}={_argument(value)}" for key, value in _given(config).items()]
+    command = shlex.join(["medvit", run.stage, *words])
+    return {
+        "mlflow.source.name": f"medvit {run.stage}",
+        "medvit.command": command,
+        "medvit.output": str(config.folder.absolute()),
+    }
+
+
+def _given(config: Config, prefix: str = "") -> Tree:
+    """Return the options that differ from their defaults, with dotted names and without private ones."""
+    given: Tree = {}
+    for key, value in config.tree(private=False).items():
+        own, info = getattr(config, key), type(config).model_fields[key]
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        if isinstance(own, Config):
+            if type(own) is not type(default) and "name" in value:
+                given[f"{prefix}{key}"] = value["name"]
+            given |= _given(own, f"{prefix}{key}.")
+        elif info.is_required() or own != default:
+            given[f"{prefix}{key}"] = value
+    return given
+
+
+def _argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _finish(run: Run, config: StageConfig, artifact: Artifact, final: Path) -> None:
+    """End a tracked run that succeeded, with a description for the MLflow page."""
+    shown = [] if config.IS_PRIVATE else artifact.summary().lines
+    lines = [f"- {name}: {text}" if name else f"  {text}" for name, text in shown]
+    failed = [f"{counted(len(run.failures), 'item')} failed or did not meet a criterion."] if run.failures else []
+    run.tracker.tags({NOTE_TAG: "\n".join([*lines, *failed, f"\nOutput folder: `{final}`"]), FAILURE_TAG: ""})
+    run.tracker.tags(device_tag())
+    run.tracker.finish("FINISHED")
+
+
+def _finish_failed(run: Run, config: StageConfig, error: BaseException) -> None:
+    """End a tracked run that did not succeed, with the reason, but without a text that may name a patient."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        status, reason = "KILLED", "interrupted"
+    elif not isinstance(error, MedvitError):
+        status, reason = "FAILED", f"unexpected {type(error).__name__}"
+    elif _reads_names(config):
+        status, reason = "FAILED", f"{type(error).__name__}; its text is shown only on the terminal"
+    else:
+        status, reason = "FAILED", f"{type(error).__name__}: {error}"
+    note_text = f"Stopped: {reason}\n\nWorking folder: `{run.folder}`"
+    run.tracker.tags({FAILURE_TAG: reason, NOTE_TAG: note_text, **device_tag()})
+    run.tracker.finish(status)
+
+
+def _reads_names(config: StageConfig) -> bool:
+    """Return whether the inputs of the stage may name patients."""
+    return config.tree().keys() != config.tree(private=False).keys()
+
+
 @contextmanager
 def _noted(stage: str, config: StageConfig, manner: str = "") -> Iterator[None]:
     """Return a context that logs the start of a run (by default, whether it was resumed), and its failure.
@@ -611,8 +694,7 @@ def _noted(stage: str, config: StageConfig, manner: str = "") -> Iterator[None]:
     try:
         yield
     except MedvitError as error:
-        reads_names = config.tree().keys() != config.tree(private=False).keys()
-        text = "; its text is shown only on the terminal" if reads_names else f": {error}"
+        text = "; its text is shown only on the terminal" if _reads_names(config) else f": {error}"
         note("%s failed: %s%s", stage, type(error).__name__, text, level=logging.ERROR)
         raise
     except (KeyboardInterrupt, SystemExit):

@@ -139,6 +139,7 @@ def _judged(config: EvaluateConfig, run: Run, manifest: Manifest) -> Judged:
         run.require_same("predictions", predictions.hash)
         return judge_predictions(predictions, manifest)
     assert config.checkpoint is not None, "one of both is given"
+    run.model_params(config.checkpoint)
     return judge_checkpoint(run.checkpoint(config.checkpoint), manifest, config)
 
 

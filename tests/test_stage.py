@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
 from pydantic import Field
 
 from medvit import __version__
@@ -486,6 +488,133 @@ def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path, make_store: MakeS
     assert run.info.status == "FINISHED"
     assert run.data.params["until"] == "3"
     assert "config.yaml" in [artifact.path for artifact in client.list_artifacts(run_id)]
+
+
+def only_run(folder: Path) -> MlflowRun:
+    """Return the only run of a store."""
+    client = MlflowClient(tracking_uri=sqlite(folder)["uri"])
+    (found,) = client.search_runs([client.get_experiment_by_name("medvit").experiment_id])
+    return client.get_run(found.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        ("data", "FAILED", "DataError; its text is shown only on the terminal"),
+        ("bug", "FAILED", "unexpected ZeroDivisionError"),
+        ("stop", "KILLED", "interrupted"),
+    ],
+)
+def test_a_run_that_stopped_has_the_reason_until_it_is_resumed(
+    tmp_path: Path, make_store: MakeStore, error: str, status: str, reason: str
+) -> None:
+    make_store(tmp_path)
+    with pytest.raises(type(ERRORS[error])):
+        run_count(tmp_path, stop_at=2, error=error, tracking=sqlite(tmp_path))
+    run = only_run(tmp_path)
+    assert (run.info.status, run.data.tags["medvit.failure"]) == (status, reason)
+    assert reason in run.data.tags["mlflow.note.content"]
+    run_count(tmp_path, resume=True, error=error, tracking=sqlite(tmp_path))
+    run = only_run(tmp_path)
+    assert (run.info.status, run.data.tags["medvit.failure"]) == ("FINISHED", "")
+    assert reason not in run.data.tags["mlflow.note.content"]
+
+
+def test_a_terminated_process_leaves_a_killed_run(tmp_path: Path, make_store: MakeStore) -> None:
+    make_store(tmp_path)
+    worker = f"""
+import os, signal
+from medvit.stage import Run, stage
+from tests.test_stage import CountConfig
+
+@stage
+def wait(config: CountConfig, run: Run):
+    (run.folder / "made.txt").touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+wait(output={str(tmp_path / "out")!r}, tracking={sqlite(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", worker], capture_output=True, text=True, timeout=120, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert only_run(tmp_path).info.status == "KILLED"
+
+
+def test_a_stranger_can_read_what_a_run_did(tmp_path: Path, make_store: MakeStore) -> None:
+    make_store(tmp_path)
+    run_count(tmp_path, until=5, stop_at=7, tracking=sqlite(tmp_path))
+    tags = only_run(tmp_path).data.tags
+    assert only_run(tmp_path).info.run_name == "count out"
+    assert "1 item failed" in tags["mlflow.note.content"]
+    assert tags["medvit.output"] == str(tmp_path / "out")
+    assert tags["medvit.version"] == __version__
+    words = shlex.split(tags["medvit.command"])
+    assert words[:2] == ["medvit", "count"]
+    assert set(words[2:]) == {f"output={tmp_path / 'out'}", "until=5", f"tracking.uri={sqlite(tmp_path)['uri']}"}
+    assert "mlflow.user" not in tags or tags["mlflow.user"] == "unknown"
+
+
+class Sized(Config):
+    """Options that follow from the data unless one of them is given."""
+
+    size: int = 1
+    """Size."""
+    channels: int = 1
+    """Number of channels."""
+
+
+class SizedConfig(StageConfig):
+    """Options with a group that is unset by default."""
+
+    output: Path
+    """Output folder."""
+    sized: Sized | None = None
+    """Group."""
+
+
+def test_a_command_gives_only_the_options_of_a_group_that_were_given(tmp_path: Path, make_store: MakeStore) -> None:
+    make_store(tmp_path)
+
+    @stage
+    def look(config: SizedConfig, run: Run) -> Report:
+        return Report(run.folder, {})
+
+    look(output=tmp_path / "out", sized={"size": 28}, tracking=sqlite(tmp_path))
+    words = shlex.split(only_run(tmp_path).data.tags["medvit.command"])
+    assert [word for word in words if word.startswith("sized")] == ["sized.size=28"]
+
+
+def test_a_parent_in_another_store_is_reported_and_hides_no_run(
+    tmp_path: Path, make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="medvit")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        make_store(tmp_path / name)
+    made = run_count(tmp_path, output=tmp_path / "model", tracking=sqlite(tmp_path / "there")).folder
+    Checkpoint(made, {"kind": "backbone"}, {}, {"weight": torch.ones(1)}).save()
+    run_count(tmp_path, checkpoint=made, tracking=sqlite(tmp_path / "here"))
+    tags, parent = only_run(tmp_path / "here").data.tags, Lineage.read(made).run_id
+    assert "mlflow.parentRunId" not in tags
+    assert tags["medvit.parent_elsewhere"] == tags["medvit.parent.checkpoint"] == parent
+    assert f"the run {parent}, which made an input, is not in the MLflow store" in caplog.text
+
+
+def test_a_run_can_have_the_options_of_its_model(tmp_path: Path, make_store: MakeStore) -> None:
+    make_store(tmp_path)
+    made = run_count(tmp_path, output=tmp_path / "model", until=2).folder
+
+    @stage
+    def judge(config: OpenConfig, run: Run) -> Report:
+        run.model_params(made)
+        return Report(run.folder, {})
+
+    judge(output=tmp_path / "out", tracking=sqlite(tmp_path))
+    params = only_run(tmp_path).data.params
+    assert params["model.until"] == "2"
+    assert params["output"] == str(tmp_path / "out")
+    assert "model.output" not in params
 
 
 def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path, make_store: MakeStore) -> None:

@@ -38,7 +38,7 @@ SHOWN_CLASSES = 8
 ROWS_A_GROUP = 10_000
 """Number of rows that are written and read at once. They need about 30 MiB of memory."""
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("image_id", "patient_id", "study_id", "series_id")),
         *((name, pa.string()) for name in ("modality", "kind", "dataset", "split")),
@@ -142,7 +142,7 @@ class Manifest:
             # Values even if empty: a manifest without them is of an earlier version, which has them in config.yaml.
             "medvit_facts": json.dumps({**_facts_tree(self.facts), "values": dict(self.facts.values)}, sort_keys=True),
         }
-        schema = _SCHEMA.with_metadata(metadata)
+        schema = SCHEMA.with_metadata(metadata)
         path = self.folder / FILE_NAME
         with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
             for start in range(0, len(ordered), ROWS_A_GROUP):

@@ -15,6 +15,7 @@ from medvit.config import Config
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.quarantine import Quarantined
+from medvit.dataset.tracked import record_dataset
 from medvit.ingest import file_stamps
 from medvit.ingest.rows import failures, quarantined, unmet, way_back
 from medvit.ingest.scan import Scan
@@ -121,7 +122,7 @@ class Dataset:
         if not earlier.takes_card(card, manifest.folder):
             write_card(manifest, self.left_out, self.prose)
         run.failures += [*failures(self.left_out), *unmet(self.manifest.rows)]
-        run.tracker.dataset(manifest.facts.name, manifest.hash, "ingest")
+        record_dataset(run.tracker, manifest, "ingest")
         run.keep(cards.FILE_NAME, cards.HTML, croissant.FILE_NAME)
         run.tracker.file(manifest.folder / plots.FOLDER, plots.FOLDER)
         return manifest

@@ -6,9 +6,11 @@ the run remain in the journal, and `medvit sync` sends them later. If tracking i
 is imported nowhere else.
 """
 
+from medvit.tracking.environment import device_tag, environment_tags
 from medvit.tracking.journal import FOLDER
 from medvit.tracking.names import mlflow_name
 from medvit.tracking.options import ARTIFACTS, TrackingConfig, database
+from medvit.tracking.run_names import run_name
 from medvit.tracking.search import holds_runs, recorded
 from medvit.tracking.sync import Sent, journals, send
 from medvit.tracking.tracker import MlflowTracker, Tracker, start
@@ -21,10 +23,13 @@ __all__ = [
     "Tracker",
     "TrackingConfig",
     "database",
+    "device_tag",
+    "environment_tags",
     "holds_runs",
     "journals",
     "mlflow_name",
     "recorded",
+    "run_name",
     "send",
     "start",
 ]

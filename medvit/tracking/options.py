@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -13,6 +13,7 @@ from medvit.config import Config, Positive
 ARTIFACTS = "mlartifacts"
 """Folder of artifacts beside an SQLite store."""
 SQLITE = "sqlite:///"
+Who = Literal["off", "hash", "user"]
 
 
 def _without_password(uri: str) -> str:
@@ -33,6 +34,10 @@ class TrackingConfig(Config):
     """MLflow tracking URI: an SQLite file, a folder or a server. Pass passwords in environment variables, not here."""
     experiment: str = "medvit"
     """MLflow experiment to which the run belongs."""
+    who: Who = "off"
+    """Record who started the run: `off` records nobody, since names of staff are personal data; `user` records the name
+    of the account; `hash` records a hash of it, which groups runs by person, but whoever knows the name can find it.
+    """
     patience_s: Positive = 10.0
     """Seconds that a stage waits for MLflow, once at its start and once at its end. Records that MLflow has not
     received by then remain in the run's folder, and `medvit sync` sends them later.

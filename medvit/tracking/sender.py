@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ log = logging.getLogger("medvit")
 
 RUN_TAG = "medvit.run"
 """Tag of a run with the identifier of its journal."""
+PARENT_TAG, ELSEWHERE_TAG = "mlflow.parentRunId", "medvit.parent_elsewhere"
+"""Tags with the run that made an input: in this store, where the MLflow page nests the run below it, or in another."""
 MAX_METRICS, MAX_OTHERS, MAX_VALUE, MAX_TAG = 500, 100, 6000, 8000
 """Maximum metrics and other records per request, and characters per parameter and tag (mlflow.utils.validation)."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
@@ -175,6 +178,7 @@ class Sender:
                     params |= {name: value[:MAX_VALUE] for name, value in values.items()}
                 else:
                     tags |= {name: value[:MAX_TAG] for name, value in values.items()}
+            tags = self._with_known_parent(tags)
             self._connected.log_batch(
                 self._state.run_id,
                 metrics,
@@ -182,10 +186,39 @@ class Sender:
                 [RunTag(name, value) for name, value in tags.items()],
             )
 
+    def _with_known_parent(self, tags: dict[str, str]) -> dict[str, str]:
+        """Return tags in which the parent of the run is one of this store: the MLflow page hides a run without it."""
+        from mlflow.exceptions import MlflowException
+
+        parent = tags.get(PARENT_TAG)
+        if parent is None:
+            return tags
+        try:
+            self._connected.get_run(parent)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            log.info(
+                "the run %s, which made an input, is not in the MLflow store %s: it is recorded in the tag %s",
+                parent,
+                self.uri,
+                ELSEWHERE_TAG,
+            )
+            return {name: value for name, value in tags.items() if name != PARENT_TAG} | {ELSEWHERE_TAG: parent}
+        return tags
+
     def _log_dataset(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=record["name"][:500], digest=record["digest"][:36], source_type="medvit", source="{}")
+        folder, columns, profile = (record.get(name) for name in ("folder", "columns", "profile"))
+        dataset = Dataset(
+            name=record["name"][:500],
+            digest=record["digest"][:36],
+            source_type="local" if folder else "medvit",
+            source=json.dumps({"uri": folder}) if folder else "{}",
+            schema=json.dumps({"mlflow_colspec": columns}) if columns else None,
+            profile=json.dumps(profile) if profile else None,
+        )
         tagged = DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
         self._connected.log_inputs(self._state.run_id, datasets=[tagged])
 

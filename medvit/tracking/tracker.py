@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -53,15 +53,24 @@ class Tracker:
     def figure(self, figure: Figure, name: str) -> None:
         """Record a picture as artifact."""
 
-    def dataset(self, name: str, digest: str, context: str) -> None:
-        """Record the name and the digest of a dataset, and the stage (`context`) that reads or makes it."""
+    def dataset(
+        self,
+        name: str,
+        digest: str,
+        context: str,
+        *,
+        folder: str = "",
+        columns: Sequence[Tree] = (),
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a dataset: its name, digest, folder, columns and numbers of images; `context` is the stage."""
 
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
         """Return a context in which the run's folder is renamed."""
         return nullcontext()
 
     def finish(self, status: str) -> None:
-        """End the run as `FINISHED` or `FAILED`."""
+        """End the run as `FINISHED`, `FAILED` or `KILLED`."""
 
 
 class MlflowTracker(Tracker):
@@ -123,8 +132,18 @@ class MlflowTracker(Tracker):
             figure.savefig(path)
             self._add_kept(path, name)
 
-    def dataset(self, name: str, digest: str, context: str) -> None:
-        self._append("dataset", name=name, digest=digest, context=context)
+    def dataset(
+        self,
+        name: str,
+        digest: str,
+        context: str,
+        *,
+        folder: str = "",
+        columns: Sequence[Tree] = (),
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        content = {"name": name, "digest": digest, "context": context, "folder": folder}
+        self._append("dataset", **content, columns=list(columns), profile=dict(profile or {}))
 
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
         return self._journal.moving_to(folder)

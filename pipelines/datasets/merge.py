@@ -14,6 +14,7 @@ from medvit.cards import croissant, write_card
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.measures import Measure, label_of
+from medvit.dataset.tracked import record_dataset
 from medvit.engine import EngineConfig
 from medvit.ingest.labels import measured
 from medvit.leakage.merge import LabelMaps
@@ -65,7 +66,7 @@ def merge(config: MergeConfig, run: Run) -> Manifest:
     manifest.write()
     quarantine.write(merged.left_out, run.folder)
     write_card(manifest, merged.left_out)
-    run.tracker.dataset(manifest.facts.name, manifest.hash, "merge")
+    record_dataset(run.tracker, manifest, "merge")
     run.keep(cards.FILE_NAME, cards.HTML, croissant.FILE_NAME)
     return manifest
 
