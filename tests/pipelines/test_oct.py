@@ -49,7 +49,7 @@ def test_dicom_tomograms_become_volumes_with_their_eye_and_spacing(tmp_path: Pat
         sides.setdefault(row.patient_id, set()).add(row.split)
     assert all(len(splits) == 1 for splits in sides.values())
     card = (manifest.folder / "card.md").read_text(encoding="utf-8")
-    assert "![en-face](card/en-face.png)" in card
+    assert "](card/en-face.png)" in card
     assert (manifest.folder / "card" / "en-face.png").stat().st_size > 1000
 
 
