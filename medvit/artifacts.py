@@ -31,13 +31,26 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "preprocess.json",
     "lineage.json",
 )
-MODEL_CARD, PATIENTS, FIGURES = "model_card.md", "patients.txt", "figures.json"
+MODEL_CARD, MODEL_PAGE, PATIENTS, FIGURES = "model_card.md", "model_card.html", "patients.txt", "figures.json"
+TRAINING = "training.json"
+"""Facts about the training, from which the model card is written."""
 METRICS, STATUS = "metrics.json", "status.csv"
 CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
 FINGERPRINT = "fingerprint.json"
 """Facts about the training images of a fine-tuned model, and the options that were proposed for them."""
-CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS, FIGURES, FINGERPRINT)
+CHECKPOINT_FILES = (
+    WEIGHTS,
+    ADAPTER,
+    MODEL,
+    PREPROCESS,
+    MODEL_CARD,
+    MODEL_PAGE,
+    PATIENTS,
+    FIGURES,
+    FINGERPRINT,
+    TRAINING,
+)
 
 NOT_SHARING = (
     "only a single model of images that was fine-tuned from checkpoint=FOLDER, with peft other than full and continue, "
@@ -210,7 +223,12 @@ class Checkpoint:
             weights = f"{trained}; the others are those of the backbone in {self.model['base']['folder']}"
         elif self.adapter:
             weights += f"; {trained} trained ones stored separately, too"
-        files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "weights changed by training"}
+        files = {
+            MODEL_PAGE: "model card",
+            MODEL_CARD: "the same in Markdown",
+            WEIGHTS: "weights",
+            ADAPTER: "weights changed by training",
+        }
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
 
     @property

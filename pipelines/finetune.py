@@ -13,6 +13,8 @@ from torch import Tensor
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
+from medvit.cards.training_record import TrainingData, TrainingRecord
+from medvit.consumption import Meter
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.positive import choose_positive
@@ -23,6 +25,7 @@ from medvit.models.slide import ensemble_state
 from medvit.models.tile_embedder import embed_manifest
 from medvit.peft.continue_adapter import ContinueConfig
 from medvit.peft.frozen import FrozenConfig
+from medvit.records import Row
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
 from medvit.training.ensembles.images import EnsembleTraining
@@ -73,6 +76,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     if config.num_members(seeds=1) > 1:
         _require_all(config, "an ensemble")
         return finetune_ensemble(config, run)
+    meter = Meter()
     parts = assemble(config, run)
     way, is_continued = parts.model.config.peft, isinstance(config.peft, ContinueConfig)
     if config.store == "adapter":
@@ -95,7 +99,8 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     stored = {} if config.store == "adapter" else state
     checkpoint = Checkpoint(run.folder, model, preprocess, stored, adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
-    write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts))
+    record = _record_of(config, run, [*parts.task.train, *parts.task.val], meter)
+    write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts), record=record)
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=trained_on([*parts.task.train], [*parts.task.val]) | parts.module.outcome())
@@ -106,6 +111,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
 
     With folds, also predict every patient by the models that were not trained on that patient.
     """
+    meter = Meter()
     training = ensemble_training(config, run)
     first = training.first
     _record(config, run, first)
@@ -118,7 +124,8 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
         )
     figures = training.figures()
     write_training_patients(run.folder, training.rows, run.learned)
-    write_model_card(checkpoint, figures=figures, training=training.describe())
+    record = _record_of(config, run, training.rows, meter)
+    write_model_card(checkpoint, figures=figures, training=training.describe(), record=record)
     run.leftovers.update(training.leftovers)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=training.outcome(figures))
@@ -126,6 +133,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Embed all tiles once by the frozen backbone, then train heads on slide labels; the model averages the heads."""
+    meter = Meter()
     parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -152,7 +160,8 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, training.model.tree(), preprocess, state, heads).save()
     write_training_patients(run.folder, training.rows, run.learned)
-    write_model_card(checkpoint, figures=figures, training=training.describe())
+    record = _record_of(config, run, training.rows, meter)
+    write_model_card(checkpoint, figures=figures, training=training.describe(), record=record)
     run.leftovers.update(training.leftovers)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=training.outcome(figures))
@@ -217,6 +226,15 @@ def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> Non
     )
     if run.leads:
         parts.proposals.write(run.folder)
+
+
+def _record_of(config: FinetuneConfig, run: Run, rows: Sequence[Row], meter: Meter) -> TrainingRecord:
+    """Return the facts about the training that the model card states."""
+    labels = (config.label, *config.labels, *config.tasks)
+    data = TrainingData.of(Facts.of_dataset(config.dataset), run.inputs["dataset"], rows, labels)
+    return TrainingRecord.of(
+        [data], config.checkpoint, run.inputs.get("checkpoint", ""), meter, is_resumed=config.resume
+    )
 
 
 def _base(config: FinetuneConfig, folder: Path, state: Mapping[str, Tensor]) -> Base | None:

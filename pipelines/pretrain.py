@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
+from medvit.cards.training_record import TrainingData, TrainingRecord
+from medvit.consumption import Meter
+from medvit.dataset.manifest import Facts
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.pretrained import save_pretrained
@@ -36,6 +39,7 @@ class PretrainConfig(PretrainingOptions, StageConfig):
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Pretrain a backbone on your own images, from a checkpoint, public weights or random weights."""
+    meter = Meter()
     parts = assemble(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -59,7 +63,10 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         log.warning("%s", rollback)
         run.failures.append(rollback)
     training = _training(config, parts) | {"weights": weights} | guard.describe()
-    write_model_card(checkpoint, figures=parts.module.figures(), training=training)
+    data = TrainingData.of(Facts.of_dataset(config.dataset), run.inputs["dataset"], parts.rows)
+    start = run.inputs.get("checkpoint", "")
+    record = TrainingRecord.of([data], config.checkpoint, start, meter, is_resumed=config.resume)
+    write_model_card(checkpoint, figures=parts.module.figures(), training=training, record=record)
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=trained_on(parts.rows) | parts.module.outcome())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvit.artifacts import MODEL_CARD, MODEL_PAGE
 from medvit.cards.effect_sizes import EffectSize, Observed, categorical_effect_size, numeric_effect_size
 from medvit.cards.plots import COLORS
 from medvit.cards.variables import names, numbers
@@ -67,6 +68,7 @@ class CardFolder:
         """Return the number of variables compared."""
         lines = [("compared", counted(len(self.variables), "variable"))] if self.variables else []
         cards = {"card.html": "data card", "card.md": "the same in Markdown"}
+        cards |= {MODEL_PAGE: "model card", MODEL_CARD: "the same in Markdown"}
         return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", **cards})
 
 

@@ -68,7 +68,7 @@ def markdown_block(block: Block, folder: Path, pictures: str) -> str:
     if isinstance(block, Table):
         return markdown_table(block)
     if isinstance(block, Bullets):
-        return "\n".join(f"- {line}" for line in block.lines)
+        return "\n".join(f"- {escaped(line)}" for line in block.lines)
     if isinstance(block, Commands):
         return f"```\n{block.text}\n```"
     if isinstance(block, Callout):

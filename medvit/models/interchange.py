@@ -11,7 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
-from medvit.artifacts import MODEL_CARD, PREPROCESS, Checkpoint
+from medvit.artifacts import MODEL_CARD, MODEL_PAGE, PREPROCESS, Checkpoint
 from medvit.backbones import Backbone, BackboneConfig
 from medvit.backbones.timm_layout import TimmModel, timm_model
 from medvit.backbones.vit import VitConfig
@@ -159,7 +159,7 @@ def _write_timm(model: TimmModel, checkpoint: Checkpoint, folder: Path) -> Path:
     }
     write_weights(folder / TIMM_WEIGHTS, model.state)
     write_text(folder / TIMM_CONFIG, json.dumps(description, indent=2) + "\n")
-    for name in (PREPROCESS, MODEL_CARD):
+    for name in (PREPROCESS, MODEL_CARD, MODEL_PAGE):
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
     return folder

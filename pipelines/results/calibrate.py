@@ -11,7 +11,19 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medvit.artifacts import ADAPTER, FIGURES, FINGERPRINT, MODEL_CARD, WEIGHTS, Checkpoint, Lineage
+from medvit.artifacts import (
+    ADAPTER,
+    FIGURES,
+    FINGERPRINT,
+    MODEL_CARD,
+    MODEL_PAGE,
+    TRAINING,
+    WEIGHTS,
+    Checkpoint,
+    Lineage,
+)
+from medvit.cards.model import model_document, write_pages
+from medvit.cards.training_record import TrainingRecord
 from medvit.config import Tree
 from medvit.document import inert
 from medvit.errors import ConfigError
@@ -86,7 +98,7 @@ def calibrate(config: CalibrateConfig, run: Run) -> Checkpoint:
         run.inputs["dataset"] = lineage.inputs["dataset"]  # evaluate asks which dataset the model was trained on
     _write_numbers(run.folder, found)
     run.tracker.metrics({f"{when}.{name}": one.value for when, each in _each(found) for name, one in each.items()})
-    run.keep(CALIBRATION, MODEL_CARD)
+    run.keep(CALIBRATION, MODEL_CARD, MODEL_PAGE, TRAINING)
     return replace(checkpoint, training=dict(found.lines()))
 
 
@@ -104,7 +116,13 @@ def _copy(original: Checkpoint, found: Calibrated, folder: Path, final: Path) ->
     checkpoint.save_description()
     if (original.folder / OUT_OF_FOLD).is_dir():
         _copy_out_of_fold(original.folder / OUT_OF_FOLD, folder / OUT_OF_FOLD, checkpoint)
-    card = original.folder / MODEL_CARD
+    record = TrainingRecord.read(original.folder)
+    if record is not None:
+        again = replace(record, calibration=dict(found.lines()))
+        again.write(folder)
+        write_pages(model_document(checkpoint, again), folder)
+        return checkpoint
+    card = original.folder / MODEL_CARD  # of an earlier version, which has no record
     text = card.read_text(encoding="utf-8").rstrip("\n") + "\n" if card.is_file() else ""
     lines = [f"- {name}: {inert(each)}" for name, each in found.lines()]
     own = ["", "## Calibration", "", *lines, "", "Values after calibration are from cross-validation over patients."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,14 @@ import pytest
 from PIL import Image
 
 from medvit import phantoms
+from medvit.artifacts import METRICS, Checkpoint, Lineage
+from medvit.cards.model import write_model_card
+from medvit.errors import ConfigError
 from pipelines.__main__ import main
-from pipelines.datasets.card import card
+from pipelines.datasets.card import CardConfig, card
 from pipelines.ingest import ingest
+from tests.cards.test_model_card import REPORT
+from tests.models.tuned import backbone_in, tuned_in
 
 OFF = {"enabled": False}
 
@@ -60,3 +66,33 @@ def test_the_card_tells_of_scanners(studies: Path) -> None:
     text = (studies / "card.md").read_text(encoding="utf-8")
     assert "| manufacturer | 3 | medvit (3) |" in text
     assert "| sex | 3 | O (3) |" in text
+
+
+def test_the_card_of_a_model_needs_a_report_on_this_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = backbone_in(tmp_path / "backbone")
+    models = {}
+    for seed, name in enumerate("ab"):
+        models[name] = Checkpoint.load(tuned_in(tmp_path / name, backbone, seed=seed))
+        write_model_card(models[name], figures={"loss": 0.5}, training={"seed": "3"})
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())}
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / METRICS).write_text(json.dumps(REPORT))
+    Lineage("evaluate", "", {"checkpoint": models["a"].hash}).write(report)
+    (tmp_path / "prose.yaml").write_text("contact: someone\n")
+    words = [f"report={report}", f"card={tmp_path / 'prose.yaml'}", "tracking.enabled=false"]
+    assert main(["card", f"checkpoint={tmp_path / 'a'}", f"output={tmp_path / 'out'}", *words]) == 0
+    text = (tmp_path / "out" / "model_card.md").read_text(encoding="utf-8")
+    for line in ("- Contact: someone", "- seed: 3", "| AUROC | 0.812 [0.750, 0.875] |"):
+        assert line in text.splitlines()
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())} == before
+    assert main(["card", f"checkpoint={tmp_path / 'b'}", f"output={tmp_path / 'other'}", *words]) == 2
+    assert "give the report of an evaluation of this model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"a": "x", "checkpoint": "y"}, {"checkpoint": "y", "b": "x"}, {"a": "x", "report": "y"}]
+)
+def test_a_card_has_one_subject(options: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="give"):
+        CardConfig.parse({**options, "output": "z"}, source="card")
