@@ -86,8 +86,8 @@ class PredictionOptions(Config):
     """Times at which survival is predicted, in the unit of the label. Empty: the ends of the model's time intervals."""
     outputs: tuple[str, ...] | None = None
     """Output formats. For images and volumes: dicom_seg, nifti, png, preview and, only on request,
-    dicom_seg_fractional and dicom_seg_labelmap. For slides: dicom_ann, geojson, heatmap, preview. Unset: all others
-    that apply. []: only tables of the results.
+    dicom_seg_fractional, dicom_seg_labelmap and dicom_sr. For slides: dicom_ann, geojson, heatmap, preview. Unset: all
+    others that apply. []: only tables of the results.
     """
     operating_points: tuple[Path, ...] = ()
     """Report folders of evaluate with operating points, at most one for each model. The call at each point, positive or

@@ -91,7 +91,8 @@ class StudyJob:
         name = self._name(study, item, collected.findings)
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
         collected.findings += findings_of(prediction, image, name)
-        collected.findings += calls(self.points, prediction.classes, prediction.probabilities, name)
+        called = calls(self.points, prediction.classes, prediction.probabilities, name)
+        collected.findings += called
         if self.reference is not None:
             vector = self.reference.embedder(image)
             distance = self.reference.distance(vector)
@@ -99,7 +100,15 @@ class StudyJob:
             collected.notes += filter(None, [self.reference.note(distance)])
         series = name if collected.has_several else ""
         # A prediction is on the grid of the first channel, if the image is made of several.
-        context = ImageContext(item.parts[0], self.maker, self.codes, series, image=image, prediction=prediction)
+        context = ImageContext(
+            item.parts[0],
+            self.maker,
+            self.codes,
+            series,
+            image=image,
+            prediction=prediction,
+            calls=tuple(replace(call, series="") for call in called),
+        )
         if self.reference is not None and self.reference.neighbors is not None:
             found = self.reference.neighbors(vector, self.names.patients(item.parts[0].identity), study.name)
             write_text(context.path(folder, "neighbors", ".csv"), csv_text(NEIGHBOR_COLUMNS, found.lines()))

@@ -136,6 +136,8 @@ class ImageContext(WriterContext):
 
     image: Image
     prediction: Prediction
+    calls: tuple[Finding, ...] = ()
+    """Calls at operating points."""
 
     @cached_property
     def pixels_sha256(self) -> str:

@@ -56,7 +56,7 @@ def write_ann(path: Path, context: SlideContext, sources: Sources) -> list[str]:
             **authorship(sources, context, "tiles", uids),
         )
         annotations.save_as(path)
-    return notes_on(sources, "the annotation object")
+    return notes_on(sources)
 
 
 def base_level(headers: Sequence[Dataset]) -> Dataset:

@@ -69,10 +69,11 @@ def fit_texts(sources: Sources, context: WriterContext, classes: Sequence[str]) 
             settle(header, to_utf_8=True)
 
 
-def notes_on(sources: Sources, what: str) -> list[str]:
-    """Return the notes on a source, with its identifiers that a result had to derive."""
+def notes_on(sources: Sources) -> list[str]:
+    """Return the notes on a source, with its identifiers that DICOM results had to derive."""
     missing = ", ".join(sources.made_up)
-    return [*sources.notes, *([f"the source has no UID of its {missing}: {what} has a derived one"] if missing else [])]
+    derived = [f"the source has no UID of its {missing}: DICOM results have a derived one"] if missing else []
+    return [*sources.notes, *derived]
 
 
 @contextmanager

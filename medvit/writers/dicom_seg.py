@@ -58,7 +58,7 @@ def write_seg(path: Path, context: ImageContext, sources: Sources) -> list[str]:
         is_right = pack_unambiguously(segmentation, sources)
         refer_to_source(segmentation, sources)
         segmentation.save_as(path)
-    return [*notes_on(sources, "the segmentation"), *[EMPTY] * is_empty, *[AMBIGUOUS] * (not is_right)]
+    return [*notes_on(sources), *[EMPTY] * is_empty, *[AMBIGUOUS] * (not is_right)]
 
 
 def make_segmentation(

@@ -56,7 +56,7 @@ def write_fractional(path: Path, context: ImageContext, sources: Sources) -> lis
         segmentation.SegmentsOverlap = "UNDEFINED"
         refer_to_source(segmentation, sources)
         segmentation.save_as(path)
-    return [*notes_on(sources, "the fractional segmentation"), *[EMPTY] * (not planes)]
+    return [*notes_on(sources), *[EMPTY] * (not planes)]
 
 
 class DicomSegFractionalWriter:

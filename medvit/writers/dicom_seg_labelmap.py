@@ -34,7 +34,7 @@ def write_label_map(path: Path, context: ImageContext, sources: Sources) -> list
         pad_pixels(segmentation)
         refer_to_source(segmentation, sources)
         segmentation.save_as(path)
-    return [*notes_on(sources, "the label map"), *[EMPTY] * is_empty]
+    return [*notes_on(sources), *[EMPTY] * is_empty]
 
 
 class DicomSegLabelMapWriter:

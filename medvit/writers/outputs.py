@@ -28,7 +28,7 @@ class Outputs:
         Writers with `is_on_request` are included only if they are named.
 
         Raises:
-            ConfigError: If a writer is for models of another task.
+            ConfigError: If a writer is for models of another task, or requires another writer.
         """
         if names is None:
             return cls(tuple(one for one in writers() if task in one.tasks and not is_on_request(one)))
@@ -40,6 +40,7 @@ class Outputs:
                     f"outputs contains {one.name}, a writer for {' and '.join(one.tasks)} models; this is a {task} "
                     f"model, for which these writers exist: {fitting}"
                 )
+            _require_others(one, task, [other.name for other in chosen])
         return cls(chosen, are_chosen=True)
 
     @property
@@ -68,7 +69,16 @@ class Outputs:
             elif self.are_chosen:
                 found = f"{context.item.kind} (format {context.item.reader})"
                 notes.append(f"{LACKS} {one.title}: {one.name} does not apply to this {found}")
-        return notes
+        return list(dict.fromkeys(notes))
+
+
+def _require_others(one: ResultWriter[Any], task: str, names: Sequence[str]) -> None:
+    """Check that the writers are chosen to whose files a writer refers: its optional constant `requires`."""
+    missing = [name for name in getattr(one, "requires", {}).get(task, ()) if name not in names]
+    if missing:
+        raise ConfigError(
+            f"outputs contains {one.name}, which refers to the result of {missing[0]}; add {missing[0]} to outputs"
+        )
 
 
 def is_on_request(one: ResultWriter[Any]) -> bool:
