@@ -220,6 +220,25 @@ class Prediction:
     """Median grade of an ordinal classification, keyed by the name of the label; empty for other tasks."""
     by_label: Mapping[str, Prediction] = field(default_factory=dict)
     voxel_probabilities: UInt8[Array, "k *s"] | None = None
+    members: Float[Array, "m l"] | None = None
+    """Probabilities (not calibrated), or numbers, of each model of an ensemble or each pass with dropout, if there are
+    several.
+    """
+    prediction_set: PredictionSet | None = None
+    """Values that contain the truth with a stated probability, if the model has conformal prediction."""
+
+
+@dataclass(frozen=True)
+class PredictionSet:
+    """Values that contain the truth with the probability `coverage` (`medvit.models.conformal`).
+
+    For a classification, `is_in` (L,) states which classes are in the set; for several labels, `is_in` (L, 2) whether
+    the absence and the presence of each label are. For a regression, the values are those in `interval`.
+    """
+
+    coverage: float
+    is_in: Bool[Array, "l *two"] | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

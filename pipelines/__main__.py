@@ -181,6 +181,12 @@ STAGES = {
         "medvit calibrate checkpoint=runs/model dataset=runs/dataset output=runs/calibrated",
         room="pipelines.results",
     ),
+    "conformal": Entry(
+        "Add prediction sets or intervals to a model by conformal prediction, from images used for nothing else.",
+        "medvit conformal checkpoint=runs/model dataset=runs/dataset output=runs/with-sets",
+        first=("coverage", "method"),
+        room="pipelines.results",
+    ),
     "compare": Entry(
         "Compare several reports on one page: metrics side by side, and differences from the first one.",
         "medvit compare reports=[runs/report-a,runs/report-b] output=runs/comparison",

@@ -29,12 +29,14 @@ from medvit.evaluation.report.page import HTML, PDF, write_report
 from medvit.evaluation.report.parts import Reported, parts_of
 from medvit.evaluation.report.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.report.summary import summary_lines, tables, tracked
+from medvit.evaluation.report.uncertainty import judged_sets, uncertainty_parts
 from medvit.evaluation.run import Measurement
 from medvit.evaluation.subgroups.analysis import with_subgroups
 from medvit.evaluation.subgroups.embedded import embedded
 from medvit.evaluation.subgroups.grouping import choose, predicted_labels
 from medvit.evaluation.subgroups.hidden_strata import are_possible, with_hidden_strata
 from medvit.evaluation.subgroups.restriction import restricted
+from medvit.evaluation.uncertainty.coverage import set_columns
 from medvit.inference.operating_points import OPERATING_POINTS, OperatingPoints
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
@@ -80,7 +82,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     )
     for doubt in (*unnamed, *judged.doubts):
         log.warning("%s", doubt)
-    notes = [*judged.notes, *unnamed, *judged.doubts]
+    conformal, doubts = judged_sets(judged)
+    notes = [*judged.notes, *unnamed, *judged.doubts, *doubts]
     evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
     evaluation = with_subgroups(evaluation, chosen, **drawing)
@@ -92,6 +95,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     against = compare_labels if evaluation.parts else compare
     differences = {} if other is None else against(evaluation, other, **drawing)
 
+    if conformal is not None:
+        evaluation = replace(evaluation, columns={**evaluation.columns, **set_columns(evaluation, conformal)})
     beside = _beside(config, run, manifest, evaluation, drawing)
     operating = _operating(config, run, manifest, judged, evaluation)
     subject = report_subject(config, manifest, judged, evaluation, seed=config.seed)
@@ -100,6 +105,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     parts = [*parts_of(Reported(config, manifest, judged, evaluation, verdict, config.seed)), *beside]
     parts += [] if operating is None else operating_parts(operating, judged.split)
     parts += _neighbors(config, run, manifest, evaluation)
+    parts += uncertainty_parts(evaluation, conformal, chosen, **drawing)
     write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     if operating is not None:

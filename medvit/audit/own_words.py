@@ -37,7 +37,8 @@ colors come comes command comment comments common compare compared compares comp
 compress compression concurrency confidence confidentiality config configs configuration confirmed conformsto
 confusion connection constant constrained constraint contain content contents contentsize contenturl context continue
 continues contradict contributing contributors conv convert converted convolution coordinates copied copies copy corn
-correct correctedimage correlation corruptions cosine costs could count counted counts create created creation creator
+correct correctedimage correlation corruptions cosine costs could count counted counts coverage
+create created creation creator
 credentials criteria croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve
 curves cutmix damaged dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare
 declared declares decoded decoder decompress decy defined definition definitions deflate deflated degrees

@@ -15,7 +15,7 @@ from pathlib import Path
 from medvit.artifacts import FIGURES, MODEL_CARD, MODEL_PAGE, Checkpoint
 from medvit.cards.model_prose import NOT_STATED, ModelProse
 from medvit.cards.model_results import ReportedResults
-from medvit.cards.training_record import TrainingData, TrainingRecord
+from medvit.cards.training_record import Adjustment, TrainingData, TrainingRecord
 from medvit.consumption import Energy
 from medvit.document import Block, Bullets, Document, Outside, Section, Table
 from medvit.files.atomic import write_text
@@ -76,7 +76,7 @@ def model_document(
         Section("Training data", [*_data(record), _stated(said, "training_data")]),
         Section("Training", _training(record)),
         Section("Quantitative analyses", [*(results.results if results else missing), *_figures(record)]),
-        *([Section("Calibration", _calibration(record))] if record and record.calibration else []),
+        *(Section(one.title, _adjustment(one)) for one in (record.adjustments if record else ())),
         Section("Ethical considerations", [_stated(said, "ethical_considerations")]),
         Section("Caveats and recommendations", [_stated(said, "caveats"), *_limits(record, results)]),
         Section("Training cost", _cost(record)),
@@ -151,9 +151,8 @@ def _figures(record: TrainingRecord | None) -> list[Block]:
     return ["Figures of the training itself:", Bullets(shown)]
 
 
-def _calibration(record: TrainingRecord) -> list[Block]:
-    lines = [f"{name}: {text}" for name, text in record.calibration.items()]
-    return [Bullets(lines), "Values after calibration are from cross-validation over patients."]
+def _adjustment(one: Adjustment) -> list[Block]:
+    return [Bullets([f"{name}: {text}" for name, text in one.lines.items()]), one.note]
 
 
 def _limits(record: TrainingRecord | None, results: ReportedResults | None) -> list[Block]:

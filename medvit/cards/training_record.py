@@ -53,6 +53,15 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class Adjustment:
+    """Change of the predictions after training, such as a calibration, as a section of the card."""
+
+    title: str
+    lines: Mapping[str, str]
+    note: str
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """Facts about the training of a model."""
 
@@ -66,7 +75,7 @@ class TrainingRecord:
     """Whether the run was interrupted; `consumption` is then that of its last process."""
     training: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float | None] = field(default_factory=dict)
-    calibration: Mapping[str, str] = field(default_factory=dict)
+    adjustments: Sequence[Adjustment] = ()
 
     @classmethod
     def of(
@@ -103,6 +112,7 @@ class TrainingRecord:
                 raise DataError(f"{path} has an unsupported schema; this medvit reads version {SCHEMA_VERSION}")
             for key in ("data", "initial_data"):
                 tree[key] = [TrainingData(**one) for one in tree[key]]
+            tree["adjustments"] = [Adjustment(**one) for one in tree["adjustments"]]
             if tree["consumption"] is not None:
                 energies = {name: Energy(**tree["consumption"][name]) for name in ("processor_energy", "gpu_energy")}
                 tree["consumption"] = Consumption(**{**tree["consumption"], **energies})

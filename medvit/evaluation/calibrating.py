@@ -14,6 +14,7 @@ from medvit.artifacts import Checkpoint, Lineage
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Evaluation
+from medvit.evaluation.operating.validation import has_folds
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.run import Measurement
 from medvit.evaluation.selection import with_known_truth, without_training_patients
@@ -50,38 +51,63 @@ class Calibrated:
 def calibration_outcomes(
     checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions, failures: list[str]
 ) -> tuple[Evaluation, list[str]]:
-    """Return true classes and probabilities of the images to calibrate on, and notes.
+    """Return true classes and probabilities of the images to calibrate on, and notes, as `held_out_outcomes`.
+
+    Raises:
+        ConfigError: As `held_out_outcomes`, or if the checkpoint is calibrated or has prediction sets already.
+        DataError: As `held_out_outcomes`.
+    """
+    checkpoint.require(*TASKS)
+    if checkpoint.model.get("calibration") is not None:
+        raise ConfigError(f"{checkpoint.folder} is calibrated already; give the checkpoint that finetune made")
+    if checkpoint.model.get("conformal") is not None:
+        raise ConfigError(
+            f"{checkpoint.folder} has prediction sets, which belong to its probabilities; give the checkpoint that "
+            "finetune made, and run medvit conformal on the calibrated one, with other patients"
+        )
+    return held_out_outcomes(checkpoint, manifest, options, failures)
+
+
+def held_out_outcomes(
+    checkpoint: Checkpoint, manifest: Manifest, options: EvaluationOptions, failures: list[str]
+) -> tuple[Evaluation, list[str]]:
+    """Return true values and predictions of images that were used for nothing else, and notes.
 
     On the dataset that the model was trained on, these are the images of the split `calibration` or, for an ensemble
     with folds, its out-of-fold predictions. On another dataset, they are those of the split in the options, without
     training patients.
 
     Raises:
-        ConfigError: If another split of the training dataset is requested, whose images were used before.
+        ConfigError: If another split of the training dataset is requested, whose images were used before, or the model
+            is one of slides with folds, which a new checkpoint does not record.
         DataError: If there are no such images.
     """
-    checkpoint.require(*TASKS)
-    if checkpoint.model.get("calibration") is not None:
-        raise ConfigError(f"{checkpoint.folder} is calibrated already; give the checkpoint that finetune made")
+    if checkpoint.kind == "slide" and has_folds(checkpoint.folder):
+        raise ConfigError("a model of slides with folds cannot be calibrated; train it without folds")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, options.device)
-    lineage = Lineage.read(checkpoint.folder)
-    is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
-    if is_same and (checkpoint.folder / OUT_OF_FOLD).is_dir():
-        stored = StoredPredictions.read(checkpoint.folder / OUT_OF_FOLD)
-        images, notes = with_known_truth(stored.images_of(manifest), stored.config, stored.kind)
-        found = Measurement(images, options, 0, (), failures).outcomes(stored)
-        note = "fitted on out-of-fold predictions of single models; the ensemble may be slightly less confident"
-        return found, [note, *notes, *found.notes]
-    if is_same and options.split != "calibration":
-        raise ConfigError(
-            f"the model was trained or selected on the {options.split} split, or will be tested on it; ingest with "
-            "splits.calibration=0.1 and train again, or give another dataset"
-        )
+    if is_trained_on(checkpoint, manifest):
+        if (checkpoint.folder / OUT_OF_FOLD).is_dir():
+            stored = StoredPredictions.read(checkpoint.folder / OUT_OF_FOLD)
+            images, notes = with_known_truth(stored.images_of(manifest), stored.config, stored.kind)
+            found = Measurement(images, options, 0, (), failures).outcomes(stored)
+            note = "fitted on out-of-fold predictions of single models; the ensemble may be slightly less confident"
+            return found, [note, *notes, *found.notes]
+        if options.split != "calibration":
+            raise ConfigError(
+                f"the model was trained or selected on the {options.split} split, or will be tested on it; ingest with "
+                "splits.calibration=0.1 and train again, or give another dataset"
+            )
     part = manifest.split(options.split)
     images, notes = with_known_truth(part, predictor.config, predictor.kind)
     images, excluded = without_training_patients(images, checkpoint.folder, "leave_out")
     found = Measurement(images, options, 0, (), failures).outcomes(predictor)
     return found, [*notes, *excluded, *found.notes]
+
+
+def is_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
+    """Return whether a checkpoint was trained on a dataset."""
+    lineage = Lineage.read(checkpoint.folder)
+    return lineage is not None and lineage.inputs.get("dataset") == manifest.hash
 
 
 def calibrate_outcomes(

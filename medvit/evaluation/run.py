@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ from medvit.inference.out_of_fold import StoredPredictions
 from medvit.inference.predicted_rows import predicted
 from medvit.inference.predictor import Predictor, numbers_of
 from medvit.inference.slide_predictor import SlidePredictor
+from medvit.models.disagreement import TASKS as DISAGREEING
+from medvit.models.disagreement import Disagreement
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.progress import with_progress
@@ -57,6 +59,8 @@ class Measurement:
     seed: int
     notes: Sequence[str]
     failures: list[str]
+    members: dict[str, Float[Array, "m l"]] = field(default_factory=dict)
+    """Predictions of each model of an ensemble, by image; filled by a measurement."""
 
     def of(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
         """Predict every image or slide, and return all metrics with their intervals.
@@ -64,6 +68,9 @@ class Measurement:
         Raises:
             DataError: If all images or slides failed.
         """
+        return self._with_disagreement(self._evaluated(predictor), predictor.config.kind)
+
+    def _evaluated(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
         if isinstance(predictor, SlidePredictor):
             return self._of_slides(predictor)
         of_task = {
@@ -76,12 +83,20 @@ class Measurement:
         return of_task.get(predictor.config.kind, self._of_classes)(predictor)
 
     def outcomes(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
-        """Predict every image or slide for a classification or several labels; return the outcomes without metrics.
+        """Predict every image or slide for classes, several labels or a number; return the outcomes without metrics.
 
         Raises:
             DataError: If all images or slides failed.
         """
+        return self._with_disagreement(self._predictions(predictor), predictor.config.kind)
+
+    def _predictions(self, predictor: Predictor | SlidePredictor | StoredPredictions) -> Evaluation:
         model = predictor.config
+        if model.kind == "regression" and not isinstance(predictor, SlidePredictor):
+            rows, numbers, notes = self._collected(self._image_values(predictor), "images")
+            truth = np.array([number(row, model.label) for row in rows])
+            values = {"truth": truth, "predicted": np.array(numbers)}
+            return Evaluation("regression", model.classes, tuple(rows), {}, values, tuple(notes))
         if isinstance(predictor, SlidePredictor):
             rows, each, notes = self._collected(self._slide_probabilities(predictor), "slides")
         else:
@@ -94,6 +109,21 @@ class Measurement:
         columns["truth"] = np.array([model.classes.index(row.labels[model.label]) for row in rows])
         positive = model.classes[index_of(self.options.positive, model.classes)] if len(model.classes) == 2 else ""
         return Evaluation("classification", model.classes, tuple(rows), {}, columns, tuple(notes), positive=positive)
+
+    def _with_disagreement(self, evaluation: Evaluation, task: str) -> Evaluation:
+        """Add columns with the disagreement of the models of an ensemble, if it is known for every image."""
+        members = [self.members.get(row.image_id) for row in evaluation.rows]
+        each = [Disagreement.of(task, one) for one in members if one is not None]
+        if task not in DISAGREEING or len(each) < len(evaluation.rows):
+            return evaluation
+        columns: dict[str, Array] = {}
+        if task == "regression":
+            columns["spread"] = np.array([one.spread for one in each])
+        for name in ("entropy", "mutual_information") if task != "regression" else ():
+            values = np.stack([getattr(one, name) for one in each], axis=1)
+            keys = [f"{name}.{label}" for label in evaluation.classes] if task == "multilabel" else [name]
+            columns |= dict(zip(keys, values, strict=True))
+        return replace(evaluation, columns={**evaluation.columns, **columns})
 
     def _of_masks(self, predictor: ImagePredictor) -> Evaluation:
         model = predictor.config
@@ -231,18 +261,24 @@ class Measurement:
             yield row, numbers_of(prediction)
 
     def _predicted(self, predictor: ImagePredictor) -> Iterator[tuple[Row, Image, Prediction]]:
-        return predicted(self.manifest, self.manifest.rows, predictor, self.failures, title="Evaluating")
+        for found in predicted(self.manifest, self.manifest.rows, predictor, self.failures, title="Evaluating"):
+            row, _, prediction = found
+            if prediction.members is not None:
+                self.members[row.image_id] = prediction.members
+            yield found
 
     def _slide_probabilities(self, predictor: SlidePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         """Yield the probabilities of each slide; missing embeddings of its tiles are computed."""
         slides = predictor.embed(self.manifest, self.options.slides, self.options.tiles, self.failures)
         for slide in with_progress(slides, total=len(slides), title="Evaluating", unit="slide"):
             try:
-                probabilities = predictor.read(slide.embeddings).probabilities
+                reading = predictor.read(slide.embeddings)
             except DataError as error:
                 self.failures.append(f"{slide.row}: {error}")
             else:
-                yield slide.row, probabilities
+                if len(reading.members) > 1:
+                    self.members[slide.row.image_id] = reading.members
+                yield slide.row, reading.probabilities
 
     def _collected(self, found: Iterable[tuple[Row, FoundT]], what: str) -> tuple[list[Row], list[FoundT], list[str]]:
         """Collect the pairs in `found`; return the rows, the results, and all notes.

@@ -51,6 +51,7 @@ def make_job(
         log.warning("codes is ignored: no DICOM output is written")
     if checkpoint.kind == "slide":
         _require_no_reference(options, "a model of slides")
+        _require_no_dropout(options, "a model of slides")
         slides = SlidePredictor(checkpoint, options.device)
         if options.patch_size is not None:
             log.warning("patch_size is ignored: the embeddings of slides have the patch size of their backbone")
@@ -65,6 +66,7 @@ def make_job(
         options.horizons,
         patch_size=options.patch_size,
         keeps_probabilities=outputs.needs_probabilities,
+        mc_dropout=options.mc_dropout or 0,
     )
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
@@ -72,7 +74,19 @@ def make_job(
     reference = None
     if options.reference is not None:
         reference = CohortReference.of(options.reference, checkpoint, options.device, num_neighbors=options.neighbors)
-    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs, points, reference)
+    return StudyJob(
+        predictor,
+        rule,
+        names,
+        maker,
+        options.series,
+        options.codes,
+        values,
+        outputs,
+        points,
+        predictor.config.kind,
+        reference,
+    )
 
 
 def make_stack_job(
@@ -92,6 +106,7 @@ def make_stack_job(
     """
     _require_reference_for_neighbors(options)
     _require_no_reference(options, "several models")
+    _require_no_dropout(options, "several models")
     keeps_probabilities = any(needs_probabilities(writer(name)) for name in options.outputs or ())
     predictor = StackPredictor(checkpoints, options.device, options.horizons, keeps_probabilities=keeps_probabilities)
     check_codes(options.codes, tuple(dict.fromkeys(n for one in predictor.configs.values() for n in one.classes)))
@@ -110,6 +125,7 @@ def make_stack_job(
             values,
             outputs,
             points.get(name, ()),
+            config.kind,
         )
         readings.setdefault(reading_of(checkpoints[name]), {})[name] = job
     return StackJob(predictor, tuple(readings.values()))
@@ -126,6 +142,11 @@ def _require_reference_for_neighbors(options: PredictionOptions) -> None:
             "neighbors needs the embeddings of the training images; give reference=FOLDER, made by medvit embed with "
             "this checkpoint on the training dataset"
         )
+
+
+def _require_no_dropout(options: PredictionOptions, what: str) -> None:
+    if options.mc_dropout is not None:
+        raise ConfigError(f"mc_dropout is for a single model of images, and checkpoint is {what}; remove mc_dropout")
 
 
 def _not_alone(name: str, image: Image) -> Prediction:

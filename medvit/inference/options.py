@@ -89,6 +89,10 @@ class PredictionOptions(Config):
     dicom_seg_fractional, dicom_seg_labelmap and dicom_sr. For slides: dicom_ann, geojson, heatmap, preview. Unset: all
     others that apply. []: only tables of the results.
     """
+    mc_dropout: Count | None = None
+    """Number of additional passes with random dropout, such as 20, whose disagreement is written to `predictions.csv`.
+    The prediction itself is unchanged. Refused for models without dropout. Unset: no additional passes.
+    """
     operating_points: tuple[Path, ...] = ()
     """Report folders of evaluate with operating points, at most one for each model. The call at each point, positive or
     negative, is added to predictions.csv.

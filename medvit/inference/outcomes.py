@@ -29,6 +29,13 @@ PREDICTION_COLUMNS = (
     "operating_point",
     "threshold",
     "call",
+    "in_set",
+    "low",
+    "high",
+    "coverage",
+    "entropy",
+    "mutual_information",
+    "spread",
 )
 """Columns of `predictions.csv`: the study, and the fields of `Finding`, of which `label` is called class."""
 
@@ -106,7 +113,9 @@ class BatchOutcomes:
 
 def plain(finding: Finding) -> PlainFinding:
     """Return a finding as the values of its columns in `predictions.csv`."""
-    return [getattr(finding, "label" if column == "class" else column) for column in PREDICTION_COLUMNS[1:]]
+    low, high = finding.interval or (None, None)
+    named = {"class": finding.label, "low": low, "high": high}
+    return [named[one] if one in named else getattr(finding, one) for one in PREDICTION_COLUMNS[1:]]
 
 
 def outcome_of(row: Mapping[str, Any]) -> StudyOutcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,10 @@ from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.errors import ConfigError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
+from medvit.inference.dropout_passes import DropoutPasses
 from medvit.metrics.confusion import median_grade
+from medvit.models.disagreement import TASKS as SPREAD_TASKS
+from medvit.models.disagreement import Disagreement
 from medvit.records import Kind
 from medvit.survival import (
     median_time,
@@ -27,7 +31,7 @@ from medvit.survival import (
 )
 from medvit.tasks import Target, TaskName, is_image_task
 from medvit.transforms.regions import PRESENT, Regions
-from medvit.types import Image, Prediction
+from medvit.types import Image, Prediction, PredictionSet
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +45,8 @@ class Predictor:
     """Model with the preprocessing of its checkpoint, loaded once.
 
     `patch_size` is used instead of the usual patch size, if the model was trained with several. With
-    `keeps_probabilities`, segmentations also have the probabilities of each voxel.
+    `keeps_probabilities`, segmentations also have the probabilities of each voxel. With `mc_dropout`, the `members` of
+    a prediction are this number of passes with dropout; the prediction itself is the same.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -52,7 +57,7 @@ class Predictor:
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
         ConfigError: If a GPU is requested but not available, a horizon is after the last time of the model, or a patch
-            size is requested that the model does not support.
+            size is requested that the model does not support, or passes with dropout of a model without dropout.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Predictor:
         *,
         patch_size: int | tuple[int, ...] | None = None,
         keeps_probabilities: bool = False,
+        mc_dropout: int = 0,
     ) -> None:
         from medvit.models.ensemble import load_model
         from medvit.transforms.preprocess import Preprocess
@@ -77,6 +83,12 @@ class Predictor:
         self.keeps_probabilities = keeps_probabilities
         if patch_size is not None:
             self._use_patch_size(patch_size)
+        if mc_dropout and self.config.conformal is not None and self.config.conformal.method == "normalized":
+            raise ConfigError(
+                "the intervals of this model are scaled by the spread of its ensemble, which passes with dropout would "
+                "replace; leave mc_dropout unset"
+            )
+        self._dropout = DropoutPasses.of(self.model, self.config.kind, mc_dropout) if mc_dropout else None
 
     def _use_patch_size(self, size: int | tuple[int, ...]) -> None:
         from medvit.backbones import Backbone
@@ -112,9 +124,24 @@ class Predictor:
         for part in parts_of(image, self.config.slices):
             prepared = self.preprocess.prepared(part)
             with precision_on(self.device):
-                predicted = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
-            found.append(as_prediction(self.config, predicted, part, prepared, self.keeps_probabilities))
-        return calibrated(self.config, joined(self.config, found, image, self.horizons))
+                predicted, members = self._outputs(prepared.pixels[None].to(self.device))
+            one = as_prediction(self.config, predicted, part, prepared, self.keeps_probabilities)
+            found.append(one if members is None else replace(one, members=members))
+        return with_set(self.config, calibrated(self.config, joined(self.config, found, image, self.horizons)))
+
+    def _outputs(self, pixels: Float[Tensor, "1 c *s"]) -> tuple[Float[Tensor, "l *t"], Float[Array, "m l"] | None]:
+        """Return the output of the model and those of its members, if these are several and their task has a spread."""
+        from medvit.models.ensemble import Ensemble
+
+        model = self.model
+        is_ensemble = isinstance(model, Ensemble) and len(model.active) > 1
+        if self._dropout is not None:
+            return model.predict(pixels)[0].float(), self._dropout(pixels)
+        if not is_ensemble or self.config.kind not in SPREAD_TASKS:
+            return model.predict(pixels)[0].float(), None
+        assert isinstance(model, Ensemble)
+        each = [found[0].float() for found in model.predict_each(pixels)]
+        return sum(each[1:], start=each[0]) / len(each), np.stack([one.cpu().numpy() for one in each])
 
 
 def parts_of(image: Image, slices: SlicesConfig | None) -> list[Image]:
@@ -177,7 +204,9 @@ def joined(
         return whole
     if is_image_task(config.kind):
         numbers = np.mean([numbers_of(one) for one in found], axis=0)
-        return prediction_of(config.kind, config.target, numbers)
+        members = [one.members for one in found if one.members is not None]
+        whole = prediction_of(config.kind, config.target, numbers)
+        return replace(whole, members=np.mean(members, axis=0)) if members else whole
     masks = [one.mask for one in found if one.mask is not None]
     across = across_of(image, config.slices)
     kept = [one.voxel_probabilities for one in found if one.voxel_probabilities is not None]
@@ -195,7 +224,23 @@ def calibrated(config: ModelConfig, prediction: Prediction) -> Prediction:
     if config.calibration is None or prediction.probabilities is None:
         return prediction
     (numbers,) = config.calibration.apply(config.kind, prediction.probabilities[None])
-    return prediction_of(config.kind, config.target, numbers)
+    return replace(prediction_of(config.kind, config.target, numbers), members=prediction.members)
+
+
+def with_set(config: ModelConfig, prediction: Prediction) -> Prediction:
+    """Return a prediction with its prediction set or interval, if the model has conformal prediction."""
+    conformal = config.conformal
+    if conformal is None:
+        return prediction
+    if prediction.value is not None:
+        spread = None if prediction.members is None else Disagreement.of(config.kind, prediction.members).spread
+        spreads = None if spread is None else np.array([spread])
+        ((low, high),) = conformal.intervals(np.array([prediction.value]), spreads).tolist()
+        return replace(prediction, prediction_set=PredictionSet(conformal.coverage, interval=(low, high)))
+    assert prediction.probabilities is not None, "conformal prediction is for classes and numbers"
+    of_classes = conformal.label_sets if config.kind == "multilabel" else conformal.sets
+    (is_in,) = of_classes(prediction.probabilities[None])
+    return replace(prediction, prediction_set=PredictionSet(conformal.coverage, is_in))
 
 
 def prediction_of(task: TaskName, target: Target, numbers: Float[Array, "l"]) -> Prediction:

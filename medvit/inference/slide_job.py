@@ -14,10 +14,11 @@ from medvit.errors import DataError
 from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import choose
 from medvit.inference.slide_predictor import SlidePredictor
-from medvit.inference.study_job import notes_on_patients
+from medvit.inference.study_job import notes_on_patients, with_uncertainty
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import TileLoaderConfig
 from medvit.records import Item, Refusal
+from medvit.types import Prediction, PredictionSet
 from medvit.writers import Finding, Maker, Result, SlideContext, Study
 from medvit.writers.outputs import Outputs
 from medvit.writers.slide_maps import SlideFinding
@@ -113,13 +114,23 @@ class SlideJob:
             place.mkdir(exist_ok=True)
             opened = OpenFiles(item.files, self.options.slide_mpp)
             found = self._find(opened, place)
-            pairs = zip(found.classes, found.reading.probabilities, strict=True)
-            findings += [Finding(name, label, probability=float(value)) for label, value in pairs]
+            findings += self._findings(found, name)
             findings += calls(self.points, found.classes, found.reading.probabilities, name)
             context = SlideContext(item, self.maker, self.codes, slide=opened(), prediction=found)
             notes += self.outputs.write(context, place)
         outputs = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
+
+    def _findings(self, found: SlideFinding, name: str) -> list[Finding]:
+        config, reading = self.predict.config, found.reading
+        pairs = zip(found.classes, reading.probabilities, strict=True)
+        members = reading.members if len(reading.members) > 1 else None
+        prediction = Prediction(found.classes, probabilities=reading.probabilities, members=members)
+        if config.conformal is not None:
+            (is_in,) = config.conformal.sets(reading.probabilities[None])
+            prediction = replace(prediction, prediction_set=PredictionSet(config.conformal.coverage, is_in))
+        each = [Finding(name, label, probability=float(value)) for label, value in pairs]
+        return with_uncertainty(each, prediction, config.kind)
 
     def _find(self, opened: OpenFiles, work: Path) -> SlideFinding:
         slide = opened()

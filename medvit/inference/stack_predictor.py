@@ -11,7 +11,7 @@ import torch
 from medvit.artifacts import Checkpoint
 from medvit.errors import MedvitError, NonFiniteError
 from medvit.hardware import Device, resolve_device
-from medvit.inference.predictor import as_prediction, calibrated, joined, parts_of, precision_on
+from medvit.inference.predictor import as_prediction, calibrated, joined, parts_of, precision_on, with_set
 from medvit.models.stack import Stack
 from medvit.survival import require_horizons
 from medvit.transforms.preprocess import Prepared, Preprocess
@@ -92,7 +92,9 @@ class StackPredictor:
             return dict.fromkeys(names, error)
         done = [name for name in names if name not in failed]
         whole = {name: joined(self.configs[name], parts[name], image, self.horizons) for name in done}
-        return failed | {name: calibrated(self.configs[name], one) for name, one in whole.items()}
+        return failed | {
+            name: with_set(self.configs[name], calibrated(self.configs[name], one)) for name, one in whole.items()
+        }
 
     def _outcomes(self, part: Image, prepared: Prepared, names: list[str]) -> dict[str, PredictionOrError]:
         with precision_on(self.device), torch.no_grad():

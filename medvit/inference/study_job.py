@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray as Array
 
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.embeddings.neighbors import COLUMNS as NEIGHBOR_COLUMNS
@@ -16,6 +19,7 @@ from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.inference.operating_points import OperatingPoint, calls
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
+from medvit.models.disagreement import Disagreement
 from medvit.models.image import AppliesTo
 from medvit.readers import read
 from medvit.readers.options import ValuesConfig
@@ -30,6 +34,8 @@ UNKNOWN_VALUES = (
     "stored values were read: the checkpoint is of a version that did not record values.*; if its training "
     "dataset was ingested with values.pet or values.radiographs, give the same to predict"
 )
+SETS = {(False, False): "neither", (False, True): "yes", (True, False): "no", (True, True): "yes or no"}
+"""Whether absence and presence of a label are in its prediction set -> text in `predictions.csv`."""
 
 
 @dataclass
@@ -62,6 +68,8 @@ class StudyJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
     points: Sequence[OperatingPoint] = ()
     """Operating points at which calls are made."""
+    task: str = ""
+    """Task of the model, by which the disagreement of an ensemble is measured."""
     reference: CohortReference | None = None
     """Training cohort from which the distance of each image is reported. None: no distance is reported."""
 
@@ -90,7 +98,7 @@ class StudyJob:
         """Write the prediction for a series into a folder, and add it to the results of the study."""
         name = self._name(study, item, collected.findings)
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
-        collected.findings += findings_of(prediction, image, name)
+        collected.findings += with_uncertainty(findings_of(prediction, image, name), prediction, self.task)
         called = calls(self.points, prediction.classes, prediction.probabilities, name)
         collected.findings += called
         if self.reference is not None:
@@ -166,6 +174,42 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
         Finding(series, name, volume_ml=None if voxel_ml is None else int(count) * voxel_ml, num_voxels=int(count))
         for name, count in list(zip(prediction.classes, counts, strict=True))[1:]
     ]
+
+
+def with_uncertainty(findings: Sequence[Finding], prediction: Prediction, task: str) -> list[Finding]:
+    """Add prediction set or interval, and the disagreement of several models, to the findings of an image.
+
+    These are added to the findings of classes or labels, or to the finding of a number. A disagreement about the image
+    is added to each of its classes, a disagreement about a label to this label.
+    """
+    found = prediction.prediction_set
+    if found is None and prediction.members is None:
+        return list(findings)
+    is_own = [finding.probability is not None or prediction.value is not None for finding in findings]
+    added: list[dict[str, Any]] = [{} for _ in range(sum(is_own))]
+    if found is not None:
+        texts = [""] * len(added) if found.is_in is None else set_texts(found.is_in)
+        for one, text in zip(added, texts, strict=True):
+            one |= {"in_set": text, "interval": found.interval, "coverage": found.coverage}
+    if prediction.members is not None:
+        measured = Disagreement.of(task, prediction.members)
+        for number, one in enumerate(added):
+            one |= {name: _at(getattr(measured, name), number) for name in ("entropy", "mutual_information")}
+            one |= {"spread": measured.spread}
+    every = iter(added)
+    return [replace(one, **next(every)) if own else one for one, own in zip(findings, is_own, strict=True)]
+
+
+def set_texts(is_in: Bool[Array, "l *two"]) -> list[str]:
+    """Return for each class whether it is in a prediction set, as text, or for each label which values are."""
+    if is_in.ndim == 1:
+        return ["yes" if one else "no" for one in is_in]
+    return [SETS[bool(absent), bool(present)] for absent, present in is_in]
+
+
+def _at(values: Float[Array, "k"] | None, number: int) -> float | None:
+    """Return the value of a label, or the one value of all classes."""
+    return None if values is None else float(values[number if len(values) > 1 else 0])
 
 
 def notes_on_patients(study: Study) -> list[str]:

@@ -57,6 +57,12 @@ class Ensemble(nn.Module):
         assert total is not None, "a model is active"
         return total.div_(len(self.active))
 
+    @torch.no_grad()
+    def predict_each(self, pixels: Float[Tensor, "b c *s"]) -> list[Float[Tensor, "b l *t"]]:
+        """Return the float32 predictions of each active model."""
+        found = [self.members[number] for number in self.active]
+        return [model.predict(pixels) for model in found if isinstance(model, Model)]
+
 
 def load_model(checkpoint: Checkpoint) -> Model | Ensemble:
     """Return the model of a fine-tuned checkpoint, or the ensemble if it has several."""

@@ -21,6 +21,7 @@ from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
 from medvit.models.base import Base, complete
 from medvit.models.calibration import Calibration
+from medvit.models.conformal import Conformal
 from medvit.peft import PeftChoice, train_new_channels
 from medvit.readers.channels import ChannelsConfig
 from medvit.readers.options import ValuesConfig
@@ -122,6 +123,8 @@ class ModelConfig(Config):
     """
     calibration: Calibration | None = None
     """Calibration of the predicted probabilities, added by `medvit calibrate`. None: as predicted by the network."""
+    conformal: Conformal | None = None
+    """Limits for prediction sets or intervals, added by `medvit conformal`. None: predictions have no sets."""
 
     @property
     def image_task(self) -> TaskName:

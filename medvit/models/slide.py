@@ -19,6 +19,7 @@ from medvit.config import Config, Count, Positive, Share, Tree
 from medvit.errors import CheckpointError, DataError
 from medvit.heads import BagHead, HeadChoice, TileEmbeddings, of_earlier_version
 from medvit.models.calibration import Calibration
+from medvit.models.conformal import Conformal
 from medvit.models.embedding_store import Embeddings
 from medvit.models.features import Features
 from medvit.models.image import AppliesTo
@@ -88,6 +89,8 @@ class SlideModelConfig(Config):
     """Series of a study that the model applies to."""
     calibration: Calibration | None = None
     """Calibration of the predicted probabilities, added by `medvit calibrate`. None: as predicted by the network."""
+    conformal: Conformal | None = None
+    """Limits for prediction sets, added by `medvit conformal`. None: predictions have no sets."""
 
     @property
     def image_task(self) -> TaskName:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Num
 from numpy import ndarray as Array
 
 from medvit.statistics import UNDEFINED, Estimate, PairedTest, Z
@@ -72,6 +72,24 @@ class Proportion:
         return Clusters.of([self.patients[int(image)] for image in np.flatnonzero(self.counts)])
 
 
+def proportion_of_patients(is_right: Bool[Array, "n"], patients: Sequence[str]) -> Estimate:
+    """Return the mean over patients of the proportion of right images of each, with Wilson's interval.
+
+    If patients have several images, the interval is from the number of independent images with the same variance, as
+    for `Proportion`.
+    """
+    clusters, total = Clusters.of(patients), len(is_right)
+    if not total:
+        return UNDEFINED
+    shares = clusters.sums(is_right.astype(float)) / clusters.sums(np.ones(total))
+    value = float(shares.mean())
+    if clusters.total == total:
+        return Estimate(value, *wilson(value, total), WILSON)
+    # One image for each patient, whose value is the share of the patient, has the same mean and variance.
+    number = effective_number(shares, Clusters.of(sorted(set(patients))), total)
+    return Estimate(value, *wilson(value, number), CLUSTERED_WILSON)
+
+
 def wilson(value: float, total: float) -> tuple[float, float]:
     """Return the interval of all proportions that a score test of `value` among `total` images does not reject."""
     center = (value + Z**2 / (2.0 * total)) / (1.0 + Z**2 / total)
@@ -79,8 +97,11 @@ def wilson(value: float, total: float) -> tuple[float, float]:
     return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
-def effective_number(right: Bool[Array, "n"], clusters: Clusters) -> float:
-    """Return the number of independent images whose proportion has the same variance, adjusted for few patients."""
+def effective_number(right: Num[Array, "n"], clusters: Clusters, most: int | None = None) -> float:
+    """Return the number of independent images whose proportion has the same variance, adjusted for few patients.
+
+    It is at most the number of images, or `most`. A value of `right` between 0 and 1 is a proportion of images.
+    """
     from scipy.special import stdtrit
 
     value, total = float(right.mean()), len(right)
@@ -89,7 +110,8 @@ def effective_number(right: Bool[Array, "n"], clusters: Clusters) -> float:
         return float(clusters.total)
     variance = inflation(clusters.total) * float(np.square(clusters.sums(right) - value * sizes).sum()) / total**2
     adjusted = (Z / stdtrit(clusters.total - 1, 0.975)) ** 2
-    return min(float(total), value * (1.0 - value) / variance * adjusted) if variance else float(clusters.total)
+    limit = float(total if most is None else most)
+    return min(limit, value * (1.0 - value) / variance * adjusted) if variance else float(clusters.total)
 
 
 def mcnemar(better: int, worse: int) -> float:

@@ -66,7 +66,8 @@ class Finding:
     regression has a `value` in the unit of the label, which `label` names. A survival prediction has a `probability`
     for each time, and a `value` for its mean and median time; an ordinal classification has one for each grade, and
     the predicted grade as a `value`. At each operating point, there is a finding with the `call`, the `threshold`, and
-    the `probability` that was compared with it.
+    the `probability` that was compared with it. `in_set` and `interval` are those of conformal prediction, with their
+    `coverage`.
     """
 
     series: str
@@ -82,6 +83,20 @@ class Finding:
     threshold: float | None = None
     call: str = ""
     """Call at the operating point: positive or negative."""
+    in_set: str = ""
+    """Whether the class is in the prediction set: yes or no. For a label of several: yes if only its presence is in the
+    set, no if only its absence is, `yes or no` if both are, and `neither`.
+    """
+    interval: tuple[float, float] | None = None
+    """Lower and upper end of the interval of a number."""
+    coverage: float | None = None
+    """Probability with which set or interval contains the truth."""
+    entropy: float | None = None
+    """Entropy of the mean probabilities of several models, in nats."""
+    mutual_information: float | None = None
+    """Disagreement of several models: mutual information of class and model, in nats."""
+    spread: float | None = None
+    """Disagreement of several models about a number: their standard deviation."""
 
 
 @dataclass(frozen=True)

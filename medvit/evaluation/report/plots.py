@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +12,8 @@ from sklearn import metrics
 
 from medvit.evaluation import Evaluation
 from medvit.evaluation.tasks.classification import classified
+from medvit.evaluation.uncertainty.abstention import SHARES, AbstentionCurve
+from medvit.metrics import metric_title
 from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.ece import ConfidenceBins
 from medvit.statistics import Estimate
@@ -80,6 +84,24 @@ def reliability_intervals(evaluation: Evaluation) -> dict[int, tuple[float, Esti
         )
         for number in np.unique(found.bins)
     }
+
+
+def abstention_figure(curves: Sequence[AbstentionCurve]) -> Figure:
+    """Plot the metric over the share of kept patients for each order, with its 95 % interval as a band."""
+    figure, axes = _square()
+    shares = 100.0 * np.array(SHARES)
+    for curve, color in zip(curves, (INK, FOUND), strict=False):
+        values = np.array([[one.value, one.low, one.high] for one in curve.values.values()]).T
+        axes.plot(shares, values[0], color=color, linewidth=1.6, label=curve.order)
+        axes.fill_between(shares, values[1], values[2], color=color, alpha=0.15, linewidth=0)
+    everybody = curves[0].values[SHARES[-1]].value
+    axes.axhline(everybody, color="#888888", linestyle=":", linewidth=1, label="random order")
+    axes.set_xlabel("kept patients, %")
+    axes.set_ylabel(metric_title(curves[0].metric))
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
 
 
 def confusion_figure(evaluation: Evaluation) -> Figure:
