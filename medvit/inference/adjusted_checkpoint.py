@@ -20,9 +20,7 @@ from medvit.models.base import ITSELF
 COPIED = (WEIGHTS, ADAPTER, FIGURES, FINGERPRINT)
 
 
-def write_adjusted(
-    original: Checkpoint, added: Tree, folder: Path, *, final: Path, adjustment: Adjustment
-) -> Checkpoint:
+def write_adjusted(original: Checkpoint, added: Tree, folder: Path, *, final: Path, section: Adjustment) -> Checkpoint:
     """Write a checkpoint with the weights of another one, and `added` keys in its `model.yaml`.
 
     `final` is the folder that `folder` is renamed to. The model card gets the new `section`. Out-of-fold

@@ -24,7 +24,7 @@ from medvit.models.slide import TileSpec
 from medvit.readers.options import ValuesConfig
 from medvit.types import Image, Prediction
 from medvit.writers import Maker, writer
-from medvit.writers.coded_terms import check_codes
+from medvit.writers.dicom_parts.coded_terms import check_codes
 from medvit.writers.outputs import Outputs, needs_probabilities
 from medvit.wsi.locations import SlidesConfig
 from medvit.wsi.tiling import TilesConfig, cut

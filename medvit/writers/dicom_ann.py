@@ -11,11 +11,11 @@ import numpy as np
 from medvit.errors import UnsupportedError
 from medvit.records import Item
 from medvit.writers import COLORS, Concept, ModelTask, SlideContext
-from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
-from medvit.writers.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
-from medvit.writers.object_uids import ObjectUids, object_uids
+from medvit.writers.dicom_parts.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
+from medvit.writers.dicom_parts.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.dicom_parts.object_uids import ObjectUids, object_uids
+from medvit.writers.dicom_parts.source_instances import Sources, read_sources
 from medvit.writers.slide_maps import SlideFinding
-from medvit.writers.source_instances import Sources, read_sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -1,8 +1,8 @@
 """Mask as a DICOM Segmentation (PS3.3 A.51) on the slices of its source, in the study of the source.
 
 Every class of the model is described, and its SegmentNumber is its index in every study. Only frames with pixels are
-stored, and as many empty ones as `medvit.writers.bit_packing` requires. An empty mask is one empty frame: the number of
-frames shall be greater than zero (PS3.3 C.7.6.6.1.1), and readers refuse a file without pixels.
+stored, and as many empty ones as `medvit.writers.dicom_parts.bit_packing` requires. An empty mask is one empty frame:
+the number of frames shall be greater than zero (PS3.3 C.7.6.6.1.1), and readers refuse a file without pixels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import COLORS, ImageContext, ModelTask
-from medvit.writers.bit_packing import pack_unambiguously
-from medvit.writers.coded_terms import label_of, property_category, property_types
-from medvit.writers.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
-from medvit.writers.object_uids import ObjectUids, object_uids, tracking
-from medvit.writers.source_instances import Sources, has_position, read_sources
+from medvit.writers.dicom_parts.bit_packing import pack_unambiguously
+from medvit.writers.dicom_parts.coded_terms import label_of, property_category, property_types
+from medvit.writers.dicom_parts.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.dicom_parts.object_uids import ObjectUids, object_uids, tracking
+from medvit.writers.dicom_parts.source_instances import Sources, has_position, read_sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -13,11 +13,11 @@ from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import ImageContext, ModelTask
-from medvit.writers.bit_packing import pad_pixels, set_frames
-from medvit.writers.dicom_object import notes_on, silent
+from medvit.writers.dicom_parts.bit_packing import pad_pixels, set_frames
+from medvit.writers.dicom_parts.dicom_object import notes_on, silent
+from medvit.writers.dicom_parts.object_uids import object_uids
+from medvit.writers.dicom_parts.source_instances import Sources, read_sources
 from medvit.writers.dicom_seg import EMPTY, make_segmentation, on_source, refer_to_source
-from medvit.writers.object_uids import object_uids
-from medvit.writers.source_instances import Sources, read_sources
 
 PROBABILITIES = "probabilities"
 MAXIMUM = 255

@@ -11,10 +11,10 @@ from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import ImageContext, ModelTask
-from medvit.writers.bit_packing import pad_pixels
-from medvit.writers.dicom_object import notes_on, silent
+from medvit.writers.dicom_parts.bit_packing import pad_pixels
+from medvit.writers.dicom_parts.dicom_object import notes_on, silent
+from medvit.writers.dicom_parts.source_instances import Sources, read_sources
 from medvit.writers.dicom_seg import EMPTY, make_segmentation, on_source, refer_to_source, seg_uids
-from medvit.writers.source_instances import Sources, read_sources
 
 LABEL_MAP = "label map"
 

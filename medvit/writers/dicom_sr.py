@@ -21,11 +21,11 @@ from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import Concept, Finding, ImageContext, Maker, ModelTask
-from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
-from medvit.writers.dicom_object import authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.dicom_parts.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
+from medvit.writers.dicom_parts.dicom_object import authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.dicom_parts.object_uids import object_uids, tracking, uid_of
+from medvit.writers.dicom_parts.source_instances import Sources, read_sources
 from medvit.writers.dicom_seg import SEGMENTATION, on_source, seg_uids
-from medvit.writers.object_uids import object_uids, tracking, uid_of
-from medvit.writers.source_instances import Sources, read_sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset

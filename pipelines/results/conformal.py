@@ -77,9 +77,7 @@ def conformal(config: ConformalConfig, run: Run) -> Checkpoint:
 
     lines = [("conformal prediction", found.describe()), *([("notes", " ".join(notes))] if notes else [])]
     section = Adjustment("Prediction sets", dict(lines), NOTE)
-    checkpoint = write_adjusted(
-        original, {"conformal": found.tree()}, run.folder, final=config.output, adjustment=adjustment
-    )
+    checkpoint = write_adjusted(original, {"conformal": found.tree()}, run.folder, final=config.output, section=section)
     write_training_patients(run.folder, outcomes.rows, training_patients(original.folder))
     lineage = Lineage.read(original.folder)
     if lineage is not None and "dataset" in lineage.inputs:

@@ -11,7 +11,7 @@ from pydicom.uid import MRImageStorage
 from medvit.errors import UnsupportedError
 from medvit.readers import find, read
 from medvit.records import Item, Refusal
-from medvit.writers.source_instances import read_sources
+from medvit.writers.dicom_parts.source_instances import read_sources
 
 NUM_SLICES, ROWS, COLUMNS, GAP = 5, 4, 6, 12.0
 VOXELS = np.arange(NUM_SLICES * ROWS * COLUMNS, dtype=np.int16).reshape(NUM_SLICES, ROWS, COLUMNS)

@@ -15,9 +15,9 @@ from pydicom.uid import generate_uid
 from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Image, Prediction
-from medvit.writers.bit_packing import is_unambiguous, num_bytes, num_to_keep
+from medvit.writers.dicom_parts.bit_packing import is_unambiguous, num_bytes, num_to_keep
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_seg import AMBIGUOUS, EMPTY, write_seg
-from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import AXIAL, slice_header
 from tests.writers.seg_readers import Ohif, install_ohif, labels_by_dcmqi
 from tests.writers.test_dicom_seg import context_of, errors_of

@@ -15,8 +15,8 @@ from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Image, Prediction
 from medvit.writers import Study
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_seg import write_seg
-from medvit.writers.source_instances import read_sources
 from tests.dicom.multiframe import counted, frame_group, write_multiframe
 from tests.plugins.mr_series import SeriesMaker
 from tests.writers.test_dicom_seg import MAKER, asymmetric, context_of, errors_of, mask_of

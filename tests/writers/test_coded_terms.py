@@ -4,7 +4,7 @@ import pytest
 
 from medvit.errors import ConfigError
 from medvit.writers import Concept
-from medvit.writers.coded_terms import (
+from medvit.writers.dicom_parts.coded_terms import (
     ABNORMAL,
     ANATOMICAL,
     check_codes,

@@ -20,8 +20,8 @@ from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Image, Prediction
 from medvit.writers import ImageContext, Maker
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_seg import on_source, write_seg
-from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import AXIAL, CORONAL, TILTED, SeriesMaker
 
 MAKER = Maker("0.1.0", "ab" * 32, "run1")

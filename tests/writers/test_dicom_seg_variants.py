@@ -13,11 +13,11 @@ import pytest
 from medvit.errors import UnsupportedError
 from medvit.geometry import Affine, lps_to_ras
 from medvit.types import Image
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_seg import EMPTY
 from medvit.writers.dicom_seg_fractional import write_fractional
 from medvit.writers.dicom_seg_labelmap import write_label_map
 from medvit.writers.outputs import Outputs
-from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import AXIAL, CORONAL, TILTED, SeriesMaker
 from tests.writers.test_bit_packing import write_series
 from tests.writers.test_dicom_seg import CLASSES, asymmetric, context_of, errors_of

@@ -14,9 +14,9 @@ from medvit.errors import ConfigError, GeometryError
 from medvit.geometry import Affine
 from medvit.types import Prediction
 from medvit.writers import Finding
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_sr import max_diameter_mm, write_sr
 from medvit.writers.outputs import Outputs
-from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import TILTED, SeriesMaker
 from tests.writers.test_dicom_seg import CLASSES, MAKER, asymmetric, context_of, errors_of
 from tests.writers.test_object_uids import without_times

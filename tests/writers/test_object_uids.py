@@ -16,8 +16,8 @@ from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import ImageContext, Maker
+from medvit.writers.dicom_parts.source_instances import read_sources
 from medvit.writers.dicom_seg import write_seg
-from medvit.writers.source_instances import read_sources
 from tests.plugins.mr_series import SeriesMaker
 from tests.sources.conftest import PASSWORD, USER, Orthanc
 from tests.writers.test_dicom_seg import asymmetric, context_of

@@ -22,11 +22,11 @@ from medvit.readers import find
 from medvit.records import Item
 from medvit.writers import Maker, SlideContext
 from medvit.writers.dicom_ann import write_ann
+from medvit.writers.dicom_parts.source_instances import Sources, read_sources
 from medvit.writers.geojson import write_geojson
 from medvit.writers.heatmap import colored, write_heatmap
 from medvit.writers.slide_maps import SlideFinding, attention_map, class_map
 from medvit.writers.slide_preview import write_slide_preview
-from medvit.writers.source_instances import Sources, read_sources
 from medvit.wsi.slide import open_slide
 from medvit.wsi.tiles import TileGrid
 from tests.wsi.slides import HEIGHT, MPP, SIZE, WIDTH, grid, is_in_spot, picture, write_slide

@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableSequence, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from medvit.writers.source_instances import Sources
+from medvit.writers.dicom_parts.source_instances import Sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset

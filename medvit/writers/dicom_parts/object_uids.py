@@ -16,8 +16,8 @@ from numpy import ndarray as Array
 
 from medvit.files.digests import digest_of_array, digest_of_parts
 from medvit.writers import WriterContext
-from medvit.writers.coded_terms import label_of
-from medvit.writers.source_instances import COPIED_TAGS, Sources
+from medvit.writers.dicom_parts.coded_terms import label_of
+from medvit.writers.dicom_parts.source_instances import COPIED_TAGS, Sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset

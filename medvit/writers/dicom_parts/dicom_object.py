@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from medvit.writers import Concept, Maker, WriterContext
-from medvit.writers.character_sets import settle
-from medvit.writers.coded_terms import label_of
-from medvit.writers.object_uids import ObjectUids
-from medvit.writers.source_instances import Sources
+from medvit.writers.dicom_parts.character_sets import settle
+from medvit.writers.dicom_parts.coded_terms import label_of
+from medvit.writers.dicom_parts.object_uids import ObjectUids
+from medvit.writers.dicom_parts.source_instances import Sources
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
 """SeriesNumber of a result: the number of the source series modulo the limit, plus the step."""

@@ -14,7 +14,7 @@ from medvit.geometry import Affine
 from medvit.readers.dicom import source_affine
 from medvit.records import Item
 from medvit.series.frames import PER_FRAME, SHARED
-from medvit.writers.character_sets import settle
+from medvit.writers.dicom_parts.character_sets import settle
 
 if TYPE_CHECKING:
     from pydicom import Dataset
