@@ -125,8 +125,9 @@ def _beside(
         return []
     folder = BaselineFolder.read(config.baselines)
     run.require_same("baselines", folder.hash)
-    found = compare_with_baselines(folder, manifest.hash, evaluation, **drawing)
-    return [part_of(found, evaluation.positive)]
+    tolerance_mm = config.nsd_tolerance_mm
+    found = compare_with_baselines(folder, manifest.hash, evaluation, tolerance_mm=tolerance_mm, **drawing)
+    return [part_of(found, folder.task, evaluation.positive)]
 
 
 def _neighbors(config: EvaluateConfig, run: Run, manifest: Manifest, evaluation: Evaluation) -> list[ReportPart]:

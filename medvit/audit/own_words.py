@@ -99,8 +99,9 @@ readings reads reason reasons recall received recognized recognizes recompressio
 refer referenced references referringphysicianname refers refresh refreshes refuse refused refuses regex region
 regions register registers regresses regression regularizer rejected related reliability remove rename repeated
 repeats repetition replace reports request requested required requires resample resampled resamples rescaleintercept
-rescaleslope resized resolved resource resources response restore resumable resume resumed retain retention retired
-retries retrieve retry return returns reviewed rewards rise rising risky rollback root rougher round rounds runname
+rescaleslope resized resnet resolved resource resources response restore resumable resume resumed retain retention
+retired retries retrieve retry return returns reviewed rewards rise rising risky rollback root rougher round rounds
+runname
 running runs safe safetensors salt sampled sampler samplesperpixel samplingrate save says scale scales scaling scanned
 scanners scanning schedule scheduled scheduler schema scheme score scores scouts scratch script search searched second
 seconds secret seed seeds seem seems seen segmented select self send sending sensitivities sensitivity sent sentence

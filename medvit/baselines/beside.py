@@ -16,12 +16,19 @@ from medvit.evaluation.paired import paired_differences
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.positive import index_of
 from medvit.evaluation.tasks.classification import class_estimates
+from medvit.evaluation.tasks.regression import value_estimates
+from medvit.evaluation.tasks.segmentation import mask_estimates
 from medvit.metrics import Classified, metric_title
 from medvit.statistics import Estimate
 
 TITLE = "Simple baselines on the same images"
-SHOWN = ("auroc", "balanced_accuracy")
-"""Metrics in the table of a report; `metrics.json` has all of them."""
+SHOWN = {
+    "classification": ("auroc", "balanced_accuracy"),
+    "ordinal": ("kappa_quadratic", "grade_error", "auroc"),
+    "regression": ("mae", "r2"),
+    "segmentation": ("dice", "hd95_mm", "hd95_px"),
+}
+"""Metrics in the table of a report for each task, the main one first; `metrics.json` has all of them."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,28 @@ class BesideModel:
 
 
 def compare_with_baselines(
-    folder: BaselineFolder, dataset: str, evaluation: Evaluation, *, resamples: int, seed: int
+    folder: BaselineFolder, dataset: str, evaluation: Evaluation, *, tolerance_mm: float, resamples: int, seed: int
 ) -> tuple[BesideModel, ...]:
     """Return each baseline with its metrics and differences on the images of an evaluation; `dataset` is their hash.
 
+    `tolerance_mm` is that of the surface Dice of a segmentation.
+
     Raises:
-        DataError: If the baselines are of another dataset or label, or the evaluated images are not all among theirs.
+        DataError: If the baselines are of another dataset, label or tolerance, or the evaluated images are not all
+            among theirs.
     """
     if folder.dataset != dataset:
         raise DataError(
             f"{folder.folder}: its baselines were trained on another dataset, or on an earlier state of it; run "
             "medvit baseline on the evaluated dataset"
         )
-    if evaluation.kind != "classification" or evaluation.classes != folder.classes:
+    kind = "classification" if folder.task == "ordinal" else folder.task
+    if evaluation.kind != kind or evaluation.classes != folder.classes:
+        raise DataError(f"{folder.folder}: its baselines predict {folder.what}; the model predicts something else")
+    if folder.nsd_tolerance_mm not in (None, tolerance_mm):
         raise DataError(
-            f"{folder.folder}: its baselines predict {folder.label} with the classes {', '.join(folder.classes)}; the "
-            "model predicts something else"
+            f"{folder.folder}: its baselines have nsd_tolerance_mm={folder.nsd_tolerance_mm:g}, the evaluation "
+            f"{tolerance_mm:g}; give the same to both"
         )
     return tuple(_beside(one, folder, evaluation, resamples=resamples, seed=seed) for one in folder.baselines)
 
@@ -75,16 +88,22 @@ def _beside(
 def metrics_of_table(
     table: Mapping[str, Any], classes: tuple[str, ...], positive: int, *, resamples: int, seed: int
 ) -> dict[str, Estimate]:
-    """Return the classification metrics of a table of predictions, with intervals over patients."""
-    probabilities = np.stack([table[f"p.{name}"] for name in classes], axis=1)
-    images = Classified(table["truth"].astype(int), probabilities, classes, positive)
+    """Return the metrics of a table of predictions, with intervals over patients; its columns determine the task."""
+    drawing: dict[str, Any] = {"resamples": resamples, "seed": seed}
     patients = [str(patient) for patient in table["patient_id"]]
-    return class_estimates(images, patients, resamples=resamples, seed=seed)
+    if "truth" not in table:
+        columns = {name: values for name, values in table.items() if name not in ("image_id", "patient_id", "split")}
+        return mask_estimates(columns, patients, **drawing)
+    if not any(name.startswith("p.") for name in table):
+        return value_estimates(table["truth"], table["predicted"], patients, **drawing)
+    probabilities = np.stack([table[f"p.{name}"] for name in classes], axis=1)
+    images = Classified(table["truth"].astype(int), probabilities, classes, positive, "predicted" in table)
+    return class_estimates(images, patients, **drawing)
 
 
-def part_of(beside: tuple[BesideModel, ...], positive: str) -> ReportPart:
-    """Return the part of a report with a row for each baseline."""
-    names = [name for name in SHOWN if all(name in one.metrics for one in beside)]
+def part_of(beside: tuple[BesideModel, ...], task: str, positive: str) -> ReportPart:
+    """Return the part of a report with a row for each baseline of a task."""
+    names = [name for name in SHOWN[task] if all(name in one.metrics for one in beside)]
     titles = [metric_title(name, positive) for name in names]
     heads = [head for title in titles for head in (title, f"{title}, model - baseline")]
     lines = [

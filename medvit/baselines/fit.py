@@ -1,8 +1,9 @@
-"""Classifiers of the baselines: the most frequent class, and logistic regression on features."""
+"""Models of the baselines: the most frequent class, and logistic and ridge regression on features."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from medvit.metrics.auroc import mean_auroc
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 4))
 """Inverse strengths of the L2 penalty to choose from, `C` of scikit-learn."""
+PENALTIES = tuple(10.0**power for power in range(-3, 7))
+"""Strengths of the L2 penalty of a ridge regression to choose from, `alpha` of scikit-learn."""
 MAX_ITERATIONS = 2000
 
 
@@ -35,6 +38,21 @@ class FittedRegression:
         logits -= logits.max(axis=1, keepdims=True)
         odds = np.exp(logits)
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class FittedRidge:
+    """Ridge regression of a number on centered and scaled features; `penalty` is the strength of the L2 penalty."""
+
+    mean: Float[Array, "f"]
+    scale: Float[Array, "f"]
+    weights: Float[Array, "f"]
+    offset: float
+    penalty: float
+
+    def __call__(self, features: Float[Array, "n f"]) -> Float[Array, "n"]:
+        """Return the predicted number of each image."""
+        return np.asarray(((features - self.mean) / self.scale) @ self.weights + self.offset)
 
 
 def majority(truth: Int[Array, "n"], num_classes: int, number: int) -> Float[Array, "m l"]:
@@ -97,3 +115,36 @@ def fitted(
     else:
         weights[model.classes_], offsets[model.classes_] = model.coef_, model.intercept_
     return FittedRegression(mean, scale, weights, offsets, strength)
+
+
+def chosen_ridge(
+    features: Float[Array, "n f"],
+    truth: Float[Array, "n"],
+    others: Float[Array, "m f"],
+    others_truth: Float[Array, "m"],
+    scale: Float[Array, "f"],
+) -> FittedRidge:
+    """Return the ridge regression on training images with the lowest squared error on other, validation images.
+
+    Of equal ones, the stronger penalty is used. Without validation images, the error is that of
+    leave-one-out cross-validation.
+    """
+    if not len(others):
+        return fitted_ridge(features, truth, scale, PENALTIES)
+    found = [fitted_ridge(features, truth, scale, [penalty]) for penalty in reversed(PENALTIES)]
+    return min(found, key=lambda one: float(np.mean((one(others) - others_truth) ** 2)))
+
+
+def fitted_ridge(
+    features: Float[Array, "n f"], truth: Float[Array, "n"], scale: Float[Array, "f"], penalties: Sequence[float]
+) -> FittedRidge:
+    """Return a ridge regression with one penalty, or the one of several with the lowest leave-one-out error."""
+    from sklearn.linear_model import Ridge, RidgeCV
+
+    mean = features.mean(axis=0, dtype=np.float64)
+    scaled = (features - mean) / scale  # in float64: there are often more pixels than images
+    if len(penalties) > 1:
+        several = RidgeCV(alphas=penalties).fit(scaled, truth)
+        return FittedRidge(mean, scale, several.coef_, float(several.intercept_), float(several.alpha_))
+    model = Ridge(alpha=penalties[0]).fit(scaled, truth)
+    return FittedRidge(mean, scale, model.coef_, float(model.intercept_), penalties[0])

@@ -1,4 +1,4 @@
-"""Pixels of small images as features: each image is reduced, centered and divided by its norm."""
+"""Pixels of small images as features: each image is reduced, then optionally centered and divided by its norm."""
 
 from __future__ import annotations
 
@@ -18,24 +18,38 @@ SIDES = {2: 28, 3: 14}
 """Maximum side of the reduced images, in pixels (2D) or voxels (3D), keyed by the number of dimensions."""
 
 
-def reduced_pixels(manifest: Manifest, names: Sequence[str] = ()) -> Float[Array, "n f"]:
+Scaling = Callable[[Float[Array, "c *s"]], Float[Array, "c *s"]]
+
+
+def normalized(pixels: Float[Array, "c *s"]) -> Float[Array, "c *s"]:
+    """Return pixels centered and divided by their norm, so that brightness and contrast do not count."""
+    centered = pixels - pixels.mean()
+    return np.asarray(centered / (np.linalg.norm(centered) or 1.0))
+
+
+def unscaled(pixels: Float[Array, "c *s"]) -> Float[Array, "c *s"]:
+    """Return pixels as they are, so that brightness and contrast count."""
+    return pixels
+
+
+def reduced_pixels(manifest: Manifest, names: Sequence[str] = (), scaling: Scaling = normalized) -> Float[Array, "n f"]:
     """Return the stored pixels of each image, reduced to at most 28 pixels or 14 voxels a side, as one row.
 
     Named channels are in the order of `names`; those that an image lacks are zero.
     """
-    return _rows(manifest, lambda image: _arranged(image, names))
+    return _rows(manifest, lambda image: scaling(_reduced(arranged(image, names))))
 
 
-def reduced_input(manifest: Manifest, preprocess: Preprocess) -> Float[Array, "n f"]:
+def reduced_input(manifest: Manifest, preprocess: Preprocess, scaling: Scaling = normalized) -> Float[Array, "n f"]:
     """Return the same features of the preprocessed images, which are the input of a model."""
-    return _rows(manifest, lambda image: np.nan_to_num(preprocess.prepared(image).pixels.numpy()))
+    return _rows(manifest, lambda image: scaling(_reduced(np.nan_to_num(preprocess.prepared(image).pixels.numpy()))))
 
 
-def _rows(manifest: Manifest, pixels_of: Callable[[Image], Float[Array, "c *s"]]) -> Float[Array, "n f"]:
-    return np.stack([_reduced(pixels_of(load(manifest, row))).ravel() for row in manifest])
+def _rows(manifest: Manifest, features_of: Callable[[Image], Float[Array, "c *s"]]) -> Float[Array, "n f"]:
+    return np.stack([features_of(load(manifest, row)).ravel() for row in manifest])
 
 
-def _arranged(image: Image, names: Sequence[str]) -> Float[Array, "c *s"]:
+def arranged(image: Image, names: Sequence[str]) -> Float[Array, "c *s"]:
     """Return the stored pixels, with the channels in the order of `names` if they have names."""
     pixels = np.asarray(image.pixels, dtype=np.float32)
     if not names:
@@ -50,6 +64,6 @@ def _arranged(image: Image, names: Sequence[str]) -> Float[Array, "c *s"]:
 def _reduced(pixels: Float[Array, "c *s"]) -> Float[Array, "c *s"]:
     side = SIDES[pixels.ndim - 1]
     factors = (1.0, *(side / size for size in pixels.shape[1:]))
-    small = ndimage.zoom(pixels, factors, order=1, grid_mode=True, mode="nearest") if set(factors) != {1.0} else pixels
-    centered = small - small.mean()
-    return np.asarray(centered / (np.linalg.norm(centered) or 1.0))
+    if set(factors) == {1.0}:
+        return pixels
+    return np.asarray(ndimage.zoom(pixels, factors, order=1, grid_mode=True, mode="nearest"))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy import ndarray as Array
 
 from medvit.artifacts import Lineage
-from medvit.baselines.kinds import TITLES, TrainedBaseline
+from medvit.baselines.kinds import NETWORKS, TrainedBaseline
 from medvit.baselines.subject import LabeledSplits
 from medvit.errors import DataError
 from medvit.evaluation.paired import MetricTable
@@ -36,13 +36,18 @@ class StoredBaseline:
 
 @dataclass(frozen=True)
 class BaselineFolder:
-    """Baselines of a label, trained on the dataset whose hash is `dataset`."""
+    """Baselines of a label, or of label maps (`label` is empty), trained on the dataset whose hash is `dataset`.
+
+    `nsd_tolerance_mm` is that of the surface Dice of a segmentation; None for other tasks.
+    """
 
     folder: Path
     label: str
     classes: tuple[str, ...]
     dataset: str
     baselines: tuple[StoredBaseline, ...]
+    task: str = "classification"
+    nsd_tolerance_mm: float | None = None
 
     @property
     def hash(self) -> str:
@@ -66,9 +71,18 @@ class BaselineFolder:
             found = tuple(_read(folder, name, one) for name, one in facts["baselines"].items())
             lineage = Lineage.read(folder)
             label, classes = facts["label"], tuple(facts["classes"])
+            task = facts.get("task", "classification")  # earlier versions had no other task
+            tolerance_mm = facts.get("nsd_tolerance_mm")
         except (json.JSONDecodeError, KeyError, TypeError, pa.ArrowException, OSError):
             raise DataError(f"{folder} is damaged and cannot be read; run baseline again") from None
-        return cls(folder, label, classes, "" if lineage is None else lineage.inputs.get("dataset", ""), found)
+        dataset = "" if lineage is None else lineage.inputs.get("dataset", "")
+        return cls(folder, label, classes, dataset, found, task, tolerance_mm)
+
+    @property
+    def what(self) -> str:
+        """Target of the baselines in words."""
+        classes = f" with the classes {', '.join(self.classes)}"
+        return f"{self.label or 'label maps'}{'' if self.task == 'regression' else classes}"
 
 
 def write_baselines(
@@ -76,18 +90,22 @@ def write_baselines(
     splits: LabeledSplits,
     trained: Sequence[TrainedBaseline],
     metrics: Mapping[str, Mapping[str, Estimate]],
+    *,
+    tolerance_mm: float,
 ) -> None:
     """Write the baselines into a folder; `metrics` are those of the test images, keyed by baseline."""
     for one in trained:
         with replacing(folder / f"{one.name}.parquet") as partial:
-            pq.write_table(pa.table(dict(table_of(one, splits))), partial)
+            pq.write_table(pa.table(table_of(one)), partial)
     facts = {
+        "task": splits.task,
+        **({"nsd_tolerance_mm": tolerance_mm} if splits.task == "segmentation" else {}),
         "label": splits.label,
         "classes": list(splits.classes),
         "images": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
         "baselines": {
             one.name: {
-                "title": TITLES[one.name],
+                "title": one.title,
                 "note": one.note,
                 "metrics": {key: found.plain for key, found in metrics[one.name].items()},
             }
@@ -97,11 +115,34 @@ def write_baselines(
     write_text(folder / FACTS, json.dumps(facts, indent=2, allow_nan=False) + "\n")
 
 
-def table_of(trained: TrainedBaseline, splits: LabeledSplits) -> dict[str, Array]:
+def table_of(trained: TrainedBaseline) -> dict[str, Array]:
     """Return the predictions of a baseline with the columns of `predictions.parquet`, and the split of each image."""
     texts = {key: np.array([getattr(row, key) for row in trained.rows]) for key in ("image_id", "patient_id", "split")}
-    probabilities = {f"p.{name}": trained.probabilities[:, index] for index, name in enumerate(splits.classes)}
-    return {**texts, "truth": splits.truth(trained.rows), **probabilities}
+    return {**texts, **trained.columns}
+
+
+def network_in(folder: Path, dataset: str) -> Path | None:
+    """Return the folder of the network among the baselines in a folder; None if the folder has no baselines.
+
+    Raises:
+        DataError: If there is no network among them, or they are of another dataset than the one with this hash.
+    """
+    if not (folder / FACTS).is_file():
+        return None
+    baselines = BaselineFolder.read(folder)
+    if baselines.dataset != dataset:
+        raise DataError(f"{folder}: its baselines were trained on another dataset; run medvit baseline on this one")
+    found = [folder / one.name for one in baselines.baselines if one.name in NETWORKS]
+    if not found:
+        raise DataError(f"{folder} has no network among its baselines; run medvit baseline with kinds=[resnet]")
+    return found[0]
+
+
+def network_title(folder: Path) -> str:
+    """Return the title of the network among the baselines in a folder; empty without one."""
+    if not (folder / FACTS).is_file():
+        return ""
+    return next((one.title for one in BaselineFolder.read(folder).baselines if one.name in NETWORKS), "")
 
 
 def _read(folder: Path, name: str, facts: Mapping[str, str]) -> StoredBaseline:

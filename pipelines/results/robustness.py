@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medvit.artifacts import Checkpoint
+from medvit.baselines.stored import network_in, network_title
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import ConfigError
@@ -127,11 +128,13 @@ def _reference(config: RobustnessConfig, run: Run, manifest: Manifest, judged: J
 
     Raises:
         ConfigError: If it has another task, other classes or another kind of images.
+        DataError: If it is a folder of baselines without a network, or of another dataset.
     """
     if config.reference is None:
         return None
-    checkpoint: Checkpoint = run.checkpoint(config.reference, "reference")
-    other = judge_checkpoint(checkpoint, manifest, config.evaluating(config.reference))
+    folder = network_in(config.reference, manifest.hash) or config.reference
+    checkpoint: Checkpoint = run.checkpoint(folder, "reference")
+    other = judge_checkpoint(checkpoint, manifest, config.evaluating(folder))
     model, theirs = judged.predictor.config, other.predictor.config
     for what, one, two in (
         ("task", model.kind, theirs.kind),
@@ -181,7 +184,9 @@ def _example(image: Image, corruption: Corruption, config: RobustnessConfig) -> 
 
 
 def _reference_name(config: RobustnessConfig) -> str:
-    return config.reference_name or ("" if config.reference is None else config.reference.resolve().name)
+    if config.reference_name or config.reference is None:
+        return config.reference_name
+    return network_title(config.reference) or config.reference.resolve().name
 
 
 def _facts(

@@ -1,15 +1,24 @@
-"""Logistic regression of the baselines: the one of scikit-learn, with the penalty that is best on validation images."""
+"""Regressions of the baselines: those of scikit-learn, with the penalty that is best on validation images."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from medvit.baselines.fit import STRENGTHS, chosen_regression, fitted, majority, scale_of_all, scale_of_each
+from medvit.baselines.fit import (
+    PENALTIES,
+    STRENGTHS,
+    chosen_regression,
+    chosen_ridge,
+    fitted,
+    majority,
+    scale_of_all,
+    scale_of_each,
+)
 
 
 def planted(number: int, seed: int, *, num_classes: int = 2, num_noise: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +74,32 @@ def test_constant_features_are_not_amplified() -> None:
 
 def test_the_majority_has_the_class_frequencies_of_the_training_images() -> None:
     assert majority(np.array([0, 0, 0, 2]), 3, 2).tolist() == [[0.75, 0.0, 0.25]] * 2
+
+
+def numbers(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of which the first is the number, with noise, among many of noise alone."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(number, 40))
+    return features, 3.0 * features[:, 0] + 50.0 + generator.normal(size=number)
+
+
+def test_the_ridge_is_that_of_scikit_learn_with_the_lowest_error_on_the_validation_images() -> None:
+    (features, truth), (val, val_truth), (others, _) = (numbers(60, seed) for seed in range(3))
+    chosen = chosen_ridge(features, truth, val, val_truth, scale_of_each(features))
+    plain = {alpha: make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(features, truth) for alpha in PENALTIES}
+    errors = {alpha: float(np.mean((model.predict(val) - val_truth) ** 2)) for alpha, model in plain.items()}
+    assert chosen.penalty == min(errors, key=lambda alpha: errors[alpha])
+    np.testing.assert_allclose(chosen(others), plain[chosen.penalty].predict(others), rtol=1e-6)
+
+
+def test_without_validation_images_the_penalty_has_the_lowest_error_of_leaving_out_one_image() -> None:
+    features, truth = numbers(40, 0)
+    chosen = chosen_ridge(features, truth, features[:0], truth[:0], scale_of_each(features))
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+
+    def left_out(alpha: float) -> float:
+        kept = [np.delete(np.arange(len(truth)), index) for index in range(len(truth))]
+        found = [Ridge(alpha=alpha).fit(scaled[k], truth[k]).predict(scaled[[i]])[0] for i, k in enumerate(kept)]
+        return float(np.mean((np.array(found) - truth) ** 2))
+
+    assert chosen.penalty == min(PENALTIES, key=left_out)

@@ -25,11 +25,14 @@ class RobustnessOptions(Config):
     output: Path
     """New folder for the report."""
     reference: Path | None = None
-    """Folder of another model of the same task, such as a ResNet-18 that was trained on the same images. Errors are
-    then also reported relative to those of this model. Unset: no relative errors.
+    """Folder of another model of the same task, such as a ResNet-18 that was trained on the same images, or of
+    baselines with a network (medvit baseline kinds=[resnet]). Errors are then also reported relative to those of this
+    model. Unset: no relative errors.
     """
     reference_name: str = ""
-    """Name of the reference in the report, such as ResNet-18. Empty: the name of its folder."""
+    """Name of the reference in the report, such as ResNet-18. Empty: that of the network of baselines, or the name of
+    its folder.
+    """
     split: Split = "test"
     """Split to evaluate."""
     corruptions: tuple[str, ...] = ()

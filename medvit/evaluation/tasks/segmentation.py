@@ -120,11 +120,16 @@ def evaluate_masks(
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """Return the mean of each score over the images, by class and over all classes, with intervals over patients."""
-    columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
-    columns = {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
+    columns = score_columns(scores)
     estimates = mask_estimates(columns, [row.patient_id for row in rows], resamples=resamples, seed=seed)
     return Evaluation("segmentation", classes, tuple(rows), estimates, columns, (*notes, *_absences(columns, classes)))
+
+
+def score_columns(scores: Sequence[Scores]) -> dict[str, Float[Array, "n"]]:
+    """Return a column for each score of the images, by class and as the mean over all classes."""
+    columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
+    return {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
 
 
 def mask_estimates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from sklearn.metrics import roc_auc_score
 from medvit.artifacts import METRICS
 from medvit.baselines.stored import FACTS, BaselineFolder
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.errors import DataError
+from medvit.errors import DataError, MedvitError
 from medvit.records import Row
 from pipelines.evaluate import evaluate
 from pipelines.results.baseline import baseline
+from tests.baselines.planted import brightness_in, discs_in
 from tests.models.tuned import backbone_in, tuned_in
 
 CLASSES = ("normal", "effusion")
@@ -116,6 +118,87 @@ def test_a_requested_baseline_that_the_dataset_does_not_allow_is_refused(tmp_pat
     dataset_in(tmp_path / "dataset")
     with pytest.raises(DataError, match="Shape measures: the images are not shapes"):
         baseline(dataset=tmp_path / "dataset", output=tmp_path / "found", kinds=["shape"])
+
+
+def test_a_ridge_on_pixels_recovers_a_planted_brightness_and_the_mean_does_not(tmp_path: Path) -> None:
+    brightness_in(tmp_path / "dataset")
+    options = {"task": "regression", "label": "age", "resamples": 100}
+    made = baseline(dataset=tmp_path / "dataset", output=tmp_path / "found", **options)
+    assert metrics_in(made.folder, "pixels")["r2"]["value"] > 0.95
+    assert metrics_in(made.folder, "pixels")["mae"]["high"] < 3.0  # years, of 60
+    for name in ("mean", "median"):
+        assert metrics_in(made.folder, name)["r2"]["value"] <= 0.0
+    assert BaselineFolder.read(made.folder).task == "regression"
+
+
+def test_grades_are_predicted_by_their_median_as_by_an_ordinal_model(tmp_path: Path) -> None:
+    manifest = brightness_in(tmp_path / "dataset")
+    options = {"task": "ordinal", "label": "grade", "kinds": ["majority"], "resamples": 100}
+    made = baseline(dataset=tmp_path / "dataset", output=tmp_path / "found", **options)
+    table = BaselineFolder.read(made.folder).baselines[0].table
+    grades = [int(row.labels["grade"]) for row in manifest if row.split == "train"]
+    assert set(table["predicted"]) == {np.sort(grades)[(len(grades) - 1) // 2]}
+    assert metrics_in(made.folder, "majority")["kappa_quadratic"]["value"] == 0.0
+
+
+def test_a_report_shows_the_baselines_beside_a_regression(tmp_path: Path) -> None:
+    brightness_in(tmp_path / "dataset")
+    scale = ({"mean": 50.0, "deviation": 17.0},)
+    options = {"kind": "regression", "classes": ("age",), "label": "age", "scales": scale}
+    model = tuned_in(tmp_path / "model", backbone_in(tmp_path / "backbone"), **options)
+    folders = {"dataset": tmp_path / "dataset", "checkpoint": model}
+    made = baseline(**folders, output=tmp_path / "baselines", resamples=100)
+    report = evaluate(**folders, output=tmp_path / "report", baselines=made.folder, resamples=200)
+    beside = json.loads((report.folder / METRICS).read_text())["baselines"]["mean"]
+    assert beside["metrics"]["mae"]["value"] == pytest.approx(metrics_in(made.folder, "mean")["mae"]["value"])
+    difference = report.metrics["mae"] - beside["metrics"]["mae"]["value"]
+    assert beside["difference"]["mae"]["value"] == pytest.approx(difference)
+    assert "Mean absolute error, model - baseline" in (report.folder / "report.html").read_text()
+
+
+def test_a_report_shows_the_baselines_beside_a_segmentation(tmp_path: Path) -> None:
+    discs_in(tmp_path / "dataset")
+    options: dict[str, Any] = {"kind": "segmentation", "classes": ("background", "disc"), "head": "dense"}
+    preprocess = {"kind": "image"}
+    model = tuned_in(tmp_path / "model", backbone_in(tmp_path / "backbone"), **options, preprocess=preprocess)
+    folders = {"dataset": tmp_path / "dataset", "checkpoint": model}
+    made = baseline(**folders, output=tmp_path / "baselines", resamples=100)
+    read = BaselineFolder.read(made.folder)
+    assert [one.name for one in read.baselines] == ["background", "mean_mask", "threshold", "voxels"]
+    report = evaluate(**folders, output=tmp_path / "report", baselines=made.folder, resamples=200)
+    beside = json.loads((report.folder / METRICS).read_text())["baselines"]["threshold"]
+    assert beside["metrics"]["dice"]["value"] > 0.95
+    assert beside["difference"]["dice"]["value"] == pytest.approx(
+        report.metrics["dice"] - beside["metrics"]["dice"]["value"]
+    )
+    with pytest.raises(DataError, match="nsd_tolerance_mm=1, the evaluation 2"):
+        evaluate(**folders, output=tmp_path / "other", baselines=made.folder, resamples=100, nsd_tolerance_mm=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "segmentation"}, "the train split has no image with a label map"),
+        ({"task": "regression"}, "task=regression needs a label"),
+        ({"label": "finding", "task": "regression"}, "regression needs a number"),
+        ({"label": "finding", "task": "ordinal"}, "task=ordinal needs at least three grades"),
+        ({"kinds": ["dynunet"]}, "DynUNet from scratch: not a baseline of a classification, which has majority"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused_with_a_reason(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    dataset_in(tmp_path / "dataset")
+    with pytest.raises(MedvitError, match=message):
+        baseline(dataset=tmp_path / "dataset", output=tmp_path / "found", **options)
+
+
+def test_a_survival_model_has_no_baselines(tmp_path: Path) -> None:
+    dataset_in(tmp_path / "dataset")
+    options = {"kind": "survival", "classes": ("days > 1",), "label": "days", "event": "dead", "intervals": ((1.0,),)}
+    model = tuned_in(tmp_path / "model", backbone_in(tmp_path / "backbone"), **options)
+    with pytest.raises(MedvitError, match="a survival prediction: a baseline of survival would have to take censoring"):
+        baseline(dataset=tmp_path / "dataset", checkpoint=model, output=tmp_path / "found")
 
 
 @pytest.mark.parametrize("label", ["nothing", "sex"])
