@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray as Array
 
 from medvit.baselines.beside import metrics_of_table
+from medvit.baselines.fit import PENALTIES
 from medvit.document import Document, Picture, Section, Table
 from medvit.evaluation.paired import paired_differences
 from medvit.files.atomic import write_text
@@ -21,20 +22,34 @@ from medvit.models.features import Features
 from medvit.probing.classifiers import Probed, ProbeSplits, probe_linear, probe_logistic, probe_neighbors, probe_ridge
 from medvit.probing.layer_features import LayerFeatures
 from medvit.probing.protocol import Protocol
+from medvit.probing.regressors import NumberSplits, ProbedNumbers, layer_scores, regress_neighbors, regress_ridge
 from medvit.records import Row
 from medvit.statistics import Estimate
+from medvit.tasks import TaskName
 
 HTML, JSON = "probe.html", "probe.json"
-TITLES = {"knn": "Nearest neighbors", "logistic": "Logistic regression", "linear": "Linear grid"}
-MAIN = ("auroc", "balanced_accuracy")
+TITLES = {
+    "knn": "Nearest neighbors",
+    "logistic": "Logistic regression",
+    "linear": "Linear grid",
+    "ridge": "Ridge regression",
+}
+MAIN: dict[TaskName, tuple[str, ...]] = {
+    "classification": ("auroc", "balanced_accuracy"),
+    "ordinal": ("kappa_quadratic", "grade_error", "auroc"),
+    "regression": ("r2", "mae"),
+}
+"""Metrics of the leaderboard of each task, the one by which it is ordered first."""
+CHOSEN_BY: dict[TaskName, str] = {"classification": "AUROC", "ordinal": "AUROC", "regression": "R2"}
+"""Title of the metric on the val split by which settings are chosen; the sweep over layers has it, too."""
 
 
 @dataclass(frozen=True)
 class BoardLine:
     """Result of a probe on a backbone.
 
-    `val` is the AUROC of the chosen setting on the val split. `differences` are the test metrics minus those of the
-    first backbone with the same probe; empty for the first backbone.
+    `val` is the metric of the chosen setting on the val split (`CHOSEN_BY`). `differences` are the test metrics minus
+    those of the first backbone with the same probe; empty for the first backbone.
     """
 
     backbone: str
@@ -48,7 +63,7 @@ class BoardLine:
 
 @dataclass(frozen=True)
 class LayerLine:
-    """AUROC of a ridge probe on the features of one layer, counted from 1."""
+    """AUROC, or R2 for a number, of a ridge probe on the features of one layer, counted from 1."""
 
     backbone: str
     layer: int
@@ -58,7 +73,7 @@ class LayerLine:
 
 
 def probed(name: str, splits: ProbeSplits, features: Features, *, seed: int) -> Probed:
-    """Return the result of a probe, by its name in `TITLES`."""
+    """Return the result of a classifier, by its name in `TITLES`."""
 
     def of_last(part: LayerFeatures) -> Array:
         return part.layer(part.depth - 1, features)
@@ -71,12 +86,18 @@ def probed(name: str, splits: ProbeSplits, features: Features, *, seed: int) -> 
     return probes[name]()
 
 
+def probed_numbers(name: str, splits: NumberSplits, features: Features) -> ProbedNumbers:
+    """Return the result of a regression, by its name in `TITLES`."""
+    regress = {"knn": regress_neighbors, "ridge": regress_ridge}[name]
+    return regress(splits, lambda part: part.layer(part.depth - 1, features))
+
+
 def board_line(
     backbone: str,
     probe: str,
-    found: Probed,
+    found: Probed | ProbedNumbers,
     rows: Sequence[Row],
-    truth: Array,
+    columns: Mapping[str, Array],
     classes: tuple[str, ...],
     first: BoardLine | None,
     *,
@@ -84,12 +105,14 @@ def board_line(
     resamples: int,
     seed: int,
 ) -> BoardLine:
-    """Return the line of a probe, with intervals over patients, and differences from the line `first` if given."""
+    """Return the line of a probe, with intervals over patients, and differences from the line `first` if given.
+
+    `columns` are the truth and the predictions of the test images, as in `predictions.parquet`.
+    """
     table = {
         "image_id": np.array([row.image_id for row in rows]),
         "patient_id": np.array([row.patient_id for row in rows]),
-        "truth": truth,
-        **{f"p.{name}": found.probabilities[:, index] for index, name in enumerate(classes)},
+        **columns,
     }
     metrics = metrics_of_table(table, classes, positive, resamples=resamples, seed=seed)
     differences = (
@@ -111,32 +134,44 @@ def layer_lines(backbone: str, splits: ProbeSplits, test_truth: Array) -> list[L
     return lines
 
 
-def ranked(lines: Sequence[BoardLine]) -> list[BoardLine]:
-    """Return the lines, the highest AUROC on the test split first."""
-    return sorted(lines, key=lambda line: -line.metrics["auroc"].value)
+def number_layer_lines(backbone: str, splits: NumberSplits, test_truth: Array) -> list[LayerLine]:
+    """Return the sweep over layers of a backbone for a number: a ridge regression on the features of each layer."""
+    depth = splits.train.depth
+    scores = [
+        layer_scores(splits, test_truth, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
+        for layer in range(depth)
+    ]
+    return [LayerLine(backbone, layer + 1, depth, *found) for layer, found in enumerate(scores)]
 
 
-def board_table(lines: Sequence[BoardLine], positive: str) -> Table:
+def ranked(lines: Sequence[BoardLine], task: TaskName) -> list[BoardLine]:
+    """Return the lines, the highest main metric on the test split first."""
+    return sorted(lines, key=lambda line: -line.metrics[MAIN[task][0]].value)
+
+
+def board_table(lines: Sequence[BoardLine], task: TaskName, positive: str) -> Table:
     """Return the leaderboard as a table."""
-    titles = [metric_title(name, positive) for name in MAIN]
-    head = ["backbone", "probe", titles[0], "difference from first", *titles[1:], "AUROC on val", "setting"]
+    main = MAIN[task]
+    titles = [metric_title(name, positive) for name in main]
+    val = f"{CHOSEN_BY[task]} on val"
+    head = ["backbone", "probe", titles[0], "difference from first", *titles[1:], val, "setting"]
     cells = [
         [
             line.backbone,
             TITLES[line.probe],
-            line.metrics[MAIN[0]].text,
-            line.differences[MAIN[0]].text if line.differences else "",
-            *(line.metrics[name].text for name in MAIN[1:]),
+            line.metrics[main[0]].text,
+            line.differences[main[0]].text if line.differences else "",
+            *(line.metrics[name].text for name in main[1:]),
             f"{line.val:.3f}",
             line.chosen,
         ]
-        for line in ranked(lines)
+        for line in ranked(lines, task)
     ]
     return Table(head, cells)
 
 
-def layer_table(lines: Sequence[LayerLine]) -> Table:
-    """Return the sweep over layers as a table, with a mark at the layer with the highest AUROC on val."""
+def layer_table(lines: Sequence[LayerLine], task: TaskName) -> Table:
+    """Return the sweep over layers as a table, with a mark at the layer that is best on val."""
     best = {
         line.backbone: max((one.val, -one.layer) for one in lines if one.backbone == line.backbone) for line in lines
     }
@@ -150,7 +185,8 @@ def layer_table(lines: Sequence[LayerLine]) -> Table:
         ]
         for line in lines
     ]
-    return Table(["backbone", "layer", "AUROC on val", "AUROC on test", ""], cells)
+    title = CHOSEN_BY[task]
+    return Table(["backbone", "layer", f"{title} on val", f"{title} on test", ""], cells)
 
 
 def write_board(
@@ -164,6 +200,7 @@ def write_board(
     notes: Sequence[str],
 ) -> None:
     """Write `probe.json` and `probe.html` into a folder; `weights` are the digests of the backbones, by name."""
+    task = protocol.task
     tree = {
         "protocol": asdict(protocol),
         "protocol_sha256": protocol.hash,
@@ -173,11 +210,11 @@ def write_board(
                 "backbone": line.backbone,
                 "probe": line.probe,
                 "setting": line.chosen,
-                "val_auroc": line.val,
+                f"val_{CHOSEN_BY[task].lower()}": line.val,
                 "metrics": {name: one.plain for name, one in line.metrics.items()},
                 "difference_from_first": {name: one.plain for name, one in line.differences.items()},
             }
-            for line in ranked(lines)
+            for line in ranked(lines, task)
         ],
         "layers": [asdict(line) for line in layers],
         "notes": list(notes),
@@ -185,23 +222,26 @@ def write_board(
     write_text(folder / JSON, json.dumps(tree, indent=2) + "\n")
     opening = f"Frozen backbones on {name}, label {protocol.label!r}, by the protocol {protocol.hash[:16]}."
     sections = [
-        Section("Test split", [board_table(lines, positive), _sentence(), [_picture(lines)]]),
-        *([Section("Layers", [layer_table(layers), LAYERS, [_layer_picture(layers)]])] if layers else []),
+        Section("Test split", [board_table(lines, task, positive), _sentence(task), [_picture(lines, task)]]),
+        *([_layer_section(layers, task)] if layers else []),
         Section("Protocol", [Table(["part", "value"], _protocol_lines(protocol, weights)), *notes]),
     ]
     Document("Comparison of backbones", opening, sections).write_html(folder / HTML)
 
 
-LAYERS = (
-    "A ridge regression on class token and mean of the patch tokens of each layer. Its penalty is chosen by the "
-    "leave-one-out error on the train split."
-)
+def _layer_section(layers: Sequence[LayerLine], task: TaskName) -> Section:
+    how = "on the val split" if task == "regression" else "by the leave-one-out error on the train split"
+    sentence = (
+        f"A ridge regression on class token and mean of the patch tokens of each layer. Its penalty is chosen {how}."
+    )
+    return Section("Layers", [layer_table(layers, task), sentence, [_layer_picture(layers, task)]])
 
 
-def _sentence() -> str:
+def _sentence(task: TaskName) -> str:
+    title = metric_title(MAIN[task][0])
     return (
-        "Brackets are 95 % bootstrap intervals over patients. Differences of AUROC are paired, and are from the first "
-        "of the given backbones with the same probe. Settings were chosen on the val split. The "
+        f"Brackets are 95 % intervals over patients. Differences of {title} are paired, and are from the first of the "
+        f"given backbones with the same probe. Settings were chosen on the val split, by {CHOSEN_BY[task]}. The "
         "table is ordered by the test split, so the best of many backbones looks better than it is."
     )
 
@@ -212,6 +252,15 @@ def _protocol_lines(protocol: Protocol, weights: Mapping[str, str]) -> list[list
         *([f"images of {name}", digest] for name, digest in protocol.images.items()),
         *([f"weights of {name}", digest] for name, digest in weights.items()),
         ["neighbors", "k = 10, 20, 100, 200; votes weighted by exp(cosine / 0.07)"],
+        *_settings(protocol.task),
+    ]
+
+
+def _settings(task: TaskName) -> list[list[str]]:
+    if task == "regression":
+        penalties = f"{len(PENALTIES)} penalties from {PENALTIES[0]:g} to {PENALTIES[-1]:g}, on standardized features"
+        return [["ridge regression", f"{penalties}; the final model is trained on train and val"]]
+    return [
         ["logistic regression", "45 values of C from 1e-6 to 1e5; the final model is trained on train and val"],
         [
             "linear grid",
@@ -220,26 +269,27 @@ def _protocol_lines(protocol: Protocol, weights: Mapping[str, str]) -> list[list
     ]
 
 
-def _picture(lines: Sequence[BoardLine]) -> Picture:
-    order = ranked(lines)
+def _picture(lines: Sequence[BoardLine], task: TaskName) -> Picture:
+    main = MAIN[task][0]
+    order, title = ranked(lines, task), metric_title(main)
     figure = Figure(figsize=(8, 0.8 + 0.32 * len(order)), layout="constrained")
     axes = figure.subplots()
     for place, line in enumerate(reversed(order)):
-        found = line.metrics["auroc"]
+        found = line.metrics[main]
         axes.plot([found.low, found.high], [place, place], color="#1f5fa8")
         axes.plot([found.value], [place], "o", color="#1f5fa8")
     axes.set_yticks(range(len(order)), [f"{line.backbone}, {TITLES[line.probe].lower()}" for line in reversed(order)])
-    axes.set_xlabel("AUROC on the test split, with 95 % interval")
-    return Picture.of("board", "AUROC of each backbone and probe, with 95 % intervals over patients", figure)
+    axes.set_xlabel(f"{title} on the test split, with 95 % interval")
+    return Picture.of("board", f"{title} of each backbone and probe, with 95 % intervals over patients", figure)
 
 
-def _layer_picture(lines: Sequence[LayerLine]) -> Picture:
+def _layer_picture(lines: Sequence[LayerLine], task: TaskName) -> Picture:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(line.backbone for line in lines):
         own = [line for line in lines if line.backbone == name]
         axes.plot([line.layer / line.depth for line in own], [line.test for line in own], "o-", label=name)
     axes.set_xlabel("depth of the layer, as a share of all layers")
-    axes.set_ylabel("AUROC on the test split")
+    axes.set_ylabel(f"{CHOSEN_BY[task]} on the test split")
     axes.legend()
-    return Picture.of("layers", "AUROC of a ridge probe on each layer", figure)
+    return Picture.of("layers", f"{CHOSEN_BY[task]} of a ridge probe on each layer", figure)

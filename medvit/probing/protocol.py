@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from medvit.baselines.subject import LabeledSplits
 from medvit.models.features import Features
-from medvit.probing import classifiers
+from medvit.probing import classifiers, regressors
+from medvit.tasks import TaskName
 
 VERSION = 1
 """Version of the probes. It is raised when the same images and settings give other numbers."""
@@ -38,6 +40,9 @@ class Protocol:
     batch: int = classifiers.BATCH
     chosen_by: str = "AUROC on the val split"
     version: int = VERSION
+    task: TaskName = "classification"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the probes of a task other than classification."""
 
     @classmethod
     def of(cls, splits: LabeledSplits, probes: Sequence[str], features: Features, seed: int) -> Protocol:
@@ -46,9 +51,15 @@ class Protocol:
         for name in ("train", "val", "test"):
             rows = sorted([row.image_id, row.patient_id, row.labels[splits.label]] for row in getattr(splits, name))
             images[name] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        return cls(splits.label, splits.classes, images, tuple(probes), features, seed)
+        task = splits.task
+        of_numbers = {"settings": regressors.SETTINGS, "chosen_by": "R2 on the val split"}
+        how: dict[str, Any] = of_numbers if task == "regression" else {}
+        return cls(splits.label, splits.classes, images, tuple(probes), features, seed, task=task, **how)
 
     @property
     def hash(self) -> str:
         """SHA-256 of the protocol."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        tree = asdict(self)
+        if self.task == "classification":  # as in versions without other tasks, so that their hashes remain valid
+            del tree["task"], tree["settings"]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

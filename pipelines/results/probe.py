@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from numpy import ndarray as Array
 from pydantic import Field
 
 from medvit.baselines.subject import LabeledSplits, only_label
@@ -14,33 +15,46 @@ from medvit.dataset.manifest import Manifest
 from medvit.document import markdown_table
 from medvit.embeddings.image_embedder import ImageEmbedder
 from medvit.embeddings.run import embed_images
-from medvit.errors import DataError
+from medvit.errors import ConfigError, DataError
 from medvit.evaluation.positive import choose_positive, index_of
 from medvit.hardware import Device
 from medvit.inference.jobs import names_of
+from medvit.metrics.confusion import median_grade
 from medvit.models.features import Features, digest_of_backbone
-from medvit.probing.classifiers import ProbeSplits
+from medvit.probing.classifiers import Probed, ProbeSplits
 from medvit.probing.layer_features import EveryLayer, LayerFeatures
 from medvit.probing.leaderboard import (
     HTML,
     JSON,
+    MAIN,
     BoardLine,
     LayerLine,
     board_line,
     board_table,
     layer_lines,
+    number_layer_lines,
     probed,
+    probed_numbers,
     ranked,
     write_board,
 )
 from medvit.probing.protocol import Protocol
+from medvit.probing.regressors import NumberSplits, ProbedNumbers
 from medvit.records import Row
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, labeled
 
 CHUNKS = "features"
 """Folder of finished features in the folder of an unfinished run."""
-ProbeName = Literal["knn", "logistic", "linear"]
+ProbeName = Literal["knn", "logistic", "linear", "ridge"]
+ProbeTask = Literal["classification", "ordinal", "regression"]
+OF_CLASSES: tuple[ProbeName, ...] = ("knn", "logistic", "linear")
+OF_TASK: dict[str, tuple[ProbeName, ...]] = {
+    "classification": OF_CLASSES,
+    "ordinal": OF_CLASSES,
+    "regression": ("knn", "ridge"),
+}
+"""Probes of each task."""
 
 
 class ProbingConfig(StageConfig):
@@ -55,15 +69,20 @@ class ProbingConfig(StageConfig):
     """New folder for the leaderboard."""
     label: str | None = None
     """Label to predict. Unset: the only label of the dataset."""
-    probes: tuple[ProbeName, ...] = Field(default=("knn", "logistic", "linear"), min_length=1)
-    """Classifiers on the frozen features. knn: nearest neighbors. logistic: logistic regression. linear: linear
-    classifiers for several learning rates, numbers of layers and poolings.
+    task: ProbeTask = "classification"
+    """Task of the probes. classification: the class of an image. ordinal: the same for ordered grades, such as 0, 1, 2;
+    the predicted grade is the median. regression: a number, such as an age.
+    """
+    probes: tuple[ProbeName, ...] | None = Field(default=None, min_length=1)
+    """Models on the frozen features. knn: nearest neighbors. logistic: logistic regression. linear: linear classifiers
+    for several learning rates, numbers of layers and poolings. ridge: ridge regression of a number. Unset: knn,
+    logistic and linear, or knn and ridge for a regression.
     """
     layers: bool = True
-    """Whether to classify from the features of each layer, too, which shows how much the last layers help."""
+    """Whether to predict from the features of each layer, too, which shows how much the last layers help."""
     features: Features = "class_mean"
-    """Tokens of the last layer for `knn` and `logistic`. class: the class token. mean: the mean of the patch tokens.
-    class_mean: both. A backbone without a class token has `mean` instead.
+    """Tokens of the last layer for `knn`, `logistic` and `ridge`. class: the class token. mean: the mean of the patch
+    tokens. class_mean: both. A backbone without a class token has `mean` instead.
     """
     positive: str = ""
     """Positive one of two classes. Empty: that of the dataset, or the last class."""
@@ -82,39 +101,43 @@ class Leaderboard:
     lines: tuple[BoardLine, ...]
 
     def summary(self) -> Summary:
-        """Return the hash of the protocol, and the AUROC of each backbone and probe."""
-        texts = [f"{line.backbone}, {line.probe}: {line.metrics['auroc']}" for line in ranked(self.lines)]
-        lines = [("protocol", self.protocol.hash), *labeled("auroc", texts)]
+        """Return the hash of the protocol, and the main metric of each backbone and probe."""
+        task = self.protocol.task
+        main = MAIN[task][0]
+        texts = [f"{line.backbone}, {line.probe}: {line.metrics[main]}" for line in ranked(self.lines, task)]
+        lines = [("protocol", self.protocol.hash), *labeled(main, texts)]
         return Summary(lines, {HTML: "tables and figures", JSON: "all numbers"})
 
 
 @stage
 def probe(config: ProbingConfig, run: Run) -> Leaderboard:
-    """Compare frozen backbones on a label of a dataset by nearest neighbors, linear classifiers and layers."""
+    """Compare frozen backbones on a label of a dataset by nearest neighbors, linear models and layers."""
     manifest = run.dataset(config.dataset)
     names = names_of(config.checkpoints)
     run.leftovers.add(CHUNKS)
-    label = config.label or only_label(manifest)
+    task, label = config.task, _label(config, manifest)
+    probes = _probes(config)
     weights, features, rows = _features(config, run, names, manifest.filter(lambda row: label in row.labels))
     shared = set.intersection(*({row.image_id for row in own} for own in rows.values()))
-    splits = LabeledSplits.of(manifest.filter(lambda row: row.image_id in shared), label)
+    splits = LabeledSplits.of(manifest.filter(lambda row: row.image_id in shared), label, task=task)
     if len({row.labels[label] for row in splits.val}) < 2:
+        what = "values" if task == "regression" else "classes"
         raise DataError(
-            f"{manifest.folder}: the val split has {len(splits.val)} images of fewer than two classes of {label}; the "
+            f"{manifest.folder}: the val split has {len(splits.val)} images of fewer than two {what} of {label}; the "
             "settings of probes are chosen on it: ingest with a larger val split"
         )
 
-    protocol = Protocol.of(splits, config.probes, config.features, config.seed)
+    protocol = Protocol.of(splits, probes, config.features, config.seed)
     positive, notes = choose_positive(
         splits.classes, asked=config.positive, worst="", model="", dataset=manifest.facts.positive.get(label, "")
     )
     lines: list[BoardLine] = []
     layers: list[LayerLine] = []
-    test_truth = splits.truth(splits.test.rows)
     for name in names:
-        own = _split(features[name], rows[name], splits)
-        for kind in config.probes:
-            found = probed(kind, own, config.features, seed=config.seed)
+        train, val, test = (_of(features[name], rows[name], part) for part in (splits.train, splits.val, splits.test))
+        own = _Own(splits, (train, val, test))
+        for kind in probes:
+            found, columns = own.probed(kind, config)
             first = next((line for line in lines if line.probe == kind), None)
             lines.append(
                 board_line(
@@ -122,7 +145,7 @@ def probe(config: ProbingConfig, run: Run) -> Leaderboard:
                     kind,
                     found,
                     splits.test.rows,
-                    test_truth,
+                    columns,
                     splits.classes,
                     first,
                     positive=index_of(positive, splits.classes),
@@ -130,13 +153,69 @@ def probe(config: ProbingConfig, run: Run) -> Leaderboard:
                     seed=config.seed,
                 )
             )
-        layers += layer_lines(name, own, test_truth) if config.layers else []
+        layers += own.layers(name) if config.layers else []
 
     write_board(run.folder, manifest.facts.name, protocol, lines, layers, weights, positive, notes)
-    print(f"protocol {protocol.hash}\n\n{markdown_table(board_table(lines, positive))}")
-    run.tracker.metrics({f"test.auroc.{one.backbone}.{one.probe}": one.metrics["auroc"].value for one in lines})
+    print(f"protocol {protocol.hash}\n\n{markdown_table(board_table(lines, task, positive))}")
+    main = MAIN[task][0]
+    run.tracker.metrics({f"test.{main}.{one.backbone}.{one.probe}": one.metrics[main].value for one in lines})
     run.keep(HTML, JSON)
     return Leaderboard(run.folder, protocol, tuple(lines))
+
+
+def _label(config: ProbingConfig, manifest: Manifest) -> str:
+    if config.task == "regression" and config.label is None:
+        raise ConfigError("task=regression needs a label; give label=NAME")
+    return config.label or only_label(manifest)
+
+
+def _probes(config: ProbingConfig) -> tuple[ProbeName, ...]:
+    """Return the probes of the task.
+
+    Raises:
+        ConfigError: If a probe is requested that the task does not have.
+    """
+    own = OF_TASK[config.task]
+    for name in config.probes or ():
+        if name not in own:
+            raise ConfigError(f"probes has {name}, but task={config.task} has {', '.join(own)}; remove {name}")
+    return config.probes or own
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Features of the train, val and test images of one backbone, and what the probes predict from them."""
+
+    splits: LabeledSplits
+    parts: tuple[LayerFeatures, LayerFeatures, LayerFeatures]
+
+    def probed(self, kind: str, config: ProbingConfig) -> tuple[Probed | ProbedNumbers, dict[str, Array]]:
+        """Return the result of a probe, and truth and predictions of the test images."""
+        rows = self.splits.test.rows
+        if self.splits.task == "regression":
+            numbers = probed_numbers(kind, self._numbers, config.features)
+            return numbers, {"truth": self.splits.numbers(rows), "predicted": numbers.values}
+        found = probed(kind, self._classes, config.features, seed=config.seed)
+        graded = {"predicted": median_grade(found.probabilities)} if self.splits.task == "ordinal" else {}
+        named = {f"p.{name}": found.probabilities[:, index] for index, name in enumerate(self.splits.classes)}
+        return found, {"truth": self.splits.truth(rows), **graded, **named}
+
+    def layers(self, backbone: str) -> list[LayerLine]:
+        """Return the sweep over layers."""
+        rows = self.splits.test.rows
+        if self.splits.task == "regression":
+            return number_layer_lines(backbone, self._numbers, self.splits.numbers(rows))
+        return layer_lines(backbone, self._classes, self.splits.truth(rows))
+
+    @property
+    def _classes(self) -> ProbeSplits:
+        train, val = (self.splits.truth(part.rows) for part in (self.splits.train, self.splits.val))
+        return ProbeSplits(*self.parts, train, val, len(self.splits.classes))
+
+    @property
+    def _numbers(self) -> NumberSplits:
+        train, val = (self.splits.numbers(part.rows) for part in (self.splits.train, self.splits.val))
+        return NumberSplits(*self.parts, train, val)
 
 
 def _features(
@@ -157,10 +236,6 @@ def _features(
     return weights, features, rows
 
 
-def _split(features: LayerFeatures, rows: Sequence[Row], splits: LabeledSplits) -> ProbeSplits:
+def _of(features: LayerFeatures, rows: Sequence[Row], part: Manifest) -> LayerFeatures:
     places = {row.image_id: index for index, row in enumerate(rows)}
-    parts = [
-        features.at([places[row.image_id] for row in part.rows]) for part in (splits.train, splits.val, splits.test)
-    ]
-    truths = splits.truth(splits.train.rows), splits.truth(splits.val.rows)
-    return ProbeSplits(parts[0], parts[1], parts[2], *truths, len(splits.classes))
+    return features.at([places[row.image_id] for row in part.rows])

@@ -51,15 +51,21 @@ def discs_in(folder: Path, drawn: Drawn = bright, *, moves: bool = True, seed: i
     return written
 
 
-def brightness_in(folder: Path, *, seed: int = 0, number: int = 60) -> Manifest:
-    """Write images of noise whose mean is a multiple of the label `age`."""
+def brightness_in(folder: Path, *, seed: int = 0, number: int = 60, reference: int = 0) -> Manifest:
+    """Write images of noise whose mean is a multiple of the label `age`.
+
+    The first `reference` columns are 0 and then 1,000 in all images, so that an image normalized by its own statistics
+    still shows the brightness of the others.
+    """
     folder.mkdir()
     generator, rows = np.random.default_rng(seed), []
     ages = generator.uniform(20, 80, number).round(1)
     known = tuple(sorted({str(age) for age in ages}))
     manifest = Manifest((), Facts("ages", classes={"age": known, "grade": ("0", "1", "2")}), folder)
     for index, age in enumerate(ages):
-        pixels = (10 * age + generator.normal(0, 100, (1, 16, 16))).astype(np.int16)
+        signal = np.full((1, 16, 16), 10 * age)
+        signal[..., : reference // 2], signal[..., reference // 2 : reference] = 0.0, 1000.0
+        pixels = (signal + generator.normal(0, 100, signal.shape)).astype(np.int16)
         names = [f"{what}-{index:03}" for what in "ipsq"]
         split = ("train", "train", "test", "val")[index % 4]
         row = Row(*names, "MR", "image", "d", split, pixels.shape, "int16", manifest.store.put(pixels))

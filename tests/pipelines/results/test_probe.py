@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from medvit.baselines.subject import LabeledSplits
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.probing import classifiers
+from medvit.probing.protocol import Protocol
 from pipelines.results.probe import probe
+from tests.baselines.planted import brightness_in
 from tests.models.tuned import backbone_in
 from tests.pipelines.results.test_baseline import dataset_in
 
@@ -69,3 +75,64 @@ def test_a_folder_given_twice_is_refused(tmp_path: Path) -> None:
     backbone = backbone_in(tmp_path / "a")
     with pytest.raises(ConfigError, match="twice"):
         probe(dataset=tmp_path / "dataset", checkpoints=[backbone, backbone], output=tmp_path / "o")
+
+
+def test_a_number_is_probed_by_neighbors_and_ridge_with_a_hash_of_its_own(tmp_path: Path) -> None:
+    brightness_in(tmp_path / "dataset", reference=8, number=120)
+    backbones = [backbone_in(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    options = {"dataset": tmp_path / "dataset", "task": "regression", "label": "age", "resamples": 100}
+    both = probe(**options, checkpoints=backbones, output=tmp_path / "both")
+    one = probe(**options, checkpoints=backbones[1:], output=tmp_path / "one")
+    assert both.protocol.hash == one.protocol.hash
+    tree = json.loads((both.folder / "probe.json").read_text())
+    assert {(line["backbone"], line["probe"]) for line in tree["results"]} == {
+        (name, kind) for name in "ab" for kind in ("knn", "ridge")
+    }
+    assert [(line["backbone"], line["layer"]) for line in tree["layers"]] == [(b, n) for b in "ab" for n in (1, 2, 3)]
+    scores = [line["metrics"]["r2"]["value"] for line in tree["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert max(scores) > 0.8
+    first, second = (next(o for o in both.lines if (o.backbone, o.probe) == (name, "ridge")) for name in "ab")
+    difference = second.metrics["r2"].value - first.metrics["r2"].value
+    assert second.differences["r2"].value == pytest.approx(difference)
+    page = (both.folder / "probe.html").read_text()
+    assert "R2 on val" in page
+    assert "Mean absolute error" in page
+
+
+def test_grades_are_probed_by_their_median(tmp_path: Path) -> None:
+    brightness_in(tmp_path / "dataset")
+    made = probe(
+        dataset=tmp_path / "dataset",
+        task="ordinal",
+        label="grade",
+        checkpoints=[backbone_in(tmp_path / "a")],
+        output=tmp_path / "o",
+        probes=["logistic"],
+        resamples=100,
+    )
+    (line,) = made.lines
+    shares = np.stack([line.table[f"p.{grade}"] for grade in "012"], axis=1)
+    assert line.table["predicted"].tolist() == (shares.cumsum(axis=1) >= 0.5).argmax(axis=1).tolist()
+    assert "kappa_quadratic" in line.metrics
+
+
+def test_hashes_of_classifications_are_those_of_versions_without_other_tasks(tmp_path: Path) -> None:
+    manifest = dataset_in(tmp_path / "dataset")
+    protocol = Protocol.of(LabeledSplits.of(manifest, "finding"), ["knn"], "class_mean", 0)
+    earlier = {key: value for key, value in asdict(protocol).items() if key not in ("task", "settings")}
+    assert protocol.hash == hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "regression"}, "task=regression needs a label"),
+        ({"task": "regression", "label": "age", "probes": ["linear"]}, "task=regression has knn, ridge; remove linear"),
+        ({"label": "grade", "probes": ["ridge"]}, "task=classification has knn, logistic, linear; remove ridge"),
+    ],
+)
+def test_probes_of_another_task_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    brightness_in(tmp_path / "dataset")
+    with pytest.raises(ConfigError, match=message):
+        probe(dataset=tmp_path / "dataset", checkpoints=[backbone_in(tmp_path / "a")], output=tmp_path / "o", **options)
