@@ -21,6 +21,7 @@ from medvit.document.blocks import (
     Picture,
     PictureTable,
     Reference,
+    References,
     Section,
     Table,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Picture",
     "PictureTable",
     "Reference",
+    "References",
     "Section",
     "Table",
     "code",
@@ -81,6 +83,11 @@ class Document:
     def has_gallery(self) -> bool:
         """Return whether the document shows cases that can be enlarged."""
         return any(isinstance(block, Gallery) for section in self.sections for block in section.blocks)
+
+    @property
+    def has_folded(self) -> bool:
+        """Return whether the document has folded sections."""
+        return any(section.is_folded for section in self.sections)
 
     def write_html(self, path: Path) -> None:
         """Write the document as one self-contained HTML file."""

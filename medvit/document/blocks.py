@@ -36,8 +36,8 @@ class Markdown:
 class Table:
     """Table: a header and rows, where the first cell of a row is its heading.
 
-    Cells of type int or float are displayed as numbers, and a `Reference` as a link. The cells of a table with
-    `is_text` are sentences, which are wrapped.
+    Cells of type int or float are displayed as numbers, and a `Reference` or `References` as links. The cells of a
+    table with `is_text` are sentences, which are wrapped.
     """
 
     head: Sequence[str]
@@ -53,6 +53,17 @@ class Reference:
 
     def __str__(self) -> str:
         return self.title
+
+
+@dataclass(frozen=True)
+class References:
+    """Table cell that refers to several sections of the same document by their titles, followed by a text."""
+
+    titles: Sequence[str]
+    text: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, [", ".join(self.titles), self.text]))
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,11 @@ Block = str | Markdown | Table | Bullets | Callout | Commands | Gallery | Pictur
 
 @dataclass(frozen=True)
 class Section:
-    """Section: a heading with sentences, tables, lists and rows of figures."""
+    """Section: a heading with sentences, tables, lists and rows of figures.
+
+    On a screen, a section with `is_folded` shows only its heading until a reader opens it. On paper, it is complete.
+    """
 
     title: str
     blocks: Sequence[Block]
+    is_folded: bool = False

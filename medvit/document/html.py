@@ -10,7 +10,17 @@ from html import escape
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from medvit.document.blocks import Bullets, Callout, Commands, Gallery, Markdown, PictureTable, Reference, Table
+from medvit.document.blocks import (
+    Bullets,
+    Callout,
+    Commands,
+    Gallery,
+    Markdown,
+    PictureTable,
+    Reference,
+    References,
+    Table,
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2a44; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -71,7 +81,9 @@ PAGE = """
     {% endif %}
 {% endmacro %}
 <!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ page.title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ style }}</style></head><body><main>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ style }}</style>
+{% if page.has_folded %}{{ folding }}{% endif %}
+</head><body><main>
 <h1>{{ page.title }}</h1><p>For research. Not a medical device.</p>
 {% if page.opening %}<p class="{{ page.tone }}">{{ page.opening }}</p>{% endif %}
 {% if page.facts is not none %}
@@ -89,7 +101,9 @@ PAGE = """
     </ul></nav>
 {% endif %}
 {% for section in page.sections %}
+    {% if section.is_folded %}<details><summary>{% endif %}
     <h2 id="{{ page.anchors[loop.index0] }}">{{ section.title }}</h2>
+    {% if section.is_folded %}</summary>{% endif %}
     {% for block in section.blocks %}
         {% if block is string %}
             <p>{{ block | spans }}</p>
@@ -113,6 +127,11 @@ PAGE = """
                 {% for cell in line[1:] %}
                     <td>
                     {% if cell is reference %}<a href="#{{ page.anchor_of(cell.title) }}">{{ cell.title }}</a>
+                    {% elif cell is references %}
+                    {% for title in cell.titles %}
+                    <a href="#{{ page.anchor_of(title) }}">{{ title }}</a>{{ "" if loop.last else ", " }}
+                    {% endfor %}
+                    {{ "; " if cell.titles and cell.text else "" }}{{ cell.text }}
                     {% else %}{{ cell }}{% endif %}
                     </td>
                 {% endfor %}
@@ -174,9 +193,11 @@ PAGE = """
             </div>
         {% endif %}
     {% endfor %}
+    {% if section.is_folded %}</details>{% endif %}
 {% endfor %}
 </main>
 {% if page.has_gallery %}{{ viewer }}{% endif %}
+{% if page.has_folded %}{{ unfolding }}{% endif %}
 </body></html>
 """
 """Template of a page; its line breaks and indentation are not part of the page."""
@@ -228,6 +249,28 @@ VIEWER = """
 """
 """Viewer of the cases of a `Gallery`: a dialog with zoom, which mouse and keyboard operate."""
 
+FOLDING = """
+<style>
+summary { cursor: pointer } summary h2 { display: inline-block; margin: .8rem 0 .4rem }
+details .text { min-width: 640px } details .text td { overflow-wrap: break-word; white-space: pre-line }
+@media print { details .text { min-width: 0 } }
+</style>
+"""
+"""Style of folded sections, for pages that have any."""
+
+UNFOLDING = """
+<script>
+(() => {
+  const open = (found) => { for (const one of found) one.open = true; };
+  const target = () => location.hash && document.querySelector(location.hash)?.closest("details");
+  addEventListener("beforeprint", () => open(document.querySelectorAll("details")));
+  addEventListener("hashchange", () => open([target()].filter(Boolean)));
+  open([target()].filter(Boolean));
+})();
+</script>
+"""
+"""Script that opens folded sections before printing, and a section that a link refers to."""
+
 BLOCKS: Mapping[str, type] = {
     "table": Table,
     "bullets": Bullets,
@@ -237,6 +280,7 @@ BLOCKS: Mapping[str, type] = {
     "markdown": Markdown,
     "picture_table": PictureTable,
     "reference": Reference,
+    "references": References,
 }
 """Names by which the template distinguishes blocks and cells."""
 
@@ -247,7 +291,9 @@ def _is_a(kind: type) -> Callable[[object], bool]:
 
 def rendered(page: object) -> str:
     """Return a document as one self-contained HTML file."""
-    return _template().render(page=page, style=Markup(STYLE), viewer=Markup(VIEWER.strip())) + "\n"
+    constant = {"viewer": VIEWER, "folding": FOLDING, "unfolding": UNFOLDING}
+    parts = {name: Markup(text.strip()) for name, text in constant.items()}
+    return _template().render(page=page, style=Markup(STYLE), **parts) + "\n"
 
 
 @cache

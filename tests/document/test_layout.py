@@ -24,6 +24,7 @@ from medvit.document import (
     Picture,
     PictureTable,
     Reference,
+    References,
     Section,
     Table,
 )
@@ -55,6 +56,11 @@ def whole() -> Document:
     words = Table(
         ["item", "answer"], [["1", Reference("Results")], ["2", "a sentence of several words " * 12]], is_text=True
     )
+    folded = Table(
+        ["item", "in this report", "answer"],
+        [["1", References(["Results", "Curves"], "not stated: x"), "hidden words"], ["2", References([]), "b"]],
+        is_text=True,
+    )
     cases = [
         Case(picture(f"s{n}", 200), picture(f"l{n}", 1600), ["false negative", "1", f"i-{'0' * 16}"]) for n in range(3)
     ]
@@ -77,6 +83,7 @@ def whole() -> Document:
             ),
             *(Section(f"Notes {n}", ["A sentence. " * 60, Bullets([long, "b"])]) for n in range(12)),
             Section("Checklist", [words, Commands([f"medvit evaluate {long}"])]),
+            Section("A folded list", [folded], is_folded=True),
         ],
         "warning",
         {"Model": "abc", "Dataset": long},
@@ -153,8 +160,29 @@ def test_cases_open_move_zoom_and_close_with_the_keyboard(browser: Any, address:
 def test_links_between_sections_lead_somewhere(browser: Any, address: str) -> None:
     page = opened(browser, address)
     targets = page.eval_on_selector_all("a[href^='#']", "links => links.map(link => link.hash.slice(1))")
-    assert targets == ["results"]
+    assert targets == ["results", "results", "curves"]
     assert all(page.evaluate("name => document.getElementById(name) !== null", name) for name in targets)
+
+
+def test_a_folded_section_opens_with_the_keyboard_and_by_a_link(browser: Any, address: str) -> None:
+    page = opened(browser, address)
+    words = page.get_by_text("hidden words")
+    assert not words.is_visible()
+    page.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert words.is_visible()
+    assert violations(page) == []
+    assert opened(browser, f"{address}#a-folded-list").get_by_text("hidden words").is_visible()
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not installed")
+def test_a_folded_section_is_complete_on_paper(browser: Any, address: str, tmp_path: Path) -> None:
+    printing = tmp_path / "printed.pdf"
+    opened(browser, address).pdf(path=printing)
+    assert "hidden words" in str(printed(printing))
+    pytest.importorskip("weasyprint", reason="WeasyPrint is not installed (extra pdf)")
+    whole().write_pdf(tmp_path / "page.pdf")
+    assert "hidden words" in str(printed(tmp_path / "page.pdf"))
 
 
 def test_nothing_is_cut_off_on_paper(browser: Any, address: str) -> None:
