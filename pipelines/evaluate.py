@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,8 @@ from medvit.baselines.stored import BaselineFolder
 from medvit.dataset.manifest import Manifest
 from medvit.document import require_pdf
 from medvit.evaluation import Evaluation
+from medvit.evaluation.checklists.answers import FILE_NAME, TeamAnswers, template
+from medvit.evaluation.checklists.appendix import items_by_key
 from medvit.evaluation.criteria import judge_criteria, require_known
 from medvit.evaluation.judged import Judged, judge_checkpoint, judge_predictions
 from medvit.evaluation.multitask import compare_labels
@@ -37,6 +40,7 @@ from medvit.evaluation.subgroups.grouping import choose, predicted_labels
 from medvit.evaluation.subgroups.hidden_strata import are_possible, with_hidden_strata
 from medvit.evaluation.subgroups.restriction import restricted
 from medvit.evaluation.uncertainty.coverage import set_columns
+from medvit.files.atomic import write_text
 from medvit.inference.operating_points import OPERATING_POINTS, OperatingPoints
 from medvit.inference.out_of_fold import StoredPredictions
 from medvit.stage import Run, StageConfig, stage
@@ -60,6 +64,10 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     require_known(config.criteria)
     if config.pdf:
         require_pdf()
+    answers = TeamAnswers()
+    if config.answers is not None:
+        answers = TeamAnswers.read(config.answers)
+        run.require_same("answers", hashlib.sha256(config.answers.read_bytes()).hexdigest())
     manifest = run.dataset(config.dataset)
     judged = _judged(config, run, manifest)
     if config.reference is not None:
@@ -106,7 +114,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     parts += [] if operating is None else operating_parts(operating, judged.split)
     parts += _neighbors(config, run, manifest, evaluation)
     parts += uncertainty_parts(evaluation, conformal, chosen, **drawing)
-    write_report(run.folder, subject, evaluation, differences=differences, parts=parts, pdf=config.pdf)
+    write_report(run.folder, subject, evaluation, differences=differences, parts=parts, answers=answers, pdf=config.pdf)
+    write_text(run.folder / FILE_NAME, template(answers, items_by_key()))
     print("\n".join(tables(measured, judged.split, evaluation, differences)))
     if operating is not None:
         print("\n".join(points_lines(operating)))

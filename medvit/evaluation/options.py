@@ -103,6 +103,11 @@ class EvaluationOptions(Config):
     """
     neighbors: Count = 5
     """Number of nearest training images of an error, with `reference`."""
+    answers: Path | None = None
+    """YAML file with the answers of the team to the reporting checklists at the end of the report: CLAIM 2024,
+    TRIPOD+AI and STARD-AI. A commented template, `report.yaml`, is in the folder of every report. Unset: items that
+    only the team can answer are shown as not stated.
+    """
     pdf: bool = False
     """Also write the report as `report.pdf`. This needs WeasyPrint (`pip install medvit[pdf]`)."""
     device: Device = "auto"

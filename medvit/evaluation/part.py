@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, auto
 
 from medvit.document import Section
+from medvit.evaluation.fact import Fact
 
 
 class ReportPlace(IntEnum):
@@ -41,7 +42,7 @@ class ReportPart:
     """Part of a report, which one module of the evaluation contributes.
 
     `numbers` are written to `metrics.json` under the key `name`; they consist of types that JSON has. A part without a
-    name has no numbers. `notes` are added to the notes of the report.
+    name has no numbers. `notes` are added to the notes of the report. `facts` are those that the section really states.
     """
 
     place: ReportPlace
@@ -49,6 +50,9 @@ class ReportPart:
     name: str = ""
     numbers: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: frozenset[Fact] = frozenset()
+    lacks: Mapping[Fact, str] = field(default_factory=dict)
+    """Facts that cannot exist for this evaluation, with the reasons, such as members of an ensemble for one model."""
 
 
 def in_order(parts: Iterable[ReportPart]) -> list[ReportPart]:

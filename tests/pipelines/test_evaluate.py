@@ -15,7 +15,8 @@ import torch
 
 from medvit.artifacts import Checkpoint, Lineage, Report
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.errors import CheckpointError, DataError
+from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.evaluation.checklists.answers import TeamAnswers
 from medvit.geometry import Affine
 from medvit.models.image import Model, ModelConfig
 from medvit.records import Row
@@ -398,3 +399,27 @@ def test_clusters_of_embeddings_are_compared_if_there_are_enough_patients(
     assert "Hidden strata, by AUROC" in capsys.readouterr().out
     without = run(tmp_path, checkpoint, folder, output=tmp_path / "without", hidden_strata=False)
     assert [one["title"] for one in saved(without)["subgroups"]["analyses"]] == ["Subgroups"]
+
+
+def test_answers_of_the_team_are_in_the_checklists_and_kept_in_the_template(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    path = tmp_path / "answers.yaml"
+    path.write_text("funding: none\nstudy: {design: retrospective}\n")
+    report = run(tmp_path, make_checkpoint(kind="classification"), make_dataset(), answers=path)
+    found = saved(report)["checklists"]
+    assert found["CLAIM 2024"]["items"]["44"]["team"] == {"funding": "none"}
+    assert found["STARD-AI 2025"]["items"]["32"]["reason"] == "the study is retrospective, as the team states"
+    assert found["CLAIM 2024"]["items"]["22"]["sections"] == ["Model and training", "Lineage"]
+    assert found["CLAIM 2024"]["items"]["25"]["state"] == "not stated"  # the model was not trained
+    assert saved(report)["flow"]["evaluated"] == {"images": 6, "patients": 6}
+    assert TeamAnswers.read(report.folder / "report.yaml") == TeamAnswers.read(path)
+
+
+def test_a_misspelled_answer_ends_the_evaluation_before_it_begins(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    path = tmp_path / "answers.yaml"
+    path.write_text("fundings: none\n")
+    with pytest.raises(ConfigError, match="did you mean 'funding'"):
+        run(tmp_path, make_checkpoint(kind="classification"), make_dataset(), answers=path)

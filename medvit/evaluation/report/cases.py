@@ -15,6 +15,7 @@ from medvit.dataset.samples import load
 from medvit.document import Case, Gallery, Picture, Section
 from medvit.document.colors import class_colors
 from medvit.evaluation import Evaluation
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.case_figure import THUMBNAIL_INCHES, CaseImage, case_pictures
@@ -59,7 +60,8 @@ def cases_part(
         pictures, colors = _images(manifest, predictor, chosen), _legend(manifest, predictor, evaluation)
     cases = [Case(*pair, _cells(one)) for pair, one in zip(pictures, chosen, strict=True)]
     section = Section("Cases", [*_explanations(manifest, colors), Gallery(HEAD, cases, colors)])
-    return [ReportPart(ReportPlace.CASES, section, "cases", {"shown": [_plain(one) for one in chosen]})]
+    facts = frozenset({Fact.FAILURES} if cases else ())
+    return [ReportPart(ReportPlace.CASES, section, "cases", {"shown": [_plain(one) for one in chosen]}, facts=facts)]
 
 
 def _legend(manifest: Manifest, predictor: ImagePredictor, evaluation: Evaluation) -> dict[str, str]:

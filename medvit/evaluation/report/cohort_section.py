@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from medvit.cards.cohort import Cohort, cohort_table
+from medvit.cards.cohort import SEX, UNKNOWN, Cohort, cohort_table
 from medvit.dataset.manifest import Manifest
 from medvit.document import Section
 from medvit.evaluation import Evaluation
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.subgroups.grouping import predicted_labels
@@ -33,7 +34,23 @@ def cohort_part(manifest: Manifest, judged: Judged, evaluation: Evaluation) -> R
         "value, or of the images with a label."
     )
     numbers = {name: cohort.tree for name, cohort in cohorts.items()}
-    return ReportPart(ReportPlace.COHORT, Section("Cohort", [note, cohort_table(cohorts)]), "cohort", numbers)
+    section = Section("Cohort", [note, cohort_table(cohorts)])
+    facts = _facts(cohorts, has_training=judged.is_same_dataset and "train" in cohorts)
+    return ReportPart(ReportPlace.COHORT, section, "cohort", numbers, facts=facts)
+
+
+def _facts(cohorts: Mapping[str, Cohort], *, has_training: bool) -> frozenset[Fact]:
+    """Return the facts that the table of the cohorts states; values that are all unknown do not count."""
+    each = cohorts.values()
+    known = {key for one in each for key, counts in one.values.items() if set(counts) - {UNKNOWN}}
+    stated = {
+        Fact.COUNTS: True,
+        Fact.EVENTS: any(any(one.classes.values()) for one in each),
+        Fact.AGE_SEX: SEX in known or any(one.ages for one in each),
+        Fact.SCANNERS: bool(known & {"manufacturer", "model"}),
+        Fact.TRAINING_COHORT: has_training and len(cohorts) > 1,
+    }
+    return frozenset(fact for fact, is_stated in stated.items() if is_stated)
 
 
 def _labels(manifest: Manifest, predicted: Collection[str]) -> Mapping[str, Collection[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from medvit.document import Block, Bullets, Section, Table
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.operating.chosen import EvaluatedPoint, Operating
 from medvit.evaluation.operating.rates import Rates
 from medvit.evaluation.part import ReportPart, ReportPlace
@@ -45,7 +46,8 @@ def operating_part(operating: Operating, split: str) -> ReportPart:
         "notes": list(operating.notes),
     }
     section = Section("Operating points", blocks)
-    return ReportPart(ReportPlace.OPERATING_POINTS, section, "operating_points", numbers)
+    facts = frozenset({Fact.THRESHOLD, Fact.RATES, Fact.PREDICTIVE_VALUES} if operating.points else ())
+    return ReportPart(ReportPlace.OPERATING_POINTS, section, "operating_points", numbers, facts=facts)
 
 
 def sentence(evaluated: EvaluatedPoint, level: str) -> str:

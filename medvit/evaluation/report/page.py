@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from medvit.artifacts import METRICS
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Evaluation, MetricRow
+from medvit.evaluation.checklists.answers import TeamAnswers
+from medvit.evaluation.checklists.appendix import checklist_parts
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.part import ReportPart, ReportPlace, in_order
 from medvit.evaluation.report import plots
@@ -60,12 +64,17 @@ def write_report(
     *,
     differences: Mapping[str, Difference] | None = None,
     parts: Sequence[ReportPart] = (),
+    answers: TeamAnswers | None = None,
     pdf: bool = False,
 ) -> None:
     """Write `metrics.json`, `predictions.parquet`, `report.html` and optionally `report.pdf` into a folder.
 
-    `parts` are contributed by other modules of the evaluation (`medvit.evaluation.report.parts`).
+    `parts` are contributed by other modules of the evaluation (`medvit.evaluation.report.parts`). With `answers` of the
+    team, even if they are empty, the report ends with the reporting checklists.
     """
+    everything = _all_parts(subject, evaluation, differences or {}, parts)
+    if answers is not None:
+        everything += checklist_parts(everything, answers)
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
@@ -78,12 +87,12 @@ def write_report(
     if evaluation.breakdowns:
         found = evaluation.breakdowns
         metrics["breakdowns"] = {one.title: [_line(line, positive) for line in one.lines] for one in found}
-    contributed = {part.name: dict(part.numbers) for part in parts if part.name}
+    contributed = {part.name: dict(part.numbers) for part in everything if part.name}
     assert not contributed.keys() & metrics.keys(), f"names of parts are taken: {', '.join(contributed)}"
     metrics |= contributed
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     pq.write_table(pa.table(dict(evaluation.table)), folder / TABLE)
-    document = page(subject, evaluation, differences or {}, parts)
+    document = _document(subject, everything)
     document.write_html(folder / HTML)
     if pdf:
         document.write_pdf(folder / PDF)
@@ -118,29 +127,77 @@ def page(
     parts: Sequence[ReportPart] = (),
 ) -> Document:
     """Return the report as a document of one page; `differences` are those from another report."""
-    own = _own_parts(evaluation, differences)
-    notes = [*evaluation.notes, *(note for part in parts for note in part.notes), *_meanings(evaluation)]
-    limits = ReportPart(ReportPlace.LIMITS, Section("Notes", [Bullets(notes)]))
-    facts = Section("Facts", [Table(["", ""], list(subject.facts.items()), is_text=True)])
-    facts_part = [ReportPart(ReportPlace.LINEAGE, facts)] if subject.facts else []
-    sections = [part.section for part in in_order([*own, *facts_part, *parts, limits])]
+    return _document(subject, _all_parts(subject, evaluation, differences, parts))
+
+
+def _document(subject: ReportSubject, parts: Sequence[ReportPart]) -> Document:
+    sections = [part.section for part in in_order(parts)]
     return Document(subject.title, subject.warning, sections, "warning", has_contents=True)
+
+
+def _all_parts(
+    subject: ReportSubject,
+    evaluation: Evaluation,
+    differences: Mapping[str, Difference],
+    parts: Sequence[ReportPart],
+) -> list[ReportPart]:
+    """Return the parts with metrics, curves, facts and notes, and the given ones."""
+    warnings = [*evaluation.notes, *(note for part in parts for note in part.notes)]
+    limits = Section("Notes", [Bullets([*warnings, *_meanings(evaluation)])])
+    stated = {
+        Fact.WARNINGS: bool(warnings),
+        Fact.METRICS: bool(_measured(evaluation.metrics)),
+        Fact.INTERVALS: bool(interval_notes(evaluation.metrics)),
+    }
+    facts = Section("Facts", [Table(["", ""], list(subject.facts.items()), is_text=True)])
+    return [
+        *_own_parts(evaluation, differences),
+        *([ReportPart(ReportPlace.LINEAGE, facts)] if subject.facts else []),
+        *parts,
+        ReportPart(ReportPlace.LIMITS, limits, facts=_true(stated)),
+    ]
+
+
+def _true(stated: Mapping[Fact, bool]) -> frozenset[Fact]:
+    return frozenset(fact for fact, is_stated in stated.items() if is_stated)
 
 
 def _own_parts(evaluation: Evaluation, differences: Mapping[str, Difference]) -> list[ReportPart]:
     """Return the parts with metrics, differences, breakdowns and curves."""
     parts = evaluation.parts or {"": evaluation}
-    results = [_metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive) for label, one in parts.items()]
+    results = [
+        ReportPart(
+            ReportPlace.RESULTS,
+            _metric_tables(_of(label, "Results"), one.metrics, VALUE, one.positive),
+            facts=_facts_of_metrics(one.metrics),
+        )
+        for label, one in parts.items()
+    ]
     if differences:
-        results.append(difference_section(differences, evaluation.positive))
-    results += [
+        section = difference_section(differences, evaluation.positive)
+        results.append(ReportPart(ReportPlace.RESULTS, section, facts=frozenset({Fact.DIFFERENCES})))
+    breakdowns = [
         _breakdown(replace(one, title=_of(label, one.title)), part.positive)
         for label, part in parts.items()
         for one in part.breakdowns
     ]
-    curves = [_figures(_of(label, "Curves"), _pictures(one)) for label, one in parts.items()]
-    placed = {ReportPlace.RESULTS: results, ReportPlace.CURVES: curves}
-    return [ReportPart(place, section) for place, sections in placed.items() for section in sections]
+    results += [ReportPart(ReportPlace.RESULTS, section) for section in breakdowns]
+    curves = [
+        ReportPart(ReportPlace.CURVES, _figures(_of(label, "Curves"), _pictures(one)), facts=_facts_of_curves(one.kind))
+        for label, one in parts.items()
+    ]
+    return [*results, *curves]
+
+
+def _facts_of_metrics(metrics: Mapping[str, Estimate]) -> frozenset[Fact]:
+    """Return the facts that tables of metrics state: estimates with intervals, and rates of calls with intervals."""
+    known = {name.partition(".")[0] for name, one in metrics.items() if math.isfinite(one.low)}
+    return _true({Fact.ESTIMATES: bool(known), Fact.RATES: {"sensitivity", "specificity"} <= known})
+
+
+def _facts_of_curves(kind: str) -> frozenset[Fact]:
+    has_classes = kind in ("classification", "ordinal")
+    return _true({Fact.PLOTS: True, Fact.CONFUSION: has_classes, Fact.CALIBRATION: has_classes or kind == "survival"})
 
 
 def _of(label: str, title: str) -> str:

@@ -8,7 +8,10 @@ from medvit.artifacts import CONFIG
 from medvit.dataset.manifest import Manifest
 from medvit.document import Commands, Section
 from medvit.evaluation import Evaluation
+from medvit.evaluation.checklists.dataset_section import dataset_part, flow_part
+from medvit.evaluation.checklists.model_section import model_part
 from medvit.evaluation.criteria import CriteriaVerdict
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.folds import fold_part
 from medvit.evaluation.judged import Judged
 from medvit.evaluation.options import EvaluationOptions
@@ -48,9 +51,12 @@ def parts_of(reported: Reported) -> list[ReportPart]:
     return [
         answer_part(evaluation, reported.verdict, **named),
         cohort_part(reported.manifest, judged, evaluation),
+        flow_part(reported.manifest, judged, evaluation),
         *([fold_part(evaluation, predictor)] if isinstance(predictor, StoredPredictions) else []),
         *subgroup_parts(evaluation),
         *lineage_parts(options, reported.manifest, judged),
+        model_part(options, judged),
+        dataset_part(reported.manifest),
         *cases_part(judged.measured, predictor, evaluation, options),
         repeat_part(options),
     ]
@@ -61,4 +67,5 @@ def repeat_part(options: EvaluationOptions) -> ReportPart:
     report = options.output.name
     command = f"medvit evaluate {report}/{CONFIG} output={report}-again"
     text = "With the same version of medvit, the same model and the same dataset, the numbers are identical."
-    return ReportPart(ReportPlace.REPEAT, Section("Repeat this evaluation", [text, Commands([command])]))
+    section = Section("Repeat this evaluation", [text, Commands([command])])
+    return ReportPart(ReportPlace.REPEAT, section, facts=frozenset({Fact.COMMAND}))

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
+from medvit.attributes import SITE
 from medvit.document import Block, Bullets, Picture, Section, Table
 from medvit.evaluation import Evaluation
+from medvit.evaluation.fact import Fact
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.report.plots import FOUND, INK
 from medvit.evaluation.subgroups import Subgroup, SubgroupAnalysis
@@ -29,8 +31,17 @@ def subgroup_parts(evaluation: Evaluation) -> list[ReportPart]:
     ]
     sections = [_section(analysis, part, label) for label, analysis, part in each]
     numbers = {"analyses": [_plain_analysis(analysis, part, label) for label, analysis, part in each]}
-    parts = [ReportPart(ReportPlace.SUBGROUPS, section) for section in sections]
+    parts = [
+        ReportPart(ReportPlace.SUBGROUPS, section, facts=_facts(analysis))
+        for section, (_, analysis, _) in zip(sections, each, strict=True)
+    ]
     return [replace(parts[0], name="subgroups", numbers=numbers), *parts[1:]] if parts else []
+
+
+def _facts(analysis: SubgroupAnalysis) -> frozenset[Fact]:
+    attributes = {group.attribute for group in analysis.groups}
+    by_cluster = {Fact.CLUSTERS} if attributes & {SITE, "manufacturer", "model"} else set()
+    return frozenset(by_cluster | ({Fact.SUBGROUPS} if attributes else set()))
 
 
 def _section(analysis: SubgroupAnalysis, evaluation: Evaluation, label: str) -> Section:
