@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medvit.consumption import Meter
+from medvit.consumption import ConsumptionMeter
 
 
 def zone(folder: Path, name: str, title: str, joules: float, range_j: float = 100.0) -> Path:
@@ -24,7 +24,7 @@ def test_the_energy_is_the_increase_of_all_packages_and_of_nothing_else(tmp_path
     zone(tmp_path, "intel-rapl:0", "package-0", 10)
     zone(tmp_path, "intel-rapl:1", "package-1", 20)
     zone(tmp_path, "intel-rapl:0:0", "dram", 5)
-    meter = Meter(tmp_path)
+    meter = ConsumptionMeter(tmp_path)
     zone(tmp_path, "intel-rapl:0", "package-0", 12.5)
     zone(tmp_path, "intel-rapl:1", "package-1", 21)
     zone(tmp_path, "intel-rapl:0:0", "dram", 50)
@@ -33,7 +33,7 @@ def test_the_energy_is_the_increase_of_all_packages_and_of_nothing_else(tmp_path
 
 def test_a_counter_that_starts_again_from_0_loses_nothing(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", "package-0", 90)
-    meter = Meter(tmp_path)
+    meter = ConsumptionMeter(tmp_path)
     for joules in (99, 7, 30):
         zone(tmp_path, "intel-rapl:0", "package-0", joules)
         meter._update()
@@ -41,19 +41,19 @@ def test_a_counter_that_starts_again_from_0_loses_nothing(tmp_path: Path) -> Non
 
 
 def test_without_counters_the_energy_is_not_measured_and_the_reason_is_stated(tmp_path: Path) -> None:
-    found = Meter(tmp_path).stop()
+    found = ConsumptionMeter(tmp_path).stop()
     assert found.processor_energy.joules is None
     assert "no energy counters" in found.processor_energy.reason
 
 
 def test_a_counter_that_fails_later_gives_no_energy(tmp_path: Path) -> None:
     made = zone(tmp_path, "intel-rapl:0", "package-0", 10)
-    meter = Meter(tmp_path)
+    meter = ConsumptionMeter(tmp_path)
     (made / "energy_uj").unlink()
     assert meter.stop().processor_energy.joules is None
 
 
 def test_the_wall_time_is_that_since_the_meter_was_made(tmp_path: Path) -> None:
-    meter = Meter(tmp_path)
+    meter = ConsumptionMeter(tmp_path)
     time.sleep(0.05)
     assert 0.05 <= meter.stop().seconds < 5

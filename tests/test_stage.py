@@ -136,7 +136,7 @@ def test_what_a_kill_after_the_renaming_left_is_removed_at_the_next_start(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("medvit.stage._remove", killed)
+        patched.setattr("medvit.stage.remove", killed)
         with pytest.raises(KeyboardInterrupt):
             run_count(tmp_path)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -235,7 +235,7 @@ def test_a_run_stopped_at_its_very_end_goes_on_with_the_options_asked_for(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("medvit.stage._rename", fail)
+        patched.setattr("medvit.stage.rename", fail)
         with pytest.raises(KeyboardInterrupt):
             resolve(output=tmp_path / "out", tracking=OFF)
     resolve(output=tmp_path / "out", tracking=OFF, resume=True)

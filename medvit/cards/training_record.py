@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medvit.artifacts import TRAINING
 from medvit.cards.cohort import Cohort, cohort_table
-from medvit.consumption import Consumption, Energy, Meter
+from medvit.consumption import Consumption, ConsumptionMeter, Energy
 from medvit.dataset.manifest import Facts
 from medvit.document import Table
 from medvit.errors import DataError
@@ -79,7 +79,13 @@ class TrainingRecord:
 
     @classmethod
     def of(
-        cls, data: Sequence[TrainingData], checkpoint: Path | None, sha256: str, meter: Meter, *, is_resumed: bool
+        cls,
+        data: Sequence[TrainingData],
+        checkpoint: Path | None,
+        sha256: str,
+        meter: ConsumptionMeter,
+        *,
+        is_resumed: bool,
     ) -> TrainingRecord:
         """Return the facts about a training run that ends now.
 

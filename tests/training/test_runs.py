@@ -207,7 +207,7 @@ def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("medvit.stage._rename", stop)
+        patched.setattr("medvit.stage.rename", stop)
         with pytest.raises(KeyboardInterrupt):
             stage(output=tmp_path / "cut", **options)
     with monkeypatch.context() as patched:

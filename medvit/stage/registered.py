@@ -1,0 +1,43 @@
+"""Registered models as inputs of a stage: models:/NAME@ALIAS is replaced by the folder of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medvit.artifacts import Checkpoint
+from medvit.errors import CheckpointError
+from medvit.stage.config import StageConfig
+from medvit.tracking.model_registry import ModelVersion, find_version, is_registered
+
+MODEL_CACHE = Path("~/.medvit/models")
+"""Folder for checkpoints of registered models that are fetched from a server."""
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+def with_registered(config: ConfigT) -> tuple[ConfigT, list[ModelVersion]]:
+    """Return a config in which registered models (models:/NAME@ALIAS) are replaced by folders, and their versions.
+
+    Raises:
+        CheckpointError: If the weights of a version are not those that were registered.
+        MedvitError: As in `find_version`.
+    """
+    versions: list[ModelVersion] = []
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(resolved, value))
+        if not isinstance(value, Path) or not is_registered(value):
+            return value
+        found = find_version(config.tracking, value, MODEL_CACHE.expanduser())
+        if Checkpoint.load(found.folder).hash != found.sha256:
+            raise CheckpointError(
+                f"the weights of {value} are not those that were registered: their hash differs from "
+                f"{found.sha256[:16]}; register the model again, or restore its files"
+            )
+        versions.append(found)
+        return found.folder
+
+    values = {name: resolved(getattr(config, name)) for name in type(config).model_fields}
+    return (config.model_copy(update=values) if versions else config), versions
