@@ -67,7 +67,7 @@ class _Sum:
         self._before = now
 
 
-class Meter:
+class ConsumptionMeter:
     """Meter of wall time and energy from its creation on. It reads the counters in a thread until it is stopped."""
 
     def __init__(self, powercap: Path = POWERCAP) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.cards.training_record import TrainingData, TrainingRecord
-from medvit.consumption import Meter
+from medvit.consumption import ConsumptionMeter
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.positive import choose_positive
@@ -76,7 +76,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     if config.num_members(seeds=1) > 1:
         _require_all(config, "an ensemble")
         return finetune_ensemble(config, run)
-    meter = Meter()
+    meter = ConsumptionMeter()
     parts = assemble(config, run)
     way, is_continued = parts.model.config.peft, isinstance(config.peft, ContinueConfig)
     if config.store == "adapter":
@@ -111,7 +111,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
 
     With folds, also predict every patient by the models that were not trained on that patient.
     """
-    meter = Meter()
+    meter = ConsumptionMeter()
     training = ensemble_training(config, run)
     first = training.first
     _record(config, run, first)
@@ -133,7 +133,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Embed all tiles once by the frozen backbone, then train heads on slide labels; the model averages the heads."""
-    meter = Meter()
+    meter = ConsumptionMeter()
     parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -228,7 +228,7 @@ def _record(config: FinetuneConfig, run: Run, parts: AssembledFinetuning) -> Non
         parts.proposals.write(run.folder)
 
 
-def _record_of(config: FinetuneConfig, run: Run, rows: Sequence[Row], meter: Meter) -> TrainingRecord:
+def _record_of(config: FinetuneConfig, run: Run, rows: Sequence[Row], meter: ConsumptionMeter) -> TrainingRecord:
     """Return the facts about the training that the model card states."""
     labels = (config.label, *config.labels, *config.tasks)
     data = TrainingData.of(Facts.of_dataset(config.dataset), run.inputs["dataset"], rows, labels)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.cards.training_record import TrainingData, TrainingRecord
-from medvit.consumption import Meter
+from medvit.consumption import ConsumptionMeter
 from medvit.dataset.manifest import Facts
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.options import describe_patients, trained_on
@@ -39,7 +39,7 @@ class PretrainConfig(PretrainingOptions, StageConfig):
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Pretrain a backbone on your own images, from a checkpoint, public weights or random weights."""
-    meter = Meter()
+    meter = ConsumptionMeter()
     parts = assemble(config, run)
     run.in_force(
         backbone=parts.start.config,

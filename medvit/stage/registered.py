@@ -13,10 +13,10 @@ from medvit.tracking.model_registry import ModelVersion, find_version, is_regist
 MODEL_CACHE = Path("~/.medvit/models")
 """Folder for checkpoints of registered models that are fetched from a server."""
 
-ConfigT = TypeVar("ConfigT", bound=StageConfig)
+AnyConfig = TypeVar("AnyConfig", bound=StageConfig)
 
 
-def with_registered(config: ConfigT) -> tuple[ConfigT, list[ModelVersion]]:
+def with_registered(config: AnyConfig) -> tuple[AnyConfig, list[ModelVersion]]:
     """Return a config in which registered models (models:/NAME@ALIAS) are replaced by folders, and their versions.
 
     Raises:
