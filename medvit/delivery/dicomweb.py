@@ -14,8 +14,11 @@ from medvit.delivery import ArchiveConfig, RefusedError
 from medvit.delivery.identity import KEYWORDS, StudyIdentity
 from medvit.delivery.objects import DicomObject
 from medvit.sources.dicomweb import DicomWeb, connection
+from medvit.sources.failures import CutShortError
 
 FAILED_SOP_SEQUENCE, FAILURE_REASON = "00081198", "00081197"
+OUT_OF_RESOURCES = "0xA7"
+"""Beginning of the failure reasons that a retry may change (PS3.18 table I.2-2)."""
 CONFLICT = 409
 """HTTP status if no object was stored (PS3.18 table 10.5.3-1)."""
 REFUSING = (400, 413, 415, 422)
@@ -31,7 +34,8 @@ class WebArchive:
     def study(self, uid: str) -> StudyIdentity | None:
         """Return the identity of a study in the archive; None if the archive has no such study."""
         found = self._server.search_studies({"StudyInstanceUID": uid}, KEYWORDS)
-        return StudyIdentity({key: _value(found[0], key) for key in KEYWORDS}) if found else None
+        own = [result for result in found if _value(result, "StudyInstanceUID") == uid]
+        return StudyIdentity.common([StudyIdentity({key: _value(one, key) for key in KEYWORDS}) for one in own])
 
     def has(self, one: DicomObject) -> bool:
         """Return whether the archive has an object."""
@@ -41,10 +45,12 @@ class WebArchive:
         """Send an object, as it is on disk."""
         boundary = secrets.token_hex(16)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + one.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        body = head + one.content() + f"\r\n--{boundary}--\r\n".encode()
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         status, answer = self._server.post(f"studies/{one.study_uid}", body, kind, allowed=(CONFLICT, *REFUSING))
         reason = _failure(answer)
+        if OUT_OF_RESOURCES in reason:
+            raise CutShortError("the archive is out of resources")
         if status == CONFLICT or status in REFUSING or reason:
             raise RefusedError(f"the archive refuses the object (HTTP {status}{reason})")
 
@@ -69,4 +75,4 @@ def _failure(answer: Mapping[str, Any]) -> str:
     if not failed:
         return ""
     codes = failed[0].get(FAILURE_REASON, {}).get("Value") or [None]
-    return f", failure reason 0x{int(codes[0]):04X}" if codes[0] is not None else ", without a reason"
+    return f", failure reason 0x{codes[0]:04X}" if isinstance(codes[0], int) else ", without a reason"

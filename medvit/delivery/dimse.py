@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ from medvit.delivery import ArchiveConfig, RefusedError
 from medvit.delivery.identity import KEYWORDS, StudyIdentity
 from medvit.delivery.objects import DicomObject
 from medvit.sources.associations import Peer, associated, checked
-from medvit.sources.failures import NotOfferedError
+from medvit.sources.failures import CutShortError, NotOfferedError
 from medvit.sources.pacs import VERIFICATION, find, peer_of
 
 WARNINGS = (0xB000, 0xB006, 0xB007)
@@ -27,7 +28,8 @@ class DimseArchive:
     def study(self, uid: str) -> StudyIdentity | None:
         """Return the identity of a study in the archive; None if the archive has no such study."""
         found = find(self._peer, "STUDY", StudyInstanceUID=uid, **dict.fromkeys(KEYWORDS, ""))
-        return StudyIdentity({key: str(found[0].get(key) or "") for key in KEYWORDS}) if found else None
+        own = [result for result in found if str(result.get("StudyInstanceUID")) == uid]
+        return StudyIdentity.common([StudyIdentity({key: str(one.get(key) or "") for key in KEYWORDS}) for one in own])
 
     def has(self, one: DicomObject) -> bool:
         """Return whether the archive has an object."""
@@ -37,15 +39,20 @@ class DimseArchive:
 
     def store(self, one: DicomObject) -> None:
         """Send an object, in the transfer syntax in which it is on disk."""
+        import pydicom
         from pynetdicom import build_context
+
+        dataset = pydicom.dcmread(io.BytesIO(one.content()))
 
         # An association without any accepted context would be aborted, as if the archive did not answer.
         contexts = [build_context(one.sop_class, one.transfer_syntax), build_context(VERIFICATION)]
         try:
             with associated(self._peer, contexts) as association:
-                status = association.send_c_store(one.path)
+                status = association.send_c_store(dataset)
         except NotOfferedError:
             raise RefusedError("the archive does not accept this kind of object in its transfer syntax") from None
+        except RuntimeError:  # the association ended before the request
+            raise CutShortError("the archive ended the connection") from None
         if status and _is_final(int(status.Status)):
             raise RefusedError(f"the archive refuses the object (status 0x{int(status.Status):04X})")
         checked(status, self._peer, "C-STORE", allowed=WARNINGS)

@@ -17,7 +17,7 @@ JOURNAL = "journal.jsonl"
 DeliveryState = Literal["checked", "sending", "sent", "confirmed", "present", "held", "failed"]
 """State of an object. checked: it may be sent. sending: the transfer begins. sent: the archive accepted it. confirmed:
 the archive lists it after the transfer. present: the archive had it before. held: it must not be sent, because the
-study or the patient in the archive differs. failed: it was not delivered.
+study or the patient in the archive differs. failed: it was not delivered, or it is unknown whether it was.
 """
 DELIVERED = ("confirmed", "present")
 

@@ -12,6 +12,7 @@ from functools import partial
 from medvit.delivery import ArchiveConfig, RefusedError, ResultArchive
 from medvit.delivery.journal import DELIVERED, DeliveryJournal, DeliveryState, DeliveryStep
 from medvit.delivery.objects import DicomObject
+from medvit.errors import UnreadableError
 from medvit.sources.failures import CutShortError, UnreachableError
 from medvit.sources.transfer import pause, persist
 
@@ -21,7 +22,12 @@ POLL_S = 0.5
 """Seconds between two questions whether the archive lists an object."""
 
 STUDY_MISSING, IDENTITY_DIFFERS, NOT_LISTED = "study_missing", "identity_differs", "not_listed"
+INTERRUPTED = "interrupted"
 """Codes of the reasons why an object was not delivered."""
+INTERRUPTION = "the connection was lost or the archive was busy in every attempt; it may have the object: send it again"
+"""Reason of a failure, without the address of the archive, which is not recorded."""
+UNSURE = frozenset(("sending", "sent", NOT_LISTED, INTERRUPTED))
+"""States and codes of objects that the archive may have, although it did not list them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Delivery:
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def deliver(self, objects: Sequence[DicomObject]) -> None:
-        """Deliver the objects of one study; an object that is refused does not stop the others.
+        """Deliver the objects of one study; an object that fails does not stop the others.
 
         Raises:
             SourceError: If the archive cannot be reached, or refuses access.
@@ -46,16 +52,35 @@ class Delivery:
             is_known = last is not None and last.sha256 == one.sha256
             if last is not None and is_known and last.state in DELIVERED:
                 continue
-            code, reason = self._obstacle(one)
-            if code:
-                self._note(one, "held", code, reason)
-            elif self._has(one):
-                was_sent = last is not None and is_known and last.state in ("sending", "sent", "failed")
-                self._note(one, "confirmed" if was_sent else "present")
-            elif self.only_check:
-                self._note(one, "checked")
-            else:
-                self._send(one)
+            was_sent = last is not None and is_known and not UNSURE.isdisjoint((last.state, last.code))
+            try:
+                self._deliver(one, was_sent=was_sent)
+            except UnreachableError:
+                raise
+            except (RefusedError, UnreadableError) as error:
+                self._note(one, "failed", error.code, str(error))
+            except CutShortError:
+                self._note(one, "failed", INTERRUPTED, INTERRUPTION)
+
+    def _deliver(self, one: DicomObject, *, was_sent: bool) -> None:
+        """Check the patient, and send an object unless the archive has it.
+
+        If a transfer has begun before (`was_sent`), the archive may list the object only after a while.
+
+        Raises:
+            RefusedError: If the archive refuses the object.
+            UnreadableError: If the file changed meanwhile.
+            CutShortError: If all attempts failed.
+        """
+        code, reason = self._obstacle(one)
+        if code:
+            self._note(one, "held", code, reason)
+        elif self._is_listed(one) if was_sent else self._has(one):
+            self._note(one, "confirmed" if was_sent else "present")
+        elif self.only_check:
+            self._note(one, "checked")
+        else:
+            self._send(one)
 
     def _obstacle(self, one: DicomObject) -> tuple[str, str]:
         """Return the code and the reason why an object must not be sent; both are empty if it may be sent."""
@@ -72,39 +97,36 @@ class Delivery:
         return "", ""
 
     def _send(self, one: DicomObject) -> None:
-        try:
-            self._transfer(one)
-        except UnreachableError:
-            raise
-        except (RefusedError, CutShortError) as error:
-            self._note(one, "failed", error.code, str(error))
-            return
-        self._note(one, "sent")
+        attempt = self._transfer(one)
+        self._note(one, "sent", attempt=attempt)
         if self._is_listed(one):
-            self._note(one, "confirmed")
+            self._note(one, "confirmed", attempt=attempt)
         else:
             reason = f"the archive accepted the object, but did not list it within {self.options.confirm_s:g} s"
-            self._note(one, "failed", NOT_LISTED, f"{reason}; ask its administrator, then send again")
+            self._note(one, "failed", NOT_LISTED, f"{reason}; ask its administrator, then send again", attempt)
 
-    def _transfer(self, one: DicomObject) -> None:
-        """Send an object, with retries.
+    def _transfer(self, one: DicomObject) -> int:
+        """Send an object, with retries; return the number of attempts.
 
         Raises:
             RefusedError: If the archive refuses the object.
+            UnreadableError: If the file changed meanwhile.
             CutShortError: If all attempts failed.
         """
-        for attempt in range(1, self.options.retries + 2):
+        attempt = 1
+        while True:
             self._note(one, "sending", attempt=attempt)
             try:
                 self.archive.store(one)
-                return
+                return attempt
             except CutShortError:
-                # The archive may have stored the object before the connection was lost.
-                if self._has(one):
-                    return
+                # The archive may have stored the object before the connection was lost, and may list it later.
+                if self._is_listed(one):
+                    return attempt
                 if attempt > self.options.retries:
                     raise
             pause(self.options, attempt, self._stop)
+            attempt += 1
 
     def _is_listed(self, one: DicomObject) -> bool:
         deadline = time.monotonic() + self.options.confirm_s

@@ -74,19 +74,20 @@ def send(config: SendConfig, run: Run) -> SentResults:
             f"{config.predictions} has no DICOM object of a finished study; give the output of predict, with an output "
             "in DICOM format such as outputs=[dicom_seg]"
         )
-    journal, unreadable = DeliveryJournal(run.folder), []
+    journal = DeliveryJournal(run.folder)
     with quiet(), _connected(config.to, config.archive) as archive:
         delivery = Delivery(archive, config.archive, journal, config.only_check)
-        for study, files in with_progress(studies.items(), total=len(studies), title="send", unit="study"):
+        for files in with_progress(studies.values(), total=len(studies), title="send", unit="study"):
             objects = []
             for path in files:
+                name = path.relative_to(config.predictions).as_posix()
                 try:
-                    objects.append(read_object(path, study))
+                    objects.append(read_object(path, name))
                 except UnreadableError as error:
-                    unreadable.append(DeliveryStep(f"{study}/{path.name}", "", "failed", error.code, str(error)))
+                    journal.add(DeliveryStep(name, "", "failed", error.code, str(error)))
             delivery.deliver(objects)
 
-    steps = sorted([*journal.steps, *unreadable], key=lambda step: step.object)
+    steps = journal.steps
     write_text(run.folder / SENT, csv_text(COLUMNS, [[getattr(step, name) for name in COLUMNS] for step in steps]))
     run.keep(SENT)
     accepted = (*DELIVERED, "checked")

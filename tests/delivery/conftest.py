@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class ChosenArchive:
     studies: dict[str, pydicom.Dataset]
     statuses: list[int] = field(default_factory=list)
     forgets: bool = False
+    late_s: float = 0.0
+    """Seconds after which a stored object is listed."""
     stored: list[str] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     port: int = 0
@@ -72,7 +75,7 @@ class ChosenArchive:
         uid = str(event.request.AffectedSOPInstanceUID)
         self.stored.append(uid)
         if not self.forgets and (status == 0 or status & 0xF000 == 0xB000):
-            self.listed.add(uid)
+            threading.Timer(self.late_s, self.listed.add, [uid]).start() if self.late_s else self.listed.add(uid)
         return status
 
 

@@ -46,7 +46,7 @@ def connected(server: Orthanc, kind: Kind, secrets: dict[str, str]):
 def deliver(archive: ResultArchive, paths: list[Path], folder: Path, *, only_check: bool = False) -> DeliveryJournal:
     journal = DeliveryJournal(folder)
     delivery = Delivery(archive, ArchiveConfig.parse(QUICK), journal, only_check)
-    delivery.deliver([read_object(path, path.parent.name) for path in paths])
+    delivery.deliver([read_object(path, f"{path.parent.name}/{path.name}") for path in paths])
     return journal
 
 
@@ -192,6 +192,41 @@ def test_a_kind_of_object_that_the_archive_does_not_accept_is_refused(make_archi
     assert archive.stored == []
 
 
+def test_an_archive_that_lists_late_gets_no_object_twice_after_a_kill(make_archive, studies, tmp_path):
+    archive = make_archive(late_s=0.6)
+    paths = write_results(tmp_path / "results", studies)[:1]
+    options = ArchiveConfig.parse(QUICK | {"confirm_s": 5.0})
+    with connect_dimse(archive.url, options) as connection:
+        (one,) = [read_object(path, "s-0/result.dcm") for path in paths]
+        with pytest.raises(KeyboardInterrupt):
+            Delivery(Interrupted(connection, is_before=False), options, DeliveryJournal(tmp_path)).deliver([one])
+        journal = DeliveryJournal(tmp_path)
+        Delivery(connection, options, journal).deliver([one])
+    assert states(journal) == ["confirmed"]
+    assert len(archive.stored) == 1
+
+
+def test_a_file_that_changed_after_its_patient_was_checked_is_not_sent(make_archive, studies, tmp_path):
+    archive = make_archive()
+    (path,) = write_results(tmp_path / "results", studies)[:1]
+    one = read_object(path, "s-0/result.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.PatientID = "another"
+    dataset.save_as(path)
+    journal = DeliveryJournal(tmp_path)
+    with connect_dimse(archive.url, ArchiveConfig.parse(QUICK)) as connection:
+        Delivery(connection, ArchiveConfig.parse(QUICK), journal).deliver([one])
+    assert [(step.state, step.code) for step in journal.steps] == [("failed", "unreadable")]
+    assert archive.stored == []
+
+
+def test_a_lost_connection_of_unknown_outcome_is_reported_without_the_address(make_archive, studies, tmp_path):
+    archive = make_archive(statuses=[0xA700] * 3)
+    journal = deliver_to(archive, write_results(tmp_path / "results", studies)[:1], tmp_path)
+    assert [(step.state, step.code) for step in journal.steps] == [("failed", "interrupted")]
+    assert "127.0.0.1" not in (tmp_path / JOURNAL).read_text()
+
+
 def test_a_check_sends_nothing(make_archive, studies, tmp_path):
     archive = make_archive()
     with connect_dimse(archive.url, ArchiveConfig.parse(QUICK)) as connection:
@@ -220,5 +255,9 @@ def test_attributes_that_an_archive_does_not_return_are_not_compared_but_the_pat
     own = StudyIdentity({"PatientID": "p", "PatientBirthDate": "19500607", "AccessionNumber": "a"})
     assert own.differences(StudyIdentity({"PatientID": "p"})) == []
     assert own.not_compared(StudyIdentity({"PatientID": "p"})) == ["PatientBirthDate", "AccessionNumber"]
+    assert StudyIdentity({"PatientID": "p"}).not_compared(own) == ["PatientBirthDate", "AccessionNumber"]
+    assert StudyIdentity({}).differences(StudyIdentity({})) == ["PatientID"]
+    assert own.differences(StudyIdentity.common([own, StudyIdentity({"PatientID": "q"})])) == ["PatientID"]
+    assert StudyIdentity.common([own, own]) == own
     assert own.differences(StudyIdentity({})) == ["PatientID"]
     assert own.differences(StudyIdentity({"PatientID": "p ", "AccessionNumber": "b"})) == ["AccessionNumber"]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pydicom
 import pytest
@@ -42,6 +43,22 @@ def test_objects_of_finished_studies_are_sent_and_listed(make_archive, studies, 
     assert uid not in archive.listed
 
 
+def test_objects_of_several_models_of_a_study_are_listed_each(make_archive, studies, tmp_path):
+    archive = make_archive()
+    paths = write_results(tmp_path / "results", studies)
+    for number, model in enumerate(("liver", "vessels")):
+        dataset = pydicom.dcmread(paths[0])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.9{number}"
+        (paths[0].parent / model).mkdir()
+        dataset.save_as(paths[0].parent / model / "result.dcm")
+    archive.statuses[:] = [0xA900]
+    sent = send(predictions=tmp_path / "results", to=archive.url, output=tmp_path / "sent", archive=QUICK)
+    found = {row["object"]: (row["state"], row["attempt"]) for row in rows(sent.folder)}
+    assert found["s-0/liver/result.dcm"][0] == "failed"
+    assert found["s-0/vessels/result.dcm"] == ("confirmed", "1")
+    assert len(found) == 5
+
+
 def test_the_exit_status_reports_objects_that_were_not_delivered_without_naming_a_patient(
     make_archive, studies, tmp_path, monkeypatch, capsys
 ):
@@ -60,7 +77,9 @@ def test_the_exit_status_reports_objects_that_were_not_delivered_without_naming_
     assert "SECRET-4711" not in output
 
 
-def test_a_server_that_cannot_be_reached_leaves_a_delivery_that_can_be_resumed(make_archive, studies, tmp_path):
+def test_a_delivery_that_could_not_begin_can_be_repeated(
+    make_archive, studies, tmp_path
+):
     write_results(tmp_path / "results", studies)
     options = {"predictions": tmp_path / "results", "output": tmp_path / "sent", "archive": QUICK}
     with pytest.raises(SourceError, match="cannot be reached"):
@@ -88,7 +107,8 @@ class RefusingWeb(BaseHTTPRequestHandler):
     patient = ""
 
     def do_GET(self) -> None:
-        study = {"00100020": {"vr": "LO", "Value": [self.patient]}, "0020000D": {"vr": "UI", "Value": ["1.2"]}}
+        uid = parse_qs(urlsplit(self.path).query).get("StudyInstanceUID", [""])[0]
+        study = {"00100020": {"vr": "LO", "Value": [self.patient]}, "0020000D": {"vr": "UI", "Value": [uid]}}
         is_study = "/series" not in self.path and "offset=0" in self.path
         self._answer(200, [study] if is_study else [])
 
