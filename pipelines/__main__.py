@@ -193,7 +193,7 @@ STAGES = {
         room="pipelines.results",
     ),
     "probe": Entry(
-        "Compare frozen backbones on a label of a dataset by nearest neighbors, linear classifiers and layers.",
+        "Compare frozen backbones on a label of a dataset by nearest neighbors, linear models and layers.",
         "medvit probe checkpoints=[runs/a,runs/b] dataset=runs/dataset output=runs/probe",
         first=("label", "probes", "layers", "features"),
         room="pipelines.results",
@@ -250,7 +250,7 @@ STAGES = {
         room="pipelines.datasets",
     ),
     "card": Entry(
-        "Compare two datasets by scanner, patients, intensity and class, or write a new data card of one dataset.",
+        "Compare two datasets, or write a new card of one dataset or of one model.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
         room="pipelines.datasets",
     ),

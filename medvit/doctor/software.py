@@ -12,7 +12,19 @@ from medvit import __version__
 from medvit.doctor import SystemCheck
 from medvit.hardware import half_precision, memory_bytes, resolve_device
 
-PACKAGES = ("torch", "torchvision", "monai", "timm", "peft", "lightning", "mlflow", "pydicom", "highdicom", "SimpleITK")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "monai",
+    "timm",
+    "peft",
+    "lightning",
+    "mlflow",
+    "pydicom",
+    "highdicom",
+    "SimpleITK",
+    "imagecodecs",
+)
 """Packages without which stages fail."""
 GIB = 2**30
 MIN_MEMORY_GIB = 8.0
@@ -33,7 +45,8 @@ def check_packages() -> Iterator[SystemCheck]:
         except Exception as error:  # a package may fail in any way while it is imported
             advice = f"install medvit again in this environment: {sys.executable} -m pip install --force-reinstall ..."
             yield SystemCheck("packages", "failed", f"{name} cannot be imported ({type(error).__name__})", advice)
-    yield SystemCheck("packages", "ok", ", ".join(versions))
+    if len(versions) == len(PACKAGES):
+        yield SystemCheck("packages", "ok", ", ".join(versions))
 
 
 def check_device() -> SystemCheck:

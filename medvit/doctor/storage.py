@@ -62,6 +62,7 @@ def check_key(key: Path, backup: Path | None) -> SystemCheck:
             path for path in (key, crosswalk) if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
         ]
         is_same = backup is not None and backup.expanduser().read_bytes() == content
+        is_link = backup is not None and backup.expanduser().samefile(key)
     except OSError as error:
         return SystemCheck(
             "site key", "failed", f"the key or its backup cannot be read: {error.strerror}", "check the paths"
@@ -81,6 +82,10 @@ def check_key(key: Path, backup: Path | None) -> SystemCheck:
             "give backup=PATH"
         )
         return SystemCheck("site key", "warning", "private; no backup was given", advice)
+    if is_link:
+        return SystemCheck(
+            "site key", "failed", "the backup is the key itself", "give the path of a copy on another disk"
+        )
     if not is_same:
         return SystemCheck(
             "site key", "failed", "the backup differs from the key", "find out which one made the datasets"

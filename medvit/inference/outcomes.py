@@ -1,7 +1,8 @@
-"""BatchOutcomes of a batch: the tables `status.csv` and `predictions.csv`, and the counts and reasons of a summary."""
+"""Outcomes of a batch: the tables `status.csv` and `predictions.csv`, and the counts and reasons of a summary."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.artifacts import STATUS
+from medvit.errors import DataError
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.writers import Finding, Status
@@ -122,6 +124,51 @@ def outcome_of(row: Mapping[str, Any]) -> StudyOutcome:
     """Return the outcome that a row of the database describes."""
     line = {column: row[column] for column in STATUS_COLUMNS[1:]}
     return StudyOutcome(row["name"], findings=tuple(json.loads(row["findings"])), **line)
+
+
+def earlier_outcomes(folder: Path) -> list[StudyOutcome]:
+    """Return the outcomes of the studies that are done according to `status.csv`; empty without this file.
+
+    Raises:
+        DataError: If a table is damaged.
+    """
+    done = [line for line in _table(folder / STATUS) if line["status"] == "done"]
+    rows = _table(folder / PREDICTIONS) if done else []
+    findings = {line["study"]: [row for row in rows if row["study"] == line["study"]] for line in done}
+    return [
+        StudyOutcome(
+            line["study"],
+            "done",
+            "",
+            line.get("reason", ""),
+            line.get("seconds", ""),
+            line.get("outputs", ""),
+            tuple(
+                [_value(row.get(column, "")) for column in PREDICTION_COLUMNS[1:]] for row in findings[line["study"]]
+            ),
+        )
+        for line in done
+    ]
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [line for line in csv.DictReader(file) if line["study"]]
+    except (UnicodeDecodeError, csv.Error, KeyError, TypeError):
+        raise DataError(f"{path} is damaged and cannot be read; give another output=...") from None
+
+
+def _value(text: str) -> str | float | int | None:
+    """Return the value that a cell of `predictions.csv` was written from: a number, a text, or nothing."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
 
 
 def _cells(finding: PlainFinding) -> list[str]:

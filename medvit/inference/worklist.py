@@ -18,14 +18,14 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvit.errors import ConfigError, CrashError, OutputError
 from medvit.files.mounts import mount_of
-from medvit.inference.outcomes import BatchOutcomes, outcome_of, plain
+from medvit.inference.outcomes import BatchOutcomes, StudyOutcome, earlier_outcomes, outcome_of, plain
 from medvit.inference.worker import Worker
 from medvit.stage import WORK
 from medvit.writers import Result
@@ -95,7 +95,16 @@ class Worklist:
             with self._transaction():
                 for statement in filter(str.strip, SCHEMA.split(";")):
                     self._base.execute(statement)
+                self._adopt(earlier_outcomes(folder))
             self._base.execute("CREATE TEMP TABLE here (name TEXT PRIMARY KEY)")
+
+    def _adopt(self, outcomes: Sequence[StudyOutcome]) -> None:
+        """Add the studies that an earlier version, whose list was `status.csv`, has done in this folder."""
+        rows = [(one.study, "done", one.reason, one.seconds, one.outputs, json.dumps(one.findings)) for one in outcomes]
+        self._base.executemany(
+            "INSERT OR IGNORE INTO studies (name, status, reason, seconds, outputs, findings) VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvit.artifacts import Checkpoint
 from medvit.errors import CheckpointError
 from medvit.stage.config import StageConfig
-from medvit.tracking.model_registry import ModelVersion, find_version, is_registered
+from medvit.tracking.model_registry import ModelVersion, digest_of_files, find_version, is_registered
 
 MODEL_CACHE = Path("~/.medvit/models")
 """Folder for checkpoints of registered models that are fetched from a server."""
@@ -20,7 +19,7 @@ def with_registered(config: AnyConfig) -> tuple[AnyConfig, list[ModelVersion]]:
     """Return a config in which registered models (models:/NAME@ALIAS) are replaced by folders, and their versions.
 
     Raises:
-        CheckpointError: If the weights of a version are not those that were registered.
+        CheckpointError: If the files of a version are not those that were registered.
         MedvitError: As in `find_version`.
     """
     versions: list[ModelVersion] = []
@@ -31,10 +30,9 @@ def with_registered(config: AnyConfig) -> tuple[AnyConfig, list[ModelVersion]]:
         if not isinstance(value, Path) or not is_registered(value):
             return value
         found = find_version(config.tracking, value, MODEL_CACHE.expanduser())
-        if Checkpoint.load(found.folder).hash != found.sha256:
+        if digest_of_files(found.folder) != found.files_sha256:
             raise CheckpointError(
-                f"the weights of {value} are not those that were registered: their hash differs from "
-                f"{found.sha256[:16]}; register the model again, or restore its files"
+                f"the files of {value} are not those that were registered; register the model again, or restore them"
             )
         versions.append(found)
         return found.folder

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,13 @@ from medvit.tracking.sender import experiment_of, first_line, import_client
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as FoundVersion
     from mlflow.models import ModelSignature
 
 SCHEME = "models:/"
-SHA256_TAG, VERDICT_TAG = "medvit.weights_sha256", "medvit.verdict"
-"""Tags of a version: the hash of the weights of its checkpoint, and the verdict of the report that it came from."""
+SHA256_TAG, FILES_TAG, VERDICT_TAG = "medvit.weights_sha256", "medvit.files_sha256", "medvit.verdict"
+"""Tags of a version: the hash of the weights of its checkpoint, the hash of its files, and the verdict of its report.
+"""
 CHECKPOINT = "checkpoint"
 """Name of the artifact of a logged model that contains the checkpoint."""
 
@@ -34,8 +39,8 @@ class ModelVersion:
     name: str
     version: str
     folder: Path
-    sha256: str
-    """Hash of the weights when the version was registered."""
+    files_sha256: str
+    """Hash of the files of the checkpoint when the version was registered (`digest_of_files`)."""
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
@@ -51,6 +56,8 @@ def register_version(
 ) -> str:
     """Store a checkpoint as a logged model that the file `code` defines, and register it; return the new version.
 
+    A version with the same tags, as of a run that was interrupted, is not made again.
+
     Raises:
         TrackingError: If the store cannot be reached, or refuses.
     """
@@ -58,15 +65,22 @@ def register_version(
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")}
+    uri_before = mlflow.get_tracking_uri()
     try:
         client = make(tracking_uri=absolute(config.uri))
+        version = _same_version(client, name, tags)
+        if version and alias:
+            client.set_registered_model_alias(name, alias, version)
+        if version:
+            return version
         mlflow.set_tracking_uri(absolute(config.uri))
         mlflow.set_experiment(experiment_id=experiment_of(client, config.experiment, absolute(config.uri)))
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(code),
             artifacts={CHECKPOINT: str(checkpoint.absolute())},
+            model_config={FILES_TAG: tags[FILES_TAG]},
             signature=_signature(),
             input_example=_example(),
             pip_requirements=["medvit"],
@@ -78,7 +92,11 @@ def register_version(
     except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
         raise TrackingError(f"MLflow at {config.uri} does not register the model: {first_line(error)}") from error
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(uri_before)
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
     return version
 
 
@@ -103,32 +121,53 @@ def find_version(config: TrackingConfig, location: str | Path, cache: Path) -> M
             if alias
             else client.get_model_version(name, match["version"])
         )
-        folder = _local(client, found.name, found.version, cache)
+        folder = _local(client, found, cache)
     except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
         raise TrackingError(f"{location} is not in MLflow at {config.uri}: {first_line(error)}") from error
     checkpoints = sorted((folder / "artifacts").glob("*"))
-    if SHA256_TAG not in found.tags or len(checkpoints) != 1:
+    if FILES_TAG not in found.tags or len(checkpoints) != 1:
         raise TrackingError(f"{location} was not registered by medvit; expected a version made by `medvit register`")
-    return ModelVersion(found.name, str(found.version), checkpoints[0], found.tags[SHA256_TAG])
+    return ModelVersion(found.name, str(found.version), checkpoints[0], found.tags[FILES_TAG])
 
 
-def _local(client: MlflowClient, name: str, version: str, cache: Path) -> Path:
+def digest_of_files(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of all files of a checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _same_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
+    """Return the newest version of a model that has the given tags; empty if there is no such version."""
+    found = client.search_model_versions(f"name = '{name}'")
+    same = [int(one.version) for one in found if {key: one.tags.get(key) for key in tags} == dict(tags)]
+    return str(max(same)) if same else ""
+
+
+def _local(client: MlflowClient, found: FoundVersion, cache: Path) -> Path:
     """Return the folder of a logged model on this machine."""
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
     from mlflow.artifacts import download_artifacts
 
-    location = client.get_model_version_download_uri(name, version)
+    location = client.get_model_version_download_uri(found.name, found.version)
     parts = urlsplit(location)
     if parts.scheme in ("", "file"):
         return Path(url2pathname(parts.path))
-    target = cache / name / str(version)
+    target = cache / found.tags.get(FILES_TAG, f"{found.name}-{found.version}")
     if not target.is_dir():
-        partial = target.with_name(f"{target.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        download_artifacts(f"{SCHEME}{name}/{version}", dst_path=str(partial), tracking_uri=client.tracking_uri)
-        partial.replace(target)
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+        location = f"{SCHEME}{found.name}/{found.version}"
+        download_artifacts(location, dst_path=str(partial), tracking_uri=client.tracking_uri)
+        try:
+            partial.replace(target)
+        except OSError:  # another process has fetched it meanwhile
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -19,8 +19,9 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from medvit.artifacts import STATUS
-from medvit.errors import ConfigError, DataError, MedvitError
+from medvit.errors import CheckpointError, ConfigError, DataError, MedvitError
 from medvit.inference.outcomes import PREDICTIONS
+from medvit.tracking.model_registry import FILES_TAG, digest_of_files
 
 ROOT = "MEDVIT_SERVE_ROOT"
 """Environment variable with the folder that contains all studies that a request may name."""
@@ -30,8 +31,15 @@ class ServedModel(PythonModel):
     """Predictions of a checkpoint on studies, one row for each class of a series, as in `predictions.csv`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Keep the folder of the checkpoint."""
+        """Check the files of the checkpoint.
+
+        Raises:
+            CheckpointError: If they are not those that were registered.
+        """
         self._checkpoint = Path(context.artifacts["checkpoint"])
+        registered = (context.model_config or {}).get(FILES_TAG)
+        if digest_of_files(self._checkpoint) != registered:
+            raise CheckpointError("the files of the model are not those that were registered; register it again")
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Return the predictions of all studies; `request` is the row of a study in the input.
@@ -62,10 +70,13 @@ class ServedModel(PythonModel):
             except MedvitError as error:
                 yield {"status": "failed", "reason": str(error)}
                 return
-            lines = _lines(made.folder / PREDICTIONS)
-            for line in lines:
+            outcomes = _lines(made.folder / STATUS)
+            if len(outcomes) != 1:
+                yield {"status": "failed", "reason": f"{len(outcomes)} studies; expected one in each row"}
+                return
+            for line in _lines(made.folder / PREDICTIONS):
                 yield {"status": "done", **{key: value for key, value in line.items() if key != "study" and value}}
-            for line in _lines(made.folder / STATUS):
+            for line in outcomes:
                 if line["status"] != "done":
                     yield {"status": line["status"], "reason": line["reason"]}
 

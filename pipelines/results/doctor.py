@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -77,13 +78,20 @@ class Doctor:
 
 def _checks(config: DoctorConfig) -> Iterator[SystemCheck]:
     yield from check_packages()
-    yield check_device()
-    yield check_decoders()
-    yield check_folder(config.folder)
-    yield check_key(config.key, config.backup)
-    yield check_tracking(config.tracking)
+    checks: dict[str, Callable[[], SystemCheck]] = {
+        "device": check_device,
+        "decoders": check_decoders,
+        "folder": partial(check_folder, config.folder),
+        "site key": partial(check_key, config.key, config.backup),
+        "MLflow": partial(check_tracking, config.tracking),
+    }
     if config.archive is not None:
-        yield check_archive(config.archive, config.retrieve)
+        checks["archive"] = partial(check_archive, config.archive, config.retrieve)
+    for name, check in checks.items():
+        try:
+            yield check()
+        except Exception as error:  # a broken package may fail in any way; the other checks are still done
+            yield SystemCheck(name, "failed", f"stopped by {type(error).__name__}", "install medvit again")
 
 
 doctor = Doctor()

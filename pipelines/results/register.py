@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from medvit.artifacts import METRICS, Checkpoint, Lineage
-from medvit.errors import ConfigError, DataError
+from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.atomic import write_text
 from medvit.stage import Run, StageConfig, first_free, stage
 from medvit.summary import Summary
-from medvit.tracking.model_registry import SHA256_TAG, VERDICT_TAG, register_version
+from medvit.tracking.model_registry import FILES_TAG, SHA256_TAG, VERDICT_TAG, digest_of_files, register_version
 
 CODE = Path(__file__).with_name("_served_model.py")
 """File that defines the model that MLflow serves."""
 REGISTERED = "registered.json"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+ALIAS_PATTERN = r"^([A-Za-z][A-Za-z0-9_-]*)?$"
 
 
 class RegisterConfig(StageConfig):
@@ -34,7 +36,7 @@ class RegisterConfig(StageConfig):
     """Report of this model, made by evaluate with `criteria`."""
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     """Name in the registry: letters, digits, dots, dashes and underscores. The model becomes a new version of it."""
-    alias: Annotated[str, Field(pattern=r"^([A-Za-z][A-Za-z0-9._-]*)?$")] = ""
+    alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] = ""
     """Alias of the new version, such as champion or challenger. It is moved from the version that has it. Empty: none.
     """
     allow: tuple[Literal["failed", "not judged"], ...] = ()
@@ -73,7 +75,14 @@ def register(config: RegisterConfig, run: Run) -> Registered:
     """Register a model in MLflow from a report whose criteria it met, so that all stages find it by name."""
     if not config.tracking.enabled:
         raise ConfigError("tracking.enabled=false, but a model is registered in MLflow; set tracking.uri")
+    if re.fullmatch(r"latest|[vV][0-9]+", config.alias):
+        raise ConfigError(f"alias={config.alias} is reserved by MLflow; give another one, such as champion")
     checkpoint = run.checkpoint(config.checkpoint)
+    if checkpoint.is_adapter:
+        raise CheckpointError(
+            f"{checkpoint.folder} contains only its adapter (store=adapter), so a copy of it is not a model; register "
+            "a model that was fine-tuned with store=all"
+        )
     metrics = _metrics(config.report)
     lineage = _lineage_of(config.report, checkpoint)
     verdict = str(metrics.get("verdict", {}).get("name", "not judged"))
@@ -84,6 +93,7 @@ def register(config: RegisterConfig, run: Run) -> Registered:
         )
     tags = {
         SHA256_TAG: checkpoint.hash,
+        FILES_TAG: digest_of_files(checkpoint.folder),
         VERDICT_TAG: verdict,
         "medvit.report": str(config.report.absolute()),
         "medvit.report_run": lineage.run_id or "",

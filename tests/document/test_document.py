@@ -72,7 +72,9 @@ def test_facts_and_lists_are_in_both_notations(tmp_path: Path) -> None:
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert '<tr><th scope="row">Key</th><td><code>a &amp; b</code></td></tr>' in text
     assert "<ul><li>&lt;b&gt;</li><li>two</li></ul>" in text
-    assert (tmp_path / "page.md").read_text(encoding="utf-8").endswith("| Key | a & b |\n\n## Found\n\n- <b>\n- two\n")
+    assert (
+        (tmp_path / "page.md").read_text(encoding="utf-8").endswith("| Key | a & b |\n\n## Found\n\n- &lt;b>\n- two\n")
+    )
 
 
 def test_commands_keep_their_lines_in_both_notations(tmp_path: Path) -> None:

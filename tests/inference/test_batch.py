@@ -61,6 +61,7 @@ def test_one_bad_study_never_stops_the_others(tmp_path: Path) -> None:
     assert table(tmp_path / PREDICTIONS)[0] == {
         "study": "s-0", "series": "e-1", "class": "liver", "probability": "", "volume_ml": "1.5", "num_voxels": "3",
             "value": "", "model": "", "operating_point": "", "threshold": "", "call": "",
+            "in_set": "", "low": "", "high": "", "coverage": "", "entropy": "", "mutual_information": "", "spread": "",
     }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
     bins = ConfidenceBins.of(evaluation.truth, evaluation.probabilities).bins
     for number, (confidence, accuracy) in reliability_intervals(evaluation).items():
-        spread = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
+        spread = [[max(0.0, accuracy.value - accuracy.low)], [max(0.0, accuracy.high - accuracy.value)]]
         axes.errorbar(confidence, accuracy.value, yerr=spread, fmt="o", color=INK, markersize=5, linewidth=1, capsize=2)
         center, count = (number + 0.5) * ConfidenceBins.width, int((bins == number).sum())
         below.bar(center, count, width=0.9 * ConfidenceBins.width, color=INK, alpha=0.6)

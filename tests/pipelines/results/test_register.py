@@ -97,7 +97,8 @@ def test_a_passed_model_is_found_by_version_and_alias_in_every_stage(project, tm
 
 def test_an_alias_moves_to_the_next_version(project, tmp_path):
     register(**project.options(alias="champion", output=tmp_path / "a"))
-    second = register(**project.options(alias="champion", output=tmp_path / "b"))
+    assert register(**project.options(alias="champion", output=tmp_path / "b")).version == "1"  # the same once more
+    second = register(**project.options("failed", allow=["failed"], alias="champion", output=tmp_path / "c"))
     assert second.version == "2"
     assert str(client_of(project).get_model_version_by_alias("chest", "champion").version) == "2"
 
@@ -134,6 +135,9 @@ def test_changed_weights_unknown_versions_and_other_forms_are_refused(project, t
     save_file({name: weight + 1 for name, weight in load_file(weights).items()}, weights)
     with pytest.raises(CheckpointError, match="not those that were registered"):
         evaluate(checkpoint="models:/chest@champion", **common)
+    with pytest.raises(ConfigError, match="reserved"):
+        register(**project.options(alias="latest", output=tmp_path / "c"))
+    assert len(client_of(project).search_model_versions("name = 'chest'")) == 1
 
 
 SCRIPT = """

@@ -77,9 +77,7 @@ def test_the_exit_status_reports_objects_that_were_not_delivered_without_naming_
     assert "SECRET-4711" not in output
 
 
-def test_a_delivery_that_could_not_begin_can_be_repeated(
-    make_archive, studies, tmp_path
-):
+def test_a_delivery_that_could_not_begin_can_be_repeated(make_archive, studies, tmp_path):
     write_results(tmp_path / "results", studies)
     options = {"predictions": tmp_path / "results", "output": tmp_path / "sent", "archive": QUICK}
     with pytest.raises(SourceError, match="cannot be reached"):
