@@ -102,7 +102,8 @@ class Worklist:
         """Add the studies that an earlier version, whose list was `status.csv`, has done in this folder."""
         rows = [(one.study, "done", one.reason, one.seconds, one.outputs, json.dumps(one.findings)) for one in outcomes]
         self._base.executemany(
-            "INSERT OR IGNORE INTO studies (name, status, reason, seconds, outputs, findings) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO studies (name, status, reason, seconds, outputs, findings) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             rows,
         )
 

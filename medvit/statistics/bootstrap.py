@@ -58,10 +58,10 @@ def bootstrap(
 def bootstrap_differences(
     statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Difference]:
-    """Return differences of two models, with intervals as by `bootstrap` without a correction
-    for bias, p-values, and the number of patients needed.
+    """Return differences of two models, with intervals, p-values, and the number of patients needed.
 
-    `statistic` computes the differences between the metrics of both models.
+    The intervals are those of `bootstrap` without a correction for bias. `statistic` computes the differences between
+    the metrics of both models.
     """
     whole = statistic(np.arange(len(patients)))
     drawn = _drawn(statistic, patients, resamples, seed)
