@@ -18,6 +18,7 @@ from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.checklists.answers import TeamAnswers
 from medvit.evaluation.checklists.appendix import checklist_parts
+from medvit.evaluation.checklists.recommended import recommended_parts
 from medvit.evaluation.fact import Fact
 from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.part import ReportPart, ReportPlace, in_order
@@ -74,7 +75,8 @@ def write_report(
     """
     everything = _all_parts(subject, evaluation, differences or {}, parts)
     if answers is not None:
-        everything += checklist_parts(everything, answers)
+        names = [part.name for part in everything if part.name]
+        everything += [*recommended_parts(evaluation, names), *checklist_parts(everything, answers)]
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
