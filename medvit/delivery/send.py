@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from medvit.delivery import ArchiveConfig, RefusedError, ResultArchive
+from medvit.delivery.identity import StudyIdentity
 from medvit.delivery.journal import DELIVERED, DeliveryJournal, DeliveryState, DeliveryStep
 from medvit.delivery.objects import DicomObject
 from medvit.errors import UnreadableError
@@ -47,6 +48,7 @@ class Delivery:
         Raises:
             SourceError: If the archive cannot be reached, or refuses access.
         """
+        known: dict[str, StudyIdentity | None] = {}
         for one in objects:
             last = self.journal.last(one.name)
             is_known = last is not None and last.sha256 == one.sha256
@@ -54,7 +56,7 @@ class Delivery:
                 continue
             was_sent = last is not None and is_known and not UNSURE.isdisjoint((last.state, last.code))
             try:
-                self._deliver(one, was_sent=was_sent)
+                self._deliver(one, known, was_sent=was_sent)
             except UnreachableError:
                 raise
             except (RefusedError, UnreadableError) as error:
@@ -62,17 +64,20 @@ class Delivery:
             except CutShortError:
                 self._note(one, "failed", INTERRUPTED, INTERRUPTION)
 
-    def _deliver(self, one: DicomObject, *, was_sent: bool) -> None:
+    def _deliver(self, one: DicomObject, known: dict[str, StudyIdentity | None], *, was_sent: bool) -> None:
         """Check the patient, and send an object unless the archive has it.
 
-        If a transfer has begun before (`was_sent`), the archive may list the object only after a while.
+        `known` are the studies that the archive was asked for; the study of the object is added. If a transfer has
+        begun before (`was_sent`), the archive may list the object only after a while.
 
         Raises:
             RefusedError: If the archive refuses the object.
             UnreadableError: If the file changed meanwhile.
             CutShortError: If all attempts failed.
         """
-        code, reason = self._obstacle(one)
+        if one.study_uid not in known:
+            known[one.study_uid] = persist(partial(self.archive.study, one.study_uid), self.options, self._stop)
+        code, reason = _obstacle(one, known[one.study_uid])
         if code:
             self._note(one, "held", code, reason)
         elif self._is_listed(one) if was_sent else self._has(one):
@@ -81,20 +86,6 @@ class Delivery:
             self._note(one, "checked")
         else:
             self._send(one)
-
-    def _obstacle(self, one: DicomObject) -> tuple[str, str]:
-        """Return the code and the reason why an object must not be sent; both are empty if it may be sent."""
-        found = persist(partial(self.archive.study, one.study_uid), self.options, self._stop)
-        if found is None:
-            return STUDY_MISSING, "the archive does not have the study, which may have been merged or deleted"
-        different = one.identity.differences(found)
-        if different:
-            what = ", ".join(different)
-            return IDENTITY_DIFFERS, f"attributes of the study in the archive differ ({what}); predict the study again"
-        skipped = one.identity.not_compared(found)
-        if skipped:
-            log.debug("send: the archive does not return %s, so it is not compared", ", ".join(skipped))
-        return "", ""
 
     def _send(self, one: DicomObject) -> None:
         attempt = self._transfer(one)
@@ -141,3 +132,20 @@ class Delivery:
 
     def _note(self, one: DicomObject, state: DeliveryState, code: str = "", reason: str = "", attempt: int = 0) -> None:
         self.journal.add(DeliveryStep(one.name, one.sha256, state, code, reason, attempt))
+
+
+def _obstacle(one: DicomObject, found: StudyIdentity | None) -> tuple[str, str]:
+    """Return the code and the reason why an object must not be sent; both are empty if it may be sent.
+
+    `found` is the identity of its study in the archive; None if the archive does not have the study.
+    """
+    if found is None:
+        return STUDY_MISSING, "the archive does not have the study, which may have been merged or deleted"
+    different = one.identity.differences(found)
+    if different:
+        what = ", ".join(different)
+        return IDENTITY_DIFFERS, f"attributes of the study in the archive differ ({what}); predict the study again"
+    skipped = one.identity.not_compared(found)
+    if skipped:
+        log.debug("send: %s are not compared, because only the archive or only the result has them", ", ".join(skipped))
+    return "", ""
