@@ -83,16 +83,12 @@ def coverage_part(rows: Sequence[CoverageRow], conformal: Conformal) -> ReportPa
 def abstention_part(curves: Sequence[AbstentionCurve]) -> ReportPart:
     """Return the metric over the share of kept patients for `metrics.json` and the page."""
     metric = curves[0].metric
-    head = ["order", *(f"{100 * share:g} % kept" for share in SHOWN), "AURC", "AURC, random order", "AURC, best order"]
+    head = [f"{metric_title(metric)}, order by", *(curve.order for curve in curves)]
     lines = [
-        [
-            curve.order,
-            *(str(curve.values[share]) for share in SHOWN),
-            str(curve.aurc),
-            f"{curve.random:.3f}",
-            f"{curve.best:.3f}",
-        ]
-        for curve in curves
+        *([f"{100 * share:g} % of patients kept", *(str(one.values[share]) for one in curves)] for share in SHOWN),
+        ["AURC", *(str(one.aurc) for one in curves)],
+        ["AURC, random order", *(f"{one.random:.3f}" for one in curves)],
+        ["AURC, best order", *(f"{one.best:.3f}" for one in curves)],
     ]
     numbers = {
         "metric": metric,
