@@ -193,7 +193,7 @@ def organs(job: DemoStages, drawn: Path) -> None:
         peft="lora",
         optim={"lr": 2e-3},
         loader={"batch_size": 2},
-        trainer=job.epochs_of(50),
+        trainer=job.epochs_of(75),
     )
     job.run(
         evaluate, "ct-report", resamples=RESAMPLES, checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM
