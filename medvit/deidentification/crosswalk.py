@@ -41,7 +41,7 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
 
 def place(key_file: Path, dataset: str) -> Path:
     """Return the path of the crosswalk of a dataset, or of a batch of predictions."""
-    return _folder(key_file) / f"{dataset}.csv"
+    return folder_of(key_file) / f"{dataset}.csv"
 
 
 def find(key_file: Path, pseudonym: str) -> list[tuple[str, str]]:
@@ -52,13 +52,14 @@ def find(key_file: Path, pseudonym: str) -> list[tuple[str, str]]:
     """
     try:
         with key_file.expanduser().open("rb"):
-            paths = sorted(_folder(key_file).glob("*.csv"))
+            paths = sorted(folder_of(key_file).glob("*.csv"))
         return [(path.stem, original) for path in paths for name, original in _read(path) if name == pseudonym]
     except OSError as error:
         raise ConfigError(f"the key file {key_file} or its crosswalk cannot be read: {error.strerror}") from None
 
 
-def _folder(key_file: Path) -> Path:
+def folder_of(key_file: Path) -> Path:
+    """Return the folder with the crosswalks of a key."""
     key_file = key_file.expanduser()
     return key_file.with_name(f"{key_file.name}.crosswalk")
 

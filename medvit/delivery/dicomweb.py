@@ -13,7 +13,7 @@ from typing import Any
 from medvit.delivery import ArchiveConfig, RefusedError
 from medvit.delivery.identity import KEYWORDS, StudyIdentity
 from medvit.delivery.objects import DicomObject
-from medvit.sources.dicomweb import DicomWeb, connection
+from medvit.sources.dicomweb import DicomWeb, connection, first_text
 from medvit.sources.failures import CutShortError
 
 FAILED_SOP_SEQUENCE, FAILURE_REASON = "00081198", "00081197"
@@ -65,8 +65,7 @@ def connect(location: str, options: ArchiveConfig) -> Iterator[WebArchive]:
 def _value(result: Mapping[str, Any], keyword: str) -> str:
     from pydicom.datadict import tag_for_keyword
 
-    values = result.get(f"{tag_for_keyword(keyword):08X}", {}).get("Value") or [""]
-    return str(values[0] if values[0] is not None else "")
+    return first_text(result, f"{tag_for_keyword(keyword):08X}")
 
 
 def _failure(answer: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from medvit.doctor import SystemCheck
 from medvit.errors import MedvitError
 from medvit.sources import RetrieveConfig
 from medvit.sources.dicomweb import connection
+from medvit.sources.pacs import SOURCE as PACS
 from medvit.sources.pacs import echo, peer_of
 from medvit.sources.transfer import quiet
 from medvit.tracking import TrackingConfig
@@ -35,7 +36,7 @@ def check_archive(location: str, options: RetrieveConfig) -> SystemCheck:
     """Check that an archive answers: to C-ECHO if it is a DICOM server, to a search if it is a DICOMweb server."""
     try:
         with quiet():
-            if location.lower().startswith("pacs"):
+            if PACS.knows(location):
                 peer = peer_of(location, options)
                 echo(peer)
                 return SystemCheck("archive", "ok", f"{peer} answers C-ECHO to the title {options.pacs.aet}")

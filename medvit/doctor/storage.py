@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
 
+from medvit.deidentification.crosswalk import folder_of
+from medvit.deidentification.pseudonyms import KEY_BYTES, READABLE_BY_OTHERS
 from medvit.doctor import SystemCheck
 from medvit.files.atomic import write_text
 from medvit.files.lock import LockedError, take
@@ -15,7 +16,6 @@ from medvit.files.lock import LockedError, take
 GIB = 2**30
 MIN_FREE_GIB = 20.0
 """Free space below which a data set of volumes or its checkpoints may not fit."""
-KEY_BYTES = 32
 
 
 def check_folder(folder: Path) -> SystemCheck:
@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> SystemCheck:
                 return SystemCheck(
                     "folder", "failed", "a file was replaced and still has its old content", "use another disk"
                 )
-            mode = stat.S_IMODE((Path(name)).stat().st_mode)
+            is_open = _is_open(Path(name))
     except (OSError, LockedError) as error:
         reason = getattr(error, "strerror", None) or "its files cannot be locked"
         return SystemCheck(
@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> SystemCheck:
         )
     free_gib = shutil.disk_usage(folder).free / GIB
     found = f"{free_gib:.0f} GiB free"
-    if mode & 0o077:
+    if is_open:
         advice = "results that name patients would be readable by others; use a disk that supports permissions"
         return SystemCheck("folder", "failed", f"{found}; modes of files are ignored", advice)
     if free_gib < MIN_FREE_GIB:
@@ -57,10 +57,7 @@ def check_key(key: Path, backup: Path | None) -> SystemCheck:
         if not key.exists():
             return SystemCheck("site key", "ok", "not created yet; the first ingest or predict creates it")
         content = key.read_bytes()
-        crosswalk = key.with_name(f"{key.name}.crosswalk")
-        open_to_others = [
-            path for path in (key, crosswalk) if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
-        ]
+        open_to_others = [path for path in (key, folder_of(key)) if path.exists() and _is_open(path)]
         is_same = backup is not None and backup.expanduser().read_bytes() == content
         is_link = backup is not None and backup.expanduser().samefile(key)
     except OSError as error:
@@ -90,9 +87,10 @@ def check_key(key: Path, backup: Path | None) -> SystemCheck:
         return SystemCheck(
             "site key", "failed", "the backup differs from the key", "find out which one made the datasets"
         )
-    return SystemCheck("site key", "ok", f"private; its backup is the same{_modes(backup)}")
+    text = "private; its backup is the same" + (", but others may read it" if _is_open(backup.expanduser()) else "")
+    return SystemCheck("site key", "ok", text)
 
 
-def _modes(backup: Path) -> str:
-    is_open = os.name == "posix" and stat.S_IMODE(backup.expanduser().stat().st_mode) & 0o077
-    return ", but others may read it" if is_open else ""
+def _is_open(path: Path) -> bool:
+    """Return whether other users may read or change a file or folder."""
+    return bool(stat.S_IMODE(path.stat().st_mode) & READABLE_BY_OTHERS)

@@ -49,7 +49,7 @@ class DicomWeb:
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
         results = self.search_studies(_filters(asked), ["StudyDate", "StudyDescription"])
         studies = (
-            RemoteStudy(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results
+            RemoteStudy(*(first_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results
         )
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
@@ -63,7 +63,7 @@ class DicomWeb:
             results = self._pages(self._client.search_for_instances, study, series)
         except NotThereError:
             return frozenset()
-        return frozenset(uid for one in results if (uid := _text(one, INSTANCE)))
+        return frozenset(uid for one in results if (uid := first_text(one, INSTANCE)))
 
     def post(self, path: str, body: bytes, content_type: str, *, allowed: Collection[int]) -> tuple[int, QidoResult]:
         """Send a body to a resource of the server; return the HTTP status and the answer as DICOM JSON.
@@ -97,8 +97,10 @@ class DicomWeb:
                 fields=["Modality", "SeriesDescription"],
             )
             for one in results:
-                uid, is_of = _text(one, SERIES), _text(one, MODALITY) or modality
-                is_meant = is_of == (modality or is_of) and matches(_text(one, SERIES_DESCRIPTION), query.description)
+                uid, is_of = first_text(one, SERIES), first_text(one, MODALITY) or modality
+                is_meant = is_of == (modality or is_of) and matches(
+                    first_text(one, SERIES_DESCRIPTION), query.description
+                )
                 if uid and uid not in found and is_meant:
                     found[uid] = self._with_instances(study, uid)
         return list(found.values())
@@ -133,8 +135,8 @@ class DicomWeb:
         return RemoteSeries(
             study.uid,
             series,
-            tuple(sorted({uid for one in results if (uid := _text(one, INSTANCE))})),
-            tuple(sorted({uid for one in results if (uid := _text(one, SOP_CLASS))})),
+            tuple(sorted({uid for one in results if (uid := first_text(one, INSTANCE))})),
+            tuple(sorted({uid for one in results if (uid := first_text(one, SOP_CLASS))})),
         )
 
     def _pages(
@@ -224,10 +226,10 @@ def _filters(filters: Mapping[str, str]) -> dict[str, str]:
 
 
 def _key(result: QidoResult) -> str:
-    return "/".join(_text(result, tag) for tag in (STUDY, SERIES, INSTANCE))
+    return "/".join(first_text(result, tag) for tag in (STUDY, SERIES, INSTANCE))
 
 
-def _text(result: QidoResult, tag: str) -> str:
+def first_text(result: QidoResult, tag: str) -> str:
     """Return the first value of an attribute in the DICOM JSON model (PS3.18 F.2); empty if it is missing."""
     values = result.get(tag, {}).get("Value") or [""]
     return str(values[0] if values[0] is not None else "").strip()

@@ -23,6 +23,7 @@ from medvit.files.spreadsheets import csv_text
 from medvit.progress import with_progress
 from medvit.sources import Location
 from medvit.sources.options import is_url
+from medvit.sources.pacs import SOURCE as PACS
 from medvit.sources.transfer import quiet
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, counted
@@ -98,6 +99,6 @@ def send(config: SendConfig, run: Run) -> SentResults:
 
 @contextmanager
 def _connected(location: str, options: ArchiveConfig) -> Iterator[ResultArchive]:
-    connect = connect_dimse if location.lower().startswith("pacs") else connect_web
+    connect = connect_dimse if PACS.knows(location) else connect_web
     with connect(location, options) as archive:
         yield archive
