@@ -29,7 +29,7 @@ from medvit.records import Row
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
 from medvit.training.ensembles.images import EnsembleTraining
-from medvit.training.finetuning import choose_largest_components
+from medvit.training.finetuning import choose_largest_components, mean_of_best
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import LEFTOVERS
@@ -88,6 +88,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     run.leave_to_leader()
 
     parts.module.restore_best()
+    run.tracker.metrics(parts.module.best_epoch())
     best = parts.model
     if config.largest_components and parts.validation is not None:
         best.keep_components(choose_largest_components(best, parts.validation))
@@ -123,6 +124,7 @@ def finetune_ensemble(config: FinetuneConfig, run: Run) -> Checkpoint:
             checkpoint, training.manifest, training.members, config.fold_labels, run.failures, run.learned
         )
     figures = training.figures()
+    run.tracker.metrics(training.best_epochs())
     write_training_patients(run.folder, training.rows, run.learned)
     record = _record_of(config, run, training.rows, meter)
     write_model_card(checkpoint, figures=figures, training=training.describe(), record=record)
@@ -154,6 +156,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     )
     training = parts.training(config, slides, seed=config.seed)
     members, figures = training.train(run.folder, run.tracker)
+    run.tracker.metrics(mean_of_best("val_auroc", figures))
 
     state = ensemble_state(parts.start.backbone, members)
     heads = {name: weight for name, weight in state.items() if name.startswith("members.")}

@@ -597,8 +597,8 @@ def test_a_parent_in_another_store_is_reported_and_hides_no_run(
     run_count(tmp_path, checkpoint=made, tracking=sqlite(tmp_path / "here"))
     tags, parent = only_run(tmp_path / "here").data.tags, Lineage.read(made).run_id
     assert "mlflow.parentRunId" not in tags
-    assert tags["medvit.parent_elsewhere"] == tags["medvit.parent.checkpoint"] == parent
-    assert f"the run {parent}, which made an input, is not in the MLflow store" in caplog.text
+    assert tags["medvit.parent_elsewhere.checkpoint"] == tags["medvit.parent.checkpoint"] == parent
+    assert f"the run {parent}, which made the checkpoint, is not in the MLflow store" in caplog.text
 
 
 def test_a_run_can_have_the_options_of_its_model(tmp_path: Path, make_store: MakeStore) -> None:
@@ -613,7 +613,7 @@ def test_a_run_can_have_the_options_of_its_model(tmp_path: Path, make_store: Mak
     judge(output=tmp_path / "out", tracking=sqlite(tmp_path))
     params = only_run(tmp_path).data.params
     assert params["model.until"] == "2"
-    assert params["output"] == str(tmp_path / "out")
+    assert not {"output", "resume", "tracking.uri"} & params.keys()  # the result does not depend on them
     assert "model.output" not in params
 
 
@@ -630,7 +630,7 @@ def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path, make_store: Ma
     assert lineage.parents == parents
     assert lineage.inputs == {"dataset": Manifest.read(made["dataset"]).hash, "checkpoint": saved.hash}
     tags = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"]).get_run(lineage.run_id).data.tags
-    assert tags["mlflow.parentRunId"] == parents["checkpoint"]
+    assert "mlflow.parentRunId" not in tags  # the table of runs is flat
     assert tags["medvit.parent.dataset"] == parents["dataset"]
 
 

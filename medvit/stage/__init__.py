@@ -39,7 +39,7 @@ from medvit.stage.folder import (
 )
 from medvit.stage.record import command_tags, finish, finish_failed, noted
 from medvit.stage.registered import with_registered
-from medvit.stage.run import RUN, Run
+from medvit.stage.run import NOT_OF_RESULT, RUN, Run
 from medvit.summary import duration
 from medvit.tracking import Tracker, environment_tags, start
 from medvit.tracking.model_registry import ModelVersion
@@ -211,7 +211,7 @@ def _begin(run: Run, config: StageConfig) -> None:
     run.tracker.tags(environment_tags(config.tracking.who) | command_tags(run, config))
     run.rename()
     if is_new:
-        run.tracker.params(without(run.tree, config.RESOLVED))
+        run.tracker.params(without(run.tree, (*config.RESOLVED, *NOT_OF_RESULT)))
         run.tracker.text(to_yaml(run.tree), CONFIG)
 
 

@@ -58,8 +58,10 @@ def finish(run: Run, config: StageConfig, artifact: Artifact, final: Path) -> No
     shown = [] if config.IS_PRIVATE else artifact.summary().lines
     lines = [f"- {name}: {text}" if name else f"  {text}" for name, text in shown]
     failed = [f"{counted(len(run.failures), 'item')} failed or did not meet a criterion."] if run.failures else []
-    run.tracker.tags({NOTE_TAG: "\n".join([*lines, *failed, f"\nOutput folder: `{final}`"]), FAILURE_TAG: ""})
-    run.tracker.tags(device_tag())
+    resolved = {FAILURE_TAG: ""} if config.resume else {}
+    run.tracker.tags(
+        {NOTE_TAG: "\n".join([*lines, *failed, f"\nOutput folder: `{final}`"]), **resolved, **device_tag()}
+    )
     run.tracker.finish("FINISHED")
 
 

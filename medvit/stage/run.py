@@ -28,8 +28,8 @@ RUN = "MLflow run"
 """Name of the MLflow run among the inputs of a shared run."""
 NAME_TAG = "mlflow.runName"
 """Tag of a tracked run with its name."""
-NOT_OF_MODEL = ("tracking", "resume", "output")
-"""Options of a training run that say nothing about its model."""
+NOT_OF_RESULT = ("tracking", "resume", "output")
+"""Options of a run that its result does not depend on."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Run:
         """Record the options with which the checkpoint in a folder was made, as parameters `model.*` of this run."""
         if (folder / CONFIG).is_file():
             own = read_yaml(folder / CONFIG)
-            self.tracker.params({"model": {key: value for key, value in own.items() if key not in NOT_OF_MODEL}})
+            self.tracker.params({"model": {key: value for key, value in own.items() if key not in NOT_OF_RESULT}})
 
     def rename(self) -> None:
         """Name the tracked run after its stage, datasets and resolved options."""
@@ -175,5 +175,4 @@ class Run:
         lineage = Lineage.read(folder)
         if lineage is not None and lineage.run_id is not None:
             self.parents[name] = lineage.run_id
-            # The MLflow page nests a run under its parent; the checkpoint, read after the dataset, is the nearer one.
-            self.tracker.tags({f"medvit.parent.{name}": lineage.run_id, "mlflow.parentRunId": lineage.run_id})
+            self.tracker.tags({f"medvit.parent.{name}": lineage.run_id})

@@ -29,6 +29,11 @@ class Estimate:
     is undefined.
     """
 
+    def named(self, name: str) -> dict[str, float]:
+        """Return the defined numbers for MLflow: the value as `name`, and its ends `name.lower` and `name.upper`."""
+        found = {name: self.value, f"{name}.lower": self.low, f"{name}.upper": self.high}
+        return {key: float(value) for key, value in found.items() if np.isfinite(value)}
+
     @property
     def text(self) -> str:
         """Value and interval, for readers."""

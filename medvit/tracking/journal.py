@@ -11,9 +11,9 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ LINES, STATE, FILES = "journal.jsonl", "state.json", "files"
 FILE = b'{"kind": "file"'
 """Beginning of a line for files, which are sent separately: they take long and may go to another place."""
 READ_AT_ONCE = 2000
+CHILD = "child"
+"""Key in the records of a child run, with its identifier within the journal."""
 
 Record = dict[str, Any]
 
@@ -43,6 +45,8 @@ class State:
     files: int = 0
     postponed: tuple[int, ...] = ()
     """Positions of lines for files that the store could not receive."""
+    children: Mapping[str, str] = field(default_factory=dict)
+    """Key of a child run -> its ID in the store."""
 
 
 class Journal:
@@ -103,18 +107,18 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def add_file(self, path: Path, folder: str) -> None:
+    def add_file(self, path: Path, folder: str, **content: Any) -> None:
         """Record a file, or all files of a folder; a file outside the run's folder is copied."""
         path, home = path.absolute(), self.folder.absolute()
         if path.is_relative_to(home):
-            self.append("file", path=path.relative_to(home).as_posix(), folder=folder)
+            self.append("file", path=path.relative_to(home).as_posix(), folder=folder, **content)
             return
         kept = self.keep(path.name)
         if path.is_dir():
             shutil.copytree(path, kept)
         else:
             shutil.copy(path, kept)
-        self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
+        self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder, **content)
 
     def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
         """Yield the records from byte `start` on, each with its first and last byte position.
@@ -152,7 +156,8 @@ class Journal:
 
     def status(self) -> str | None:
         """Return the final status of the last process that wrote to the journal; None if that process was killed."""
-        ends = [record.get("status") for record, _, _ in self.read(0) if record["kind"] in ("run", "status")]
+        records = (record for record, _, _ in self.read(0) if CHILD not in record)
+        ends = [record.get("status") for record in records if record["kind"] in ("run", "status")]
         return ends[-1] if ends else None
 
     def close(self) -> None:

@@ -38,6 +38,8 @@ class TrackingConfig(Config):
     """Record who started the run: `off` records nobody, since names of staff are personal data; `user` records the name
     of the account; `hash` records a hash of it, which groups runs by person, but whoever knows the name can find it.
     """
+    system_metrics: bool = True
+    """Record the use of processor, memory, disk, network and GPUs of the machine, every 10 s."""
     patience_s: Positive = 10.0
     """Seconds that a stage waits for MLflow, once at its start and once at its end. Records that MLflow has not
     received by then remain in the run's folder, and `medvit sync` sends them later.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.errors import TrackingError
 from medvit.files.lock import LockedError, wait_for
-from medvit.tracking.journal import READ_AT_ONCE, Journal, Record, State
+from medvit.tracking.journal import CHILD, READ_AT_ONCE, Journal, Record, State
 from medvit.tracking.names import mlflow_name
 from medvit.tracking.options import ARTIFACTS, absolute, sqlite_file
 
@@ -25,8 +25,15 @@ log = logging.getLogger("medvit")
 
 RUN_TAG = "medvit.run"
 """Tag of a run with the identifier of its journal."""
-PARENT_TAG, ELSEWHERE_TAG = "mlflow.parentRunId", "medvit.parent_elsewhere"
-"""Tags with the run that made an input: in this store, where the MLflow page nests the run below it, or in another."""
+PARENT_TAG = "mlflow.parentRunId"
+"""Tag of a child run with the run that it is part of; the MLflow page shows it below that run."""
+INPUT_OF, ELSEWHERE = "medvit.parent.", "medvit.parent_elsewhere."
+"""Beginnings of the tags with the run that made an input: in this store, or in another one."""
+SHARED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "medvit.stage")
+"""Tags of a run that its child runs get, too."""
+KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment, with which the MLflow page shows runs and their metrics first, not traces of language models.
+"""
 MAX_METRICS, MAX_OTHERS, MAX_VALUE, MAX_TAG = 500, 100, 6000, 8000
 """Maximum metrics and other records per request, and characters per parameter and tag (mlflow.utils.validation)."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
@@ -101,7 +108,7 @@ class Sender:
 
     def end_killed(self) -> None:
         """Mark a run whose process was killed."""
-        self._connected.set_terminated(self._state.run_id, "KILLED")
+        self._end("KILLED")
 
     @property
     def _connected(self) -> MlflowClient:
@@ -166,8 +173,12 @@ class Sender:
         first = batch[0]
         if first["kind"] == "dataset":
             self._log_dataset(first)
+        elif first["kind"] == "child":
+            self._begin_child(first)
+        elif first["kind"] == "status" and CHILD in first:
+            self._connected.set_terminated(self._run_of(first), first["status"])
         elif first["kind"] == "status":
-            self._connected.set_terminated(self._state.run_id, first["status"])
+            self._end(first["status"])
         elif first["kind"] in ("metrics", "params", "tags"):
             metrics, params, tags = [], dict[str, str](), dict[str, str]()
             for record in batch:
@@ -178,34 +189,75 @@ class Sender:
                     params |= {name: value[:MAX_VALUE] for name, value in values.items()}
                 else:
                     tags |= {name: value[:MAX_TAG] for name, value in values.items()}
-            tags = self._with_known_parent(tags)
+            tags = self._with_known_parents(tags)
             self._connected.log_batch(
-                self._state.run_id,
+                self._run_of(first),
                 metrics,
                 [Param(name, value) for name, value in params.items()],
                 [RunTag(name, value) for name, value in tags.items()],
             )
 
-    def _with_known_parent(self, tags: dict[str, str]) -> dict[str, str]:
-        """Return tags in which the parent of the run is one of this store: the MLflow page hides a run without it."""
+    def _run_of(self, record: Record) -> str:
+        """Return the ID of the run, or of the child run, that a record belongs to."""
+        run_id = self._state.children[record[CHILD]] if CHILD in record else self._state.run_id
+        assert run_id is not None, "it is connected"
+        return run_id
+
+    def _begin_child(self, record: Record) -> None:
+        """Find the child run of a record in the store, or create it below the run."""
+        key, client = record[CHILD], self._connected
+        known = self._state.children.get(key)
+        if known is not None:
+            client.update_run(known, status="RUNNING")
+            return
+        parent = client.get_run(self._state.run_id)
+        own = f"{self.journal.key}.{key}"
+        before = client.search_runs([parent.info.experiment_id], f"tags.`{RUN_TAG}` = '{own}'", max_results=1)
+        if before:
+            made = before[0]
+        else:
+            shared = {name: parent.data.tags[name] for name in SHARED_TAGS if name in parent.data.tags}
+            tags = {**shared, RUN_TAG: own, PARENT_TAG: parent.info.run_id}
+            name = f"{record['name']}, {parent.info.run_name}"
+            made = client.create_run(parent.info.experiment_id, run_name=name, tags=tags)
+        self._advance(children={**self._state.children, key: made.info.run_id})
+
+    def _end(self, status: str) -> None:
+        """End the run, and those of its child runs that have not ended."""
+        client = self._connected
+        for child in self._state.children.values():
+            if client.get_run(child).info.status == "RUNNING":
+                client.set_terminated(child, status)
+        client.set_terminated(self._state.run_id, status)
+
+    def _with_known_parents(self, tags: dict[str, str]) -> dict[str, str]:
+        """Return tags in addition to which runs that made inputs, but are not in this store, have tags of their own."""
+        missing = {
+            ELSEWHERE + name.removeprefix(INPUT_OF): value
+            for name, value in tags.items()
+            if self._is_elsewhere(name, value)
+        }
+        return tags | missing
+
+    def _is_elsewhere(self, tag: str, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
 
-        parent = tags.get(PARENT_TAG)
-        if parent is None:
-            return tags
+        if not tag.startswith(INPUT_OF):
+            return False
         try:
-            self._connected.get_run(parent)
+            self._connected.get_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             log.info(
-                "the run %s, which made an input, is not in the MLflow store %s: it is recorded in the tag %s",
-                parent,
+                "the run %s, which made the %s, is not in the MLflow store %s: it is recorded in the tag %s",
+                run_id,
+                tag.removeprefix(INPUT_OF),
                 self.uri,
-                ELSEWHERE_TAG,
+                ELSEWHERE + tag.removeprefix(INPUT_OF),
             )
-            return {name: value for name, value in tags.items() if name != PARENT_TAG} | {ELSEWHERE_TAG: parent}
-        return tags
+            return True
+        return False
 
     def _log_dataset(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -220,7 +272,7 @@ class Sender:
             profile=json.dumps(profile) if profile else None,
         )
         tagged = DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
-        self._connected.log_inputs(self._state.run_id, datasets=[tagged])
+        self._connected.log_inputs(self._run_of(record), datasets=[tagged])
 
     def _pass_over(self, kind: str, error: Exception) -> None:
         """Log that a record is skipped, because the store will never accept it; re-raise any other error."""
@@ -261,7 +313,7 @@ class Sender:
             if not path.exists():
                 self._pass_over_missing(path)
                 return True
-            self._upload(path, record["folder"])
+            self._upload(path, record)
         except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
             moved = self.journal.path_of(record)
             if moved != path:  # the run's folder got its final name meanwhile
@@ -273,9 +325,9 @@ class Sender:
             return False
         return True
 
-    def _upload(self, path: Path, folder: str) -> None:
+    def _upload(self, path: Path, record: Record) -> None:
         send = self._connected.log_artifacts if path.is_dir() else self._connected.log_artifact
-        send(self._state.run_id, str(path), folder or None)
+        send(self._run_of(record), str(path), record["folder"] or None)
 
     def _pass_over_missing(self, path: Path) -> None:
         log.warning("MLflow does not receive %s: the file is no longer in %s", path.name, path.parent)
@@ -292,7 +344,7 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifact_folder(uri)))
+            return str(client.create_experiment(name, artifact_location=_artifact_folder(uri), tags=KIND_TAG))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -337,7 +389,8 @@ def _batches(found: Sequence[tuple[Record, int, int]]) -> Iterator[tuple[list[Re
     limits = {"metrics": MAX_METRICS, "params": MAX_OTHERS, "tags": MAX_OTHERS}
     for record, _, record_end in found:
         kind, size = record["kind"], len(record.get("values", ()))
-        fits = kind in sizes and batch[:1] != [] and batch[0]["kind"] in sizes and sizes[kind] + size <= limits[kind]
+        is_like = batch[:1] != [] and batch[0]["kind"] in sizes and batch[0].get(CHILD) == record.get(CHILD)
+        fits = kind in sizes and is_like and sizes[kind] + size <= limits[kind]
         if batch and not fits:
             yield batch, end
             batch, sizes = [], dict.fromkeys(sizes, 0)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.config import Tree
-from medvit.tracking.journal import Journal
+from medvit.tracking.journal import CHILD, Journal
 from medvit.tracking.options import TrackingConfig, absolute
 from medvit.tracking.sender import MAX_METRICS, MAX_OTHERS, Sender, StopSendingError, first_line
+from medvit.tracking.system import SystemMonitor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +66,14 @@ class Tracker:
     ) -> None:
         """Record a dataset: its name, digest, folder, columns and numbers of images; `context` is the stage."""
 
+    def child(self, key: str, name: str) -> Tracker:
+        """Return a tracker for a part of this run, such as a fold, which MLflow shows as a run below this one.
+
+        `key` identifies the part within this run. A part that is recorded again, as after an interruption, is the same
+        run. A part without a final status gets the status of this run.
+        """
+        return Tracker()
+
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
         """Return a context in which the run's folder is renamed."""
         return nullcontext()
@@ -73,34 +82,14 @@ class Tracker:
         """End the run as `FINISHED`, `FAILED` or `KILLED`."""
 
 
-class MlflowTracker(Tracker):
-    """Tracker that writes a journal in the run's folder; a thread sends the journal to an MLflow store.
-
-    The tracker waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s`
-    each time. A store that fails causes only one warning: the thread retries, and if records remain at the end, the
-    command to send them is logged.
-    """
+class _JournalTracker(Tracker):
+    """Tracker that appends to a journal, for a run or for one of its child runs."""
 
     wants_pictures = True
 
-    def __init__(self, config: TrackingConfig, stage: str, folder: Path) -> None:
-        self._config = config
-        self._journal = Journal(folder)
-        self._journal.begin(stage, absolute(config.uri), config.experiment)
-        self._sender = Sender(self._journal, config.uri, config.experiment, lambda: not self._is_given_up)
-        self._is_given_up = self._is_complete = self._is_warned = False
-        self._calling_since: float | None = None
-        self._news, self._hurry = threading.Event(), threading.Event()
-        self._answered, self._ended = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-        if not self._answered.wait(config.patience_s):
-            self._warn(f"no answer within {config.patience_s:g} s")
-
-    @property
-    def run_id(self) -> str | None:  # type: ignore[override]
-        """ID of the run in MLflow; None before the store has answered."""
-        return self._sender.run_id
+    def __init__(self, journal: Journal, news: threading.Event, child: str = "") -> None:
+        self._journal, self._news = journal, news
+        self._of: dict[str, str] = {CHILD: child} if child else {}
 
     def params(self, tree: Tree) -> None:
         for part in _parts({key: str(value) for key, value in _flatten(tree)}, MAX_OTHERS):
@@ -117,7 +106,7 @@ class MlflowTracker(Tracker):
 
     def file(self, path: Path, folder: str = "") -> None:
         with self._warned_of_disk("files"):
-            self._journal.add_file(path, folder)
+            self._journal.add_file(path, folder, **self._of)
             self._news.set()
 
     def text(self, text: str, name: str) -> None:
@@ -145,10 +134,64 @@ class MlflowTracker(Tracker):
         content = {"name": name, "digest": digest, "context": context, "folder": folder}
         self._append("dataset", **content, columns=list(columns), profile=dict(profile or {}))
 
+    def _append(self, kind: str, **content: Any) -> None:
+        with self._warned_of_disk(kind):
+            self._journal.append(kind, **self._of, **content)
+            self._news.set()
+
+    def _add_kept(self, path: Path, name: str) -> None:
+        folder = Path(name).parent.as_posix()
+        self._journal.add_file(path, "" if folder == "." else folder, **self._of)
+        self._news.set()
+
+    @contextmanager
+    def _warned_of_disk(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # as on a full disk, which the work itself will report
+            log.warning(
+                "MLflow does not receive %s: %s cannot be written (%s)", what, self._journal.place, error.strerror
+            )
+
+
+class MlflowTracker(_JournalTracker):
+    """Tracker that writes a journal in the run's folder; a thread sends the journal to an MLflow store.
+
+    The tracker waits for the store at the start, to get the ID of the run, and at the end, for at most `patience_s`
+    each time. A store that fails causes only one warning: the thread retries, and if records remain at the end, the
+    command to send them is logged.
+    """
+
+    def __init__(self, config: TrackingConfig, stage: str, folder: Path) -> None:
+        self._config = config
+        super().__init__(Journal(folder), threading.Event())
+        self._journal.begin(stage, absolute(config.uri), config.experiment)
+        self._sender = Sender(self._journal, config.uri, config.experiment, lambda: not self._is_given_up)
+        self._is_given_up = self._is_complete = self._is_warned = False
+        self._calling_since: float | None = None
+        self._hurry, self._answered, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+        if not self._answered.wait(config.patience_s):
+            self._warn(f"no answer within {config.patience_s:g} s")
+        self._monitor = SystemMonitor(self.metrics) if config.system_metrics else None
+
+    @property
+    def run_id(self) -> str | None:  # type: ignore[override]
+        """ID of the run in MLflow; None before the store has answered."""
+        return self._sender.run_id
+
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
         return self._journal.moving_to(folder)
 
+    def child(self, key: str, name: str) -> Tracker:
+        made = _ChildTracker(self._journal, self._news, key)
+        made.begin(name)
+        return made
+
     def finish(self, status: str) -> None:
+        if self._monitor is not None:
+            self._monitor.end()
         self._append("status", status=status)
         self._hurry.set()
         self._news.set()
@@ -167,25 +210,6 @@ class MlflowTracker(Tracker):
             self._journal.remove()
         else:
             self._journal.close()
-
-    def _append(self, kind: str, **content: Any) -> None:
-        with self._warned_of_disk(kind):
-            self._journal.append(kind, **content)
-            self._news.set()
-
-    def _add_kept(self, path: Path, name: str) -> None:
-        folder = Path(name).parent.as_posix()
-        self._journal.add_file(path, "" if folder == "." else folder)
-        self._news.set()
-
-    @contextmanager
-    def _warned_of_disk(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # as on a full disk, which the work itself will report
-            log.warning(
-                "MLflow does not receive %s: %s cannot be written (%s)", what, self._journal.place, error.strerror
-            )
 
     def _wait_for_end(self) -> None:
         """Wait until all records are sent or an attempt has failed.
@@ -243,6 +267,17 @@ class MlflowTracker(Tracker):
                 reason,
                 self._journal.place,
             )
+
+
+class _ChildTracker(_JournalTracker):
+    """Tracker of a child run; its records are in the journal of the run, which sends them."""
+
+    def begin(self, name: str) -> None:
+        """Begin the child run, or continue it."""
+        self._append("child", name=name)
+
+    def finish(self, status: str) -> None:
+        self._append("status", status=status)
 
 
 def start(config: TrackingConfig, stage: str, folder: Path) -> Tracker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,9 @@ from medvit.transforms.regions import Regions
 from medvit.types import Bags, Batch, RunLength
 
 log = logging.getLogger("medvit")
+
+BEST_METRIC = "best validation metric"
+"""Figure of a training with the validation metric of the epoch whose weights are kept."""
 
 
 class Finetuning(TrainingModule):
@@ -162,8 +165,15 @@ class Finetuning(TrainingModule):
         """Return the last value of every metric, and the values of the epoch whose weights are kept."""
         if self.keep == "last":
             return super().figures()
-        best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
+        best = {BEST_METRIC: self.best_metric} if math.isfinite(self.best_metric) else {}
         return super().figures() | best | {"step of the kept epoch": self.best_step}
+
+    def best_epoch(self) -> dict[str, float]:
+        """Return the metric and the step of the epoch whose weights are kept, for MLflow."""
+        if self.keep == "last":
+            return {}
+        best = {f"best.{self.metric_name}": self.best_metric} if math.isfinite(self.best_metric) else {}
+        return best | {"best.step": float(self.best_step)}
 
     def outcome(self) -> dict[str, str]:
         """Return the best validation metric and its epoch."""
@@ -221,6 +231,12 @@ def choose_largest_components(model: Model, validation: Iterable[Batch]) -> tupl
     Dice is the mean over the images in which the class is present or predicted.
     """
     return raised_by_largest(component_overlaps(model, validation), model.config.classes)
+
+
+def mean_of_best(metric: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of the best validation metrics of several models, given the figures of all; empty without any."""
+    found = [value for name, value in figures.items() if name.endswith(BEST_METRIC)]
+    return {f"best.{metric}": sum(found) / len(found)} if found else {}
 
 
 def component_overlaps(model: Model, validation: Iterable[Batch]) -> Tensor:

@@ -29,8 +29,8 @@ from medvit.records import Row
 from medvit.seeds import mixed_seed
 from medvit.tasks import TaskName
 from medvit.tracking import Tracker
-from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker
-from medvit.training.finetuning import Finetuning
+from medvit.training.ensembles.folds import FIGURES, EnsembleMember
+from medvit.training.finetuning import BEST_METRIC, Finetuning
 from medvit.training.loading.bags import Bag, BagConfig, bag_loader, whole_bags
 from medvit.training.loading.epochs import LoaderConfig
 from medvit.training.optim import OptimConfig
@@ -170,7 +170,9 @@ class SlideTraining:
         for member in range(len(self.members)):
             if not (_home(folder, member) / FIGURES).is_file():
                 log.info("finetune: head %d of %d", member + 1, len(self.members))
-                self._train_member(member, folder, MemberTracker(tracker, f"head_{member + 1}"))
+                own_seed = mixed_seed(self.seed, 5, member) % 2**31
+                own_tracker = self.members[member].tracked(tracker, len(self.members), own_seed, "head")
+                self._train_member(member, folder, own_tracker)
             own = json.loads((_home(folder, member) / FIGURES).read_text(encoding="utf-8"))
             figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
         return [load_file(_home(folder, member) / BEST) for member in range(len(self.members))], figures
@@ -184,7 +186,7 @@ class SlideTraining:
         train, val = ([row for row in self.rows if row.split == split] for split in ("train", "val"))
         return trained_on(train, val) | {
             name: (
-                f"val_auroc {figures.get(f'{name}: best validation metric', float('nan')):.3f}, "
+                f"val_auroc {figures.get(f'{name}: {BEST_METRIC}', float('nan')):.3f}, "
                 f"step {figures[f'{name}: step of the kept epoch']:.0f} of {self.trainer.steps}"
             )
             for name in names
@@ -265,6 +267,8 @@ class SlideTraining:
         parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
         write_text(_home(folder, member) / FIGURES, json.dumps(parts.module.figures()))  # full name of the head
         (_home(folder, member) / RESUME).unlink(missing_ok=True)
+        tracker.metrics(parts.module.best_epoch())
+        tracker.finish("FINISHED")
 
     def _bag(self, slide: EmbeddedSlide) -> Bag:
         return Bag(slide, self.model.classes.index(slide.row.labels[self.model.label]))

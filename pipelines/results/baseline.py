@@ -137,7 +137,8 @@ def baseline(config: BaselineConfig, run: Run) -> Baselines:
     shown = [key for key in SHOWN[splits.task] if all(key in found for found in metrics.values())]
     lines = [[one.title, *(metrics[one.name][key].text for key in shown), one.note] for one in trained]
     print(markdown_table(Table(["baseline", *(metric_title(key, positive) for key in shown), "description"], lines)))
-    run.tracker.metrics({f"test.{shown[0]}.{name}": found[shown[0]].value for name, found in metrics.items()})
+    for name, found in metrics.items():
+        run.tracker.metrics(found[shown[0]].named(f"test.{shown[0]}.{name}"))
     run.keep(FACTS)
     return Baselines(run.folder, tuple((str(line[0]), f"{shown[0]} {line[1]}") for line in lines))
 

@@ -46,7 +46,9 @@ def calibrate(config: CalibrateConfig, run: Run) -> Checkpoint:
     added = {"calibration": found.calibration.tree()}
     checkpoint = write_model(config, run, original, added, section, outcomes.rows)
     _write_numbers(run.folder, found)
-    run.tracker.metrics({f"{when}.{name}": one.value for when, each in _each(found) for name, one in each.items()})
+    for when, each in _each(found):
+        for name, one in each.items():
+            run.tracker.metrics(one.named(f"{when}.{name}"))
     run.keep(CALIBRATION, MODEL_CARD, MODEL_PAGE)
     return replace(checkpoint, training=dict(found.lines()))
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,6 +38,7 @@ from medvit.errors import DataError, TrainingError
 from medvit.files.atomic import write_text
 from medvit.leakage.seen_patients import training_patients
 from medvit.stage import Run, StageConfig, stage
+from medvit.statistics import Estimate
 from medvit.summary import Summary, labeled
 from medvit.training.trainer import TrainerConfig
 
@@ -124,7 +125,9 @@ def curve(config: CurveConfig, run: Run) -> Curve:
     )
     write_text(run.folder / RUNS, table(tested))
     write_text(run.folder / LINES, json.dumps([line.tree() for line in lines], indent=1) + "\n")
-    run.tracker.metrics({f"{line.arm}.{line.way}.{line.num_patients}": line.mean.mean for line in lines})
+    for line in lines:
+        mean = Estimate(line.mean.mean, line.mean.low, line.mean.high)
+        run.tracker.metrics(mean.named(f"{line.arm}.{line.way}.{line.num_patients}"))
     run.keep("curve.html", SETTINGS, TRIED, RUNS, LINES)
     return Curve(run.folder, lines)
 
@@ -211,9 +214,12 @@ def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run,
     found: dict[CurveRun, float] = {}
     diverged: list[str] = []
     failed: list[str] = []
+    earlier = {one for one in runs if trial.path(one).is_file()}
     for outcome in map_items(trial, runs, config=config.engine, title=title, unit="run"):
         if outcome.error is None and outcome.result is not None:
             found[outcome.item] = outcome.result
+            if outcome.item not in earlier:
+                _track(outcome.item, outcome.result, run)
         else:
             kept = diverged if isinstance(outcome.error, TrainingError) else failed
             kept.append(f"{outcome.item.name}: {outcome.error}")
@@ -226,6 +232,16 @@ def _done(trial: Trial, runs: Sequence[CurveRun], config: CurveConfig, run: Run,
         raise DataError(f"all {len(runs)} runs diverged, first {diverged[0]}; give lower rates")
     run.failures += diverged
     return found
+
+
+def _track(one: CurveRun, score: float, run: Run) -> None:
+    """Record a run of the curve as a child run in MLflow, with its settings and score."""
+    child = run.tracker.child(one.name, one.name)
+    settings = {key: value for key, value in asdict(one.settings).items() if value}
+    names = {"purpose": one.purpose, "arm": one.arm, "way": one.way, "amount": str(one.amount), "draw": one.draw}
+    child.params({**names, **settings})
+    child.metrics({"score": score})
+    child.finish("FINISHED")
 
 
 def _report_edges(lines: Sequence[CurvePoint]) -> None:

@@ -158,7 +158,8 @@ def probe(config: ProbingConfig, run: Run) -> Leaderboard:
     write_board(run.folder, manifest.facts.name, protocol, lines, layers, weights, positive, notes)
     print(f"protocol {protocol.hash}\n\n{markdown_table(board_table(lines, task, positive))}")
     main = MAIN[task][0]
-    run.tracker.metrics({f"test.{main}.{one.backbone}.{one.probe}": one.metrics[main].value for one in lines})
+    for one in lines:
+        run.tracker.metrics(one.metrics[main].named(f"test.{main}.{one.backbone}.{one.probe}"))
     run.keep(HTML, JSON)
     return Leaderboard(run.folder, protocol, tuple(lines))
 

@@ -118,7 +118,8 @@ def robustness(config: RobustnessConfig, run: Run) -> RobustnessReport:
         **({} if theirs is None else {"reference": {"name": name, **tree_of(theirs)}}),
     }
     write_text(run.folder / SCORES, json.dumps(tree, indent=1, allow_nan=False) + "\n")
-    run.tracker.metrics({f"robustness.{key}": one.mean_error.value for key, one in found.corruptions.items()})
+    for key, one in found.corruptions.items():
+        run.tracker.metrics(one.mean_error.named(f"robustness.{key}"))
     run.keep(SCORES, PAGE)
     return RobustnessReport(run.folder, found, scoring.error)
 

@@ -444,3 +444,71 @@ def test_stages_that_start_at_once_in_a_fresh_folder_all_make_their_run(tmp_path
     assert len(names) == 4
     assert all(run.info.status == "FINISHED" and run.data.metrics == {"n": 1.0} for run in runs)
     assert not list(tmp_path.glob(".mlflow.db*")), "no lock is left"
+
+
+def test_child_runs_are_below_their_run_with_metrics_parameters_and_files(
+    config: TrackingConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker = start(config, "finetune", tmp_path)
+    tracker.tags({"mlflow.runName": "finetune organs", "mlflow.user": "someone"})
+    tracker.metrics({"loss": 9.0})
+    children = [tracker.child(f"model-{number}", f"fold {number + 1} of 2") for number in range(2)]
+    for number, child in enumerate(children):
+        child.params({"fold": number + 1})
+        for step in range(3):
+            child.metrics({"loss": number + step}, step)
+            tracker.metrics({"mean": float(step)}, step)
+        child.text("a text", "notes/text.txt")
+    children[0].finish("FINISHED")
+    tracker.finish("KILLED")
+    own = client.get_run(tracker.run_id)
+    found = client.search_runs([own.info.experiment_id], f"tags.`mlflow.parentRunId` = '{tracker.run_id}'")
+    first, second = sorted(found, key=lambda run: run.info.run_name)
+    assert [one.info.run_name for one in (first, second)] == [
+        "fold 1 of 2, finetune organs",
+        "fold 2 of 2, finetune organs",
+    ]
+    assert [one.info.status for one in (own, first, second)] == ["KILLED", "FINISHED", "KILLED"]
+    assert first.data.params == {"fold": "1"}
+    assert first.data.tags["mlflow.user"] == "someone"
+    assert [one.value for one in client.get_metric_history(second.info.run_id, "loss")] == [1, 2, 3]
+    assert own.data.metrics == {"loss": 9.0, "mean": 2.0}
+    assert [one.path for one in client.list_artifacts(second.info.run_id)] == ["notes"]
+
+
+def test_a_child_run_of_a_resumed_run_is_continued(
+    config: TrackingConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    for status in ("KILLED", "FINISHED"):
+        tracker = start(config, "finetune", tmp_path)
+        child = tracker.child("model-0", "fold 1 of 2")
+        child.metrics({"loss": 1.0})
+        child.finish(status)
+        tracker.finish(status)
+    (found,) = client.search_runs(
+        [client.get_run(tracker.run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{tracker.run_id}'"
+    )
+    assert found.info.status == "FINISHED"
+    assert len(client.get_metric_history(found.info.run_id, "loss")) == 2
+
+
+def test_runs_that_made_inputs_are_tags_and_those_of_another_store_are_marked(
+    config: TrackingConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    known = start(config, "pretrain", folders[0])
+    known.finish("FINISHED")
+    tracker = start(config, "finetune", folders[1])
+    tracker.tags({"medvit.parent.checkpoint": str(known.run_id), "medvit.parent.dataset": "0" * 32})
+    tracker.finish("FINISHED")
+    tags = client.get_run(tracker.run_id).data.tags
+    assert tags["medvit.parent.checkpoint"] == known.run_id
+    assert {name for name in tags if name.startswith("medvit.parent_elsewhere.")} == {"medvit.parent_elsewhere.dataset"}
+    assert "mlflow.parentRunId" not in tags
+
+
+def test_a_new_experiment_is_shown_as_training_of_models(client: MlflowClient, config: TrackingConfig) -> None:
+    experiment = client.get_experiment_by_name(config.experiment)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

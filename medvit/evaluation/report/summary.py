@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
 from medvit.evaluation.subgroups.findings import largest_gap
@@ -91,11 +89,9 @@ def _subgroups(evaluation: Evaluation, label: str) -> Iterator[str]:
 
 
 def tracked(metrics: Mapping[str, Estimate], split: str, positive: str = "") -> dict[str, float]:
-    """Return all defined numbers for MLflow, such as `test.dice`, `test.dice.low` and `test.dice.high`.
+    """Return all defined numbers for MLflow, such as `test.dice`, `test.dice.lower` and `test.dice.upper`.
 
     If a metric refers to the positive class, its name ends with the class, as in `test.sensitivity.cancer`.
     """
     metrics = {f"{name}.{positive}" if positive and is_of_positive(name) else name: e for name, e in metrics.items()}
-    parts = {"": "value", ".low": "low", ".high": "high"}
-    found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    return {key: value for name, e in metrics.items() for key, value in e.named(f"{split}.{name}").items()}

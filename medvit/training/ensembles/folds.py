@@ -35,6 +35,15 @@ class EnsembleMember:
         """Seed of this model, for its initial weights, augmentation and order of images."""
         return self.seed if self.number == 0 else mixed_seed(self.seed, 5, self.number) % 2**31
 
+    def tracked(self, tracker: Tracker, number: int, seed: int, kind: str = "model") -> Tracker:
+        """Return the tracker of this model, one of `number`: that of a child run named after its fold or its number."""
+        repetition, fold = divmod(self.number, self.folds) if self.folds else (0, 0)
+        again = f" of repetition {repetition + 1}" if number > self.folds else ""
+        name = f"fold {fold + 1} of {self.folds}{again}" if self.folds else f"{kind} {self.number + 1} of {number}"
+        child = tracker.child(f"{kind}-{self.number}", name)
+        child.params({"seed": seed, **({"fold": fold + 1, "folds": self.folds} if self.folds else {})})
+        return child
+
     def divide(self, rows: Sequence[Row], classes: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """Return the indices of the rows to train on and of the held-out rows; no patient is in both.
 
@@ -104,14 +113,3 @@ def _strata(rows: Sequence[Row], labels: Sequence[str], classes: Mapping[str, Se
 def members_of(folds: int, number: int, seed: int) -> list[EnsembleMember]:
     """Return the `number` models of an ensemble; each model has another fold for validation."""
     return [EnsembleMember(index, folds, seed) for index in range(number)]
-
-
-class MemberTracker(Tracker):
-    """Tracker that prefixes the names of metrics with that of one model of an ensemble."""
-
-    def __init__(self, tracker: Tracker, name: str) -> None:
-        self._tracker, self._prefix = tracker, f"{name}."
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record the metrics of a step."""
-        self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)

@@ -20,8 +20,8 @@ from medvit.models.ensemble import ensemble_states, of_each_model
 from medvit.records import Row
 from medvit.tracking import Tracker
 from medvit.training.assembly import AssembledFinetuning, PositiveOf, assemble_finetuning, assigned, images_of
-from medvit.training.ensembles.folds import FIGURES, EnsembleMember, MemberTracker, members_of
-from medvit.training.finetuning import component_overlaps, raised_by_largest
+from medvit.training.ensembles.folds import FIGURES, EnsembleMember, members_of
+from medvit.training.finetuning import BEST_METRIC, component_overlaps, mean_of_best, raised_by_largest
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.options import describe_patients, trained_on
 from medvit.training.resume import BEST, RESUME
@@ -64,7 +64,7 @@ class EnsembleTraining:
                 "models of an ensemble are trained one after the other on one device; remove trainer.devices and "
                 "trainer.nodes, or folds and seeds"
             )
-        first = self._assemble(self.members[0], self.options)
+        first = self._assemble(self.members[0], self.options, Tracker())
         first.proposals.write(self._home(self.members[0]))  # for a resumed run
         return first
 
@@ -115,14 +115,18 @@ class EnsembleTraining:
             for name, value in json.loads((self._home(member) / FIGURES).read_text(encoding="utf-8")).items()
         }
 
+    def best_epochs(self) -> dict[str, float]:
+        """Return the mean of the best validation metrics of all models, for MLflow."""
+        return mean_of_best(self.first.module.metric_name, self.figures())
+
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
         """Return, for a summary, the numbers of images and patients, and the best validation metric of each model.
 
         A model without a validation metric is omitted.
         """
-        task, best = self.first.task, "best validation metric"
-        found = {f"model {member.number + 1}": f"model {member.number + 1}: {best}" for member in self.members}
-        texts = {name: f"{best} {figures[key]:.3f}" for name, key in found.items() if key in figures}
+        task = self.first.task
+        found = {f"model {member.number + 1}": f"model {member.number + 1}: {BEST_METRIC}" for member in self.members}
+        texts = {name: f"{BEST_METRIC} {figures[key]:.3f}" for name, key in found.items() if key in figures}
         images = trained_on(self.rows) if self.options.folds else trained_on([*task.train], [*task.val])
         return images | texts
 
@@ -172,7 +176,8 @@ class EnsembleTraining:
 
     def _train(self, member: EnsembleMember, options: FinetuningOptions) -> None:
         home = self._home(member)
-        parts = self._assemble(member, options)
+        tracker = member.tracked(self.tracker, len(self.members), member.own_seed)
+        parts = self._assemble(member, options, tracker)
         parts.trainer.fit(parts.module, *parts.loaders, ckpt_path=parts.resume_from)
         parts.module.restore_best()
         best = parts.model
@@ -181,10 +186,12 @@ class EnsembleTraining:
         adapter, preprocess = best.stored_adapter(), parts.start.preprocess.tree()
         Checkpoint(home, best.config.tree(), preprocess, best.merged_state(), adapter).save()
         write_text(home / FIGURES, json.dumps(parts.module.figures()))
+        tracker.metrics(parts.module.best_epoch())
+        tracker.finish("FINISHED")
         for name in (RESUME, BEST):
             (home / name).unlink(missing_ok=True)
 
-    def _assemble(self, member: EnsembleMember, options: FinetuningOptions) -> AssembledFinetuning:
+    def _assemble(self, member: EnsembleMember, options: FinetuningOptions, tracker: Tracker) -> AssembledFinetuning:
         torch.manual_seed(member.own_seed)
         self._home(member).mkdir(parents=True, exist_ok=True)  # of the weights of the best epoch
         return assemble_finetuning(
@@ -194,7 +201,7 @@ class EnsembleTraining:
             self.positive_of,
             seed=member.own_seed,
             folder=self._home(member),
-            tracker=MemberTracker(self.tracker, f"model_{member.number + 1}"),
+            tracker=tracker,
         )
 
     def _home(self, member: EnsembleMember) -> Path:
