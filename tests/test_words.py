@@ -45,9 +45,11 @@ PHRASES = {
     "pass on (not: hand on)": r"\bhand(?:s|ed|ing)?(?: \w+){0,2} (?:on|over|down)\b|\bhand batches\b",
     "continue (not: go on)": r"\b(?:go|goes|going|went|gone|[Gg]oing) on\b",
     "compare with (not: hold against)": r"\b(?:hold|holds|held|holding)(?: \w+){0,4} against\b",
-    "contain, store, keep (not: hold)": r"(?<!can )(?<!cannot )\b(?:hold|holds|held|holding)\b(?!-| the GIL)",
+    "contain, store, keep (not: hold)": r"(?<!can )(?<!cannot )(?<!not )(?<!same )\b(?:hold|holds|held|holding)\b"
+    r"(?!-| the GIL| out\b| but\b)",
     "remain, keep (not: stay)": r"(?<!hospital )(?<!length of )\bstay(?:s|ed|ing)?\b",
-    "skip (not: pass over)": r"(?<![Aa] )(?<!one )\bpass(?:es|ed|ing)? over\b",
+    "skip (not: pass over)": r"(?<![Aa] )(?<!one )\bpass(?:es|ed|ing)? over\b"
+    r"(?! the (?:training )?(?:images|data)| \d)",
     "again (not: anew)": r"\banew\b",
     "alternately (not: by turns)": r"\b(?:by turns|in turns?)\b",
     "differently (not: otherwise)": r"\b(?:names?|named|written|numbered|stained|out|ends?|says?|told|called"
