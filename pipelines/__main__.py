@@ -164,6 +164,12 @@ STAGES = {
         first=("only_check", "archive.auth.token_env", "archive.tls.ca", "archive.pacs.aet"),
         room="pipelines.results",
     ),
+    "serve": Entry(
+        "Receive studies from a PACS, predict each when it is complete, and send results back if asked to.",
+        "medvit serve checkpoint=runs/model folder=/srv/medvit receive.port=11112",
+        first=("checkpoint", "folder", "receive.listen", "receive.callers", "receive.hosts", "send", "web.port"),
+        room="pipelines.results",
+    ),
     "baseline": Entry(
         "Train simple baselines, such as the class frequencies or age, sex and scanner, to compare a model with.",
         "medvit baseline checkpoint=runs/model dataset=runs/dataset output=runs/baselines",

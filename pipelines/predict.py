@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
@@ -44,9 +43,6 @@ from medvit.stage import WORK, Run, StageConfig, stage
 from medvit.writers import STATUSES, Maker, ModelTask
 
 log = logging.getLogger("medvit")
-
-SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons")
-"""Options on which a prediction depends, apart from its checkpoint and source."""
 
 
 class PredictConfig(PredictionOptions, StageConfig):
@@ -221,10 +217,7 @@ def _stack_job(config: PredictConfig, run: Run, names: SiteNames) -> tuple[Stack
 
 
 def _maker(config: PredictConfig, run: Run, name: str, checkpoint: Checkpoint) -> Maker:
-    tree = config.tree()
-    settings = {key: tree[key] for key in SETTINGS} | {"device": resolve_device(config.device).type}
-    text = json.dumps(settings | {"slide_mpp": config.tiles.slide_mpp}, sort_keys=True)
-    return Maker(__version__, checkpoint.hash, run.run_id, name, config.series_number, text)
+    return Maker(__version__, checkpoint.hash, run.run_id, name, config.series_number, config.settings())
 
 
 def _points(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medvit.delivery import dicomweb, dimse
 from medvit.dicom import decoders
+from medvit.service import receiver
 from medvit.sources import http
 from medvit.sources.associations import OUT_OF_RESOURCES
 from medvit.writers import writers
@@ -44,3 +45,9 @@ def test_the_statuses_are_those_of_the_code():
         assert pattern in STATEMENT or is_in_range, pattern
     for status in (*http.PASSING, *dicomweb.REFUSING, dicomweb.CONFLICT):
         assert str(status) in STATEMENT, status
+
+
+def test_the_statuses_of_the_service_are_those_of_its_receiver():
+    known = (receiver.SUCCESS, receiver.PROCESSING_FAILURE, receiver.CLASS_NOT_SUPPORTED, receiver.OUT_OF_RESOURCES)
+    known += (receiver.DATASET_MISMATCH, receiver.CANNOT_UNDERSTAND)
+    assert re.findall(r"0x[0-9A-F]{4}", part("received statuses")) == [f"0x{code:04X}" for code in sorted(known)]

@@ -42,6 +42,7 @@ ROOMS_OF_DICOM = (
     "phantoms",
     "readers",
     "series",
+    "service",
     "sources",
     "writers",
     "wsi",
@@ -53,6 +54,7 @@ HOMES = {
     "dicomanonymizer": ("medvit/deidentification/profile.py",),
     "dicomweb_client": ("medvit/sources/",),
     "eyepy": ("medvit/readers/heyex.py",),
+    "fastapi": ("medvit/service/",),
     "highdicom": ("medvit/writers/",),
     "imagecodecs": ("medvit/dicom/", "medvit/doctor/decoding.py", "medvit/readers/image.py"),
     "jinja2": ("medvit/document/",),
@@ -63,7 +65,8 @@ HOMES = {
     "openslide": ("medvit/wsi/",),
     "peft": ("medvit/peft/",),
     "pydicom": tuple(f"medvit/{room}/" for room in ROOMS_OF_DICOM),
-    "pynetdicom": ("medvit/delivery/", "medvit/sources/"),
+    "prometheus_client": ("medvit/service/",),
+    "pynetdicom": ("medvit/delivery/", "medvit/service/", "medvit/sources/"),
     "ray": ("medvit/engine/",),
     "sklearn": (
         "medvit/evaluation/",
@@ -74,6 +77,7 @@ HOMES = {
     ),
     "tifffile": ("medvit/wsi/", "medvit/readers/tiff_page.py", "medvit/writers/", "medvit/phantoms/"),
     "timm": ("medvit/backbones/", "medvit/weights/hub.py"),
+    "uvicorn": ("medvit/service/",),
     "weasyprint": ("medvit/document/pdf.py",),
     "wsidicom": ("medvit/wsi/",),
 }

@@ -28,7 +28,8 @@ available average averages away axes axis b2nd backbone backend backoff backslas
 balanced base base64 baselines batch batches been before began begin begins behind belong belongs below beside betas
 better between beyond bf16 bias bilinear bindings birth bits bitsallocated bitsstored blacken blank blanked blanks
 blocks blosc blur blurred bootstrap bootstraps border bottleneck bottom bound bounds bqml brackets breakdowns breaks
-brier brightest brightfield brightness broke broken burned burnedinannotation bytes calibrate calibrated call called
+brier brightest brightfield brightness broke broken burned burnedinannotation bytes calibrate calibrated call
+called callers
 calls came cancel cannot card cards carries carry categories cell center centered centering centers cert certain
 certificate chance chances change changed channel channels characteristics characters charset check checked checkpoint
 checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims classification clean client
@@ -42,10 +43,10 @@ create created creation creator
 credentials criteria croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve
 curves cutmix damaged dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare
 declared declares decoded decoder decompress decy defined definition definitions deflate deflated degrees
-deidentification deidentificationmethod deidentificationmethodcodesequence deidentify demo dense depend depends
+deidentification deidentificationmethod deidentificationmethodcodesequence deidentify delete demo dense depend depends
 deprecated depth depths derivationimagesequence descr described description descriptor descriptors destination detail
 deviation device devices diagnosis diagonal dice dicomweb dict died differ difference differences different differs
-digest digits dimmed dino dinov2 direction directions disable disk disks displayed distance distances distillation
+digest digits dimmed dimse dino dinov2 direction directions disable disk disks displayed distance distances distillation
 distinct distinguish distribution distributions divided divides divisor doctype does done doubtful down downloaded
 drawing drawings drawn draws drift drop dropout dtype dtypes duplicate duplicates duration earlier echoes effect
 effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded encoder encoding
@@ -61,8 +62,8 @@ frameofreferenceuid framereferencetime frames freeze frequencies frequent frozen
 gate gaussian gelu gems generated generation geojson geometry gflop give given gives goes grades gradients gram
 grayscale grid grids ground grouping groups guard guardrail guardrails half handed harmonic hash hashes hashing have
 hd95 header headers heads heat heatmap height help here hexadecimal hidden highbit highdicom higher highest hints hits
-hold holds honest horizons hospital hours however html http https identical identification identified identifier
-identifies identify ignore ignored illumination imagelaterality imageorientationpatient imageorientationslide
+hold holds honest horizons hospital hosts hours however html http https identical identification identified identifier
+identifies identify idle ignore ignored illumination imagelaterality imageorientationpatient imageorientationslide
 imagepositionpatient imagetype immutable includes incomplete infinity inflated info information ingest ingested inputs
 insecure inside install installed instances instead instruction int16 integer intelligence intended intensities
 intensity intercept interleaved interpolated interpolation interrupted interval intervals into invent irregular
@@ -88,19 +89,21 @@ password past patch patches path patience patientbirthdate patientid patientiden
 patientorientation patientsex patientstate patientweight pattern peft percentile percentiles perceptual
 perframefunctionalgroupssequence perhaps permissions perpendicular phantoms philips phone photograph photographs
 photometricinterpretation picture pictures pigment pipeline pipelines pixel pixeldata pixelrepresentation pixels
-pixelspacing place places plan planarconfiguration planes planned point points polarity policies policy polygon poor
+pixelspacing place places plan planarconfiguration planes planned point points polarity policies policy poll
+polygon poor
 port positions precision predict predicted predicting predictions predicts premedication prepared preprocess
 preprocessing prerelease presentation pretrain pretrained pretraining pretrainings prevalence private probabilities
 probability probable probe probes process processes progress proj project promises prompts properties proposals
 proposed prose protect protected prototypes provider pseudonym pseudonyms public purl pydicom pyramid python pytorch
-qform qnms quadratic quality quarantine queries query radiographs radiology radiopharmaceuticalinformationsequence
+qform qnms quadratic quality quarantine queries query quiet radiographs radiology radiopharmaceuticalinformationsequence
 radiotherapy raise ramp random rank rare rarest rates ratio rationale ratios reached read reader readers reading
 readings reads reason reasons recall received recognized recognizes recompression record recorded recordset rectangle
 refer referenced references referringphysicianname refers refresh refreshes refuse refused refuses regex region
-regions register registers regresses regression regularizer rejected related reliability remove rename repeated
+regions register registers registry regresses regression regularizer rejected related reliability remove rename repeated
 repeats repetition replace reports request requested required requires resample resampled resamples rescaleintercept
 rescaleslope resized resnet resolved resource resources response restore resumable resume resumed retain retention
-retired retries retrieve retry return returns reviewed rewards rise rising risky rollback root rougher round rounds
+retired retries retrieve retry return returns reviewed rewards rise rising risky rollback root rougher round
+rounds rules
 runname
 running runs safe safetensors salt sampled sampler samplesperpixel samplingrate save says scale scales scaling scanned
 scanners scanning schedule scheduled scheduler schema scheme score scores scouts scratch script search searched second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator
 
 from medvit.config import Config, Count, Positive
 from medvit.files.limits import MAX_VOLUME_GIB
-from medvit.hardware import Device
+from medvit.hardware import Device, resolve_device
 from medvit.inference.series_selection import SeriesChoice, check_rule
 from medvit.inference.slide_job import SlideOptions
 from medvit.models.image import AppliesTo
@@ -18,6 +19,9 @@ from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig
 from medvit.writers import writer
+
+SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons")
+"""Options on which a prediction depends, apart from its checkpoint and source."""
 
 
 class SeriesRule(Config):
@@ -124,3 +128,9 @@ class PredictionOptions(Config):
         for name in value or ():
             writer(name)
         return value
+
+    def settings(self) -> str:
+        """Return the options on which a prediction depends, apart from its checkpoint and source, as text."""
+        tree = self.tree()
+        settings = {key: tree[key] for key in SETTINGS} | {"device": resolve_device(self.device).type}
+        return json.dumps(settings | {"slide_mpp": self.tiles.slide_mpp}, sort_keys=True)

@@ -64,10 +64,15 @@ class RemoteJob:
     def _job(self) -> AnyJob:
         if self.token not in _JOBS:
             _JOBS.clear()
-            _JOBS[self.token] = self._built()
+            _JOBS[self.token] = self.built()
         return _JOBS[self.token]
 
-    def _built(self) -> AnyJob:
+    def built(self) -> AnyJob:
+        """Return the job, with its models loaded.
+
+        Raises:
+            ConfigError: If a checkpoint has changed since the job was made.
+        """
         options, names = self.options, SiteNames(self.options.key)
         if len(options.checkpoint) > 1:
             folders = zip(names_of(options.checkpoint), options.checkpoint, strict=True)
@@ -79,7 +84,7 @@ class RemoteJob:
 
     def _unchanged(self, name: str, checkpoint: Checkpoint) -> Checkpoint:
         if checkpoint.hash != self.makers[name].model_sha256:
-            raise ConfigError(f"{checkpoint.folder} has changed during the run; start the run again")
+            raise ConfigError(f"{checkpoint.folder} has changed since it was pinned; restore it, or load it again")
         return checkpoint
 
 

@@ -7,12 +7,28 @@ from typing import Any, TypeVar
 
 from medvit.errors import CheckpointError
 from medvit.stage.config import StageConfig
+from medvit.tracking import TrackingConfig
 from medvit.tracking.model_registry import ModelVersion, digest_of_files, find_version, is_registered
 
 MODEL_CACHE = Path("~/.medvit/models")
 """Folder for checkpoints of registered models that are fetched from a server."""
 
 AnyConfig = TypeVar("AnyConfig", bound=StageConfig)
+
+
+def registered_version(location: Path, tracking: TrackingConfig) -> ModelVersion:
+    """Return the version of a registered model, whose files are on this machine.
+
+    Raises:
+        CheckpointError: If the files of the version are not those that were registered.
+        MedvitError: As in `find_version`.
+    """
+    found = find_version(tracking, location, MODEL_CACHE.expanduser())
+    if digest_of_files(found.folder) != found.files_sha256:
+        raise CheckpointError(
+            f"the files of {location} are not those that were registered; register the model again, or restore them"
+        )
+    return found
 
 
 def with_registered(config: AnyConfig) -> tuple[AnyConfig, list[ModelVersion]]:
@@ -29,11 +45,7 @@ def with_registered(config: AnyConfig) -> tuple[AnyConfig, list[ModelVersion]]:
             return tuple(map(resolved, value))
         if not isinstance(value, Path) or not is_registered(value):
             return value
-        found = find_version(config.tracking, value, MODEL_CACHE.expanduser())
-        if digest_of_files(found.folder) != found.files_sha256:
-            raise CheckpointError(
-                f"the files of {value} are not those that were registered; register the model again, or restore them"
-            )
+        found = registered_version(value, config.tracking)
         versions.append(found)
         return found.folder
 
