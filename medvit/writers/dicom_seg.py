@@ -8,6 +8,7 @@ the number of frames shall be greater than zero (PS3.3 C.7.6.6.1.1), and readers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import COLORS, ImageContext, ModelTask
-from medvit.writers.dicom_parts.bit_packing import pack_unambiguously
+from medvit.writers.dicom_parts.bit_packing import with_empty_frames
 from medvit.writers.dicom_parts.coded_terms import label_of, property_category, property_types
 from medvit.writers.dicom_parts.dicom_object import algorithm, authorship, coded, fit_texts, notes_on, silent
+from medvit.writers.dicom_parts.frames import packed, write_with_frames
 from medvit.writers.dicom_parts.object_uids import ObjectUids, object_uids, tracking
 from medvit.writers.dicom_parts.source_instances import Sources, has_position, read_sources
 
@@ -47,18 +49,72 @@ def write_seg(path: Path, context: ImageContext, sources: Sources) -> list[str]:
         UnsupportedError: If the source is of a retired SOP class.
     """
     frames = on_source(context.prediction, sources).astype(np.min_scalar_type(len(context.prediction.classes) - 1))
-    is_empty = not frames.any()
-    if is_empty:
-        frames[0, 0, 0] = 1  # highdicom would write every frame of every segment
+    num_segments = len(context.prediction.classes) - 1
+    found = _found(frames, num_segments)
+    used, is_right = with_empty_frames(found or [(1, 0)], frames[0].size, num_segments, len(frames))
     with silent():
         uids = seg_uids(SEGMENTATION, context, sources)
-        segmentation = make_segmentation(frames, "BINARY", context, sources, uids, SEGMENTATION)
-        if is_empty:
-            segmentation.PixelData = bytes(len(segmentation.PixelData))
-        is_right = pack_unambiguously(segmentation, sources)
-        refer_to_source(segmentation, sources)
-        segmentation.save_as(path)
-    return [*notes_on(sources), *[EMPTY] * is_empty, *[AMBIGUOUS] * (not is_right)]
+        segmentation = with_one_frame("BINARY", context, sources, uids, SEGMENTATION)
+        if num_segments == 1 and _is_regular([plane for _, plane in used], sources):
+            segmentation.DimensionOrganizationType = "3D"
+        write_with_frames(path, segmentation, used, packed(frames, used), sources)
+    return [*notes_on(sources), *[EMPTY] * (not found), *[AMBIGUOUS] * (not is_right)]
+
+
+def _found(frames: UInt[Array, "n h w"], num_segments: int) -> list[tuple[int, int]]:
+    """Return the segments and planes with pixels, segment by segment."""
+    is_present = np.zeros((len(frames), num_segments + 1), bool)
+    for is_in, plane in zip(is_present, frames, strict=True):
+        is_in[plane] = True
+    return [(int(segment), int(plane)) for segment, plane in np.argwhere(is_present.T) if segment]
+
+
+def _is_regular(planes: Sequence[int], sources: Sources) -> bool:
+    """Return whether the planes of frames are equally spaced, so that the frames form a volume."""
+    if sources.affine is None or len(planes) < 2:
+        return False
+    return len(set(np.diff(planes).tolist())) == 1
+
+
+def with_one_frame(
+    kind: str, context: ImageContext, sources: Sources, uids: ObjectUids, what: str, **options: Any
+) -> Dataset:
+    """Return a segmentation with one frame, as `make_segmentation` does, to be written with others.
+
+    highdicom is given the first slice of a series alone, because it takes a millisecond for each slice.
+    """
+    _complete_thickness(sources)
+    alone = sources if sources.frames else replace(sources, headers=sources.headers[:1])
+    first = np.zeros((len(alone.frames or alone.headers), *_plane_shape(sources)), np.uint8)
+    first[0, 0, 0] = 1
+    segmentation = make_segmentation(first, kind, context, alone, uids, what, **options)
+    if len(sources.headers) > 1:
+        _refer_to_all(segmentation, sources)
+    refer_to_source(segmentation, sources)
+    return segmentation
+
+
+def _refer_to_all(segmentation: Dataset, sources: Sources) -> None:
+    """Complete a segmentation that was made from the first slice: references to all slices, and their spacing."""
+    from highdicom.spatial import get_volume_positions
+    from pydicom import Dataset
+    from pydicom.valuerep import format_number_as_ds
+
+    references = []
+    for header in sources.headers:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = header.SOPClassUID
+        reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
+        references.append(reference)
+    segmentation.SourceImageSequence = references
+    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+    if "SpacingBetweenSlices" not in sources.headers[0]:  # else it is copied
+        measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        positions = [header.ImagePositionPatient for header in sources.headers]
+        spacing_mm, _ = get_volume_positions(positions, sources.headers[0].ImageOrientationPatient)
+        measures.pop("SpacingBetweenSlices", None)
+        if spacing_mm is not None:
+            measures.SpacingBetweenSlices = format_number_as_ds(spacing_mm)
 
 
 def make_segmentation(
@@ -134,15 +190,19 @@ def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     Raises:
         GeometryError: If the mask is not on the pixel grid of the source.
     """
-    mask, first = prediction.mask, sources.headers[0]
+    mask = prediction.mask
     assert mask is not None
     if prediction.affine is None or sources.affine is None:
         frames = mask[None]
     else:
         turned = like(mask, prediction.affine, sources.affine)  # (columns, rows, slices)
         frames = np.transpose(turned, (2, 1, 0))
-    _require_shape(frames.shape, (len(sources.frames or sources.headers), int(first.Rows), int(first.Columns)))
+    _require_shape(frames.shape, (len(sources.frames or sources.headers), *_plane_shape(sources)))
     return np.ascontiguousarray(frames)  # highdicom is slow if the pixels of a plane are scattered
+
+
+def _plane_shape(sources: Sources) -> tuple[int, int]:
+    return int(sources.headers[0].Rows), int(sources.headers[0].Columns)
 
 
 def _require_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from medvit.errors import UnsupportedError
 from medvit.readers.dicom import READER as DICOM
 from medvit.records import Item
 from medvit.types import Prediction
 from medvit.writers import ImageContext, ModelTask
-from medvit.writers.dicom_parts.bit_packing import pad_pixels, set_frames
 from medvit.writers.dicom_parts.dicom_object import notes_on, silent
+from medvit.writers.dicom_parts.frames import write_with_frames
 from medvit.writers.dicom_parts.object_uids import object_uids
 from medvit.writers.dicom_parts.source_instances import Sources, read_sources
-from medvit.writers.dicom_seg import EMPTY, make_segmentation, on_source, refer_to_source
+from medvit.writers.dicom_seg import EMPTY, on_source, with_one_frame
 
 PROBABILITIES = "probabilities"
 MAXIMUM = 255
@@ -46,16 +44,14 @@ def write_fractional(path: Path, context: ImageContext, sources: Sources) -> lis
     }
     with silent():
         uids = object_uids(PROBABILITIES, context, sources, context.pixels_sha256, maps)
-        first = np.zeros_like(on_source(context.prediction, sources), np.uint8)
-        first[0, 0, 0] = 1  # the one frame from which the others are made
         options = {"fractional_type": "PROBABILITY", "max_fractional_value": MAXIMUM}
-        segmentation = make_segmentation(first, "FRACTIONAL", context, sources, uids, PROBABILITIES, **options)
-        set_frames(segmentation, list(planes) or [(1, 0)], sources)
-        segmentation.PixelData = b"".join(frame.tobytes() for frame in planes.values()) or bytes(first[0].size)
-        pad_pixels(segmentation)
+        segmentation = with_one_frame("FRACTIONAL", context, sources, uids, PROBABILITIES, **options)
         segmentation.SegmentsOverlap = "UNDEFINED"
-        refer_to_source(segmentation, sources)
-        segmentation.save_as(path)
+        pixels = b"".join(frame.tobytes() for frame in planes.values())
+        used = list(planes) or [(1, 0)]
+        write_with_frames(
+            path, segmentation, used, pixels or bytes(int(segmentation.Rows) * int(segmentation.Columns)), sources
+        )
     return [*notes_on(sources), *[EMPTY] * (not planes)]
 
 

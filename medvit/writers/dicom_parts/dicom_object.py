@@ -59,14 +59,13 @@ def series_number(sources: Sources) -> int:
 
 
 def fit_texts(sources: Sources, context: WriterContext, classes: Sequence[str]) -> None:
-    """Convert the headers of the source to UTF-8 if the model's name, classes or their codes are not ASCII.
+    """Convert the first header of the source to UTF-8 if the model's name, classes or their codes are not ASCII.
 
     This is necessary because a DICOM object has only one character set.
     """
     texts = (context.maker.name, context.item.part, *classes, *(context.codes.get(name, "") for name in classes))
     if not all(text.isascii() for text in texts):
-        for header in sources.headers:
-            settle(header, to_utf_8=True)
+        settle(sources.headers[0], to_utf_8=True)
 
 
 def notes_on(sources: Sources) -> list[str]:

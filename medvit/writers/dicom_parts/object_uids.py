@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = UUID("6f0c1f5a-4c0e-5e53-9a3e-5d0d7a7f6a11")
 """Namespace of the UUIDs of results (RFC 9562, version 5)."""
-VERSION = 1
+VERSION = 2
 """Version of the DICOM writers: increase it if they write the same result in another way."""
 
 

@@ -61,9 +61,9 @@ class Sources:
 def read_sources(item: Item) -> Sources:
     """Return the headers of a series without pixels.
 
-    Headers are completed with the elements that a referring object requires. Empty identifiers are taken from the file
-    meta information, or else derived from the identifiers that exist, with the same result at every call. No value that
-    a viewer would show is made up.
+    The first header, from which results copy patient and study, is completed with the elements that a referring object
+    requires. Empty identifiers are taken from the file meta information, or else derived from the identifiers that
+    exist, with the same result at every call. No value that a viewer would show is made up.
 
     Raises:
         UnreadableError: If a header cannot be read or lacks the identifiers of its instance.
@@ -76,9 +76,10 @@ def read_sources(item: Item) -> Sources:
         if frames:
             _check_frames(headers)
             _keep_frames(headers[0], frames)
-        notes = dict.fromkeys(filter(None, map(settle, headers)))
         for header in headers:
-            _complete_instance(header)
+            _complete_uids(header)
+        note = settle(headers[0])
+        _complete(headers[0])
         affine = source_affine(item) if item.kind == "volume" else None
         if affine is not None:
             _check_one(headers)
@@ -91,7 +92,9 @@ def read_sources(item: Item) -> Sources:
             header.update(_elements(made_up))
             if not has_position(first):
                 header.pop("FrameOfReferenceUID", None)
-    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames, tuple(notes))
+    return Sources(
+        tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames, (note,) if note else ()
+    )
 
 
 def _check_frames(headers: Sequence[Dataset]) -> None:
@@ -147,7 +150,7 @@ def _keep_frames(header: Dataset, frames: Sequence[int]) -> None:
     header.NumberOfFrames = len(frames)
 
 
-def _complete_instance(header: Dataset) -> None:
+def _complete_uids(header: Dataset) -> None:
     meta = header.file_meta
     for keyword, meta_keyword in (
         ("SOPClassUID", "MediaStorageSOPClassUID"),
@@ -159,6 +162,9 @@ def _complete_instance(header: Dataset) -> None:
                     f"a file of the series has no {keyword}, neither in its data set nor in its meta header"
                 )
             setattr(header, keyword, meta[meta_keyword].value)
+
+
+def _complete(header: Dataset) -> None:
     _modernize(header)
     _drop_invalid(header)
     for keyword in EMPTY_ALLOWED:
