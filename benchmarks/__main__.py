@@ -1,4 +1,4 @@
-"""Command line that runs the named benchmarks, or by default all but large, stack, duplicates and guard."""
+"""Command line that runs the named benchmarks, or by default all but large, stack, race_large, duplicates and guard."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, stack, tiles, updates
+from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, race, stack, tiles, updates
 
 LARGE_SERIES = 2000
+ON_REQUEST = ("stack", "race_large")
+"""Benchmarks that run only if they are named, in addition to large, duplicates and guard."""
 LIGHTLY = Path(".venv-lightly")
-BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
+BENCHMARKS: dict[str, Callable[..., object]] = {
     "convert": convert.run,
     "headers": headers.run,
     "crops": crops.run,
@@ -24,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
     "embedding": embedding.run,
     "stack": stack.run,
     "gpu": gpu.run,
+    "race": race.run,
+    "race_large": race.run_large,
     "pretraining": partial(pretraining.run, environment=LIGHTLY),
 }
 
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of duplicates and guard: real data")
+    parser.add_argument("--model", type=Path, help="of race and race_large: checkpoint of CT (default: trained first)")
     text = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
     parser.add_argument("--with-lightly", action="store_true", help=text)
     arguments = parser.parse_args()
@@ -46,12 +51,13 @@ def main() -> None:
         lightly.install(LIGHTLY)
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
     print("medians of alternating repeats, after imports and one uncounted repeat; compare ratios, not times")
-    for name in arguments.names or [name for name in BENCHMARKS if name != "stack"]:
+    for name in arguments.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="medvit-bench-") as folder:
             if name == "large":
                 headers.run_large(Path(folder), LARGE_SERIES)
             else:
-                BENCHMARKS[name](Path(folder), arguments.repeats)
+                options = {"model": arguments.model} if arguments.model and name.startswith("race") else {}
+                BENCHMARKS[name](Path(folder), arguments.repeats, **options)
 
 
 if __name__ == "__main__":
