@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -47,7 +48,7 @@ def main(model: str, source: str, output: str, _: str) -> None:
     print(json.dumps({"seconds": seconds, "cpu_seconds": sum(os.times()[:4]) - cpu_started}))
 
 
-def _predict(network: Model, preprocess: Preprocess, image: torch.Tensor, path: Path) -> None:
+def _predict(network: Model, preprocess: Preprocess, image: Any, path: Path) -> None:
     affine, shape = np.asarray(image.affine), tuple(image.shape[1:])
     pixels = image.as_tensor()[None]
     if preprocess.spacing_mm is not None:

@@ -95,9 +95,15 @@ def _write_large(folder: Path, number: int) -> None:
 def _model(folder: Path, spacing_mm: tuple[float, float, float] | None) -> Path:
     """Return a small model after a short training, which makes its masks compact."""
     write_ct_pairs(folder / "pairs", NUM_TRAINING, seed=1)
-    off = {"tracking": {"enabled": False}, "key": folder / "key"}
-    options = {"scanning": {"modality": "CT"}, "labeling": {"mask_classes": CT_CLASSES}}
-    ingest(source=folder / "pairs", dataset=folder / "dataset", name="race", **options, **off)
+    ingest(
+        source=folder / "pairs",
+        dataset=folder / "dataset",
+        name="race",
+        key=folder / "key",
+        scanning={"modality": "CT"},
+        labeling={"mask_classes": CT_CLASSES},
+        tracking={"enabled": False},
+    )
     intensity = {"method": "window", "window_center": 60, "window_width": 400}
     finetune(
         dataset=folder / "dataset",
@@ -120,7 +126,7 @@ def _race(title: str, folder: Path, model: Path, repeats: int) -> None:
     names = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "volumes" / COUNTED).iterdir())
     raced = {name: Raced() for name in CONTENDERS}
     for number in range(repeats):
-        order = list(CONTENDERS) if number % 2 == 0 else list(reversed(CONTENDERS))
+        order = list(CONTENDERS) if number % 2 == 0 else list(CONTENDERS)[::-1]
         with TemporaryDirectory(dir=folder) as work:
             outputs = {name: Path(work) / str(index) for index, name in enumerate(CONTENDERS)}
             for name in order:

@@ -56,6 +56,12 @@ class CrashError(DataError):
     code = "crashed"
 
 
+class MemoryShortError(DataError):
+    """Image that needs more memory than is free."""
+
+    code = "memory"
+
+
 class ConflictError(DataError):
     """Files that contradict each other, so that the correct value cannot be determined."""
 

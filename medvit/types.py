@@ -226,6 +226,8 @@ class Prediction:
     """
     prediction_set: PredictionSet | None = None
     """Values that contain the truth with a stated probability, if the model has conformal prediction."""
+    notes: tuple[str, ...] = ()
+    """Notes for people who read the result, such as a lack of memory."""
 
 
 @dataclass(frozen=True)

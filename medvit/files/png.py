@@ -29,7 +29,7 @@ def encode_png(picture: UInt8[Array, "h w 3"]) -> bytes:
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])  # modulo 256, as the filter demands
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
-    pixels = packer.compress(lines) + packer.flush()
+    pixels = packer.compress(lines.data) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0)
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +16,10 @@ from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
-from medvit.errors import ConfigError, NonFiniteError
+from medvit.errors import ConfigError, MemoryShortError, NonFiniteError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.inference.dropout_passes import DropoutPasses
+from medvit.inference.memory.effort import Effort, allows_bricks, efforts, is_out_of_memory
 from medvit.metrics.confusion import median_grade
 from medvit.models.disagreement import TASKS as SPREAD_TASKS
 from medvit.models.disagreement import Disagreement
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from medvit.models.image import ModelConfig
+    from medvit.models.image import Model, ModelConfig
     from medvit.transforms.preprocess import Prepared
+
+log = logging.getLogger("medvit")
 
 
 class Predictor:
@@ -118,16 +124,55 @@ class Predictor:
 
         Raises:
             DataError: If the model does not accept the image, or its output is non-finite.
+            MemoryShortError: If the image needs more memory than is free.
         """
         self.preprocess.require_finite(image)
-        found = []
-        for part in parts_of(image, self.config.slices):
-            prepared = self.preprocess.prepared(part)
-            with precision_on(self.device):
-                predicted, members = self._outputs(prepared.pixels[None].to(self.device))
-            one = as_prediction(self.config, predicted, part, prepared, self.keeps_probabilities)
-            found.append(one if members is None else replace(one, members=members))
+        parts = parts_of(image, self.config.slices)
+        found = [self._predicted(part, self.preprocess.prepared(part)) for part in parts]
         return with_set(self.config, calibrated(self.config, joined(self.config, found, image, self.horizons)))
+
+    def _predicted(self, part: Image, prepared: Prepared) -> Prediction:
+        """Return the prediction for an image or slice, with less memory if there is too little of it."""
+        from medvit.models.image import Model, num_outputs
+
+        model = self.model if isinstance(self.model, Model) and self.config.kind == "segmentation" else None
+        can_split = allows_bricks(self.config, keeps_probabilities=self.keeps_probabilities)
+        for effort in efforts(model, prepared.pixels[0].numel(), num_outputs(self.config), allows_bricks=can_split):
+            try:
+                one = self._with_effort(part, prepared, effort, model)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("predict: memory is short (%s); trying to use less", type(error).__name__)
+            else:
+                return replace(one, notes=(*one.notes, effort.note)) if effort.note else one
+            release_memory()
+        raise MemoryShortError(
+            "the image needs more memory than is free; free memory, set device=cpu, or use a computer with more"
+        )
+
+    def _with_effort(self, part: Image, prepared: Prepared, effort: Effort, model: Model | None) -> Prediction:
+        pixels = prepared.pixels[None].to(self.device)
+        if model is not None:
+            model.windows_at_once = effort.windows_at_once
+        with precision_on(self.device):
+            if effort.by_bricks:
+                assert model is not None
+                return self._by_bricks(part, pixels, effort, model)
+            predicted, members = self._outputs(pixels)
+        one = as_prediction(self.config, predicted, part, prepared, self.keeps_probabilities)
+        return one if members is None else replace(one, members=members)
+
+    def _by_bricks(self, part: Image, pixels: Float[Tensor, "1 c *s"], effort: Effort, model: Model) -> Prediction:
+        from medvit.inference.memory.bricks import label_map_by_bricks
+
+        config, regions = self.config, self.config.region_map
+        roi = effort.roi or config.roi
+        assert roi is not None
+        on_grid = mask_on_grid if regions is None else partial(regions_on_grid, regions=regions)
+        shape = part.pixels.shape[1:]
+        mask = label_map_by_bricks(model, pixels, shape, on_grid, roi=roi, windows_at_once=effort.windows_at_once)
+        return Prediction(config.classes, mask=cleaned(config, mask), affine=part.affine)
 
     def _outputs(self, pixels: Float[Tensor, "1 c *s"]) -> tuple[Float[Tensor, "l *t"], Float[Array, "m l"] | None]:
         """Return the output of the model and those of its members, if these are several and their task has a spread."""
@@ -165,8 +210,6 @@ def as_prediction(
     """
     import torch
 
-    from medvit.transforms.components import keep_largest
-
     # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
     num_lost = int((~torch.isfinite(found)).sum())
     if num_lost:
@@ -181,12 +224,19 @@ def as_prediction(
     grid, regions = shape if crop is None else (crop.side, crop.side), config.region_map
     mask = mask_on_grid(found, grid) if regions is None else regions_on_grid(found, grid, regions)
     mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
-    mask = keep_largest(mask, [config.classes.index(name) for name in config.largest_components])
+    mask = cleaned(config, mask)
     kept = None
     if keeps_probabilities and regions is None:
         kept = np.stack([np.rint(255 * one.cpu().numpy()).astype(np.uint8) for one in _each_on_grid(found[1:], grid)])
         kept = kept if crop is None else crop.back(kept, shape)
     return Prediction(config.classes, mask=mask, affine=image.affine, voxel_probabilities=kept)
+
+
+def cleaned(config: ModelConfig, mask: Int[Array, "*s"]) -> Int[Array, "*s"]:
+    """Return a label map with only the largest component of some classes, as the model demands."""
+    from medvit.transforms.components import keep_largest
+
+    return keep_largest(mask, [config.classes.index(name) for name in config.largest_components])
 
 
 def joined(
@@ -315,6 +365,15 @@ def _each_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) 
             yield probability
         else:
             yield F.interpolate(probability[None, None], size=shape, mode=mode, align_corners=False)[0, 0]
+
+
+def release_memory() -> None:
+    """Release memory that is no longer used, also that which torch keeps on a GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def precision_on(device: torch.device) -> AbstractContextManager[object]:

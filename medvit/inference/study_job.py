@@ -99,6 +99,7 @@ class StudyJob:
         name = self._name(study, item, collected.findings)
         collected.notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
         collected.findings += with_uncertainty(findings_of(prediction, image, name), prediction, self.task)
+        collected.notes += prediction.notes
         called = calls(self.points, prediction.classes, prediction.probabilities, name)
         collected.findings += called
         if self.reference is not None:

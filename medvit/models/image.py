@@ -31,6 +31,9 @@ from medvit.transforms.padding import pad_about, pad_to_multiple
 from medvit.transforms.regions import Regions
 from medvit.types import Tokens
 
+WINDOWS_AT_ONCE = 2
+"""Usual number of sliding windows that are computed together."""
+
 
 class AppliesTo(Config):
     """Criteria by which `medvit predict` selects the series of a study."""
@@ -160,6 +163,9 @@ class ModelConfig(Config):
 class Model(nn.Module):
     """Model from pixels (B, C, *S) to logits (B, L) or (B, L, *S)."""
 
+    windows_at_once = WINDOWS_AT_ONCE
+    """Number of sliding windows of a segmentation that are computed together."""
+
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         way = config.peft.recorded(backbone)
@@ -287,19 +293,20 @@ class Model(nn.Module):
     def _predictions(self, pixels: Tensor) -> Tensor:
         roi = self.config.roi
         if roi is None:
-            return self._activated(self(pixels))
+            return self.activated(self(pixels))
         padded, inside = pad_about(pixels, roi)
         if is_image_task(self.config.kind):
             return torch.stack(
                 [
-                    self._activated(self(padded[window]))
+                    self.activated(self(padded[window]))
                     for window in covering_windows(padded.shape[2:], roi, self.config.overlap)
                 ]
             ).mean(0)
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
-        return self._activated(logits[inside])
+        return self.activated(logits[inside])
 
-    def _activated(self, logits: Tensor) -> Tensor:
+    def activated(self, logits: Float[Tensor, "b l *s"]) -> Float[Tensor, "b l *s"]:
+        """Return the float32 predictions of logits: probabilities or, for a regression, numbers."""
         config = self.config
         if not is_image_task(config.kind):
             return logits.float().sigmoid() if config.regions else logits.float().softmax(dim=1)
@@ -311,7 +318,7 @@ class Model(nn.Module):
         logits = sliding_window_inference(
             pixels,
             roi,
-            sw_batch_size=2,
+            sw_batch_size=self.windows_at_once,
             predictor=lambda crops: self(crops).float(),
             overlap=self.config.overlap,
             mode="gaussian",

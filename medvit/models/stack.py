@@ -64,9 +64,10 @@ class HeadStack(Model):
         sizes = [len(model.config.regions or model.config.classes) for model in self._models()]
         return dict(zip(self.names, self.predict(pixels).split(sizes, dim=1), strict=True))
 
-    def _activated(self, logits: Tensor) -> Tensor:
+    def activated(self, logits: Tensor) -> Tensor:
+        """Return the predictions of the models, one after the other."""
         parts = logits.split([num_outputs(model.config) for model in self._models()], dim=1)
-        return torch.cat([model._activated(part) for model, part in zip(self._models(), parts, strict=True)], dim=1)
+        return torch.cat([model.activated(part) for model, part in zip(self._models(), parts, strict=True)], dim=1)
 
     def _models(self) -> Iterator[Model]:
         for model in self.models:
