@@ -6,12 +6,17 @@ modified: the saved config contains the given values and the defaults, and runni
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import logging
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
@@ -50,21 +55,12 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         protected_namespaces=(),
         coerce_numbers_to_str=True,
     )
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
     """Earlier name of an option -> its present name, which may be in a group, such as `labeling.table`."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep the help text of an option if a subclass changes only its default."""
-        super().__pydantic_init_subclass__(**kwargs)
-        for name, field in cls.model_fields.items():
-            bases = (base for base in cls.__mro__[1:] if issubclass(base, Config) and name in base.model_fields)
-            field.description = field.description or next((base.model_fields[name].description for base in bases), None)
 
     @model_validator(mode="before")
     @classmethod
@@ -392,7 +388,7 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
     """
     found: list[Key] = []
     for name, field in kind.model_fields.items():
-        text = " ".join((field.description or "").split())
+        text = " ".join(_help(kind).get(name, "").split())
         default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
         choice = next((m for m in field.metadata if isinstance(m, OffersChoices)), None)
         if choice is not None:
@@ -435,15 +431,36 @@ def groups(kind: type[BaseModel]) -> dict[str, str]:
     for name, field in kind.model_fields.items():
         nested = _nested(field.annotation)
         if any(isinstance(mark, OffersChoices) for mark in field.metadata):
-            found[name] = _first_sentence(field.description)
+            found[name] = _first_sentence(_help(kind).get(name, ""))
         elif nested is not None and not isinstance(field.get_default(call_default_factory=True), Mapping):
             about = (nested.__doc__ or "").strip().splitlines()[0].rstrip(".")
-            found[name] = _first_sentence(field.description) if about in found.values() else about
+            found[name] = _first_sentence(_help(kind).get(name, "")) if about in found.values() else about
     return found
 
 
-def _first_sentence(text: str | None) -> str:
-    return re.split(r"[.;] ", " ".join((text or "").split()))[0].rstrip(".")
+def _first_sentence(text: str) -> str:
+    return re.split(r"[.;] ", " ".join(text.split()))[0].rstrip(".")
+
+
+@cache
+def _help(kind: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each option of a config type, or else below the same option of its base class.
+
+    Not pydantic's `use_attribute_docstrings`, because it reads the source of all config types while they are imported
+    (measured: a fifth of the time of importing the stages), and only help texts need it.
+    """
+    bases = [base for base in reversed(kind.__mro__) if issubclass(base, BaseModel) and base is not BaseModel]
+    return {name: text for base in bases for name, text in _docstrings(base)}
+
+
+def _docstrings(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the docstring of each option that the source of a config type defines with a docstring."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    for statement, following in pairwise(definition.body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
