@@ -237,7 +237,7 @@ def _are_names(kind: type[BaseModel], key: str) -> bool:
     )
 
 
-class AsWritten(yaml.SafeLoader):
+class AsWritten(yaml.CSafeLoader):
     """YAML loader that keeps scalars as text, except null.
 
     The type of the option decides whether `2024-01-31` or `007` becomes a date, a number or a text.
@@ -246,11 +246,11 @@ class AsWritten(yaml.SafeLoader):
 
 AsWritten.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 
 
-def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> Tree:
+def read_yaml(path: Path, scalars: type[yaml.CSafeLoader] = yaml.CSafeLoader) -> Tree:
     """Return the mapping that a YAML file contains; `scalars` is the YAML loader that decides the type of its values.
 
     Raises:
