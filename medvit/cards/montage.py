@@ -263,15 +263,15 @@ def outlined_png(
 
     height = SIDE if height_to_width >= 1 else max(1, round(SIDE * height_to_width))
     width = SIDE if height_to_width <= 1 else max(1, round(SIDE / height_to_width))
-    picture = Pillow.fromarray((np.clip(values, 0.0, 1.0) * 255).round().astype(np.uint8)).convert("RGB")
-    shades = picture.resize((width, height), Pillow.Resampling.BICUBIC).quantize(NUM_SHADES)
+    picture = Pillow.fromarray((np.clip(values, 0.0, 1.0) * 255).round().astype(np.uint8))
+    picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
+    shades, palette = _shades(picture) if picture.mode == "L" else _colors(picture)
     rows, columns = ((np.arange(n) * size) // n for n, size in zip((height, width), labels.shape, strict=True))
     grown = labels[np.ix_(rows, columns)].astype(np.int64)
     pixels = np.array(shades)
     is_outline = find_boundaries(grown, mode="inner", background=0)
     numbers = grown[is_outline] if has_classes else np.ones(int(is_outline.sum()), np.int64)
     pixels[is_outline] = NUM_SHADES + (numbers - 1) % len(PALETTE)
-    palette = [*(shades.getpalette() or [])[: 3 * NUM_SHADES]]
     palette += [0] * (3 * NUM_SHADES - len(palette))
     palette += [value for color in PALETTE for value in bytes.fromhex(color[1:])]
     made = Pillow.fromarray(pixels, "P")
@@ -279,3 +279,16 @@ def outlined_png(
     buffer = io.BytesIO()
     made.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _shades(picture: Pillow.Image) -> tuple[Pillow.Image, list[int]]:
+    """Return a gray picture in `NUM_SHADES` evenly spaced shades, as their numbers, and the palette of the shades."""
+    shades = np.linspace(0, 255, NUM_SHADES).round().astype(int)
+    numbers = (np.arange(256) * (NUM_SHADES - 1) / 255).round().astype(int)
+    return picture.point(numbers.tolist()), shades.repeat(3).tolist()
+
+
+def _colors(picture: Pillow.Image) -> tuple[Pillow.Image, list[int]]:
+    """Return a picture in the `NUM_SHADES` colors that fit it best, as their numbers, and the palette of the colors."""
+    fitted = picture.quantize(NUM_SHADES)
+    return fitted, (fitted.getpalette() or [])[: 3 * NUM_SHADES]

@@ -208,7 +208,8 @@ def _begin(run: Run, config: StageConfig) -> None:
         run.began_with(RUN, run.tracker.run_id or "")
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
-    run.tracker.tags(environment_tags(config.tracking.who) | command_tags(run, config))
+    if config.tracking.enabled:
+        run.tracker.tags(environment_tags(config.tracking.who) | command_tags(run, config))
     run.rename()
     if is_new:
         run.tracker.params(without(run.tree, (*config.RESOLVED, *NOT_OF_RESULT)))

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def commit_of(folder: Path) -> dict[str, str]:
     return {"commit": commit, "files": state}
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
