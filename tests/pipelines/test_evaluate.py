@@ -94,9 +94,13 @@ def make_dataset(tmp_path: Path) -> Make:
     return make
 
 
+SHORT = {"resamples": 100, "cases": 1, "tracking": {"enabled": False}}
+"""Options of a report whose cases are not looked at: drawing twelve takes most of its time."""
+
+
 def run(tmp_path: Path, checkpoint: Path, dataset: Path, **options: object) -> Report:
     paths = {"checkpoint": checkpoint, "dataset": dataset, "output": tmp_path / "report"}
-    return evaluate(evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths, **options}))
+    return evaluate(evaluate.config_type.parse({**SHORT, **paths, **options}))
 
 
 def saved(report: Report) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def page(report: Report) -> str:
 def test_a_segmentation_is_measured_in_millimeters_and_shown(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run(tmp_path, make_checkpoint(), make_dataset())
+    report = run(tmp_path, make_checkpoint(), make_dataset(), cases=4)
     found = saved(report)
     assert {"dice", "hd95_mm", "nsd", "dice.organ", "volume_bias_ml.organ"} <= set(found["metrics"])
     assert found["counts"] == {"images": 6, "patients": 6, "assumed_patients": 0}
@@ -129,7 +133,7 @@ def test_a_segmentation_is_measured_in_millimeters_and_shown(
 def test_a_classification_is_measured_and_its_telling_cases_are_shown(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:
-    report = run(tmp_path, make_checkpoint(kind="classification"), make_dataset())
+    report = run(tmp_path, make_checkpoint(kind="classification"), make_dataset(), cases=4)
     assert {"auroc", "average_precision", "sensitivity", "specificity", "ece"} <= set(saved(report)["metrics"])
     assert page(report).count("<figure>") == 4
     assert page(report).count('<button class="open"') == len(saved(report)["cases"]["shown"]) > 0
@@ -170,7 +174,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(
     (array,) = manifest.store.folder.glob(f"*/{lost.sha256}*")
     array.write_bytes(array.read_bytes()[:40])
     paths = {"checkpoint": make_checkpoint(), "dataset": dataset, "output": tmp_path / "report"}
-    config = evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths})
+    config = evaluate.config_type.parse({**SHORT, **paths})
     finished = evaluate.run(config)
     assert len(finished.failures) == 1
     assert lost.image_id in finished.failures[0]
@@ -189,7 +193,7 @@ def test_a_volume_that_is_mostly_nan_is_excluded_and_named(
     damaged = replace(manifest.rows[0], sha256=manifest.store.put(pixels), dtype="float32")
     replace(manifest, rows=(damaged, *manifest.rows[1:])).write()
     paths = {"checkpoint": make_checkpoint(kind=kind), "dataset": dataset, "output": tmp_path / "report"}
-    config = evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths})
+    config = evaluate.config_type.parse({**SHORT, **paths})
     finished = evaluate.run(config)
     (failure,) = finished.failures
     assert damaged.image_id in failure
@@ -320,11 +324,9 @@ def test_a_criterion_that_is_not_met_fails_the_model_and_the_report_still_is_wri
     checkpoint, dataset = make_checkpoint(), make_dataset()
     for bound, verdict in ((0.0, "passed"), (1.0, "failed")):
         output = tmp_path / verdict
-        options = {"checkpoint": checkpoint, "dataset": dataset, "output": output, "resamples": 100}
+        options = {"checkpoint": checkpoint, "dataset": dataset, "output": output}
         criteria = [{"metric": "dice", "bound": bound}]
-        finished = evaluate.run(
-            evaluate.config_type.parse(options | {"criteria": criteria, "tracking": {"enabled": False}})
-        )
+        finished = evaluate.run(evaluate.config_type.parse({**SHORT, **options, "criteria": criteria}))
         assert len(finished.failures) == (verdict == "failed")
         assert saved(finished.artifact)["verdict"]["name"] == verdict
         assert f'<div class="{verdict}">' in page(finished.artifact)

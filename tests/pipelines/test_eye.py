@@ -106,7 +106,7 @@ def test_a_report_tells_of_images_eyes_visits_and_patients(eyes: Path, tmp_path:
         **QUIET,
     )
     order = ("normal", "none", "mild", "fluid", "severe")
-    report = {"output": tmp_path / "r", "split": "train", "resamples": 100, "order": order}
+    report = {"output": tmp_path / "r", "split": "train", "resamples": 100, "cases": 1, "order": order}
     evaluate(checkpoint=model, dataset=eyes, **report, **QUIET)
     kept = EvaluateConfig.load(tmp_path / "r" / "config.yaml")
     assert (kept.levels, kept.order, kept.device) == (LEVELS, order, resolve_device("auto").type)

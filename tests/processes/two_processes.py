@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint.state_dict  # lightning imports it in each process that has sharded weights
 from torch import multiprocessing
 
 from medvit.stage import Stage

@@ -68,7 +68,7 @@ def as_test_split(images, folder):
 def test_a_test_on_patients_of_the_pretraining_is_refused_or_told(images, tuned, tmp_path):
     dataset = as_test_split(images, tmp_path / "dataset")
     known, everybody = len(everyone(images, "train")), len(everyone(images, "train", "val", "test"))
-    options = {"checkpoint": tuned, "dataset": dataset, "resamples": 100, "tracking": OFF}
+    options = {"checkpoint": tuned, "dataset": dataset, "resamples": 100, "cases": 1, "tracking": OFF}
     with pytest.raises(
         DataError, match=rf"{known} of {everybody} patients are training patients of the model or of its"
     ):
@@ -98,5 +98,5 @@ def test_patients_that_the_model_has_not_learned_from_are_measured_unasked(image
     known = everyone(images, "train")
     manifest.filter(lambda row: row.patient_id not in known).write()
     options = {"checkpoint": tuned, "dataset": tmp_path / "dataset", "tracking": OFF}
-    evaluate(output=tmp_path / "out", resamples=100, **options)
+    evaluate(output=tmp_path / "out", resamples=100, cases=1, **options)
     assert "was trained on" not in (tmp_path / "out" / "report.html").read_text()
