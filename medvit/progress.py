@@ -9,9 +9,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import parent_process
 from threading import Lock
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -54,23 +55,26 @@ class Progress:
         self._started = self._last = clock()
         self._wait = FIRST_S
         self._lock = Lock()
-        self._in_terminal = is_shown and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=title,
-            unit=unit,
-            unit_scale=unit == BYTES,
-            unit_divisor=1024 if unit == BYTES else 1000,
+        # Bars of several processes would overwrite each other, and tqdm's lock would outlive a worker that is killed.
+        in_terminal = is_shown and sys.stderr.isatty() and parent_process() is None
+        self._bar = self._new_bar() if in_terminal else None
+
+    def _new_bar(self) -> tqdm[Any]:
+        return tqdm(
+            total=self.total,
+            initial=self.n,
+            desc=self.title,
+            unit=self.unit,
+            unit_scale=self.unit == BYTES,
+            unit_divisor=1024 if self.unit == BYTES else 1000,
             mininterval=0.5,
-            disable=not self._in_terminal,
         )
 
     def update(self, number: int = 1) -> None:
         """Count `number` more items as finished."""
         with self._lock:
             self.n += number
-            if self._in_terminal:
+            if self._bar is not None:
                 self._bar.set_postfix_str(self.note, refresh=False)
                 self._bar.update(number)
             now = self._clock()
@@ -81,7 +85,8 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar, and write a last line if the work took at least `FIRST_S`."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:
             done = self._amount(number, of=None if self.n >= self.total else self.total)
@@ -96,7 +101,7 @@ class Progress:
 
     def _write(self, line: str) -> None:
         """Write a line to the log file, and to the terminal unless it shows the bar."""
-        tell = logs.note if self._in_terminal else log.info
+        tell = log.info if self._bar is None else logs.note
         tell("%s", line)
 
     def _line(self, now: float) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,16 +15,12 @@ from pydantic import Field
 from medvit import phantoms
 from medvit.artifacts import Report
 from medvit.config import Tree
-from medvit.engine import EngineConfig, map_items
+from medvit.engine import EngineConfig, map_drawn, map_items
 from medvit.files.atomic import write_text
-from medvit.stage import Run, Stage, StageConfig, stage
+from medvit.stage import Run, StageConfig, stage
 from medvit.tracking import TrackingConfig
+from pipelines.__main__ import find
 from pipelines._demo_summary import NSD_TOLERANCE_MM, NewStudies, first_look, summary
-from pipelines.evaluate import evaluate
-from pipelines.finetune import finetune
-from pipelines.ingest import ingest
-from pipelines.predict import predict
-from pipelines.pretrain import pretrain
 
 log = logging.getLogger("medvit")
 
@@ -117,10 +114,43 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class DemoStages:
-    """Runner of stages in one folder; it skips stages that an interrupted demo has finished."""
+class DemoStep:
+    """Stage to run: its name, its output folder, and its options as on the command line.
 
+    It is picklable, so that several processes can share the steps. The modules of a stage are imported where it runs.
+    """
+
+    domain: str
+    stage: str
+    folder: Path
+    options: Tree
+    resume: bool
+    num_threads: int | None
+    """Number of torch threads; None for all cores."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an interrupted demo has finished the stage."""
+        return self.resume and self.folder.is_dir()
+
+    def run(self) -> None:
+        """Run the stage."""
+        what = find(self.stage)
+        kind = what.config_type
+        if self.num_threads is not None and kind.USES_TORCH:
+            import torch
+
+            torch.set_num_threads(self.num_threads)
+        what.run(kind.parse({kind.OUTPUT: self.folder, **self.options}, source=what.name))
+
+
+@dataclass
+class DemoStages:
+    """Stages of one domain in their order, each with an output folder in the folder of the demo."""
+
+    name: str
     config: DemoConfig
+    steps: list[DemoStep] = field(default_factory=list)
 
     def epochs_of(self, steps: int) -> Tree:
         """Return trainer options for epochs of `steps` steps."""
@@ -131,42 +161,80 @@ class DemoStages:
         """Folder of the whole demo."""
         return self.config.output.absolute()
 
-    def run(self, what: Stage[Any, Any], name: str, **options: Any) -> Path:
-        """Run a stage with `options` as on the command line, and return its artifact, the folder `name`.
+    @property
+    def key(self) -> Path:
+        """Site key of all datasets and predictions."""
+        return self.root / "site.key"
 
-        A stage that an interrupted demo has finished is not repeated.
-        """
-        shared = {"seed": self.config.seed, "resume": self.config.resume, "tracking": self.config.tracking.tree()}
-        if what.name == "ingest":
-            shared["engine"] = self.config.engine.tree()
-        if "key" in what.config_type.model_fields:
-            shared["key"] = self.root / "site.key"
-        folder = self.root / name
-        config = what.config_type.parse({what.config_type.OUTPUT: folder, **shared, **options}, source=what.name)
-        if not (self.config.resume and folder.is_dir()):
-            log.info("demo: medvit %s -> %s", what.name, folder)
-            what.run(config)
-        return folder
+    def add(self, stage: str, name: str, **options: Any) -> Path:
+        """Add a stage with `options` as on the command line; return its artifact, the folder `name`."""
+        config = self.config
+        shared = {"seed": config.seed, "resume": config.resume, "tracking": config.tracking.tree()}
+        num_processes = _num_processes(config.engine)
+        num_threads = None if num_processes == 1 else max(1, (os.cpu_count() or 1) // num_processes)
+        step = DemoStep(self.name, stage, self.root / name, {**shared, **options}, config.resume, num_threads)
+        self.steps.append(step)
+        return step.folder
+
+    def ingest(self, name: str, source: Path, **options: Any) -> Path:
+        """Add an ingest of phantoms; return its dataset, the folder `name`."""
+        engine = EngineConfig() if _num_processes(self.config.engine) > 1 else self.config.engine
+        return self.add("ingest", name, source=source, key=self.key, facts=CARD, engine=engine.tree(), **options)
+
+
+def run_steps(domains: Sequence[DemoStages], engine: EngineConfig) -> None:
+    """Run the steps of each domain in their order, and as many domains at once as the engine has local processes.
+
+    Raises:
+        MedvitError: If a stage fails. With resume=true, the stages that have ended are not repeated.
+    """
+    waiting = {domain.name: [step for step in domain.steps if not step.is_done] for domain in domains}
+    running: set[str] = set()
+
+    def draw() -> DemoStep | None:
+        """Return the next step of the domain with most steps left, if there is one without a running step."""
+        free = [name for name, steps in waiting.items() if steps and name not in running]
+        if not free:
+            return None
+        name = max(free, key=lambda one: len(waiting[one]))
+        running.add(name)
+        step = waiting[name].pop(0)
+        log.info("demo: medvit %s -> %s", step.stage, step.folder)
+        return step
+
+    if _num_processes(engine) == 1:
+        while (step := draw()) is not None:
+            step.run()
+            running.clear()
+        return
+    for outcome in map_drawn(DemoStep.run, draw, config=engine, attempts=1):
+        if outcome.error is not None:
+            raise outcome.error
+        running.remove(outcome.item.domain)
+
+
+def _num_processes(engine: EngineConfig) -> int:
+    """Return the number of local processes; with a Ray cluster, stages run in this one, since they share its folder."""
+    return engine.num_processes if engine.name == "processes" else 1
 
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
     """Run ingest, pretrain, finetune, evaluate and predict on synthetic radiology, pathology and eye images."""
-    job = DemoStages(config)
-    drawn = draw_phantoms(job.root / "phantoms", config)
-
-    organs(job, drawn)
-    opacities(job, drawn)
-    tumors(job, drawn)
-    grades(job, drawn)
-    job.run(ingest, "oct", source=drawn / "oct", labeling=FROM_FOLDERS, facts=CARD)
+    root = config.output.absolute()
+    drawn = draw_phantoms(root / "phantoms", config)
+    domains = {"organs": organs, "tumors": tumors, "grades": grades, "opacities": opacities, "tomograms": tomograms}
+    jobs = [DemoStages(name, config) for name in domains]
+    for job, add in zip(jobs, domains.values(), strict=True):
+        add(job, drawn)
+    run_steps(jobs, config.engine)
 
     expected = {"ct-predictions": 1, "radiograph-predictions": 0, "slide-predictions": 0, "eye-predictions": 0}
-    run.failures += [line for name, count in expected.items() for line in unexpected(job.root / name, count)]
+    run.failures += [line for name, count in expected.items() for line in unexpected(root / name, count)]
     studies = NewStudies(NEW_STUDIES, config.seed + NEW_SEED)
-    looks = first_look(job.root, studies, config.tracking)
+    looks = first_look(root, studies, config.tracking)
     run.failures += [f"{one.path} should be shown but does not exist" for one in looks if not one.path.exists()]
-    text = summary(job.root, studies, looks)
+    text = summary(root, studies, looks)
     write_text(run.folder / SUMMARY, text)
     run.keep(SUMMARY)
     print(text)
@@ -176,17 +244,17 @@ def demo(config: DemoConfig, run: Run) -> Report:
 def organs(job: DemoStages, drawn: Path) -> None:
     """Segment organs in CT, in 3D."""
     organs = {"mask_classes": phantoms.CT_CLASSES}
-    volumes = job.run(ingest, "ct", source=drawn / "ct", scanning={"modality": "CT"}, labeling=organs, facts=CARD)
-    backbone = job.run(
-        pretrain,
+    volumes = job.ingest("ct", drawn / "ct", scanning={"modality": "CT"}, labeling=organs)
+    backbone = job.add(
+        "pretrain",
         "ct-backbone",
         dataset=volumes,
         **VOLUMES,
         objective={**DECODER, "views": {"size": [48, 48, 32]}},
         trainer=job.epochs_of(40),
     )
-    model = job.run(
-        finetune,
+    model = job.add(
+        "finetune",
         "ct-model",
         dataset=volumes,
         checkpoint=backbone,
@@ -195,29 +263,34 @@ def organs(job: DemoStages, drawn: Path) -> None:
         loader={"batch_size": 2},
         trainer=job.epochs_of(75),
     )
-    job.run(
-        evaluate, "ct-report", resamples=RESAMPLES, checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM
+    job.add(
+        "evaluate",
+        "ct-report",
+        resamples=RESAMPLES,
+        checkpoint=model,
+        dataset=volumes,
+        nsd_tolerance_mm=NSD_TOLERANCE_MM,
     )
-    job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
+    job.add("predict", "ct-predictions", checkpoint=model, source=drawn / "new-studies", key=job.key)
 
 
 def opacities(job: DemoStages, drawn: Path) -> None:
     """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
-    images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
+    images = job.ingest("radiographs", drawn / "radiographs", **how)
     model = classifier(job, "radiograph", images, IMAGES, num_steps=(32, 60))
-    job.run(evaluate, "radiograph-report", resamples=RESAMPLES, checkpoint=model, dataset=images)
-    job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
+    job.add("evaluate", "radiograph-report", resamples=RESAMPLES, checkpoint=model, dataset=images)
+    job.add("predict", "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs", key=job.key)
 
 
 def tumors(job: DemoStages, drawn: Path) -> None:
     """Classify whole slides with and without tumor: pretrain a backbone on tiles, train heads on their embeddings."""
-    slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
+    slides = {"key": job.key, "skip_tiles": ["pen"]}
     shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SPLITS, "taking": {"tiles": TILES}}
     shared |= {"labeling": {**FROM_FOLDERS, "positive": "tumor"}}
-    tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, facts=CARD)
-    backbone = job.run(
-        pretrain,
+    tiles = job.ingest("slides", drawn / "slides", **shared)
+    backbone = job.add(
+        "pretrain",
         "slide-backbone",
         dataset=tiles,
         **STAINED,
@@ -227,8 +300,8 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         loader={"batch_size": 16},
         trainer=job.epochs_of(40),
     )
-    model = job.run(
-        finetune,
+    model = job.add(
+        "finetune",
         "slide-model",
         dataset=tiles,
         checkpoint=backbone,
@@ -239,23 +312,28 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         loader={"batch_size": 8},
         trainer=job.epochs_of(60),
     )
-    job.run(evaluate, "slide-report", resamples=RESAMPLES, checkpoint=model, dataset=tiles, slides=slides)
-    job.run(predict, "slide-predictions", checkpoint=model, source=drawn / "new-slides")
+    job.add("evaluate", "slide-report", resamples=RESAMPLES, checkpoint=model, dataset=tiles, slides=slides)
+    job.add("predict", "slide-predictions", checkpoint=model, source=drawn / "new-slides", key=job.key)
 
 
 def grades(job: DemoStages, drawn: Path) -> None:
     """Grade photographs of the retina; the worse eye determines the grade of a patient."""
-    photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
+    photographs = job.ingest("eyes", drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS)
     model = classifier(job, "eye", photographs, RETINAS, num_steps=(30, 75))
-    job.run(
-        evaluate,
+    job.add(
+        "evaluate",
         "eye-report",
         resamples=RESAMPLES,
         checkpoint=model,
         dataset=photographs,
         order=phantoms.FUNDUS_CLASSES,
     )
-    job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
+    job.add("predict", "eye-predictions", checkpoint=model, source=drawn / "new-eyes", key=job.key)
+
+
+def tomograms(job: DemoStages, drawn: Path) -> None:
+    """Make a dataset of OCT volumes of both eyes."""
+    job.ingest("oct", drawn / "oct", labeling=FROM_FOLDERS)
 
 
 def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_steps: tuple[int, int]) -> Path:
@@ -263,8 +341,8 @@ def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_s
 
     `num_steps` are the steps per epoch of pretraining and of fine-tuning.
     """
-    backbone = job.run(
-        pretrain,
+    backbone = job.add(
+        "pretrain",
         f"{name}-backbone",
         dataset=images,
         **options,
@@ -273,8 +351,8 @@ def classifier(job: DemoStages, name: str, images: Path, options: Tree, *, num_s
         loader={"batch_size": 32},
         trainer=job.epochs_of(num_steps[0]),
     )
-    return job.run(
-        finetune,
+    return job.add(
+        "finetune",
         f"{name}-model",
         dataset=images,
         checkpoint=backbone,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 
 from medvit import phantoms
+from medvit.engine import EngineConfig
+from medvit.errors import MedvitError
 from medvit.tracking import TrackingConfig
 from pipelines._demo_summary import NewStudies, figures, figures_by_level, first_look, new_dice
-from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms
+from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, DemoStages, draw_phantoms, run_steps
+from tests.plugins.candidates import Write
 
 SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_eyes=16, engine={}).model_copy(
-    update={"num_volumes": 3, "num_unlabeled": 1, "num_radiographs": 6, "num_eyes": 6, "num_slides": 2}
+    update={"num_volumes": 3, "num_unlabeled": 1, "num_radiographs": 2, "num_eyes": 1, "num_slides": 2}
 )
 STUDIES = NewStudies(NEW_STUDIES, NEW_SEED)
 
@@ -136,3 +140,40 @@ def test_programs_that_the_first_look_names_are_installed(finished: Path) -> Non
 
 def test_without_tracking_there_is_no_mlflow_page_to_look_at(finished: Path) -> None:
     assert [one.kind for one in first_look(finished, STUDIES, TrackingConfig(enabled=False))][-1] == "DICOM"
+
+
+def domains_of(folder: Path, source: Path, *, resume: bool = False) -> list[DemoStages]:
+    """Two domains of two stages: the second needs the dataset that the first makes."""
+    config = DemoConfig(output=folder, resume=resume, tracking={"enabled": False})
+    domains = [DemoStages(name, config) for name in ("one", "two")]
+    for job in domains:
+        dataset = job.ingest(f"{job.name}-images", source)
+        job.add("export", f"{job.name}-files", dataset=dataset)
+    return domains
+
+
+def test_domains_run_side_by_side_and_the_stages_of_each_in_their_order(write_png: Write, tmp_path: Path) -> None:
+    write_png("a.png")
+    domains = domains_of(tmp_path / "demo", tmp_path / "source")
+    run_steps(domains, DemoConfig().engine)
+    for job in domains:
+        assert all(step.folder.is_dir() for step in job.steps)
+        made = (job.steps[0].folder / "manifest.parquet").stat().st_mtime_ns
+        assert made < job.steps[1].folder.stat().st_mtime_ns
+
+
+def test_a_stage_that_fails_ends_the_demo_and_a_resumed_demo_repeats_none_that_ended(
+    write_png: Write, tmp_path: Path
+) -> None:
+    write_png("a.png")
+    one, two = domains_of(tmp_path / "demo", tmp_path / "source")
+    lost = replace(two.steps[0], options={**two.steps[0].options, "source": tmp_path / "lost"})
+    two.steps[0] = lost
+    with pytest.raises(MedvitError, match="lost"):
+        run_steps([one, two], EngineConfig())
+    kept = one.steps[0].folder
+    before = kept.stat().st_mtime_ns
+    again = domains_of(tmp_path / "demo", tmp_path / "source", resume=True)
+    run_steps(again, EngineConfig())
+    assert kept.stat().st_mtime_ns == before
+    assert all(step.folder.is_dir() for job in again for step in job.steps)
