@@ -80,5 +80,5 @@ def require_image(sop_class: str) -> None:
         NotAnImageError: If they are not, such as segmentations, reports, presentation states and key objects.
     """
     name = class_name(sop_class)
-    if sop_class in DERIVED or not name.endswith(" Image Storage"):
+    if sop_class in DERIVED or " Image Storage" not in name:
         raise NotAnImageError(f"{name}, from which no prediction is made")

@@ -45,8 +45,7 @@ class _Collector:
         ):
             family = Gauge(f"medvit_serve_{name}", text, labels=[column])
             for value, number in overview.counts(table, column).items():
-                if value:
-                    family.add_metric([value], number)
+                family.add_metric([value], number)
             yield family
         received = Counter("medvit_serve_instances", "Received instances by outcome.", labels=["outcome"])
         for outcome, number in service.store.counts.items():

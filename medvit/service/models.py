@@ -112,7 +112,7 @@ def pinned(options: PredictingConfig, registry: str) -> tuple[PinnedModel, ...]:
         raise ConfigError(f"rules has {', '.join(unknown)}; the models are {', '.join(names.values())}")
     found = []
     for one in options.checkpoint:
-        folder = (versions[one].folder if one in versions else one).expanduser().absolute()
+        folder = (versions[one].folder if one in versions else one).expanduser().resolve()
         checkpoint = Checkpoint.load(folder).require(*get_args(TaskName))
         version = str(versions[one]) if one in versions else ""
         found.append(PinnedModel(names[one], str(folder), checkpoint.hash, version))

@@ -24,9 +24,9 @@ class Overview:
     database: Database
 
     def counts(self, table: str, column: str) -> dict[str, int]:
-        """Return the number of studies or predictions by a column."""
+        """Return the number of studies or predictions by a column, without those whose value is empty."""
         rows = self.database.rows(f"SELECT {column} AS value, count(*) AS number FROM {table} GROUP BY {column}")
-        return {row["value"]: row["number"] for row in rows}
+        return {row["value"]: row["number"] for row in rows if row["value"]}
 
     @property
     def queue_length(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -69,6 +69,8 @@ class PollLoop:
     stop: threading.Event
     fault: str = ""
     """Reason why the last question failed; empty if it did not."""
+    _unwanted: set[str] = field(default_factory=set, repr=False)
+    """Instances of the archive from which no prediction is made, such as those that medvit has made."""
 
     def run(self) -> None:
         """Ask until the service stops."""
@@ -98,10 +100,17 @@ class PollLoop:
             found = [server.studies(patient, one, query) for patient in patients for one in modalities]
             for study in {one.uid: one for group in found for one in group}.values():
                 series = [one for one in server.series(study, query) if _has_images(one)]
-                missing = [one for one in series if not all(map(self.store.has, one.instances))]
+                missing = [one for one in series if self._lacks(one)]
                 if missing and not self.stop.is_set():
-                    self.studies.expect(study.uid, sum(len(one.instances) for one in series))
+                    self.studies.expect(study.uid, self._num_wanted(series))
                     self._fetch(server, missing)
+                    self.studies.expect(study.uid, self._num_wanted(series))
+
+    def _lacks(self, series: RemoteSeries) -> bool:
+        return not all(uid in self._unwanted or self.store.has(uid) for uid in series.instances)
+
+    def _num_wanted(self, series: list[RemoteSeries]) -> int:
+        return len({uid for one in series for uid in one.instances} - self._unwanted)
 
     def _fetch(self, server: DicomWeb, series: list[RemoteSeries]) -> None:
         assert self.options.source is not None
@@ -111,8 +120,10 @@ class PollLoop:
             local = Transfer(server, options, spool, self.stop).run(series)
         try:
             for path in local.files:
-                with suppress(NotAnImageError, UnreadableError):
+                try:
                     self.store.admit(ReceivedInstance.of(path.read_bytes()))
+                except (NotAnImageError, UnreadableError):
+                    self._unwanted.add(path.stem)
         finally:
             local.discard()
 

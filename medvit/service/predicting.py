@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medvit.engine import EngineConfig, map_drawn
 from medvit.engine.outcome import Outcome
-from medvit.errors import CheckpointError, ConfigError, CrashError, MedvitError, OutputError, unexpected
+from medvit.errors import CheckpointError, ConfigError, CrashError, MedvitError, OutputError, TimeLimitError, unexpected
 from medvit.files.atomic import is_of_disk
 from medvit.files.limits import allow_volumes
 from medvit.files.private import OWNER_FOLDER, make_private
@@ -29,6 +29,9 @@ log = logging.getLogger("medvit")
 
 POLL_S, PAUSE_S = 0.2, 10.0
 """Seconds between two looks into the queue, and before another attempt after a fault that is not of a study."""
+
+TOO_LATE = "it took longer than study_timeout_s={:g} allows and was stopped; raise the limit if the study is large"
+"""Reason of a study that exceeded the time limit."""
 
 WorkOutcome = Outcome[StudyOrder, tuple[Result, float]]
 
@@ -76,9 +79,8 @@ class PredictionLoop:
     def _draw(self, models: ModelsInForce) -> StudyOrder | None:
         """Take the next study; None if nothing waits, or the models in force have changed."""
         is_paused = time.monotonic() < self._pause_until
-        if self.stop.is_set() or is_paused or models.token != self.in_force().token:
+        if self.stop.is_set() or is_paused or models.token != self.in_force().token or not self.store.has_space():
             return None
-        self.store.require_space()
         job = self.queue.take(models.hashes)
         if job is None:
             return None
@@ -113,6 +115,8 @@ class PredictionLoop:
         """Give the results of a study their final folder, with its tables, and record the outcome."""
         order, job = outcome.item, outcome.item.job
         result, seconds = attempt(lambda: _result_of(outcome)), 0.0
+        if isinstance(outcome.error, TimeLimitError):
+            result = Result("failed", TimeLimitError.code, TOO_LATE.format(self.options.study_timeout_s))
         if outcome.result is not None:
             result, seconds = outcome.result
         made, final = order.folder.parent, self.folder / RESULTS / job.folder

@@ -6,7 +6,7 @@ An attempt is recorded before it starts. A study on which the worker ended three
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medvit.errors import ConfigError, CrashError
@@ -43,12 +43,15 @@ class JobQueue:
     is_sending: bool
 
     def offer(self, study: str, images: str, models: Mapping[str, str]) -> None:
-        """Add the predictions of a complete study, for models given by name and hash; earlier images are superseded.
+        """Add the predictions of a complete study, for models given by name and hash.
 
-        Nothing is added for images that the same model has predicted before.
+        Nothing is added for images that the same model has predicted before. Results of earlier images are superseded,
+        as are predictions that wait for a model that is no longer in force.
         """
         with self.database.transaction():
-            self.database.write("UPDATE jobs SET superseded = (images != ?) WHERE study = ?", images, study)
+            self.database.write(
+                "UPDATE jobs SET superseded = 1 WHERE study = ? AND (images != ? OR status = 'waiting')", study, images
+            )
             for model, sha256 in models.items():
                 self.database.write(
                     "INSERT OR IGNORE INTO jobs (study, images, model, sha256, made) VALUES (?, ?, ?, ?, ?)",
@@ -58,6 +61,27 @@ class JobQueue:
                     sha256,
                     time.time(),
                 )
+                self.database.write(
+                    "UPDATE jobs SET superseded = 0 WHERE study = ? AND images = ? AND model = ? AND sha256 = ?",
+                    study,
+                    images,
+                    model,
+                    sha256,
+                )
+
+    def offer_left(self, models: Mapping[str, str]) -> None:
+        """Add the predictions of complete studies that have none, or that wait for a model that is not in force.
+
+        The first happens if the service was killed just before a study was queued, the second after a reload.
+        """
+        rows = self.database.rows(
+            "SELECT studies.name, studies.images, jobs.model, jobs.sha256 FROM studies LEFT JOIN jobs "
+            "ON jobs.study = studies.name AND jobs.images = studies.images WHERE studies.state = 'complete' "
+            "AND (jobs.id IS NULL OR (jobs.status = 'waiting' AND jobs.superseded = 0))"
+        )
+        for row in rows:
+            if row["model"] is None or models.get(row["model"]) != row["sha256"]:
+                self.offer(row["name"], row["images"], models)
 
     def take(self, models: Mapping[str, str]) -> PredictionJob | None:
         """Take the oldest waiting prediction with a model in force; None without any."""
@@ -75,6 +99,10 @@ class JobQueue:
 
     def record(self, job: PredictionJob, result: Result, seconds: float, *, has_objects: bool) -> None:
         """Record the outcome of a prediction; `has_objects` is whether it made DICOM objects that can be sent."""
+        row = self.database.rows("SELECT sha256 FROM jobs WHERE id = ?", job.id)[0]
+        self.audit.add(
+            "predicted", job.study, model=job.model, model_sha256=row["sha256"], status=result.status, code=result.code
+        )
         delivery = "waiting" if self.is_sending and has_objects else ""
         self.database.write(
             "UPDATE jobs SET status = ?, code = ?, reason = ?, outputs = ?, ended = ?, seconds = ?, delivery = ? "
@@ -87,10 +115,6 @@ class JobQueue:
             seconds,
             delivery,
             job.id,
-        )
-        row = self.database.rows("SELECT sha256 FROM jobs WHERE id = ?", job.id)[0]
-        self.audit.add(
-            "predicted", job.study, model=job.model, model_sha256=row["sha256"], status=result.status, code=result.code
         )
 
     def give_back(self, job: PredictionJob, *, is_counted: bool) -> None:
@@ -136,7 +160,3 @@ class JobQueue:
             raise ConfigError("nothing failed for this study")
         self.audit.add("retried", study)
         return number
-
-    def latest(self, study: str) -> Sequence[Mapping[str, object]]:
-        """Return the predictions of a study, the latest first."""
-        return [dict(row) for row in self.database.rows("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC", study)]

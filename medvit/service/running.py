@@ -56,8 +56,7 @@ def running(options: ServeConfig) -> Iterator[Service]:
         token = ApiToken(options.web.token or folder / TOKEN)
         log.info("serve: %d files and %d predictions taken up", service.store.take_up(), service.queue.recover())
         service.record_models("started")
-        stack.callback(lambda: service.audit.add("stopped"))
-        stack.callback(service.loop.give_back)
+        stack.callback(_note_end, service)
         web = WebServer(make_app(service, token), options.web)
         stack.enter_context(web.listening())
         service.web_port = web.port
@@ -66,6 +65,15 @@ def running(options: ServeConfig) -> Iterator[Service]:
             stack.enter_context(service.receiver.listening())
         stack.callback(service.stop.set)
         yield service
+
+
+def _note_end(service: Service) -> None:
+    """Return what runs to the queue, and record that the service stops, unless the disk is full."""
+    try:
+        service.loop.give_back()
+        service.audit.add("stopped")
+    except (OSError, OutputError):
+        log.warning("serve: the end of the service could not be recorded; check the free space of the disk")
 
 
 @contextmanager

@@ -94,8 +94,8 @@ class DeliveryLoop:
             path.chmod(OWNER_FILE)
         bad = [step for step in journal.steps if step.state not in DELIVERED]
         if not bad:
-            self._note(job, "sent", "", "")
             self.audit.add("sent", job.study, model=job.model, objects=len(objects))
+            self._note(job, "sent", "", "")
         else:
             state = "held" if any(step.state == "held" for step in bad) else "failed"
             self._note(job, state, bad[0].code, bad[0].reason)

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from medvit import __version__
 from medvit.config import Amount, Positive
 from medvit.delivery import ArchiveConfig
-from medvit.errors import MedvitError, OutputError
+from medvit.errors import MedvitError, unexpected
 from medvit.service.audit_trail import AuditTrail
 from medvit.service.models import ModelsInForce, Pins
 from medvit.service.options import CompleteConfig, PredictingConfig, ReceiveConfig, WebConfig
@@ -102,10 +102,7 @@ class Service:
         parts = {"predict": self.loop.fault, "queue": self.fault}
         parts |= {"send": self.sender.fault} if self.sender is not None else {}
         parts |= {"poll": self.poller.fault} if self.poller is not None else {}
-        try:
-            self.store.require_space()
-        except OutputError as error:
-            parts["disk"] = str(error)
+        parts["disk"] = "" if self.store.has_space() else self.store.lack_of_space
         return [f"{name}: {fault}" for name, fault in parts.items() if fault]
 
     def state(self) -> dict[str, Any]:
@@ -139,19 +136,10 @@ class Service:
             if images is not None:
                 self.queue.offer(study, images, self.pins.now.hashes)
                 log.info("serve: %s is complete with %d instances", study, self.studies.num_instances(study))
-        self.queue_unoffered()
+        self.queue.offer_left(self.pins.now.hashes)
         if self.options.delete_after_days is not None and time.monotonic() - self._retained > RETENTION_S:
             self._retained = time.monotonic()
             Retention(self.store, self.store.database, self.audit, self.options.delete_after_days).apply()
-
-    def queue_unoffered(self) -> None:
-        """Queue complete studies without any prediction, as after a kill between completeness and queue."""
-        rows = self.store.database.rows(
-            "SELECT name, images FROM studies WHERE state = 'complete' AND NOT EXISTS "
-            "(SELECT 1 FROM jobs WHERE jobs.study = studies.name AND jobs.images = studies.images)"
-        )
-        for row in rows:
-            self.queue.offer(row["name"], row["images"], self.pins.now.hashes)
 
     def work(self) -> None:
         """Do what the service does until it is stopped."""
@@ -159,10 +147,10 @@ class Service:
             try:
                 self.tick()
                 self.fault = ""
-            except (MedvitError, OSError) as error:  # such as a full disk, on which the next look is tried again
+            except Exception as error:  # such as a full disk, on which the next look is tried again
                 if not self.fault:
                     log.warning("serve: complete studies cannot be queued (%s)", type(error).__name__)
-                self.fault = str(error) if isinstance(error, MedvitError) else "the disk cannot be written"
+                self.fault = str(error) if isinstance(error, MedvitError) else unexpected(error)
 
     def record_models(self, event: Literal["started", "reloaded"]) -> None:
         """Add the models in force to the audit trail."""

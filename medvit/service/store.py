@@ -84,14 +84,14 @@ class InstanceStore:
         """Return the free space of the disk."""
         return shutil.disk_usage(self.folder).free
 
-    def require_space(self, num_bytes: int = 0) -> None:
-        """Check that the disk has room for more bytes.
+    @property
+    def lack_of_space(self) -> str:
+        """Return the reason to give if the disk has no room."""
+        return f"less than min_free_gib={self.min_free_gib:g} GiB of the disk are free; make room"
 
-        Raises:
-            OutputError: If it would have less than `min_free_gib` left.
-        """
-        if self.free_bytes - num_bytes < self.min_free_gib * GIB:
-            raise OutputError(f"less than min_free_gib={self.min_free_gib:g} GiB of the disk are free; make room")
+    def has_space(self, num_bytes: int = 0) -> bool:
+        """Return whether the disk would have `min_free_gib` left after more bytes."""
+        return self.free_bytes - num_bytes >= self.min_free_gib * GIB
 
     def admit(self, one: ReceivedInstance) -> Admitted:
         """InstanceStore an instance; return once it is on disk.
@@ -100,12 +100,13 @@ class InstanceStore:
             OutputError: If the disk is full, or the database cannot be written.
             OSError: If the file cannot be written.
         """
-        self.require_space(len(one.content))
+        if not self.has_space(len(one.content)):
+            raise OutputError(self.lack_of_space)
         partial = self.folder / INCOMING / f"{_file_name(one.uid)}.{threading.get_ident()}"
         try:
             _write_synced(partial, one.content)
-            with self._lock, self.database.transaction():
-                outcome, study = self._admit(one, partial)
+            with self._lock:
+                outcome, study = self._admitted(one, partial)
         finally:
             partial.unlink(missing_ok=True)
         self.counts[outcome] += 1
@@ -113,7 +114,18 @@ class InstanceStore:
             self.arrived(study)
         return outcome
 
-    def _admit(self, one: ReceivedInstance, partial: Path) -> tuple[Admitted, str]:
+    def _admitted(self, one: ReceivedInstance, partial: Path) -> tuple[Admitted, str]:
+        """Give a file its place and write its row; without the row, as on a full disk, the file is removed again."""
+        moved: list[Path] = []
+        try:
+            with self.database.transaction():
+                return self._admit(one, partial, moved)
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _admit(self, one: ReceivedInstance, partial: Path, moved: list[Path]) -> tuple[Admitted, str]:
         known = self.database.row("SELECT * FROM instances WHERE uid = ?", one.uid)
         if known is not None and known["sha256"] == one.sha256:
             return "known", known["study"]
@@ -129,6 +141,7 @@ class InstanceStore:
         place = self.folder / RECEIVED / study
         place.mkdir(mode=OWNER_FOLDER, exist_ok=True)
         os.replace(partial, place / _file_name(one.uid))
+        moved.append(place / _file_name(one.uid))
         _sync_folder(place)
         _sync_folder(place.parent)
         self.database.write(

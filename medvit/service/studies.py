@@ -41,8 +41,8 @@ class Studies:
                 quiet_s = time.monotonic() - self._last.setdefault(row["name"], time.monotonic())
             number = self.num_instances(row["name"])
             wanted = self.database.row("SELECT instances FROM expected WHERE uid = ?", row["uid"])
-            is_complete = quiet_s >= self.options.quiet_s if wanted is None else number >= wanted["instances"]
-            if is_complete:
+            is_quiet = quiet_s >= self.options.quiet_s
+            if is_quiet if wanted is None or number > wanted["instances"] else number == wanted["instances"]:
                 done.append(row["name"])
             elif wanted is not None and quiet_s >= self.options.give_up_s:
                 reason = f"{number} of {wanted['instances']} expected instances came"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import pydicom
 import pytest
 import requests
 import torch
+from pydicom.dataset import Dataset
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
@@ -22,8 +24,11 @@ from medvit.phantoms import write_ct_studies
 from medvit.service.running import running
 from medvit.service.service import ServeConfig, Service
 from medvit.transforms.preprocess import Preprocess
+from tests.sources.conftest import certificates, make_orthanc, secrets
 
-PATIENCE_S = 120.0
+__all__ = ["certificates", "make_orthanc", "secrets"]
+
+PATIENCE_S = 180.0
 VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2, "ndim": 3, "channels": 1}
 
 
@@ -90,6 +95,16 @@ def send(port: int, datasets: Sequence[pydicom.Dataset], **changes: Any) -> list
     with association(port, datasets, **changes) as found:
         assert found.is_established
         return [int(found.send_c_store(one).Status) for one in datasets]
+
+
+def changed(one: Dataset, **values: str) -> Dataset:
+    """Return a copy of an instance with other values."""
+    other = copy.deepcopy(one)
+    for keyword, value in values.items():
+        setattr(other, keyword, value)
+    other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
+    other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
+    return other
 
 
 @dataclass
