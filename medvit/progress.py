@@ -84,13 +84,18 @@ class Progress:
                 self._write(self._line(now))
 
     def close(self) -> None:
-        """Remove the bar, and write a last line if the work took at least `FIRST_S`."""
+        """Remove the bar, and write a last line if the work took at least `FIRST_S`.
+
+        After an earlier run, the line states the items of both runs, then those of this run with their duration.
+        """
         if self._bar is not None:
             self._bar.close()
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:
-            done = self._amount(number, of=None if self.n >= self.total else self.total)
-            self._write(f"{self.title}: {done} in {duration(elapsed)}, {self._rate(number / elapsed)}")
+            is_whole = self.n >= self.total and not self._first
+            done = self._amount(self.n, of=None if is_whole else self.total)
+            new = f", {self._amount(number)} of them" if self._first else ""
+            self._write(f"{self.title}: {done}{new} in {duration(elapsed)}, {self._rate(number / elapsed)}")
         self._is_shown = False
 
     def __enter__(self) -> Self:

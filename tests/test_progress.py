@@ -43,7 +43,7 @@ def test_lines_tell_count_rate_and_time_left_and_the_last_one_the_whole(lines: p
     run(progress, clock, steps=20, seconds=1.0)
     assert lines.messages == [
         "read: 14 of 24 studies (58%), 1 study/s, 10 s left; loss=0.3",
-        "read: 20 studies in 20 s, 1 study/s",
+        "read: 24 of 24 studies, 20 studies of them in 20 s, 1 study/s",
     ]
 
 
@@ -74,6 +74,12 @@ def test_what_breaks_off_says_how_far_it_came_and_bytes_are_mebibytes(lines: pyt
         "unpack: 1.0 of 4.0 MiB (25%), 0.1 MiB/s, 1 min 0 s left",
         "unpack: 1.0 of 4.0 MiB in 20 s, 0.1 MiB/s",
     ]
+
+
+def test_a_second_run_that_breaks_off_counts_the_items_of_the_first(lines: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    run(Progress(240, title="Training", unit="step", done=23, clock=clock), clock, steps=21, seconds=5.0)
+    assert lines.messages[-1] == "Training: 44 of 240 steps, 21 steps of them in 1 min 45 s, 5 s/step"
 
 
 def test_in_a_terminal_there_is_a_bar_and_the_lines_go_to_the_file_alone(
