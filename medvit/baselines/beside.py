@@ -16,6 +16,7 @@ from medvit.evaluation.paired import paired_differences
 from medvit.evaluation.part import ReportPart, ReportPlace
 from medvit.evaluation.positive import index_of
 from medvit.evaluation.tasks.classification import class_estimates
+from medvit.evaluation.tasks.multilabel import label_estimates
 from medvit.evaluation.tasks.regression import value_estimates
 from medvit.evaluation.tasks.segmentation import mask_estimates
 from medvit.metrics import Classified, metric_title
@@ -25,6 +26,7 @@ TITLE = "Simple baselines on the same images"
 SHOWN = {
     "classification": ("auroc", "balanced_accuracy"),
     "ordinal": ("kappa_quadratic", "grade_error", "auroc"),
+    "multilabel": ("auroc_macro", "auroc_micro"),
     "regression": ("mae", "r2"),
     "segmentation": ("dice", "hd95_mm", "hd95_px"),
 }
@@ -91,6 +93,9 @@ def metrics_of_table(
     """Return the metrics of a table of predictions, with intervals over patients; its columns determine the task."""
     drawing: dict[str, Any] = {"resamples": resamples, "seed": seed}
     patients = [str(patient) for patient in table["patient_id"]]
+    if any(name.startswith("truth.") for name in table):
+        truth, found = (np.stack([table[f"{column}.{name}"] for name in classes], axis=1) for column in ("truth", "p"))
+        return label_estimates(truth, found, classes, patients, **drawing)
     if "truth" not in table:
         columns = {name: values for name, values in table.items() if name not in ("image_id", "patient_id", "split")}
         return mask_estimates(columns, patients, **drawing)

@@ -54,6 +54,7 @@ OF_CLASSES: tuple[BaselineName, ...] = ("majority", "attributes", "pixels", "sha
 OF_TASK: dict[TaskName, tuple[BaselineName, ...]] = {
     "classification": OF_CLASSES,
     "ordinal": OF_CLASSES,
+    "multilabel": OF_CLASSES,
     "regression": ("mean", "median", "attributes", "pixels", "shape", "resnet"),
     "segmentation": ("background", "mean_mask", "threshold", "voxels", "dynunet"),
 }
@@ -84,6 +85,11 @@ def train_baseline(name: BaselineName, splits: LabeledSplits, attributes: Sequen
         DataError: If the dataset does not have what the baseline needs, such as attributes or pixels.
     """
     rows = (*splits.val, *splits.test)
+    if name == "majority" and splits.task == "multilabel":
+        known = splits.truth_of_labels(splits.train.rows)
+        note = f"Frequency of each label among {len(known)} training images, for every image."
+        frequencies = np.tile(np.nanmean(known, axis=0), (len(rows), 1))
+        return TrainedBaseline(name, TITLES[name], note, rows, label_columns(splits, rows, frequencies))
     if name == "majority":
         truth = splits.truth(splits.train.rows)
         note = f"Class frequencies of {len(truth)} training images, for every image."
@@ -95,7 +101,8 @@ def train_baseline(name: BaselineName, splits: LabeledSplits, attributes: Sequen
         note = f"{TITLES[name]} of {len(numbers)} training images, {value:.4g}, for every image."
         return TrainedBaseline(name, TITLES[name], note, rows, value_columns(splits, np.full(len(rows), value)))
     features = _features(name, splits, attributes)
-    columns, model = (_ridge if splits.task == "regression" else _regression)(splits, features)
+    regress = {"regression": _ridge, "multilabel": _regressions}.get(splits.task, _regression)
+    columns, model = regress(splits, features)
     return TrainedBaseline(name, TITLES[name], f"{model} on {features.what}.", rows, columns)
 
 
@@ -115,6 +122,15 @@ def class_columns(splits: LabeledSplits, probabilities: Float[Array, "n l"]) -> 
     graded = {"predicted": median_grade(probabilities)} if splits.task == "ordinal" else {}
     named = {f"p.{name}": probabilities[:, index] for index, name in enumerate(splits.classes)}
     return {"truth": truth, **graded, **named}
+
+
+def label_columns(
+    splits: LabeledSplits, rows: Sequence[Row], probabilities: Float[Array, "n l"]
+) -> dict[str, Float[Array, "n"]]:
+    """Return truth (NaN if missing) and probability of each label of images."""
+    truth = splits.truth_of_labels(rows)
+    named = {f"truth.{name}": truth[:, index] for index, name in enumerate(splits.classes)}
+    return named | {f"p.{name}": probabilities[:, index] for index, name in enumerate(splits.classes)}
 
 
 def value_columns(splits: LabeledSplits, predicted: Float[Array, "n"]) -> dict[str, Float[Array, "n"]]:
@@ -155,6 +171,23 @@ def _regression(splits: LabeledSplits, features: _Features) -> tuple[dict[str, F
     model = chosen_regression(train, truths[0], val, truths[1], len(splits.classes), features.scale(train))
     note = f"Logistic regression (C = {model.strength:g}, chosen on {len(val)} validation images)"
     return class_columns(splits, model(np.concatenate([val, test]))), note
+
+
+def _regressions(splits: LabeledSplits, features: _Features) -> tuple[dict[str, Float[Array, "n"]], str]:
+    """Return the predictions by one logistic regression per label, each on the images that have the label."""
+    train, val, test = _of_splits(splits, features)
+    known, known_val = (splits.truth_of_labels(part.rows) for part in (splits.train, splits.val))
+    both, scale = np.concatenate([val, test]), features.scale(train)
+    found, strengths = [], []
+    for truth, truth_val in zip(known.T, known_val.T, strict=True):
+        own, own_val = ~np.isnan(truth), ~np.isnan(truth_val)
+        model = chosen_regression(
+            train[own], truth[own].astype(int), val[own_val], truth_val[own_val].astype(int), 2, scale
+        )
+        found.append(model(both)[:, 1])
+        strengths.append(f"{model.strength:g}")
+    note = f"Logistic regression for each label (C = {', '.join(strengths)}, chosen on {len(val)} validation images)"
+    return label_columns(splits, (*splits.val, *splits.test), np.stack(found, axis=1)), note
 
 
 def _ridge(splits: LabeledSplits, features: _Features) -> tuple[dict[str, Float[Array, "n"]], str]:

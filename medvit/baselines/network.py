@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from medvit.artifacts import Checkpoint, Lineage
-from medvit.baselines.kinds import NetworkName, TrainedBaseline, class_columns, value_columns
+from medvit.baselines.kinds import NetworkName, TrainedBaseline, class_columns, label_columns, value_columns
 from medvit.baselines.masks import scored
 from medvit.baselines.subject import LabeledSplits
 from medvit.config import Config, Count, Tree
@@ -128,7 +128,7 @@ class NetworkPlan:
         """Return the options of the training, whose output is `folder`."""
         splits = self.splits
         is_dense = splits.task == "segmentation"
-        tree = {
+        tree: Tree = {
             "dataset": splits.train.folder,
             "output": folder,
             "task": splits.task,
@@ -142,6 +142,7 @@ class NetworkPlan:
             "trainer": {"epochs": EPOCHS, "steps_per_epoch": self.options.steps // EPOCHS},
         }
         tree |= {"label": splits.label} if splits.label else {}
+        tree |= {"labels": list(splits.classes)} if splits.task == "multilabel" else {}
         tree |= {} if self.slices is None else {"slices": self.slices.tree()}
         tree |= {} if self.preprocess is None else {"preprocess": self.preprocess.tree()}
         return FinetuningOptions.parse(tree | ({"crop": self._crop()} if is_dense else {}))
@@ -202,8 +203,12 @@ def predicted_baseline(plan: NetworkPlan, checkpoint: Checkpoint, *, tolerance_m
         columns = scored(splits, lambda image: _mask(predictor, image), tolerance_mm=tolerance_mm)
     else:
         numbers = np.stack([numbers_of(predictor(load(splits.train, row))) for row in rows]).astype(np.float64)
-        is_number = splits.task == "regression"
-        columns = value_columns(splits, numbers[:, 0]) if is_number else class_columns(splits, numbers)
+        if splits.task == "regression":
+            columns = value_columns(splits, numbers[:, 0])
+        elif splits.task == "multilabel":
+            columns = label_columns(splits, rows, numbers)
+        else:
+            columns = class_columns(splits, numbers)
     return TrainedBaseline(plan.name, plan.title, plan.note(checkpoint), rows, columns)
 
 

@@ -13,14 +13,14 @@ from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.records import Kind, Row
-from medvit.tasks import NOUNS, OF_CLASSES, TaskName, class_list, image_task
+from medvit.tasks import NOUNS, OF_CLASSES, Target, TaskName, class_list, image_task
+from medvit.tasks.multilabel import known_labels
 from medvit.tasks.regression import number
 from medvit.transforms.preprocess import Preprocess
 
 MAX_CLASSES = 50
 """Maximum number of classes: a label with more of them is a number, such as an age."""
 REFUSED: dict[str, str] = {
-    "multilabel": "give label=NAME, without checkpoint, for baselines of one of its labels",
     "multitask": "give label=NAME, without checkpoint, for baselines of one of its labels",
     "survival": "a baseline of survival would have to take censoring into account; the report of evaluate contains the "
     "Brier score of the Kaplan-Meier curve instead",
@@ -32,8 +32,8 @@ REFUSED: dict[str, str] = {
 class LabeledSplits:
     """Images with the target, by split: those of `train` train a baseline, and those of `val` choose its options.
 
-    `label` is empty for a segmentation. `classes` are those of the label or of the label maps; of a regression, the
-    label alone.
+    `label` is empty for a segmentation and for several labels. `classes` are those of the label or of the label maps;
+    of a regression, the label alone; of a multi-label classification, the labels.
     """
 
     label: str
@@ -44,6 +44,8 @@ class LabeledSplits:
     preprocess: Preprocess | None = None
     """Preprocessing of a checkpoint; None: stored pixels are used."""
     task: TaskName = "classification"
+    target: Target | None = None
+    """Labels of a multi-label classification with their negative and positive classes; None for other tasks."""
 
     @classmethod
     def of(
@@ -51,17 +53,22 @@ class LabeledSplits:
         manifest: Manifest,
         label: str,
         *,
+        labels: Sequence[str] = (),
         kind: Kind | None = None,
         preprocess: Preprocess | None = None,
         task: TaskName = "classification",
     ) -> LabeledSplits:
         """Return the images of a dataset that have a label, or a label map; `kind` restricts them to one kind.
 
+        For a multi-label classification, these are the images that have any of the `labels`.
+
         Raises:
             DataError: If the dataset has no such label, its values do not fit the task, or a split has no such image.
         """
         if task == "segmentation":
             return cls._of_masks(manifest, kind, preprocess)
+        if task == "multilabel":
+            return cls._of_labels(manifest, labels, kind, preprocess)
         classes = manifest.facts.classes.get(label, ())
         if not classes:
             raise DataError(
@@ -96,6 +103,26 @@ class LabeledSplits:
             )
         return cls("", classes, *parts, preprocess, "segmentation")
 
+    @classmethod
+    def _of_labels(
+        cls, manifest: Manifest, labels: Sequence[str], kind: Kind | None, preprocess: Preprocess | None
+    ) -> LabeledSplits:
+        named = f"any of the labels {', '.join(labels)}"
+        parts = _by_split(
+            manifest, lambda row: any(one in row.labels for one in labels) and kind in (None, row.kind), named
+        )
+        target = image_task("multilabel").target(parts[0].rows, labels, manifest.facts)
+        return cls("", tuple(labels), *parts, preprocess, "multilabel", target)
+
+    def truth_of_labels(self, rows: Sequence[Row]) -> Float[Array, "n l"]:
+        """Return 1 for each positive label of an image, 0 for each negative one, NaN for a missing one.
+
+        Raises:
+            DataError: If an image has another class of a label.
+        """
+        assert self.target is not None, "only a multi-label classification has several labels"
+        return np.array([known_labels(row, self.target) for row in rows]).reshape(len(rows), len(self.classes))
+
     def truth(self, rows: Sequence[Row]) -> Int[Array, "n"]:
         """Return the index of the class of each image."""
         return np.array([self.classes.index(row.labels[self.label]) for row in rows], dtype=int)
@@ -123,8 +150,17 @@ def _by_split(manifest: Manifest, has_target: Callable[[Row], bool], what: str) 
     return parts["train"], parts["val"], parts["test"]
 
 
-def task_of_checkpoint(checkpoint: Checkpoint) -> tuple[TaskName, str] | None:
-    """Return the task of the model of a checkpoint and its label, empty for a segmentation; None for a backbone.
+@dataclass(frozen=True)
+class PredictedTarget:
+    """Task of baselines, and what they predict: a label, several `labels`, or label maps (both are empty)."""
+
+    task: TaskName
+    label: str = ""
+    labels: tuple[str, ...] = ()
+
+
+def target_of_checkpoint(checkpoint: Checkpoint) -> PredictedTarget | None:
+    """Return the task of the model of a checkpoint and its label or labels; None for a backbone.
 
     Raises:
         ConfigError: If there are no baselines of the task.
@@ -132,13 +168,30 @@ def task_of_checkpoint(checkpoint: Checkpoint) -> tuple[TaskName, str] | None:
     if checkpoint.kind == "backbone":
         return None
     if checkpoint.kind == "slide":
-        return "classification", str(checkpoint.model["label"])
+        return PredictedTarget("classification", str(checkpoint.model["label"]))
     if checkpoint.kind == "segmentation":
-        return "segmentation", ""
+        return PredictedTarget("segmentation")
+    if checkpoint.kind == "multilabel":
+        return PredictedTarget("multilabel", labels=tuple(map(str, checkpoint.model["classes"])))
     task: TaskName | None = next((one for one in (*OF_CLASSES, "regression") if one == checkpoint.kind), None)
     if task is None:
         raise ConfigError(f"{checkpoint.folder} is {NOUNS[checkpoint.kind]}: {REFUSED[checkpoint.kind]}")
-    return task, str(checkpoint.model["label"])
+    return PredictedTarget(task, str(checkpoint.model["label"]))
+
+
+def several_labels(task: str | None, label: str | None, labels: Sequence[str] | None) -> PredictedTarget:
+    """Return the target of several labels from the options `task`, `label` and `labels`.
+
+    Raises:
+        ConfigError: If the options contradict each other, or `labels` is unset.
+    """
+    if task not in (None, "multilabel"):
+        raise ConfigError(f"labels is not used by task={task}; give label=NAME, or remove task")
+    if label is not None:
+        raise ConfigError("label and labels are both set; remove one of them")
+    if labels is None:
+        raise ConfigError("task=multilabel needs several labels; give labels=[NAME,NAME]")
+    return PredictedTarget("multilabel", labels=tuple(labels))
 
 
 def only_label(manifest: Manifest) -> str:

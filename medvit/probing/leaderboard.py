@@ -20,6 +20,7 @@ from medvit.metrics import metric_title
 from medvit.metrics.auroc import mean_auroc
 from medvit.models.features import Features
 from medvit.probing.classifiers import Probed, ProbeSplits, probe_linear, probe_logistic, probe_neighbors, probe_ridge
+from medvit.probing.labels import LabelSplits, label_layer_scores
 from medvit.probing.layer_features import LayerFeatures
 from medvit.probing.protocol import Protocol
 from medvit.probing.regressors import NumberSplits, ProbedNumbers, layer_scores, regress_neighbors, regress_ridge
@@ -37,10 +38,16 @@ TITLES = {
 MAIN: dict[TaskName, tuple[str, ...]] = {
     "classification": ("auroc", "balanced_accuracy"),
     "ordinal": ("kappa_quadratic", "grade_error", "auroc"),
+    "multilabel": ("auroc_macro", "auroc_micro"),
     "regression": ("r2", "mae"),
 }
 """Metrics of the leaderboard of each task, the one by which it is ordered first."""
-CHOSEN_BY: dict[TaskName, str] = {"classification": "AUROC", "ordinal": "AUROC", "regression": "R2"}
+CHOSEN_BY: dict[TaskName, str] = {
+    "classification": "AUROC",
+    "ordinal": "AUROC",
+    "multilabel": "AUROC",
+    "regression": "R2",
+}
 """Title of the metric on the val split by which settings are chosen; the sweep over layers has it, too."""
 
 
@@ -139,6 +146,16 @@ def number_layer_lines(backbone: str, splits: NumberSplits, test_truth: Array) -
     depth = splits.train.depth
     scores = [
         layer_scores(splits, test_truth, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
+        for layer in range(depth)
+    ]
+    return [LayerLine(backbone, layer + 1, depth, *found) for layer, found in enumerate(scores)]
+
+
+def label_layer_lines(backbone: str, splits: LabelSplits, test_truth: Array) -> list[LayerLine]:
+    """Return the sweep over layers of a backbone for several labels: the mean AUROC over the labels."""
+    depth = splits.train.depth
+    scores = [
+        label_layer_scores(splits, test_truth, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
         for layer in range(depth)
     ]
     return [LayerLine(backbone, layer + 1, depth, *found) for layer, found in enumerate(scores)]

@@ -15,6 +15,7 @@ from typing import Any
 from medvit.baselines.subject import LabeledSplits
 from medvit.models.features import Features
 from medvit.probing import classifiers, regressors
+from medvit.records import Row
 from medvit.tasks import TaskName
 
 VERSION = 1
@@ -49,12 +50,13 @@ class Protocol:
         """Return the protocol for the images of a label."""
         images = {}
         for name in ("train", "val", "test"):
-            rows = sorted([row.image_id, row.patient_id, row.labels[splits.label]] for row in getattr(splits, name))
+            rows = sorted([row.image_id, row.patient_id, *_truth(splits, row)] for row in getattr(splits, name))
             images[name] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         task = splits.task
+        label = ", ".join(splits.classes) if task == "multilabel" else splits.label
         of_numbers = {"settings": regressors.SETTINGS, "chosen_by": "R2 on the val split"}
         how: dict[str, Any] = of_numbers if task == "regression" else {}
-        return cls(splits.label, splits.classes, images, tuple(probes), features, seed, task=task, **how)
+        return cls(label, splits.classes, images, tuple(probes), features, seed, task=task, **how)
 
     @property
     def hash(self) -> str:
@@ -63,3 +65,10 @@ class Protocol:
         if self.task == "classification":  # as in versions without other tasks, so that their hashes remain valid
             del tree["task"], tree["settings"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _truth(splits: LabeledSplits, row: Row) -> list[str]:
+    """Return the class of an image, or of each label; empty for a missing label."""
+    if splits.task == "multilabel":
+        return [row.labels.get(label, "") for label in splits.classes]
+    return [row.labels[splits.label]]

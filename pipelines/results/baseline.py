@@ -25,7 +25,7 @@ from medvit.baselines.kinds import (
 from medvit.baselines.masks import train_mask_baseline
 from medvit.baselines.network import NetworkOptions, NetworkPlan, predicted_baseline, reuse_network, train_network
 from medvit.baselines.stored import FACTS, table_of, write_baselines
-from medvit.baselines.subject import LabeledSplits, only_label, task_of_checkpoint
+from medvit.baselines.subject import LabeledSplits, PredictedTarget, only_label, several_labels, target_of_checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.slices import SlicesConfig
 from medvit.document import Table, markdown_table
@@ -35,7 +35,6 @@ from medvit.metrics import metric_title
 from medvit.stage import Run, StageConfig, first_free, stage
 from medvit.statistics import Estimate
 from medvit.summary import Summary
-from medvit.tasks import TaskName
 from medvit.transforms.preprocess import Preprocess
 
 log = logging.getLogger("medvit")
@@ -50,12 +49,14 @@ class BaselineConfig(StageConfig):
     """Folder of a model or backbone. The baselines then predict what the model predicts, and those of pixels and the
     ResNet use images with the same preprocessing. Unset: the pixels are used as they are stored.
     """
-    task: Literal["classification", "ordinal", "regression", "segmentation"] | None = None
-    """Task of the baselines. Unset: that of the checkpoint; without one, segmentation if the dataset has label maps and
-    no label is given, else classification.
+    task: Literal["classification", "ordinal", "multilabel", "regression", "segmentation"] | None = None
+    """Task of the baselines. Unset: that of the checkpoint; without one, multilabel if `labels` is set, segmentation if
+    the dataset has label maps and no label is given, else classification.
     """
     label: str | None = None
     """Label to predict. Unset: that of the checkpoint, or the only label of the dataset."""
+    labels: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Several labels to predict, each with two classes. Unset: those of the checkpoint."""
     output: Path | None = None
     """New folder for the baselines. Unset: the first unused name of baseline-1, baseline-2... in the current folder."""
     kinds: tuple[BaselineName, ...] | None = Field(default=None, min_length=1)
@@ -176,42 +177,47 @@ def _network(config: BaselineConfig, plan: NetworkPlan, manifest: Manifest, run:
 
 
 def _subject(config: BaselineConfig, manifest: Manifest, checkpoint: Checkpoint | None) -> _Subject:
-    task, label = _target(config, manifest, checkpoint)
+    target = _target(config, manifest, checkpoint)
     if checkpoint is None:
-        return _Subject(LabeledSplits.of(manifest, label, task=task))
+        return _Subject(LabeledSplits.of(manifest, target.label, labels=target.labels, task=target.task))
     if checkpoint.kind == "slide":
-        return _Subject(LabeledSplits.of(manifest, label, kind="slide"))
+        return _Subject(LabeledSplits.of(manifest, target.label, kind="slide"))
     preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
     tree = checkpoint.model.get("slices")
     slices = None if tree is None else SlicesConfig.parse(tree)
     splits = LabeledSplits.of(
         manifest,
-        label,
+        target.label,
+        labels=target.labels,
         kind=preprocess.kind if slices is None else "volume",
         preprocess=preprocess if slices is None else None,
-        task=task,
+        task=target.task,
     )
     return _Subject(splits, preprocess, slices)
 
 
-def _target(config: BaselineConfig, manifest: Manifest, checkpoint: Checkpoint | None) -> tuple[TaskName, str]:
-    """Return the task and the label of the baselines; the label is empty for a segmentation.
+def _target(config: BaselineConfig, manifest: Manifest, checkpoint: Checkpoint | None) -> PredictedTarget:
+    """Return the task and the label or labels of the baselines.
 
     Raises:
         ConfigError: If the options contradict each other or the model.
     """
-    own = None if checkpoint is None else task_of_checkpoint(checkpoint)
+    own = None if checkpoint is None else target_of_checkpoint(checkpoint)
     if own is not None:
-        for key, given, found in (("task", config.task, own[0]), ("label", config.label, own[1])):
-            if given not in (None, found):
-                raise ConfigError(f"{key}={given}, but the model of the checkpoint has {found or 'none'}; remove {key}")
+        given = {"task": config.task, "label": config.label, "labels": config.labels}
+        for key, value in given.items():
+            found = getattr(own, key)
+            if value not in (None, found):
+                raise ConfigError(f"{key}={value}, but the model of the checkpoint has {found or 'none'}; remove {key}")
         return own
+    if config.labels is not None or config.task == "multilabel":
+        return several_labels(config.task, config.label, config.labels)
     has_masks = any(row.mask is not None for row in manifest)
     task = config.task or ("segmentation" if has_masks and config.label is None else "classification")
     if task == "segmentation":
         if config.label is not None:
             raise ConfigError(f"label={config.label} is not used by task=segmentation; remove one of them")
-        return task, ""
+        return PredictedTarget(task)
     if task == "regression" and config.label is None:
         raise ConfigError("task=regression needs a label; give label=NAME")
-    return task, config.label or only_label(manifest)
+    return PredictedTarget(task, config.label or only_label(manifest))

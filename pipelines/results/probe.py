@@ -10,7 +10,8 @@ from typing import Literal
 from numpy import ndarray as Array
 from pydantic import Field
 
-from medvit.baselines.subject import LabeledSplits, only_label
+from medvit.baselines.kinds import label_columns
+from medvit.baselines.subject import LabeledSplits, PredictedTarget, only_label, several_labels
 from medvit.dataset.manifest import Manifest
 from medvit.document import markdown_table
 from medvit.embeddings.image_embedder import ImageEmbedder
@@ -22,6 +23,7 @@ from medvit.inference.jobs import names_of
 from medvit.metrics.confusion import median_grade
 from medvit.models.features import Features, digest_of_backbone
 from medvit.probing.classifiers import Probed, ProbeSplits
+from medvit.probing.labels import LabelSplits, probe_labels
 from medvit.probing.layer_features import EveryLayer, LayerFeatures
 from medvit.probing.leaderboard import (
     HTML,
@@ -31,6 +33,7 @@ from medvit.probing.leaderboard import (
     LayerLine,
     board_line,
     board_table,
+    label_layer_lines,
     layer_lines,
     number_layer_lines,
     probed,
@@ -43,15 +46,17 @@ from medvit.probing.regressors import NumberSplits, ProbedNumbers
 from medvit.records import Row
 from medvit.stage import Run, StageConfig, stage
 from medvit.summary import Summary, labeled
+from medvit.tasks import TaskName
 
 CHUNKS = "features"
 """Folder of finished features in the folder of an unfinished run."""
 ProbeName = Literal["knn", "logistic", "linear", "ridge"]
-ProbeTask = Literal["classification", "ordinal", "regression"]
+ProbeTask = Literal["classification", "ordinal", "multilabel", "regression"]
 OF_CLASSES: tuple[ProbeName, ...] = ("knn", "logistic", "linear")
 OF_TASK: dict[str, tuple[ProbeName, ...]] = {
     "classification": OF_CLASSES,
     "ordinal": OF_CLASSES,
+    "multilabel": OF_CLASSES,
     "regression": ("knn", "ridge"),
 }
 """Probes of each task."""
@@ -69,9 +74,12 @@ class ProbingConfig(StageConfig):
     """New folder for the leaderboard."""
     label: str | None = None
     """Label to predict. Unset: the only label of the dataset."""
-    task: ProbeTask = "classification"
+    labels: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Several labels to predict, each with two classes. An image may lack some of them. Unset: `label` is predicted."""
+    task: ProbeTask | None = None
     """Task of the probes. classification: the class of an image. ordinal: the same for ordered grades, such as 0, 1, 2;
-    the predicted grade is the median. regression: a number, such as an age.
+    the predicted grade is the median. multilabel: the classes of several labels. regression: a number, such as an age.
+    Unset: multilabel if `labels` is set, else classification.
     """
     probes: tuple[ProbeName, ...] | None = Field(default=None, min_length=1)
     """Models on the frozen features. knn: nearest neighbors. logistic: logistic regression. linear: linear classifiers
@@ -115,21 +123,29 @@ def probe(config: ProbingConfig, run: Run) -> Leaderboard:
     manifest = run.dataset(config.dataset)
     names = names_of(config.checkpoints)
     run.leftovers.add(CHUNKS)
-    task, label = config.task, _label(config, manifest)
-    probes = _probes(config)
-    weights, features, rows = _features(config, run, names, manifest.filter(lambda row: label in row.labels))
+    target = _target(config, manifest)
+    task, labels = target.task, target.labels or (target.label,)
+    probes = _probes(config, task)
+    having = manifest.filter(lambda row: any(label in row.labels for label in labels))
+    weights, features, rows = _features(config, run, names, having)
     shared = set.intersection(*({row.image_id for row in own} for own in rows.values()))
-    splits = LabeledSplits.of(manifest.filter(lambda row: row.image_id in shared), label, task=task)
-    if len({row.labels[label] for row in splits.val}) < 2:
-        what = "values" if task == "regression" else "classes"
-        raise DataError(
-            f"{manifest.folder}: the val split has {len(splits.val)} images of fewer than two {what} of {label}; the "
-            "settings of probes are chosen on it: ingest with a larger val split"
-        )
+    images = manifest.filter(lambda row: row.image_id in shared)
+    splits = LabeledSplits.of(images, target.label, labels=target.labels, task=task)
+    for label in labels:
+        if len({row.labels.get(label) for row in splits.val} - {None}) < 2:
+            what = "values" if task == "regression" else "classes"
+            raise DataError(
+                f"{manifest.folder}: the val split has {len(splits.val)} images of fewer than two {what} of {label}; "
+                "the settings of probes are chosen on it: ingest with a larger val split"
+            )
 
     protocol = Protocol.of(splits, probes, config.features, config.seed)
     positive, notes = choose_positive(
-        splits.classes, asked=config.positive, worst="", model="", dataset=manifest.facts.positive.get(label, "")
+        () if task == "multilabel" else splits.classes,
+        asked=config.positive,
+        worst="",
+        model="",
+        dataset=manifest.facts.positive.get(target.label, ""),
     )
     lines: list[BoardLine] = []
     layers: list[LayerLine] = []
@@ -164,22 +180,30 @@ def probe(config: ProbingConfig, run: Run) -> Leaderboard:
     return Leaderboard(run.folder, protocol, tuple(lines))
 
 
-def _label(config: ProbingConfig, manifest: Manifest) -> str:
-    if config.task == "regression" and config.label is None:
+def _target(config: ProbingConfig, manifest: Manifest) -> PredictedTarget:
+    """Return the task, and the label or labels of the probes.
+
+    Raises:
+        ConfigError: If the options contradict each other, or a label is missing.
+    """
+    if config.labels is not None or config.task == "multilabel":
+        return several_labels(config.task, config.label, config.labels)
+    task = config.task or "classification"
+    if task == "regression" and config.label is None:
         raise ConfigError("task=regression needs a label; give label=NAME")
-    return config.label or only_label(manifest)
+    return PredictedTarget(task, config.label or only_label(manifest))
 
 
-def _probes(config: ProbingConfig) -> tuple[ProbeName, ...]:
+def _probes(config: ProbingConfig, task: TaskName) -> tuple[ProbeName, ...]:
     """Return the probes of the task.
 
     Raises:
         ConfigError: If a probe is requested that the task does not have.
     """
-    own = OF_TASK[config.task]
+    own = OF_TASK[task]
     for name in config.probes or ():
         if name not in own:
-            raise ConfigError(f"probes has {name}, but task={config.task} has {', '.join(own)}; remove {name}")
+            raise ConfigError(f"probes has {name}, but task={task} has {', '.join(own)}; remove {name}")
     return config.probes or own
 
 
@@ -196,6 +220,9 @@ class _Own:
         if self.splits.task == "regression":
             numbers = probed_numbers(kind, self._numbers, config.features)
             return numbers, {"truth": self.splits.numbers(rows), "predicted": numbers.values}
+        if self.splits.task == "multilabel":
+            several = probe_labels(self._labels, lambda one: probed(kind, one, config.features, seed=config.seed))
+            return several, label_columns(self.splits, rows, several.probabilities)
         found = probed(kind, self._classes, config.features, seed=config.seed)
         graded = {"predicted": median_grade(found.probabilities)} if self.splits.task == "ordinal" else {}
         named = {f"p.{name}": found.probabilities[:, index] for index, name in enumerate(self.splits.classes)}
@@ -206,12 +233,19 @@ class _Own:
         rows = self.splits.test.rows
         if self.splits.task == "regression":
             return number_layer_lines(backbone, self._numbers, self.splits.numbers(rows))
+        if self.splits.task == "multilabel":
+            return label_layer_lines(backbone, self._labels, self.splits.truth_of_labels(rows))
         return layer_lines(backbone, self._classes, self.splits.truth(rows))
 
     @property
     def _classes(self) -> ProbeSplits:
         train, val = (self.splits.truth(part.rows) for part in (self.splits.train, self.splits.val))
         return ProbeSplits(*self.parts, train, val, len(self.splits.classes))
+
+    @property
+    def _labels(self) -> LabelSplits:
+        train, val = (self.splits.truth_of_labels(part.rows) for part in (self.splits.train, self.splits.val))
+        return LabelSplits(*self.parts, train, val)
 
     @property
     def _numbers(self) -> NumberSplits:
