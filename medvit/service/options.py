@@ -112,7 +112,7 @@ class WebConfig(Config):
 
     listen: str = "127.0.0.1"
     """Address on which to listen. The default can only be reached from this machine. Other addresses require `cert`."""
-    port: Port = 8042
+    port: Port = 8090
     """Port on which to listen. 0: a free port, which the log names."""
     token: Path | None = None
     """File with the token that clients must present, of at least 32 characters. Unset: the file `token` in the folder

@@ -85,7 +85,7 @@ class StudyReceiver:
                 entity.shutdown()
 
     def answer(self, event: Event) -> int:
-        """InstanceStore one instance; return the status to answer with."""
+        """Store one instance; return the status to answer with."""
         event.assoc.num_received_bytes = 0
         status = self._status(event)
         self.statuses[status] += 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,17 +63,33 @@ def test_systemd_accepts_the_units(unit: Path) -> None:
     assert remarks == []
 
 
-@pytest.mark.parametrize("path", sorted((DOCKER / "kubernetes").iterdir()), ids=lambda path: path.name)
-def test_pods_run_without_root_and_retry_no_wrong_configuration(path: Path) -> None:
-    for tree in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        job = tree["spec"]["jobTemplate"]["spec"] if tree["kind"] == "CronJob" else tree["spec"]
-        pod = job["template"]["spec"]
+def workloads() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every workload for Kubernetes, and its pod."""
+    found = []
+    for path in sorted((DOCKER / "kubernetes").iterdir()):
+        for tree in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if tree["kind"] != "Service":
+                spec = tree["spec"]["jobTemplate"]["spec"] if tree["kind"] == "CronJob" else tree["spec"]
+                found.append((spec, spec["template"]["spec"]))
+    return found
+
+
+def test_pods_run_without_root_on_a_root_that_cannot_be_written() -> None:
+    assert len(workloads()) == 3
+    for _, pod in workloads():
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-        (rule,) = job["podFailurePolicy"]["rules"]
-        assert rule["onExitCodes"]["containerName"] == container["name"]
+
+
+def test_jobs_do_not_repeat_a_wrong_configuration() -> None:
+    jobs = [(spec, pod) for spec, pod in workloads() if pod.get("restartPolicy") == "Never"]
+    assert len(jobs) == 2
+    for spec, pod in jobs:
+        (rule,) = spec["podFailurePolicy"]["rules"]
+        assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+        assert {1, 2, 3} == set(rule["onExitCodes"]["values"])
 
 
 STAND_IN = """#!/bin/bash

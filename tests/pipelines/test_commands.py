@@ -7,8 +7,10 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from medvit.config import keys
 from medvit.errors import MedvitError
@@ -27,9 +29,20 @@ COMMAND = re.compile(rf"^(?:{BEFORE})medvit +([a-z]+ .*)")
 INLINE = re.compile(r"`medvit ([a-z]+ [^`]*)`")
 
 
+def leaves_of(tree: Any) -> Iterator[str]:
+    """Every text in a tree of YAML."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves_of(part)
+
+
 def commands_of(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Stage and words of each command that a file contains, on a line of its own or between backticks."""
     text = path.read_text(encoding="utf-8")
+    if path.parent.name == "kubernetes":
+        text = "\n".join(leaf for tree in yaml.safe_load_all(text) for leaf in leaves_of(tree))
     lines = re.sub(r"\s*\\\n[# ]*", " ", text).splitlines()
     found = [match.group(1).partition(" #")[0] for line in lines if "`" not in line and (match := COMMAND.match(line))]
     for line in [*found, *INLINE.findall(re.sub(r"\s*\n[# ]*", " ", text))]:
