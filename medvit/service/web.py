@@ -58,7 +58,8 @@ def make_app(service: Service, token: ApiToken) -> FastAPI:
         header = request.headers.get("authorization", "")
         if request.url.path not in OPEN_PATHS and not token.admits(header, only_bearer=changes):
             answer: Response = PlainTextResponse("give the token of the service", status_code=401)
-            answer.headers["WWW-Authenticate"] = 'Bearer realm="medvit", Basic realm="medvit"'
+            for scheme in ("Basic", "Bearer"):  # one header each: browsers do not find the second scheme of a header
+                answer.headers.append("WWW-Authenticate", f'{scheme} realm="medvit"')
         else:
             answer = await call_next(request)
         answer.headers.update(HEADERS)

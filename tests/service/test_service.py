@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pydicom
@@ -10,6 +11,8 @@ from requests import get
 
 from medvit.service.audit_trail import is_intact
 from tests.service.conftest import Start, send
+
+CHROMIUM = shutil.which("chromium")
 
 
 def test_a_study_that_is_sent_is_predicted_and_shown(
@@ -37,6 +40,20 @@ def test_a_study_that_is_sent_is_predicted_and_shown(
     assert is_intact(audit)
     modes = {path.stat().st_mode & 0o077 for path in (served.folder, *served.folder.rglob("*"))}
     assert modes == {0}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_asks_for_the_token_and_shows_the_page(start: Start) -> None:
+    from playwright.sync_api import sync_playwright
+
+    served = start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(http_credentials={"username": "doctor", "password": served.token})
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{served.service.web_port}/")
+        assert page.title() == "medvit serve"
+        browser.close()
 
 
 def test_only_health_and_readiness_are_open_without_the_token(start: Start, tmp_path: Path) -> None:
