@@ -25,10 +25,8 @@ def status_page(service: Service) -> str:
     ]
     if faults:
         sections.insert(0, Section("Faults", [Callout(faults, "failed")]))
-    opening = (
-        f"{counted(overview.queue_length, 'prediction')} in the queue, {counted(len(dead), 'case')} waiting for a "
-        "person. For research use only."
-    )
+    waiting = counted(overview.queue_length, "prediction"), counted(len(dead), "case")
+    opening = f"{waiting[0]} in the queue, {waiting[1]} waiting for a person."
     return rendered(Document("medvit serve", opening, sections, tone="warning" if faults or dead else "plain"))
 
 
@@ -40,7 +38,7 @@ def _queue(service: Service) -> Table:
         ("studies being received", studies.get("receiving", 0)),
         ("predictions waiting", jobs.get("waiting", 0)),
         ("prediction running", service.loop.running or "none"),
-        ("oldest waiting study", duration(overview.oldest_s)),
+        ("oldest waiting study", duration(overview.oldest_s) if overview.queue_length else "none"),
         ("done, skipped, failed", ", ".join(str(jobs.get(one, 0)) for one in ("done", "skipped", "failed"))),
         ("results are sent", sending if service.sends else "no: send is unset (shadow mode)"),
         ("free space", f"{service.store.free_bytes / 2**30:.1f} GiB"),
@@ -76,4 +74,4 @@ def _models(service: Service) -> Table:
 
 
 def _at(when: float | None) -> str:
-    return "" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    return "" if when is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(when))
