@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from medvit.errors import TrackingError
 from medvit.tracking.options import TrackingConfig
@@ -39,6 +41,36 @@ def num_experiments(config: TrackingConfig) -> int:
         return len(make(tracking_uri=config.uri).search_experiments())
     except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
         raise TrackingError(f"MLflow at {config.uri} cannot be reached: {first_line(error)}") from error
+
+
+def local_artifacts(config: TrackingConfig, runs: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
+    """Return the folders with the artifacts of runs on this machine, and a line for each run whose artifacts are not.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    make = import_client()
+    from mlflow.exceptions import MlflowException
+
+    found: dict[str, Path] = {}
+    elsewhere: list[str] = []
+    try:
+        client = make(tracking_uri=config.uri)
+        for run_id in runs:
+            try:
+                parts = urlsplit(client.get_run(run_id).info.artifact_uri)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                elsewhere.append(f"the MLflow run {run_id} is not in {config.uri}")
+                continue
+            if parts.scheme in ("", "file"):
+                found[run_id] = Path(url2pathname(parts.path))
+            else:
+                elsewhere.append(f"the files of the MLflow run {run_id} are not on this machine")
+    except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+        raise TrackingError(f"MLflow at {config.uri} cannot be searched: {first_line(error)}") from error
+    return found, elsewhere
 
 
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:

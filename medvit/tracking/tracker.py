@@ -92,7 +92,7 @@ class _JournalTracker(Tracker):
         self._of: dict[str, str] = {CHILD: child} if child else {}
 
     def params(self, tree: Tree) -> None:
-        for part in _parts({key: str(value) for key, value in _flatten(tree)}, MAX_OTHERS):
+        for part in _parts({key: str(value) for key, value in flatten(tree)}, MAX_OTHERS):
             self._append("params", values=part)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -285,10 +285,11 @@ def start(config: TrackingConfig, stage: str, folder: Path) -> Tracker:
     return MlflowTracker(config, stage, folder) if config.enabled else Tracker()
 
 
-def _flatten(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the values of a tree with dotted names."""
     pairs: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+        pairs += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
     return pairs
 
 

@@ -6,8 +6,13 @@ import base64
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,6 +31,8 @@ from pipelines.finetune import finetune
 from pipelines.ingest import ingest
 from pipelines.results.register import register
 from tests.pipelines.short_training import OFF, SHORT
+
+SERVE_S = 180
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,13 @@ def test_a_passed_model_is_found_by_version_and_alias_in_every_stage(project, tm
     assert version.tags[SHA256_TAG] == checkpoint.hash
     assert version.tags[VERDICT_TAG] == "passed"
     assert version.tags["medvit.input.dataset"] == Lineage.read(project.folder / "passed").inputs["dataset"]
-    assert float(version.tags["medvit.metric.accuracy"].split()[0]) <= 1
+    assert "Verdict of the report: passed." in version.description
+    assert "- accuracy: " in version.description
+    model = client_of(project).get_logged_model(version.source.removeprefix("models:/"))
+    metrics = {one.key: one.value for one in model.metrics}
+    assert metrics["test.accuracy.lower"] <= metrics["test.accuracy"] <= metrics["test.accuracy.upper"]
+    assert model.params["peft.name"] == "full"
+    assert model.model_type == "classification"
     for location in ("models:/chest/1", "models:/chest@champion"):
         output = tmp_path / location.rpartition("t")[2].strip("/@")
         report = evaluate(
@@ -141,12 +154,11 @@ def test_changed_weights_unknown_versions_and_other_forms_are_refused(project, t
 
 
 SCRIPT = """
-import base64, json, sys
+import json, sys
 import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/chest@champion")
 rows = pandas.DataFrame(json.load(sys.stdin))
-rows["zip"] = [base64.b64decode(one) if one else None for one in rows["zip"]]
 print("ANSWER" + model.predict(rows).to_json(orient="records"))
 """
 
@@ -188,3 +200,83 @@ def test_a_served_model_answers_folders_and_archives_without_pickle(project, tmp
     for number in (2, 3, 4):
         assert [line["status"] for line in by_request[number]] == ["failed"]
         assert "MEDVIT_SERVE_ROOT" in by_request[number][0]["reason"]
+
+
+def test_mlflow_models_serve_answers_arrays_archives_and_folders(project, tmp_path):
+    """The same image as an array, as an archive and as a folder gives the same probabilities over HTTP."""
+    from medvit.readers import find, read
+
+    register(**project.options(alias="champion", output=tmp_path / "a"))
+    root = tmp_path / "studies"
+    write_radiograph_studies(root, 1, seed=5)
+    (file,) = root.rglob("*.dcm")
+    archive = BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        made.write(file, file.name)
+    (item,) = find([file])
+    pixels = read(item).pixels[0].tolist()
+    rows = [
+        {"path": file.parent.name},
+        {"zip": base64.b64encode(archive.getvalue()).decode()},
+        {"pixels": pixels, "dtype": "uint16"},
+        {"pixels": pixels},
+        {"pixels": pixels, "dtype": "uint8"},
+        {"dtype": "uint8", "pixels": [[1.0, 2.0], [3.0]]},
+        {"path": "..", "pixels": pixels},
+        {"path": "../outside"},
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "-m", "models:/chest@champion", "--env-manager", "local", "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--workers", "1"],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # of uvicorn
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+            "MLFLOW_TRACKING_URI": project.tracking["uri"],
+            "MEDVIT_SERVE_ROOT": str(root),
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        },
+        start_new_session=True,
+        stdout=(tmp_path / "server.log").open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        answer = _asked(f"http://127.0.0.1:{port}", {"dataframe_records": rows}, tmp_path / "server.log")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+    lines = answer["predictions"]
+    found = [[line for line in lines if line["request"] == number] for number in range(len(rows))]
+    by_folder, by_archive, by_array = ([(line["class"], line["probability"]) for line in one] for one in found[:3])
+    assert by_folder == by_archive
+    assert [name for name, _ in by_array] == [name for name, _ in by_folder]
+    assert [value for _, value in by_array] == pytest.approx([value for _, value in by_folder], abs=1e-5)
+    assert sum(value for _, value in by_array) == pytest.approx(1, abs=1e-5)
+    assert [one[0]["status"] for one in found[3:]] == ["failed"] * 5
+    reasons = ("give dtype", "outside 0 to 255", "equal lengths", "one of path, zip and pixels", "MEDVIT_SERVE_ROOT")
+    for (line,), reason in zip(found[3:], reasons, strict=True):
+        assert reason in line["reason"]
+
+
+def _asked(address: str, request: dict[str, Any], log: Path) -> dict[str, Any]:
+    """Return the answer of a server to a request, which is sent when the server is up."""
+    end = time.monotonic() + SERVE_S
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/ping", timeout=5)
+            break
+        except OSError:
+            assert time.monotonic() < end, log.read_text(encoding="utf-8")[-2000:]
+            time.sleep(0.5)
+    body = json.dumps(request).encode()
+    asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=SERVE_S) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read().decode()[-2000:]) from None
