@@ -70,6 +70,8 @@ class Lineage:
     parents: Mapping[str, str] = field(default_factory=dict)
     """Name of an input -> the MLflow run that made it."""
     run_id: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Git commit of medvit, and whether tracked files were `changed`; empty if it is not a checkout."""
     version: str = __version__
     schema: int = SCHEMA_VERSION
 

@@ -237,6 +237,13 @@ STAGES = {
         before="[FOLDER] ",
         room="pipelines.results",
     ),
+    "lineage": Entry(
+        "Trace an artifact back to its data, code and weights and forward to its uses, or list what saw a patient.",
+        "medvit lineage path=runs/predictions runs=runs html=lineage.html",
+        "inputs were not found or changed",
+        first=("path", "patient", "runs", "html"),
+        room="pipelines.results",
+    ),
     "export": Entry(
         "Write a dataset as files for other tools: volumes as NIfTI, images as PNG, each with a JSON file.",
         "medvit export dataset=runs/dataset output=runs/files",
@@ -253,6 +260,14 @@ STAGES = {
         "Find patients, studies and images shared by the splits of a dataset, or by two datasets.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
         "leaks were found",
+        room="pipelines.datasets",
+    ),
+    "forget": Entry(
+        "List what contains data of a patient, or remove it; weights are named and never edited.",
+        "medvit forget patient=p-0123456789ab runs=runs apply=true",
+        "places must be changed by hand",
+        prints_them=True,
+        first=("patient", "runs", "key", "apply"),
         room="pipelines.datasets",
     ),
     "card": Entry(

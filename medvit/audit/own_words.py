@@ -21,7 +21,8 @@ acqu acquired across action activations active adamw adapted adapter added addre
 again against ages aggregate agreement alarm alarms alembic algorithm alias align alignment alike allergies
 allocated allow
 allows alone along alpha already also altogether always among analyze anatomical anchor anew angles anisotropy annex
-annotated annotations another answer answers anyone anywhere apart application applies archival archives area argument
+annotated annotations another answer answers anyone anywhere apart application applies apply archival archives area
+argument
 arguments around array arrow artifacts artificial ascii asctime asked asks assessment assessments association
 associations assume assumed attention attn attributes audit augment auroc auth authority auto autoindex automatic
 available average averages away axes axis b2nd backbone backend backoff backslash backup backward bags balance

@@ -63,7 +63,7 @@ def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
     missing or damaged.
     """
     try:
-        whole = _path(key_file, dataset).read_bytes().splitlines()
+        whole = place(key_file, dataset).read_bytes().splitlines()
         return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
     except FileNotFoundError:
         return {}
@@ -80,7 +80,7 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]])
     """
     kept = (b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
     try:
-        write_private(_path(key_file, dataset), kept)
+        write_private(place(key_file, dataset), kept)
     except OSError as error:
         raise OutputError(f"the header cache cannot be written: {error.strerror}; give another key=...") from None
 
@@ -92,7 +92,7 @@ def forget(key_file: Path, dataset: str) -> None:
         OutputError: If the cache cannot be removed.
     """
     try:
-        _path(key_file, dataset).unlink(missing_ok=True)
+        place(key_file, dataset).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"the header cache beside the key cannot be removed: {error.strerror}") from None
 
@@ -114,6 +114,7 @@ def _adapter(reader: str) -> TypeAdapter[Any]:
     return TypeAdapter(tuple[tuple[str, str] | None, tuple[header_type, ...]])
 
 
-def _path(key_file: Path, dataset: str) -> Path:
+def place(key_file: Path, dataset: str) -> Path:
+    """Return the path of the header cache of a dataset."""
     key_file = key_file.expanduser()
     return key_file.with_name(f"{key_file.name}.headers") / f"{dataset}.jsonl"

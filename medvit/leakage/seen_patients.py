@@ -47,6 +47,11 @@ def patients_among(known: Collection[str], rows: Iterable[Row]) -> frozenset[str
     return frozenset(row.patient_id for row in rows if any(_digest(name) in known for name in _names(row)))
 
 
+def digests_of(pseudonyms: Iterable[str]) -> frozenset[str]:
+    """Return the digests by which checkpoints record patients, given their pseudonyms."""
+    return frozenset(map(_digest, pseudonyms))
+
+
 def _names(row: Row) -> list[str]:
     """Return the pseudonyms of the patient of a row, including the one derived from the PatientID alone."""
     return [name for name in (row.patient_id, row.patient_any_issuer) if name]

@@ -42,6 +42,7 @@ from medvit.stage.registered import with_registered
 from medvit.stage.run import NOT_OF_RESULT, RUN, Run
 from medvit.summary import duration
 from medvit.tracking import Tracker, environment_tags, start
+from medvit.tracking.environment import CODE
 from medvit.tracking.model_registry import ModelVersion
 
 __all__ = ["OPTIONS", "WORK", "Finished", "Run", "Stage", "StageConfig", "first_free", "seed_everything", "stage"]
@@ -209,7 +210,9 @@ def _begin(run: Run, config: StageConfig) -> None:
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
     if config.tracking.enabled:
-        run.tracker.tags(environment_tags(config.tracking.who) | command_tags(run, config))
+        tags = environment_tags(config.tracking.who)
+        run.code = {name.removeprefix(CODE): value for name, value in tags.items() if name.startswith(CODE)}
+        run.tracker.tags(tags | command_tags(run, config))
     run.rename()
     if is_new:
         run.tracker.params(without(run.tree, (*config.RESOLVED, *NOT_OF_RESULT)))
@@ -220,7 +223,7 @@ def _end(run: Run) -> None:
     sources.clear(run.folder)  # files that name patients, as of an earlier run that fetched from elsewhere
     tree = {key: value for key, value in run.tree.items() if key not in ("resume", "tracking")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-    Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
+    Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id, run.code).write(run.folder)
 
 
 def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:

@@ -49,6 +49,8 @@ class Run:
     """Training patients of the checkpoints that were read (`medvit.leakage.seen_patients`)."""
     tree: Tree = field(default_factory=dict)
     """Resolved options, as in `config.yaml`."""
+    code: dict[str, str] = field(default_factory=dict)
+    """Git commit of medvit and state of its files, for the lineage."""
     notes: list[str] = field(default_factory=list)
     """Comments at the end of `config.yaml`, such as the reasons for values that were not given."""
     leftovers: set[str] = field(default_factory=set)
