@@ -1,4 +1,4 @@
-"""Command line that runs the named benchmarks, or by default all but large, stack, race_large, duplicates and guard."""
+"""Command line of the benchmarks: runs those that are named, or by default all but the ones that run on request."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, race, stack, tiles, updates
+from benchmarks import (
+    convert,
+    crops,
+    embedding,
+    gpu,
+    headers,
+    lightly,
+    pretraining,
+    race,
+    stack,
+    tiles,
+    tracker,
+    updates,
+)
 
 LARGE_SERIES = 2000
-ON_REQUEST = ("stack", "race_large")
+ON_REQUEST = ("stack", "race_large", "tracker")
 """Benchmarks that run only if they are named, in addition to large, duplicates and guard."""
 LIGHTLY = Path(".venv-lightly")
 BENCHMARKS: dict[str, Callable[..., object]] = {
@@ -25,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., object]] = {
     "tiles": tiles.run,
     "embedding": embedding.run,
     "stack": stack.run,
+    "tracker": tracker.run,
     "gpu": gpu.run,
     "race": race.run,
     "race_large": race.run_large,

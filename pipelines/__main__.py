@@ -262,6 +262,14 @@ STAGES = {
         "leaks were found",
         room="pipelines.datasets",
     ),
+    "reproduce": Entry(
+        "Check the inputs, options and code of a run, then print its command, or repeat it and compare the results.",
+        "medvit reproduce run=runs/model runs=runs repeat=true",
+        "differences were found",
+        prints_them=True,
+        first=("run", "runs", "repeat", "output", "options"),
+        room="pipelines.results",
+    ),
     "forget": Entry(
         "List what contains data of a patient, or remove it; weights are named and never edited.",
         "medvit forget patient=p-0123456789ab runs=runs apply=true",

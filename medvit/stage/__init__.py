@@ -19,7 +19,7 @@ from typing import Any, Generic, NoReturn, TypeVar, get_type_hints
 
 from medvit import sources
 from medvit.artifacts import CONFIG, Lineage
-from medvit.config import to_yaml
+from medvit.config import Tree, to_yaml
 from medvit.distributed import leads
 from medvit.files.atomic import write_text
 from medvit.files.private import OWNER_FILE, make_private
@@ -45,7 +45,18 @@ from medvit.tracking import Tracker, environment_tags, start
 from medvit.tracking.environment import CODE
 from medvit.tracking.model_registry import ModelVersion
 
-__all__ = ["OPTIONS", "WORK", "Finished", "Run", "Stage", "StageConfig", "first_free", "seed_everything", "stage"]
+__all__ = [
+    "OPTIONS",
+    "WORK",
+    "Finished",
+    "Run",
+    "Stage",
+    "StageConfig",
+    "digest_of_options",
+    "first_free",
+    "seed_everything",
+    "stage",
+]
 
 log = logging.getLogger("medvit")
 
@@ -221,9 +232,15 @@ def _begin(run: Run, config: StageConfig) -> None:
 
 def _end(run: Run) -> None:
     sources.clear(run.folder)  # files that name patients, as of an earlier run that fetched from elsewhere
-    tree = {key: value for key, value in run.tree.items() if key not in ("resume", "tracking")}
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-    Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id, run.code).write(run.folder)
+    Lineage(run.stage, digest_of_options(run.tree), run.inputs, run.parents, run.tracker.run_id, run.code).write(
+        run.folder
+    )
+
+
+def digest_of_options(tree: Tree) -> str:
+    """Return the SHA-256 of the resolved options of a run, without those that do not affect its output."""
+    kept = {key: value for key, value in tree.items() if key not in ("resume", "tracking")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:

@@ -34,7 +34,7 @@ def environment_tags(who: Who) -> dict[str, str]:
         "medvit.packages": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
         "mlflow.source.type": "LOCAL",
     }
-    code = commit_of(ROOT) if (ROOT / ".git").exists() else {}
+    code = current_code()
     work = commit_of(Path.cwd())
     tags |= {f"{CODE}{key}": value for key, value in code.items()}
     tags |= {f"medvit.work.{key}": value for key, value in work.items()}
@@ -43,6 +43,11 @@ def environment_tags(who: Who) -> dict[str, str]:
     if who != "off":
         tags["mlflow.user"] = _user() if who == "user" else hashlib.sha256(_user().encode()).hexdigest()[:12]
     return tags
+
+
+def current_code() -> dict[str, str]:
+    """Return the git commit of medvit and the state of its files; empty if it is not a checkout."""
+    return commit_of(ROOT) if (ROOT / ".git").exists() else {}
 
 
 def device_tag() -> dict[str, str]:

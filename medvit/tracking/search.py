@@ -73,6 +73,25 @@ def local_artifacts(config: TrackingConfig, runs: Iterable[str]) -> tuple[dict[s
     return found, elsewhere
 
 
+def output_of(config: TrackingConfig, run_id: str) -> str:
+    """Return the output folder of a run; empty if the store has no such run, or the run has no output.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    make = import_client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(make(tracking_uri=config.uri).get_run(run_id).data.tags.get("medvit.output", ""))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return ""
+        raise TrackingError(f"MLflow at {config.uri} cannot be searched: {first_line(error)}") from error
+    except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+        raise TrackingError(f"MLflow at {config.uri} cannot be searched: {first_line(error)}") from error
+
+
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield all texts of a store, each with its location; artifacts are downloaded into `folder`.
 
