@@ -85,7 +85,9 @@ class DeletionPlan:
 
     def _remove(self, part: ArtifactPlan) -> Mapping[str, int]:
         before = "" if part.artifact is None else part.artifact.digest
-        counts = Counter({one.action: one.number for one in part.found})
+        counts = Counter[str]()
+        for one in part.found:
+            counts[one.action] += one.number
         remove_all(part.found, self.names)
         if part.artifact is None:
             return counts

@@ -103,6 +103,7 @@ def test_the_deletion_is_recorded_by_digest_and_explains_the_changed_dataset(run
     (record,) = deletions(runs / "labeled")
     assert (record.before, record.after) == (before, Manifest.read(runs / "labeled").hash)
     assert record.patient == digest_of_patient(PATIENT)
+    assert record.counts == {"rows": 1, "delete": 1}
     assert len(deletions(runs)) == 1
     found = list(find_artifacts(runs))
     tree = origins(read_artifact(runs / "model"), found)
