@@ -8,9 +8,9 @@ from medvit.document import Document, Section, Table
 from medvit.lineage.patients import PatientUse
 from medvit.lineage.tree import LineageNode, facts
 
-INDENT = "\u2003"
-"""Em space, which a page does not collapse."""
-HEAD = ["artifact", "role", "kind", "sha256", "state", "made by"]
+HEAD = ["artifact", "role", "sha256", "state", "stage", "commit", "config", "MLflow run"]
+SHOWN = 8
+"""Number of letters of digests and identifiers on the page; the text of the terminal has more."""
 
 
 def write_page(path: Path, title: str, back: LineageNode, forward: LineageNode) -> None:
@@ -32,9 +32,12 @@ def write_patient_page(path: Path, uses: list[PatientUse]) -> None:
 
 def _lines(node: LineageNode, depth: int) -> list[list[str | float]]:
     found = node.artifact
-    name = "not found" if found is None else str(found.folder)
-    kind = "" if found is None else found.kind
-    made = "" if found is None else "; ".join(facts(found))
+    made = ["", "", "", ""]
+    if found is not None:
+        lineage = found.lineage
+        made = [lineage.stage, lineage.code.get("commit", ""), lineage.config_sha256, lineage.run_id or ""]
+    name = "not found" if found is None else found.folder.name
     state = node.state if node.digest else ""
-    lines: list[list[str | float]] = [[f"{INDENT * 2 * depth}{name}", node.role, kind, node.digest[:12], state, made]]
+    digests = [node.digest[:SHOWN], state, made[0], *(one[:SHOWN] for one in made[1:])]
+    lines: list[list[str | float]] = [["\u21b3\u00a0" * depth + name, node.role, *digests]]
     return lines + [line for branch in node.branches for line in _lines(branch, depth + 1)]
