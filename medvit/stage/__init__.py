@@ -42,7 +42,7 @@ from medvit.stage.registered import with_registered
 from medvit.stage.run import NOT_OF_RESULT, RUN, Run
 from medvit.summary import duration
 from medvit.tracking import Tracker, environment_tags, start
-from medvit.tracking.environment import CODE
+from medvit.tracking.environment import current_code
 from medvit.tracking.model_registry import ModelVersion
 
 __all__ = [
@@ -220,10 +220,9 @@ def _begin(run: Run, config: StageConfig) -> None:
         run.began_with(RUN, run.tracker.run_id or "")
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
+    run.code = current_code()
     if config.tracking.enabled:
-        tags = environment_tags(config.tracking.who)
-        run.code = {name.removeprefix(CODE): value for name, value in tags.items() if name.startswith(CODE)}
-        run.tracker.tags(tags | command_tags(run, config))
+        run.tracker.tags(environment_tags(config.tracking.who) | command_tags(run, config))
     run.rename()
     if is_new:
         run.tracker.params(without(run.tree, (*config.RESOLVED, *NOT_OF_RESULT)))

@@ -17,8 +17,6 @@ from medvit.tracking.options import Who
 
 PACKAGES = ("torch", "timm", "monai", "lightning", "peft", "numpy", "mlflow")
 """Packages whose versions are recorded."""
-CODE = "medvit.code."
-"""Beginning of the tags of the git commit of medvit."""
 GIT_TIMEOUT_S = 5.0
 ROOT = Path(__file__).parents[2]
 """Folder of the checkout of medvit, if it is not installed as a package."""
@@ -36,7 +34,7 @@ def environment_tags(who: Who) -> dict[str, str]:
     }
     code = current_code()
     work = commit_of(Path.cwd())
-    tags |= {f"{CODE}{key}": value for key, value in code.items()}
+    tags |= {f"medvit.code.{key}": value for key, value in code.items()}
     tags |= {f"medvit.work.{key}": value for key, value in work.items()}
     if "commit" in (code or work):
         tags["mlflow.source.git.commit"] = (code or work)["commit"]
@@ -45,8 +43,9 @@ def environment_tags(who: Who) -> dict[str, str]:
     return tags
 
 
+@cache
 def current_code() -> dict[str, str]:
-    """Return the git commit of medvit and the state of its files; empty if it is not a checkout."""
+    """Return the git commit of medvit and the state of its files at the first call; empty if it is not a checkout."""
     return commit_of(ROOT) if (ROOT / ".git").exists() else {}
 
 
