@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,11 @@ def blurred(pixels: Array, sigma: float) -> Array:
     return np.stack([gaussian_filter(one.astype(float), sigma * across) for one in pixels]).astype(np.uint8)
 
 
+@cache
 def phantom(number: int) -> Array:
-    return fundus(np.random.default_rng([7, number]), CLASSES[number % 3], 200).transpose(2, 0, 1)
+    pixels = fundus(np.random.default_rng([7, number]), CLASSES[number % 3], 200).transpose(2, 0, 1)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def quality(pixels: Array) -> Quality:

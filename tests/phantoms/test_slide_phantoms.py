@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,11 @@ from medvit.wsi.slide import open_slide
 SHAPE = (512, 768)
 
 
-def drawn(label: str = "tumor", *, seed: int = 0, has_ink: bool = False) -> slide.SlidePhantom:
-    return slide.slide(np.random.default_rng(seed), label, has_ink=has_ink, shape=SHAPE)
+def drawn_anew(label: str = "tumor") -> slide.SlidePhantom:
+    return slide.slide(np.random.default_rng(0), label, shape=SHAPE)
+
+
+drawn = cache(drawn_anew)
 
 
 def digest(path: Path) -> str:
@@ -33,8 +37,8 @@ def digest(path: Path) -> str:
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path):
     files = []
     for name in ("once", "again"):
-        slide.write_tiff(tmp_path / f"{name}.tif", drawn().pixels)
-        dicom = write_dicom_slide(tmp_path / name, drawn().pixels, subject=PhantomPatient(0, 1))
+        slide.write_tiff(tmp_path / f"{name}.tif", drawn_anew().pixels)
+        dicom = write_dicom_slide(tmp_path / name, drawn_anew().pixels, subject=PhantomPatient(0, 1))
         files.append([digest(tmp_path / f"{name}.tif"), *map(digest, dicom)])
     assert files[0] == files[1]
 

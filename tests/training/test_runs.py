@@ -32,7 +32,7 @@ def pretrain_options(data: Path, **more) -> dict:
         "tracking": OFF,
         "backbone": TINY | {"ndim": 3},
         "objective": MAE | {"views": {"size": [16, 16, 16]}},
-        "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
+        "trainer": {"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
         "monitors": {"knn_images": 4},
     }
@@ -45,7 +45,7 @@ def finetune_options(data: Path, **more) -> dict:
         "tracking": OFF,
         "backbone": TINY | {"ndim": 3},
         "head": {"name": "dense", "channels": 4, "num_depths": 2},
-        "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
+        "trainer": {"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
     } | more
 
@@ -97,7 +97,7 @@ def test_a_resumed_pretraining_repeats_the_uninterrupted_one_bit_for_bit(volumes
 
 
 def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes, finetuned, tmp_path, monkeypatch):
-    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
+    interrupt(finetune, monkeypatch, 3, output=tmp_path / "cut", **finetune_options(volumes))
     resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
 
@@ -122,7 +122,7 @@ def test_a_resumed_finetuning_with_averaged_weights_repeats_the_uninterrupted_on
     options = finetune_options(volumes, ema=0.9, keep=keep)
     whole = finetune(output=tmp_path / "whole", **options)
     assert not same_weights(whole, finetuned)
-    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **options)
+    interrupt(finetune, monkeypatch, 3, output=tmp_path / "cut", **options)
     assert same_weights(whole, finetune(output=tmp_path / "cut", resume=True, **options))
 
 
@@ -151,7 +151,7 @@ def test_the_last_weights_need_no_validation_images(volumes, tmp_path, monkeypat
     alone = replace(alone, folder=shutil.copytree(volumes, tmp_path / "train-only"))
     alone.write()
     assert same_weights(whole, finetune(output=tmp_path / "alone", **options | {"dataset": alone.folder}))
-    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **options)
+    interrupt(finetune, monkeypatch, 3, output=tmp_path / "cut", **options)
     assert same_weights(whole, finetune(output=tmp_path / "cut", resume=True, **options))
     assert whole.training["kept"] == "the weights of the last step"
     assert "val_dice" not in (whole.folder / "model_card.md").read_text()
@@ -188,7 +188,7 @@ def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(
     assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
     one, other = (card_without_cost(made.folder) for made in (finetuned, resumed))
     assert "val_dice" in one
-    assert "steps: 6 of 2 images: 12 images, 1.5 passes over the training data" in one
+    assert "steps: 4 of 2 images: 8 images, 1 pass over the training data" in one
     assert one == other
     assert finetuned.training == resumed.training
     assert re.fullmatch(
@@ -247,7 +247,7 @@ def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
 
 
 def test_a_damaged_checkpoint_to_resume_from_is_told(volumes, tmp_path, monkeypatch):
-    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
+    interrupt(finetune, monkeypatch, 3, output=tmp_path / "cut", **finetune_options(volumes))
     (tmp_path / "cut.partial" / "last.ckpt").write_bytes(b"damaged by a full disk")
     with pytest.raises(CheckpointError, match="is damaged and cannot be resumed from; remove it"):
         finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))

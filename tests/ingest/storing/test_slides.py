@@ -1,5 +1,6 @@
 """Slides from their files to a dataset: rows, tiles, pictures, and one sentence for each that is not taken."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from pipelines.ingest import IngestConfig, ingest
 SHAPE = (640, 896)
 
 
+@cache
 def drawn(seed: int, label: str = "tumor") -> np.ndarray:
-    return slide(np.random.default_rng(seed), label, shape=SHAPE).pixels
+    pixels = slide(np.random.default_rng(seed), label, shape=SHAPE).pixels
+    pixels.flags.writeable = False
+    return pixels
 
 
 def run(tmp_path: Path, name: str = "dataset", **options) -> Manifest:
