@@ -207,7 +207,8 @@ def run_steps(domains: Sequence[DemoStages], engine: EngineConfig) -> None:
             step.run()
             running.clear()
         return
-    for outcome in map_drawn(DemoStep.run, draw, config=engine, attempts=1):
+    unlimited = engine.model_copy(update={"item_timeout_s": None})  # the limit is for an image, not for a stage
+    for outcome in map_drawn(DemoStep.run, draw, config=unlimited, attempts=1):
         if outcome.error is not None:
             raise outcome.error
         running.remove(outcome.item.domain)
