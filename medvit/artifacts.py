@@ -39,6 +39,8 @@ CONFIG = "config.yaml"
 """Resolved options of the stage that made an artifact."""
 FINGERPRINT = "fingerprint.json"
 """Facts about the training images of a fine-tuned model, and the options that were proposed for them."""
+GATE = "quality_gate.json"
+"""Limits outside of which the volumes that a segmentation model predicts are flagged."""
 CHECKPOINT_FILES = (
     WEIGHTS,
     ADAPTER,
@@ -49,6 +51,7 @@ CHECKPOINT_FILES = (
     PATIENTS,
     FIGURES,
     FINGERPRINT,
+    GATE,
     TRAINING,
 )
 
@@ -339,7 +342,12 @@ class Predictions:
     def summary(self) -> Summary:
         """Return the number of studies per outcome (done, skipped, failed), with the reasons."""
         studies = f"{self.num_done} done, {self.num_skipped} skipped, {self.num_failed} failed"
-        files = {"status.csv": "a row for each study", "predictions.csv": "probabilities and volumes"}
+        files = {
+            "summary.html": "counts, failures and flagged studies",
+            "status.csv": "a row for each study",
+            "predictions.csv": "probabilities and volumes",
+            "series.csv": "why each series is taken or not",
+        }
         return Summary([("studies", studies), *labeled("reasons", self.reasons)], files)
 
 

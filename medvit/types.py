@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Bool, Float, Int, Num, UInt8
 from numpy import ndarray as Array
@@ -19,6 +19,10 @@ from medvit.records import Kind, Padding, Row
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+Orientation = Literal["sagittal", "coronal", "axial"]
+"""Planes that follow one another along the axis R, A or S."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError
 from medvit.evaluation.positive import choose_positive
 from medvit.inference.out_of_fold import write_out_of_fold
+from medvit.inference.review.validation import write_gate
 from medvit.leakage.seen_patients import write_training_patients
 from medvit.models.base import Base, recorded_base, recorded_itself, require_adapter, why_no_base
 from medvit.models.slide import ensemble_state
@@ -100,6 +101,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     stored = {} if config.store == "adapter" else state
     checkpoint = Checkpoint(run.folder, model, preprocess, stored, adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
+    write_gate(checkpoint, parts.task.val)
     record = _record_of(config, run, [*parts.task.train, *parts.task.val], meter)
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts), record=record)
     run.leftovers.update(LEFTOVERS)

@@ -27,6 +27,8 @@ from medvit.inference.operating_points import OperatingPoint, read_for_models
 from medvit.inference.options import PredictionOptions, SeriesRule
 from medvit.inference.outcomes import BatchOutcomes
 from medvit.inference.remote_job import RemoteJob
+from medvit.inference.review.page import PAGE, write_page
+from medvit.inference.review.series_table import SERIES, ExplainedSeries, explained, table, write_series
 from medvit.inference.series_selection import studies_by_rule
 from medvit.inference.slide_job import SlideJob, as_slides
 from medvit.inference.stack_job import StackJob
@@ -65,6 +67,8 @@ class PredictConfig(PredictionOptions, StageConfig):
     """Print how far the batch in the output folder is, without changing it: studies that are done, running (since when,
     and by which process), waiting and failed (by reason).
     """
+    explain: bool = False
+    """List why each series is taken or not, on the screen and in `series.csv`, instead of running the model."""
     retry: Literal["failed"] | None = None
     """Process studies again that an earlier run of the same options has processed. failed: those that failed, in a
     finished or unfinished output folder. Unset: each study is processed once.
@@ -90,6 +94,8 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     """Run a model on a folder of studies and write results that a clinician can open."""
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
+    if config.explain:
+        return _explained(config, run, names)
     job, remote = _job(config, run, names) if len(config.checkpoint) == 1 else _stack_job(config, run, names)
     rules = job.rules if isinstance(job, StackJob) else [job.applies_to]
     is_remote = config.engine.name == "ray" or config.engine.num_processes > 1
@@ -138,6 +144,33 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     return _summarized(config, run, outcomes)
 
 
+def _explained(config: PredictConfig, run: Run, names: SiteNames) -> Predictions:
+    """Write and print why each series is taken or not by each model, and return an empty batch."""
+    rules: dict[str, AppliesTo] = {}
+    for name, folder in zip(names_of(config.checkpoint), config.checkpoint, strict=True):
+        checkpoint = Checkpoint.load_adapter(folder) if len(config.checkpoint) > 1 else run.checkpoint(folder)
+        if checkpoint.kind == "slide":
+            raise ConfigError("explain is for models of images and volumes, and this is a model of slides")
+        stored = AppliesTo.parse_saved(checkpoint.model.get("applies_to") or {}, source=str(folder))
+        rules[name if len(config.checkpoint) > 1 else ""] = config.applies_to.over(stored)
+    channels = _channels(config, list(rules.values()))
+    run.in_force(channels=channels, device=resolve_device(config.device).type, applies_to=config.applies_to, outputs=())
+    lines: list[ExplainedSeries] = []
+    for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=lambda _: False):
+        images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
+        images = combined(images, channels, local.root)
+        indexes = studies_by_rule([*images, *local.refusals], local.root, names, list(rules.values()))
+        for (name, rule), index in zip(rules.items(), indexes, strict=True):
+            lines += [line for study in index.studies for line in explained(study, rule, config.series, names, name)]
+        crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
+        local.discard()
+    lines.sort(key=lambda line: (line.study, line.series, line.model))
+    write_series(run.folder, lines)
+    run.keep(SERIES)
+    print(table(lines))
+    return Predictions(run.folder, 0, 0, 0)
+
+
 def _summarized(config: PredictConfig, run: Run, outcomes: BatchOutcomes) -> Predictions:
     """Write the tables of a batch, and return its predictions."""
     counts = outcomes.counts
@@ -147,7 +180,8 @@ def _summarized(config: PredictConfig, run: Run, outcomes: BatchOutcomes) -> Pre
     if run.leads:
         run.leftovers.add(WORK)
         outcomes.write(run.folder)
-        run.keep(STATUS)
+        write_page(outcomes, run.folder)
+        run.keep(STATUS, PAGE)
         run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
     log.info(
         "predict: DICOM results name their patients, so they are readable only by you; %s maps pseudonyms to "

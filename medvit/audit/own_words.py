@@ -54,7 +54,7 @@ effective element elements elsewhere embed embedded embedding embeddings empty e
 encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry environment
 epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error errors evaluate evaluated evaluating
 evenly event every exactly example examples excluded execution executor exist exists expansion expect expectations
-expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy
+expected expects experiment experiments explain explora exported expression extends extension extent extra extract eyepy
 fabric factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches
 fewer fibers figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune
 fingerprint fingerprints finish finished finite firewall fits flag flagged flags flatter flex flipped float flop fluid

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from medvit.artifacts import ADAPTER, FIGURES, FINGERPRINT, MODEL_CARD, WEIGHTS, Checkpoint
+from medvit.artifacts import ADAPTER, FIGURES, FINGERPRINT, GATE, MODEL_CARD, WEIGHTS, Checkpoint
 from medvit.cards.model import model_document, write_pages
 from medvit.cards.training_record import Adjustment, TrainingRecord
 from medvit.config import Tree
@@ -17,7 +17,7 @@ from medvit.files.atomic import write_text
 from medvit.inference.out_of_fold import DESCRIPTION, OUT_OF_FOLD
 from medvit.models.base import ITSELF
 
-COPIED = (WEIGHTS, ADAPTER, FIGURES, FINGERPRINT)
+COPIED = (WEIGHTS, ADAPTER, FIGURES, FINGERPRINT, GATE)
 
 
 def write_adjusted(original: Checkpoint, added: Tree, folder: Path, *, final: Path, section: Adjustment) -> Checkpoint:

@@ -15,6 +15,7 @@ from medvit.errors import ConfigError
 from medvit.inference.operating_points import OperatingPoint
 from medvit.inference.options import PredictionOptions
 from medvit.inference.predictor import Predictor
+from medvit.inference.review.gate import QualityGate
 from medvit.inference.slide_job import CutTiles, SlideJob
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.inference.stack_job import StackJob
@@ -86,6 +87,7 @@ def make_job(
         points,
         predictor.config.kind,
         reference,
+        QualityGate.read(checkpoint.folder),
     )
 
 
@@ -126,6 +128,7 @@ def make_stack_job(
             outputs,
             points.get(name, ()),
             config.kind,
+            gate=QualityGate.read(checkpoints[name].folder),
         )
         readings.setdefault(reading_of(checkpoints[name]), {})[name] = job
     return StackJob(predictor, tuple(readings.values()))

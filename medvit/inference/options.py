@@ -18,6 +18,7 @@ from medvit.readers.channels import ChannelsConfig
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig
+from medvit.types import Orientation
 from medvit.writers import writer
 
 SETTINGS = ("stacks", "channels", "geometry", "values", "patch_size", "horizons")
@@ -33,6 +34,17 @@ class SeriesRule(Config):
     """Regex to search for in the SeriesDescription, ignoring case; `.*` accepts every series. Unset: the regex stored
     in the checkpoint.
     """
+
+    orientation: Orientation | None = None
+    """Direction of the planes of the series: sagittal, coronal or axial. Unset: as stored in the checkpoint."""
+    spacing_mm: tuple[Positive, Positive] | None = None
+    """Lowest and highest distance of neighboring slices, in mm. Unset: as stored in the checkpoint."""
+    num_slices: tuple[Count, Count] | None = None
+    """Lowest and highest number of slices. Unset: as stored in the checkpoint."""
+    body_part: str | None = None
+    """Regex to search for in BodyPartExamined, ignoring case. Unset: the regex stored in the checkpoint."""
+    contrast: bool | None = None
+    """Whether the header must state a contrast agent, or must not (false). Unset: as stored in the checkpoint."""
 
     def over(self, rule: AppliesTo) -> AppliesTo:
         """Return `rule`, the rule of the checkpoint, in which the options that are set here replace its values."""

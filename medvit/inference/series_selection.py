@@ -15,6 +15,7 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.dicom.header import Header, read_header
 from medvit.errors import ConfigError, DataError, MedvitError, NotAnImageError
 from medvit.files.guard import decoding
+from medvit.inference.series.criteria import DICOM, is_described, is_of_modality, misfits
 from medvit.readers.channels import UNUSED
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Item, Refusal, patients_of
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medvit")
 
+FURTHER = ("orientation", "spacing_mm", "num_slices", "body_part", "contrast")
+"""Criteria of a rule that are named when no series meets them."""
 SeriesChoice = Literal["best", "all", "one"]
-DICOM = "dicom"
-"""Name of the DICOM reader. Only its images name their study; any other image is a study by itself."""
 
 
 class NoSeriesError(DataError):
@@ -185,7 +186,7 @@ class Belongings:
             if found is not None:
                 header = found.header
                 study = header.study or f"{Path(_relative(refusal.files[0], source)).parent}/"
-                fits = _described(header.modality, header.description, applies_to)
+                fits = is_of_modality(header.modality, applies_to) and is_described(header.description, applies_to)
                 fits &= applies_to.kind == "volume" or not header.is_slice  # the failed slices would form a volume
                 belongings.refused[StudyKey(study, found.patient)] += [refusal] if fits else []
             elif len(beside) == 1:
@@ -228,34 +229,32 @@ def num_fitting(study: Study, applies_to: AppliesTo) -> int:
 
 
 def check_rule(applies_to: AppliesTo) -> AppliesTo:
-    """Return the rule unchanged if its regular expression is valid.
+    """Return the rule unchanged if its regular expressions and limits are valid.
 
     Raises:
-        ConfigError: If the expression is invalid.
+        ConfigError: If one of them is not.
     """
-    try:
-        re.compile(applies_to.description or "")
-    except re.error as error:
-        raise ConfigError(f"applies_to.description is not a regular expression: {error}") from None
+    for name in ("description", "body_part"):
+        try:
+            re.compile(getattr(applies_to, name) or "")
+        except re.error as error:
+            raise ConfigError(f"applies_to.{name} is not a regular expression: {error}") from None
+    for name in ("spacing_mm", "num_slices"):
+        limits = getattr(applies_to, name)
+        if limits is not None and limits[0] > limits[1]:
+            raise ConfigError(f"applies_to.{name} is {list(limits)}; expected the lowest value first")
     return applies_to
 
 
 def _fits(item: Item, applies_to: AppliesTo) -> bool:
-    if item.kind != applies_to.kind:
-        return False
-    # A PNG or NIfTI file states neither modality nor description: the user is responsible for the choice.
-    return item.parts[0].reader != DICOM or _described(item.modality, item.description, applies_to)
-
-
-def _described(modality: str, description: str, applies_to: AppliesTo) -> bool:
-    if applies_to.modality and modality.upper() != applies_to.modality.upper():
-        return False
-    return not applies_to.description or re.search(applies_to.description, description, re.IGNORECASE) is not None
+    return next(misfits(item, applies_to), None) is None
 
 
 def _wanted(applies_to: AppliesTo) -> str:
     rule = f" whose description matches {applies_to.description!r}" if applies_to.description else ""
-    return f"the model takes {applies_to.modality or 'any modality'} as {applies_to.kind}{rule}"
+    others = [name for name in FURTHER if getattr(applies_to, name) is not None]
+    further = f", with the {', '.join(others)} of applies_to; explain=true lists why" if others else ""
+    return f"the model takes {applies_to.modality or 'any modality'} as {applies_to.kind}{rule}{further}"
 
 
 def _inventory(items: Sequence[Item]) -> str:

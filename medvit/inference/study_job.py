@@ -18,6 +18,7 @@ from medvit.errors import DataError
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.inference.operating_points import OperatingPoint, calls
+from medvit.inference.review.gate import FLAGGED, Amounts, QualityGate
 from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
 from medvit.models.disagreement import Disagreement
 from medvit.models.image import AppliesTo
@@ -72,6 +73,8 @@ class StudyJob:
     """Task of the model, by which the disagreement of an ensemble is measured."""
     reference: CohortReference | None = None
     """Training cohort from which the distance of each image is reported. None: no distance is reported."""
+    gate: QualityGate | None = None
+    """Limits outside of which a prediction is flagged. None: it is not checked."""
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """Return the result of a study.
@@ -102,11 +105,14 @@ class StudyJob:
         collected.notes += prediction.notes
         called = calls(self.points, prediction.classes, prediction.probabilities, name)
         collected.findings += called
+        flags = self._flags(prediction)
         if self.reference is not None:
             vector = self.reference.embedder(image)
             distance = self.reference.distance(vector)
             collected.findings.append(Finding(name, DISTANCE, value=distance))
-            collected.notes += filter(None, [self.reference.note(distance)])
+            note = self.reference.note(distance)
+            flags += [f"{FLAGGED}{note}"] if note else []
+        collected.notes += flags
         series = name if collected.has_several else ""
         # A prediction is on the grid of the first channel, if the image is made of several.
         context = ImageContext(
@@ -117,6 +123,7 @@ class StudyJob:
             image=image,
             prediction=prediction,
             calls=tuple(replace(call, series="") for call in called),
+            flags=tuple(flag.removeprefix(FLAGGED) for flag in flags),
         )
         if self.reference is not None and self.reference.neighbors is not None:
             found = self.reference.neighbors(vector, self.names.patients(item.parts[0].identity), study.name)
@@ -124,6 +131,10 @@ class StudyJob:
             collected.notes += found.warnings
         collected.notes += self.outputs.write(context, folder)
         collected.outputs += sorted(path.name for path in folder.iterdir() if path.name not in collected.outputs)
+
+    def _flags(self, prediction: Prediction) -> list[str]:
+        amounts = None if self.gate is None else Amounts.of(prediction)
+        return [] if self.gate is None or amounts is None else self.gate.flags(amounts)
 
     def read(self, item: Item) -> Image:
         """Return the image with the pixel values that the model was trained on.

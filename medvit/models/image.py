@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
-from medvit.config import Axis, Config, Count, Tree
+from medvit.config import Axis, Config, Count, Positive, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError, ConfigError
 from medvit.heads import Head, HeadChoice, of_earlier_version
@@ -29,7 +29,7 @@ from medvit.records import Kind, Row
 from medvit.tasks import LabelTarget, LabelTask, Target, TargetScale, TaskName, image_task, is_image_task
 from medvit.transforms.padding import pad_about, pad_to_multiple
 from medvit.transforms.regions import Regions
-from medvit.types import Tokens
+from medvit.types import Orientation, Tokens
 
 WINDOWS_AT_ONCE = 2
 """Usual number of sliding windows that are computed together."""
@@ -46,6 +46,18 @@ class AppliesTo(Config):
     """Kind of the series. If you do not set it, the kind of the training images replaces the default."""
     description: str | None = None
     """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
+    orientation: Orientation | None = None
+    """Direction of the planes of a DICOM series. Planes that are more than 37 degrees from every axis are oblique and
+    match none. Unset: all directions match.
+    """
+    spacing_mm: tuple[Positive, Positive] | None = None
+    """Lowest and highest distance of neighboring slices of a DICOM series, in mm. Unset: all distances match."""
+    num_slices: tuple[Count, Count] | None = None
+    """Lowest and highest number of slices of a DICOM series. Unset: all numbers match."""
+    body_part: str | None = None
+    """Regex to search for in BodyPartExamined (0018,0015), ignoring case. Unset: all body parts match."""
+    contrast: bool | None = None
+    """Whether the DICOM header states a contrast agent, in (0018,0010) or (0018,0012). Unset: both match."""
     channels: ChannelsConfig | None = None
     """Combination of separate images into one image with named channels. Unset: as in the training dataset."""
 

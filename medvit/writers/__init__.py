@@ -153,6 +153,8 @@ class ImageContext(WriterContext):
     prediction: Prediction
     calls: tuple[Finding, ...] = ()
     """Calls at operating points."""
+    flags: tuple[str, ...] = ()
+    """Reasons why a person should look at the result first."""
 
     @cached_property
     def pixels_sha256(self) -> str:

@@ -54,7 +54,8 @@ def write_sr(path: Path, context: ImageContext, sources: Sources) -> list[str]:
     with silent():
         result = prediction.probabilities if prediction.mask is None else prediction.mask
         assert result is not None
-        calls = np.frombuffer(repr(context.calls).encode(), np.uint8)
+        stated = repr(context.calls) + repr(context.flags) * bool(context.flags)
+        calls = np.frombuffer(stated.encode(), np.uint8)
         uids = object_uids(REPORT, context, sources, context.pixels_sha256, result, calls)
         fit_texts(sources, context, prediction.classes)
         groups = _of_classes(context, sources) if prediction.mask is None else _of_segments(context, sources)
@@ -64,6 +65,7 @@ def write_sr(path: Path, context: ImageContext, sources: Sources) -> list[str]:
             procedure_reported=coded(IMAGING),
             imaging_measurements=groups,
         )
+        content[0].ContentSequence.extend(map(_flag, context.flags))
         common = authorship(sources, context, REPORT, uids)
         report = hd.sr.ComprehensiveSR(
             evidence=[*sources.headers, *([] if prediction.mask is None else [_segmentation(context, sources)])],
@@ -75,6 +77,14 @@ def write_sr(path: Path, context: ImageContext, sources: Sources) -> list[str]:
         )
         report.save_as(path)
     return notes_on(sources)
+
+
+def _flag(reason: str) -> Any:
+    """Return a comment with the reason why a person should look at the result first."""
+    import highdicom as hd
+
+    contains = hd.sr.RelationshipTypeValues.CONTAINS
+    return hd.sr.TextContentItem(_term("121106", "Comment"), f"flagged: {reason}", contains)
 
 
 def max_diameter_mm(mask: Bool[Array, "i j k"], affine: Affine) -> float:

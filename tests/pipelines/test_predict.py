@@ -24,6 +24,7 @@ from medvit.evaluation.caveats import other_values
 from medvit.geometry import Affine, like
 from medvit.hardware import resolve_device
 from medvit.inference.jobs import make_job, values_as_trained
+from medvit.inference.review.gate import Expected, QualityGate
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
 from medvit.inference.worklist import DATABASE
@@ -263,6 +264,39 @@ def test_a_study_without_the_right_series_is_skipped_and_a_batch_of_only_such_is
         "no study fits the model, all 1 were skipped"
     ]
     assert "1 series of CT as volume" in line["reason"]
+
+
+def test_the_reasons_for_each_series_are_listed_without_running_the_model(
+    tmp_path: Path, make_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct_studies(tmp_path / "source", 4)
+    finished = run(tmp_path, make_checkpoint(), tmp_path / "source", explain=True, applies_to={"orientation": "axial"})
+    lines = table(finished.artifact.folder / "series.csv")
+    assert len(lines) == 8  # a scout and a volume in each study
+    assert {(line["taken"], line["reason"]) for line in lines} == {
+        ("yes", "it meets the rule"),
+        ("no", "its planes are coronal, not axial"),
+        ("no", "it is an image, not a volume"),
+    }
+    assert [line["study"] for line in lines if line["taken"] == "yes"] == sorted(
+        {line["study"] for line in lines if line["orientation"] == "axial"}
+    )
+    assert not list(finished.artifact.folder.rglob("*.dcm"))
+    printed = capsys.readouterr().out
+    assert all(line["series"] in printed for line in lines)
+
+
+def test_flagged_studies_are_in_the_table_the_page_and_the_report(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    checkpoint = make_checkpoint(modality="CT")
+    QualityGate({"liver": Expected(1e6, 2e6, is_single=False)}, 50, 1, 0.01).write(checkpoint)
+    folder = run(tmp_path, checkpoint, tmp_path / "source", outputs=["dicom_seg", "dicom_sr"]).artifact.folder
+    (line,) = table(folder / "status.csv")
+    assert "flagged: liver has" in line["reason"]
+    assert line["study"] in (folder / "summary.html").read_text(encoding="utf-8").partition("Flagged")[2]
+    report = pydicom.dcmread(folder / line["study"] / "report.dcm")
+    texts = [one.TextValue for one in report.ContentSequence if one.ValueType == "TEXT"]
+    assert texts[-1] in line["reason"].split("; ")
 
 
 def test_a_rule_given_by_the_user_replaces_that_of_the_checkpoint(tmp_path: Path, make_checkpoint: Make) -> None:

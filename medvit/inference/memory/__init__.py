@@ -1,1 +1,1 @@
-"""Prediction in bounded memory: label maps by bricks, what to do if memory is short, and estimates before a run."""
+"""Prediction in bounded memory: label maps by bricks, and ways to continue if memory is short."""

@@ -1,4 +1,4 @@
-"""What a prediction does if memory is short: fewer windows at once, then bricks, then smaller windows."""
+"""Ways to predict in less memory: fewer windows at once, then bricks, then smaller windows."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Criteria by which a model takes the series of a study."""
