@@ -30,7 +30,7 @@ WINDOWS_A_BATCH = 4
 
 @torch.inference_mode()
 def main(model: str, source: str, output: str, _: str) -> None:
-    """Predict the first volume, which loads libraries, and then the others; print their seconds."""
+    """Predict the first volumes to load libraries, and then the others; print their seconds."""
     torch.set_num_threads(THREADS)
     checkpoint = Checkpoint.load(Path(model))
     network, preprocess = Model.from_checkpoint(checkpoint), Preprocess.parse(checkpoint.preprocess)

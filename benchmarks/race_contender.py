@@ -18,7 +18,7 @@ from pipelines.predict import predict
 
 
 def main(num_processes: str, outputs: str, model: str, source: str, output: str, key: str) -> None:
-    """Predict the first study, which loads libraries, and then the others; print their seconds."""
+    """Predict the first studies to load libraries, and then the others; print their seconds."""
     torch.set_num_threads(THREADS)
     for name in (FIRST, COUNTED):
         started, cpu_started = time.perf_counter(), sum(os.times()[:4])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -75,4 +76,6 @@ def test_the_plain_loop_writes_a_mask_for_each_volume(tmp_path: Path, capsys: py
     (volume,) = (tmp_path / "volumes" / race.COUNTED).iterdir()
     mask = race._mask(tmp_path / "out" / race.COUNTED / volume.name.removesuffix(".nii.gz"))
     assert mask.shape == (48, 48, 32)
+    lowest = np.asarray(nib.load(volume).dataobj).min()
+    assert -1100 < lowest < -900  # HU of air, as medvit reads them
     assert '"seconds"' in capsys.readouterr().out
