@@ -24,8 +24,11 @@ class Overview:
     database: Database
 
     def counts(self, table: str, column: str) -> dict[str, int]:
-        """Return the number of studies or predictions by a column, without those whose value is empty."""
-        rows = self.database.rows(f"SELECT {column} AS value, count(*) AS number FROM {table} GROUP BY {column}")
+        """Return the number of studies or of predictions that are not superseded, by a column, without empty values."""
+        where = "WHERE superseded = 0" if table == "jobs" else ""
+        rows = self.database.rows(
+            f"SELECT {column} AS value, count(*) AS number FROM {table} {where} GROUP BY {column}"
+        )
         return {row["value"]: row["number"] for row in rows if row["value"]}
 
     @property

@@ -38,6 +38,7 @@ def test_late_instances_reopen_the_study_and_supersede_its_result(start: Start, 
     jobs = served.ended(2)
     assert [(job["id"] == first["id"], job["superseded"]) for job in jobs] == [(False, 0), (True, 1)]
     assert served.studies()[0]["instances"] == len(ct[0])
+    assert served.get("/api/state")["predictions"] == {"done": 1}
 
 
 def test_a_study_without_a_series_for_the_model_is_skipped_with_the_reason(start: Start, tmp_path: Path) -> None:
