@@ -16,7 +16,7 @@ help: ## Show this list
 
 install: $(STAMP) ## Make .venv with the locked versions and the package
 
-demo: install ## Run ingest, pretrain, finetune, evaluate and predict on phantoms of radiology, pathology and the eye (about 10 minutes on 2 cores); results in demo/
+demo: install ## Run ingest, pretrain, finetune, evaluate and predict on phantoms of radiology, pathology and the eye (about 5 minutes on 2 cores); results in demo/
 	@$(BIN)/medvit demo output=$(DEMO)
 
 test: lint ## Check style, types and layers, then run the tests in WORKERS processes (3)

@@ -17,6 +17,7 @@ from medvit.artifacts import Report
 from medvit.config import Tree
 from medvit.engine import EngineConfig, map_drawn, map_items
 from medvit.files.atomic import write_text
+from medvit.logs import quiet_libraries
 from medvit.stage import Run, StageConfig, stage
 from medvit.tracking import TrackingConfig
 from pipelines.__main__ import find
@@ -136,6 +137,7 @@ class DemoStep:
     def run(self) -> None:
         """Run the stage."""
         what = find(self.stage)
+        quiet_libraries("alembic", "numexpr", "lightning.pytorch", "lightning.fabric")  # in a new process
         kind = what.config_type
         if self.num_threads is not None and kind.USES_TORCH:
             import torch
