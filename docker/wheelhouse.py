@@ -21,7 +21,6 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 HASHED = "requirements.hashed"
-CHUNK_BYTES = 1 << 20
 
 
 def main() -> None:
@@ -68,11 +67,8 @@ def hashed(folder: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

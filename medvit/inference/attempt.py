@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from medvit.engine.outcome import Outcome
 from medvit.errors import MedvitError, OutputError, unexpected
 from medvit.files.atomic import is_of_disk
 from medvit.inference.series_selection import NoSeriesError
@@ -39,3 +41,11 @@ def attempt(perform: Callable[[], Result]) -> Result:
             raise
         log.debug("predict: a study failed", exc_info=True)
         return Result("failed", "unexpected", f"{unexpected(error)}; --debug shows the traceback")
+
+
+def result_of(outcome: Outcome[Any, tuple[Result, float]]) -> Result:
+    """Return the result that a worker process gave; raise its error if it raised or met one."""
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.result is not None
+    return outcome.result[0]

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from medvit.engine import EngineConfig, map_drawn
-from medvit.engine.outcome import Outcome
 from medvit.engine.watch import Watch
-from medvit.inference.attempt import Perform, attempt
+from medvit.inference.attempt import Perform, attempt, result_of
 from medvit.inference.remote_job import Order
 from medvit.inference.worklist import ATTEMPTS, Worklist
 from medvit.progress import Progress
@@ -68,15 +67,8 @@ def process_in_workers(
     with _progress(worklist, studies) as update:
         for outcome in map_drawn(job, draw, config=engine, attempts=ATTEMPTS):
             seconds = 0.0 if outcome.result is None else outcome.result[1]
-            worklist.record(outcome.item.lease, attempt(partial(_result, outcome)), seconds)
+            worklist.record(outcome.item.lease, attempt(partial(result_of, outcome)), seconds)
             update()
-
-
-def _result(outcome: Outcome[Order, tuple[Result, float]]) -> Result:
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.result is not None
-    return outcome.result[0]
 
 
 @contextmanager

@@ -129,6 +129,14 @@ def probe_ridge(
     return padded[: len(val)], padded[len(val) :]
 
 
+def ridge_scores(
+    splits: ProbeSplits, test_truth: Int[Array, "k"], features_of: Callable[[LayerFeatures], Float[Array, "n d"]]
+) -> tuple[float, float]:
+    """Return the AUROCs of a ridge probe on the val and test images."""
+    val, test = probe_ridge(splits, features_of)
+    return mean_auroc(splits.val_truth, val), mean_auroc(test_truth, test)
+
+
 @dataclass(frozen=True)
 class LinearHeads:
     """Linear classifiers for all learning rates on the same features."""

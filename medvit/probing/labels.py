@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from medvit.metrics.auroc import mean_auroc
-from medvit.probing.classifiers import Probed, ProbeSplits, probe_ridge
+from medvit.probing.classifiers import Probed, ProbeSplits, ridge_scores
 from medvit.probing.layer_features import LayerFeatures
 
 
@@ -59,7 +58,7 @@ def label_layer_scores(
 
 def _scores(
     splits: ProbeSplits, truth: Float[Array, "k"], features_of: Callable[[LayerFeatures], Float[Array, "n d"]]
-) -> Sequence[float]:
-    val, test = probe_ridge(splits, features_of)
-    known = ~np.isnan(truth)
-    return mean_auroc(splits.val_truth, val), mean_auroc(truth[known].astype(int), test[known])
+) -> tuple[float, float]:
+    known = np.flatnonzero(~np.isnan(truth))
+    having = replace(splits, test=splits.test.at(known.tolist()))
+    return ridge_scores(having, truth[known].astype(int), features_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,19 @@ from medvit.document import Document, Picture, Section, Table
 from medvit.evaluation.paired import paired_differences
 from medvit.files.atomic import write_text
 from medvit.metrics import metric_title
-from medvit.metrics.auroc import mean_auroc
 from medvit.models.features import Features
-from medvit.probing.classifiers import Probed, ProbeSplits, probe_linear, probe_logistic, probe_neighbors, probe_ridge
+from medvit.probing.classifiers import Probed, ProbeSplits, probe_linear, probe_logistic, probe_neighbors, ridge_scores
 from medvit.probing.labels import LabelSplits, label_layer_scores
 from medvit.probing.layer_features import LayerFeatures
 from medvit.probing.protocol import Protocol
-from medvit.probing.regressors import NumberSplits, ProbedNumbers, layer_scores, regress_neighbors, regress_ridge
+from medvit.probing.regressors import (
+    FeaturesOf,
+    NumberSplits,
+    ProbedNumbers,
+    layer_scores,
+    regress_neighbors,
+    regress_ridge,
+)
 from medvit.records import Row
 from medvit.statistics import Estimate
 from medvit.tasks import TaskName
@@ -132,33 +139,25 @@ def board_line(
 
 def layer_lines(backbone: str, splits: ProbeSplits, test_truth: Array) -> list[LayerLine]:
     """Return the sweep over layers of a backbone: a ridge probe on the features of each layer."""
-    lines = []
-    depth = splits.train.depth
-    for layer in range(depth):
-        val, test = probe_ridge(splits, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
-        scores = mean_auroc(splits.val_truth, val), mean_auroc(test_truth, test)
-        lines.append(LayerLine(backbone, layer + 1, depth, *scores))
-    return lines
+    return _sweep(backbone, splits.train.depth, partial(ridge_scores, splits, test_truth))
 
 
 def number_layer_lines(backbone: str, splits: NumberSplits, test_truth: Array) -> list[LayerLine]:
     """Return the sweep over layers of a backbone for a number: a ridge regression on the features of each layer."""
-    depth = splits.train.depth
-    scores = [
-        layer_scores(splits, test_truth, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
-        for layer in range(depth)
-    ]
-    return [LayerLine(backbone, layer + 1, depth, *found) for layer, found in enumerate(scores)]
+    return _sweep(backbone, splits.train.depth, partial(layer_scores, splits, test_truth))
 
 
 def label_layer_lines(backbone: str, splits: LabelSplits, test_truth: Array) -> list[LayerLine]:
     """Return the sweep over layers of a backbone for several labels: the mean AUROC over the labels."""
-    depth = splits.train.depth
-    scores = [
-        label_layer_scores(splits, test_truth, lambda part, layer=layer: part.layer(layer))  # type: ignore[misc]
+    return _sweep(backbone, splits.train.depth, partial(label_layer_scores, splits, test_truth))
+
+
+def _sweep(backbone: str, depth: int, scores: Callable[[FeaturesOf], tuple[float, float]]) -> list[LayerLine]:
+    """Return the scores on val and test of the features of each layer."""
+    return [
+        LayerLine(backbone, layer + 1, depth, *scores(lambda part, layer=layer: part.layer(layer)))  # type: ignore[misc]
         for layer in range(depth)
     ]
-    return [LayerLine(backbone, layer + 1, depth, *found) for layer, found in enumerate(scores)]
 
 
 def ranked(lines: Sequence[BoardLine], task: TaskName) -> list[BoardLine]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from medvit.engine import EngineConfig, map_drawn
@@ -16,7 +17,7 @@ from medvit.errors import CheckpointError, ConfigError, CrashError, MedvitError,
 from medvit.files.atomic import is_of_disk
 from medvit.files.limits import allow_volumes
 from medvit.files.private import OWNER_FOLDER, make_private
-from medvit.inference.attempt import attempt
+from medvit.inference.attempt import attempt, result_of
 from medvit.inference.outcomes import BatchOutcomes, StudyOutcome, plain
 from medvit.service.models import ModelsInForce
 from medvit.service.options import PredictingConfig
@@ -114,7 +115,7 @@ class PredictionLoop:
     def _publish(self, outcome: WorkOutcome) -> None:
         """Give the results of a study their final folder, with its tables, and record the outcome."""
         order, job = outcome.item, outcome.item.job
-        result, seconds = attempt(lambda: _result_of(outcome)), 0.0
+        result, seconds = attempt(partial(result_of, outcome)), 0.0
         if isinstance(outcome.error, TimeLimitError):
             result = Result("failed", TimeLimitError.code, TOO_LATE.format(self.options.study_timeout_s))
         if outcome.result is not None:
@@ -142,10 +143,3 @@ class PredictionLoop:
 def _is_of_service(error: Exception | None) -> bool:
     """Return whether an error would meet every study: a model that cannot be loaded, or a full disk."""
     return isinstance(error, (ConfigError, CheckpointError, OutputError)) or (error is not None and is_of_disk(error))
-
-
-def _result_of(outcome: WorkOutcome) -> Result:
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.result is not None
-    return outcome.result[0]

@@ -1,4 +1,4 @@
-"""InstanceStore of received instances: an instance counts as received once its file and its row are on disk.
+"""Store of received instances: an instance counts as received once its file and its row are on disk.
 
 A file is written and synchronized under a temporary name, renamed, and its row is written, in this order. If the
 service is killed in between, the file without a row is taken up at the next start.
@@ -94,7 +94,7 @@ class InstanceStore:
         return self.free_bytes - num_bytes >= self.min_free_gib * GIB
 
     def admit(self, one: ReceivedInstance) -> Admitted:
-        """InstanceStore an instance; return once it is on disk.
+        """Store an instance; return once it is on disk.
 
         Raises:
             OutputError: If the disk is full, or the database cannot be written.

@@ -13,44 +13,19 @@ from typing import Any
 import pydicom
 import pytest
 import requests
-import torch
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
-from medvit.artifacts import Checkpoint
-from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_studies
 from medvit.service.running import running
 from medvit.service.service import ServeConfig, Service
-from medvit.transforms.preprocess import Preprocess
+from tests.models.untrained import write_checkpoint
 from tests.sources.conftest import certificates, make_orthanc, secrets
 
 __all__ = ["certificates", "make_orthanc", "secrets"]
 
 PATIENCE_S = 180.0
-VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2, "ndim": 3, "channels": 1}
-
-
-def write_checkpoint(folder: Path, *, seed: int = 0, **applies_to: str) -> Path:
-    """Write an untrained model of CT volumes."""
-    torch.manual_seed(seed)
-    config = ModelConfig.parse(
-        {
-            "kind": "segmentation",
-            "backbone": VIT,
-            "peft": {"name": "full"},
-            "head": {"name": "dense", "channels": 4},
-            "classes": ("background", "liver"),
-            "roi": (16,) * 3,
-            "overlap": 0.0,
-            "applies_to": {"kind": "volume", "modality": "CT", **applies_to},
-        }
-    )
-    chain = Preprocess.parse({"kind": "volume", "channels": 1, "spacing_mm": (16.0, 16.0, 16.0)})
-    state = Model(config, config.backbone.build()).state_dict()
-    Checkpoint(folder, config.tree(), chain.tree(), state).save()
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from medvit.service.database import Database
 from medvit.service.queue import ATTEMPTS, JobQueue
 from medvit.service.running import running
 from medvit.writers import Result
-from tests.service.conftest import Start, config_of, send, until, write_checkpoint
+from tests.models.untrained import write_checkpoint
+from tests.service.conftest import Start, config_of, send, until
 
 Studies = list[list[pydicom.Dataset]]
 

@@ -8,37 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from medvit.artifacts import Checkpoint, Predictions
+from medvit.artifacts import Predictions
 from medvit.errors import SourceError
-from medvit.models.image import Model, ModelConfig
-from medvit.transforms.preprocess import Preprocess
 from pipelines.predict import predict
-
-VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2, "ndim": 3, "channels": 1}
+from tests.models.untrained import write_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """An untrained model of CT volumes."""
-    torch.manual_seed(0)
-    config = ModelConfig.parse(
-        {
-            "kind": "segmentation",
-            "backbone": VIT,
-            "peft": {"name": "full"},
-            "head": {"name": "dense", "channels": 4},
-            "classes": ("background", "liver"),
-            "roi": (16,) * 3,
-            "overlap": 0.0,
-            "applies_to": {"kind": "volume", "modality": "CT"},
-        }
-    )
-    chain = Preprocess.parse({"kind": "volume", "channels": 1, "spacing_mm": (16.0, 16.0, 16.0)})
-    state = Model(config, config.backbone.build()).state_dict()
-    Checkpoint(tmp_path / "checkpoint", config.tree(), chain.tree(), state).save()
-    return tmp_path / "checkpoint"
+    return write_checkpoint(tmp_path / "checkpoint")
 
 
 def run(checkpoint: Path, source: str | Path, output: Path, **options: object) -> Predictions:

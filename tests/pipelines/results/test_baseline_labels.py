@@ -12,13 +12,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medvit.artifacts import METRICS
-from medvit.baselines.stored import FACTS, BaselineFolder
+from medvit.baselines.stored import BaselineFolder
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import MedvitError
 from medvit.records import Row
 from pipelines.evaluate import evaluate
 from pipelines.results.baseline import baseline
 from tests.models.tuned import backbone_in, tuned_in
+from tests.pipelines.results.test_baseline import metrics_in
 
 CLASSES = {"bright_left": ("no", "yes"), "effusion": ("absent", "present")}
 NUMBER = 150
@@ -45,11 +46,6 @@ def dataset_in(folder: Path, *, seed: int = 0) -> Manifest:
     written = replace(manifest, rows=tuple(rows))
     written.write()
     return written
-
-
-def metrics_in(folder: Path, name: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = json.loads((folder / FACTS).read_text())["baselines"][name]["metrics"]
-    return found
 
 
 def test_each_label_is_predicted_from_what_shows_it(tmp_path: Path) -> None:
