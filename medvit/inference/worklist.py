@@ -19,11 +19,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvit.errors import ConfigError, CrashError, OutputError
+from medvit.files.databases import explained
 from medvit.files.mounts import mount_of
 from medvit.inference.outcomes import BatchOutcomes, StudyOutcome, earlier_outcomes, outcome_of, plain
 from medvit.inference.worker import Worker
@@ -355,15 +356,8 @@ class Worklist:
                 raise
             self._base.execute("COMMIT")
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OutputError(
-                f"the list of studies {self._path} cannot be used ({error}); check the free space and the permissions "
-                "of its folder; if it is damaged, predict into another folder"
-            ) from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(f"the list of studies {self._path}", "; if it is damaged, predict into another folder")
 
 
 def require_local(folder: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import OutputError
+from medvit.files.databases import explained
 from medvit.files.private import OWNER_FILE
 
 DATABASE = "service.sqlite"
@@ -103,12 +103,5 @@ class Database:
         if self._base.in_transaction:
             self._base.execute("ROLLBACK")
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OutputError(
-                f"the database {self._path} cannot be used ({error}); check the free space and the permissions of its "
-                "folder"
-            ) from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(f"the database {self._path}")
